@@ -1,0 +1,187 @@
+#include "flags.h"
+
+#include <fmt/format.h>
+#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cctype>
+#include <map>
+
+#include "reference_model.h"
+#include "terminal.h"
+
+namespace rkv::app {
+
+namespace {
+
+const std::map<std::string, std::string, std::less<>> kShortFlags = {
+    {"-mm", "--mmproj"},   {"-ngl", "--n-gpu-layers"}, {"-sys", "--system-prompt"},
+    {"-ub", "--ubatch-size"},
+};
+
+std::string EnvironmentName(const std::string& flag) {
+  std::string name = "RKV_";
+  for (const char c : flag.substr(2)) {
+    name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  }
+  return name;
+}
+
+template <typename T>
+CLI::Option* AddFlag(CLI::App& command, const std::string& names, T& value,
+                     const std::string& help) {
+  const std::string long_name = names.substr(names.rfind("--"));
+  return command.add_option(names, value, help)->envname(EnvironmentName(long_name));
+}
+
+void AddModelFlags(CLI::App& command, CommonFlags& flags) {
+  EngineOptions& engine = flags.engine;
+  AddFlag(command, "-m,--model", engine.model, "model file (GGUF); default: the bundled model")
+      ->type_name("FILE");
+  AddFlag(command, "--mmproj", engine.mmproj, "vision or audio projector of the model (GGUF), -mm")
+      ->type_name("FILE");
+  AddFlag(command, "-c,--ctx-size", engine.n_ctx, "longest conversation; 0: as the model was trained")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("N");
+  AddFlag(command, "-b,--batch-size", flags.n_batch, "most tokens per step; the smaller of -b and -ub")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+  AddFlag(command, "--ubatch-size", engine.n_ubatch, "tokens per step of reading a prompt, -ub (512)")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+  AddFlag(command, "-t,--threads", engine.n_threads, "threads; 0: all cores")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("N");
+  AddFlag(command, "--n-gpu-layers", engine.n_gpu_layers, "layers on the GPU, -ngl; -1: all")
+      ->type_name("N");
+  AddFlag(command, "--image-min-tokens", engine.image_min_tokens, "least visual tokens per picture")
+      ->type_name("N");
+  AddFlag(command, "--image-max-tokens", engine.image_max_tokens, "most visual tokens per picture")
+      ->type_name("N");
+  AddFlag(command, "--chat-template", engine.chat_template,
+          "a llama.cpp template name, or none; default: the model's own")
+      ->type_name("NAME");
+  AddFlag(command, "--system-prompt", flags.system_prompt, "system prompt, -sys")
+      ->type_name("TEXT");
+}
+
+void AddSamplingFlags(CLI::App& command, CommonFlags& flags) {
+  SamplingOptions& sampling = flags.sampling;
+  const auto tokens = [](const std::string& text) {
+    return text == "-1" || CLI::PositiveNumber(text).empty()
+               ? std::string()
+               : "must be a positive number of tokens, or -1 for no limit";
+  };
+  AddFlag(command, "-n,--predict,--n-predict", flags.n_predict, "longest answer in tokens; -1: no limit")
+      ->check(CLI::Validator(tokens, ""))
+      ->type_name("N");
+  AddFlag(command, "-s,--seed", sampling.seed, "random seed; default: a new one each time")
+      ->type_name("N");
+  AddFlag(command, "--temp", sampling.temperature, "temperature (0.8); 0: always the likeliest token");
+  AddFlag(command, "--top-k", sampling.top_k, "sample among the k likeliest tokens (40); 0: off");
+  AddFlag(command, "--top-p", sampling.top_p, "sample among the tokens with this mass (0.95)")
+      ->check(CLI::Range(0.0, 1.0));
+  AddFlag(command, "--min-p", sampling.min_p, "drop tokens below this share of the likeliest (0.05)")
+      ->check(CLI::Range(0.0, 1.0));
+}
+
+}  // namespace
+
+std::vector<std::string> CommonFlags::media() const {
+  std::vector<std::string> files = images;
+  files.insert(files.end(), audio.begin(), audio.end());
+  return files;
+}
+
+void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
+  AddModelFlags(command, flags);
+  AddSamplingFlags(command, flags);
+  AddFlag(command, "--policy", flags.policy, "cache policy, NAME[:option=value,...]; see below")
+      ->type_name("POLICY");
+  AddFlag(command, "--budget", flags.budget,
+          "what the cache may hold: 20% (kept), 512t (tokens) or 64MiB; default: no limit")
+      ->type_name("BUDGET");
+  AddFlag(command, "--kv-report", flags.kv_report, "write what the cache holds as JSON")
+      ->type_name("FILE");
+  AddFlag(command, "--image", flags.images, "picture; several: repeat, or separate by commas")
+      ->delimiter(',')
+      ->expected(1)
+      ->take_all()
+      ->type_name("FILE");
+  AddFlag(command, "--audio", flags.audio, "audio clip (WAV, MP3, FLAC), as --image")
+      ->delimiter(',')
+      ->expected(1)
+      ->take_all()
+      ->type_name("FILE");
+  AddFlag(command, "--log-file", flags.log_file, "write logs there instead of to stderr")
+      ->type_name("FILE");
+  command.add_flag("-v,--verbose", flags.verbose, "log what llama.cpp says");
+  command.footer(PolicyHelp());
+}
+
+std::vector<std::string> ExpandShortFlags(int argc, char** argv) {
+  std::vector<std::string> arguments;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    const auto found = kShortFlags.find(argument.substr(0, argument.find('=')));
+    arguments.push_back(found == kShortFlags.end()
+                            ? std::string(argument)
+                            : found->second + std::string(argument.substr(found->first.size())));
+  }
+  std::reverse(arguments.begin(), arguments.end());  // The order in which CLI11 wants them.
+  return arguments;
+}
+
+Result<MemoryOptions> ParseMemoryOptions(const CommonFlags& flags) {
+  MemoryOptions options;
+  RKV_ASSIGN_OR_RETURN(options.policy, ParsePolicySpec(flags.policy));
+  if (!flags.budget.empty()) {
+    RKV_ASSIGN_OR_RETURN(options.budget, ParseBudget(flags.budget));
+  }
+  return options;
+}
+
+std::string PolicyHelp() {
+  std::string text = "Policies:\n";
+  for (const PolicyDescription& policy : DescribePolicies()) {
+    text += fmt::format("  {:<26}{}\n", policy.name, policy.summary);
+    for (const auto& option : policy.options) {
+      text += fmt::format("    {:<24}{}\n", fmt::format("{}={}", option.name, option.default_value),
+                          option.help);
+    }
+  }
+  return text;
+}
+
+Result<std::unique_ptr<Engine>> LoadEngine(CommonFlags& flags) {
+  flags.engine.n_ubatch = std::min(flags.engine.n_ubatch, flags.n_batch);
+  if (flags.engine.model.empty()) {
+    RKV_RETURN_IF_ERROR(UseReferenceModel(flags.engine));
+  }
+  ProgressLine progress;
+  return Engine::Load(flags.engine, [&progress](std::string_view what, double fraction) {
+    progress.Show(what, fraction);
+  });
+}
+
+Status StartLogging(const CommonFlags& flags) {
+  try {
+    auto logger = flags.log_file.empty() ? spdlog::stderr_color_mt("rkv")
+                                         : spdlog::basic_logger_mt("rkv", flags.log_file, true);
+    spdlog::set_default_logger(std::move(logger));
+  } catch (const spdlog::spdlog_ex& error) {
+    return BadFile(fmt::format("cannot write the log file: {}", error.what()));
+  }
+  spdlog::set_level(flags.verbose ? spdlog::level::trace : spdlog::level::info);
+  return OkStatus();
+}
+
+int Fail(const Status& status) {
+  fmt::print(stderr, "error: {}\n", status.message());
+  if (status.code() == StatusCode::kCancelled) return 130;
+  return status.code() == StatusCode::kInvalidArgument ? 2 : 1;
+}
+
+}  // namespace rkv::app

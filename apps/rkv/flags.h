@@ -1,0 +1,57 @@
+// Command-line flags that several subcommands share, under llama.cpp's names.
+#ifndef RETENTIVEKV_APPS_RKV_FLAGS_H_
+#define RETENTIVEKV_APPS_RKV_FLAGS_H_
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "retentivekv/engine.h"
+#include "retentivekv/options.h"
+
+namespace rkv::app {
+
+struct CommonFlags {
+  EngineOptions engine;
+  SamplingOptions sampling;
+  int n_predict = -1;
+  int n_batch = 2048;
+  std::string policy = "full";
+  std::string budget;
+  std::string system_prompt;
+  std::string kv_report;
+  std::string log_file;
+  bool verbose = false;
+  std::vector<std::string> images;
+  std::vector<std::string> audio;
+
+  // Pictures, then audio.
+  std::vector<std::string> media() const;
+};
+
+// Registers the flags; `flags` must outlive the parse. Each flag of the form --long-name can also be
+// set by the environment variable RKV_LONG_NAME.
+void AddCommonFlags(CLI::App& command, CommonFlags& flags);
+
+// llama.cpp has short flags of several letters (-mm, -ngl, -sys, -ub), which CLI11 would read as
+// several flags: gives the arguments with their long forms.
+std::vector<std::string> ExpandShortFlags(int argc, char** argv);
+
+// The policy and budget that the flags name.
+Result<MemoryOptions> ParseMemoryOptions(const CommonFlags& flags);
+
+// The text of --help about policies, from the registry.
+std::string PolicyHelp();
+
+// Loads the model of the flags with progress on the terminal; without -m, the bundled one.
+Result<std::unique_ptr<Engine>> LoadEngine(CommonFlags& flags);
+
+// Sends logs to stderr or --log-file, as detailed as the flags say.
+Status StartLogging(const CommonFlags& flags);
+
+// Prints "error: ..." and gives the exit code for it: 2 for wrong usage, 130 for Ctrl-C, else 1.
+int Fail(const Status& status);
+
+}  // namespace rkv::app
+
+#endif  // RETENTIVEKV_APPS_RKV_FLAGS_H_

@@ -1,0 +1,48 @@
+// rkv: talk with vision-language models on a fraction of the KV cache.
+#include <fmt/format.h>
+
+#include <csignal>
+#include <exception>
+
+#include "commands.h"
+#include "flags.h"
+#include "retentivekv/engine.h"
+#include "retentivekv/version.h"
+
+namespace {
+
+std::string VersionText() {
+  return fmt::format("rkv {} on llama.cpp {}, {} kernels", rkv::kVersion, rkv::LlamaVersion(),
+                     rkv::CpuTarget());
+}
+
+int Main(int argc, char** argv) {
+  CLI::App program("Talk with vision-language models on a fraction of the KV cache.", "rkv");
+  program.set_version_flag("--version", VersionText());
+  program.require_subcommand(1);
+  program.get_formatter()->column_width(32);
+  int exit_code = 0;
+  rkv::app::AddRunCommand(program, exit_code);
+  rkv::app::AddChatCommand(program, exit_code);
+  rkv::app::AddMakeModelCommand(program, exit_code);
+  try {
+    program.parse(rkv::app::ExpandShortFlags(argc, argv));
+  } catch (const CLI::ParseError& error) {
+    const bool good = error.get_exit_code() == 0;  // --help and --version
+    program.exit(error);
+    return good ? 0 : 2;
+  }
+  return exit_code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // A reader that went away is a failed write, not a crash.
+  try {
+    return Main(argc, argv);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "error: {}\n", error.what());
+    return 1;
+  }
+}

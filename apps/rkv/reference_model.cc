@@ -1,0 +1,44 @@
+#include "reference_model.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <vector>
+
+namespace rkv::app {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kModelFile = "tiny-vlm-f16.gguf";
+constexpr const char* kMmprojFile = "mmproj-tiny-vlm-f16.gguf";
+
+std::vector<fs::path> SearchPath() {
+  std::vector<fs::path> path;
+  if (const char* dir = std::getenv("RKV_REFERENCE_DIR"); dir != nullptr) path.emplace_back(dir);
+  std::error_code error;
+  const fs::path self = fs::read_symlink("/proc/self/exe", error);
+  if (!error) path.push_back(self.parent_path() / ".." / "share" / "retentivekv" / "reference");
+  path.emplace_back(RKV_SOURCE_REFERENCE_DIR);
+  return path;
+}
+
+}  // namespace
+
+Status UseReferenceModel(EngineOptions& options) {
+  std::error_code error;
+  std::string tried;
+  for (const fs::path& dir : SearchPath()) {
+    if (fs::exists(dir / kModelFile, error) && fs::exists(dir / kMmprojFile, error)) {
+      options.model = (dir / kModelFile).string();
+      if (options.mmproj.empty()) options.mmproj = (dir / kMmprojFile).string();
+      return OkStatus();
+    }
+    tried += fmt::format(" {}", dir.string());
+  }
+  return BadFile(fmt::format("the bundled model was not found in:{}; pass a model with -m", tried));
+}
+
+}  // namespace rkv::app

@@ -1,0 +1,14 @@
+#ifndef RETENTIVEKV_APPS_RKV_REFERENCE_MODEL_H_
+#define RETENTIVEKV_APPS_RKV_REFERENCE_MODEL_H_
+
+#include "retentivekv/engine.h"
+
+namespace rkv::app {
+
+// Fills in the bundled model's files. They are looked for in $RKV_REFERENCE_DIR, beside an installed
+// rkv (../share/retentivekv/reference), and in the source tree it was built from.
+Status UseReferenceModel(EngineOptions& options);
+
+}  // namespace rkv::app
+
+#endif  // RETENTIVEKV_APPS_RKV_REFERENCE_MODEL_H_

@@ -1,0 +1,89 @@
+#include "report.h"
+
+#include <fmt/format.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace rkv::app {
+
+namespace {
+
+struct ByteUnit {
+  const char* name;
+  double bytes;
+};
+
+ByteUnit UnitFor(uint64_t bytes) {
+  if (bytes >= uint64_t{10} << 30) return {"GiB", 1024.0 * 1024 * 1024};
+  if (bytes >= uint64_t{10} << 20) return {"MiB", 1024.0 * 1024};
+  return {"KiB", 1024.0};
+}
+
+double PerSecond(size_t n, double seconds) {
+  return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
+}
+
+}  // namespace
+
+std::string DescribeCache(const Conversation& conversation) {
+  const MemoryStats stats = conversation.stats();
+  const MemoryOptions& options = conversation.memory_options();
+  const ByteUnit unit = UnitFor(std::max(stats.full_bytes, stats.held_bytes));
+  std::string text = fmt::format(
+      "cache: holds {:.1f} of {:.1f} {} ({:.0f} % kept, compression ratio {:.2f}), policy {}",
+      static_cast<double>(stats.held_bytes) / unit.bytes,
+      static_cast<double>(stats.full_bytes) / unit.bytes, unit.name, 100 * stats.kept(),
+      1 - stats.kept(), ToString(options.policy));
+  if (options.budget.unlimited()) return text + ", no budget";
+  text += fmt::format(", budget {}", ToString(options.budget));
+  if (stats.tokens_evicted == 0) return text + ": nothing had to be evicted";
+  return text + fmt::format(": {} of {} tokens evicted", stats.tokens_evicted, stats.tokens_seen);
+}
+
+std::string DescribeSpeed(const AnswerResult& answer) {
+  std::string text = fmt::format("speed: read {} tokens in {:.2f} s ({:.0f} t/s)",
+                                 answer.n_prompt_tokens, answer.prompt_seconds,
+                                 PerSecond(answer.n_prompt_tokens, answer.prompt_seconds));
+  if (answer.encode_seconds > 0) text += fmt::format(" after {:.2f} s of encoding", answer.encode_seconds);
+  // The first token comes out of reading the prompt.
+  const size_t n_decoded = answer.n_generated > 0 ? answer.n_generated - 1 : 0;
+  return text + fmt::format(", wrote {} tokens ({:.0f} t/s)", answer.n_generated,
+                            PerSecond(n_decoded, answer.decode_seconds));
+}
+
+nlohmann::json CacheJson(const Conversation& conversation) {
+  const MemoryStats stats = conversation.stats();
+  const MemoryOptions& options = conversation.memory_options();
+  return {{"policy", ToString(options.policy)},
+          {"budget", options.budget.unlimited() ? "none" : ToString(options.budget)},
+          {"budget_bytes", stats.budget_bytes},
+          {"held_bytes", stats.held_bytes},
+          {"full_bytes", stats.full_bytes},
+          {"exact_bytes", stats.exact_bytes},
+          {"tokens_seen", stats.tokens_seen},
+          {"tokens_exact", stats.tokens_exact},
+          {"tokens_evicted", stats.tokens_evicted},
+          {"kept", stats.kept()},
+          {"compression_ratio", 1 - stats.kept()}};
+}
+
+Status WriteReport(const std::string& path, const Conversation& conversation,
+                   const AnswerResult& answer) {
+  if (path.empty()) return OkStatus();
+  const nlohmann::json report = {
+      {"kv", CacheJson(conversation)},
+      {"timings",
+       {{"prompt_n", answer.n_prompt_tokens},
+        {"prompt_ms", 1000 * answer.prompt_seconds},
+        {"encode_ms", 1000 * answer.encode_seconds},
+        {"predicted_n", answer.n_generated},
+        {"predicted_ms", 1000 * answer.decode_seconds}}}};
+  std::ofstream file(path);
+  file << report.dump(2) << '\n';
+  file.close();
+  if (!file) return BadFile(fmt::format("cannot write the report '{}'", path));
+  return OkStatus();
+}
+
+}  // namespace rkv::app

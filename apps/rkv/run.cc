@@ -1,0 +1,98 @@
+// rkv run: questions from the command line, answers on stdout.
+#include <fmt/format.h>
+
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <memory>
+
+#include "commands.h"
+#include "flags.h"
+#include "report.h"
+#include "terminal.h"
+
+namespace rkv::app {
+
+namespace {
+
+struct RunFlags {
+  CommonFlags common;
+  std::vector<std::string> prompts;
+  std::string prompt_file;
+};
+
+Result<std::string> ReadPromptFile(const std::string& path) {
+  if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
+  std::ifstream file(path, std::ios::binary);
+  std::string text(std::istreambuf_iterator<char>(file), {});
+  if (!file) return BadFile(fmt::format("cannot read the prompt file '{}'", path));
+  return text;
+}
+
+Status AnswerOne(Engine& engine, Conversation& conversation, const RunFlags& flags,
+                 AnswerResult& answer) {
+  ProgressLine progress;
+  const Interrupts::Answering answering;
+  AnswerOptions options;
+  options.max_tokens = flags.common.n_predict;
+  options.sampling = flags.common.sampling;
+  options.cancel = answering.cancel();
+  options.on_progress = [&](std::string_view what, double f) { progress.Show(what, f); };
+  options.on_text = [&](std::string_view piece) {
+    progress.Clear();
+    std::cout << piece << std::flush;
+    return std::cout.good();
+  };
+  RKV_ASSIGN_OR_RETURN(answer, engine.Answer(conversation, options));
+  std::cout << std::endl;
+  if (!std::cout) return Internal("cannot write the answer to the output");
+  if (answer.stop == StopReason::kCancelled) return Cancelled("interrupted");
+  return OkStatus();
+}
+
+Status Run(RunFlags& flags) {
+  RKV_RETURN_IF_ERROR(StartLogging(flags.common));
+  RKV_ASSIGN_OR_RETURN(const MemoryOptions memory_options, ParseMemoryOptions(flags.common));
+  std::vector<std::string> prompts = flags.prompts;
+  if (!flags.prompt_file.empty()) {
+    RKV_ASSIGN_OR_RETURN(std::string text, ReadPromptFile(flags.prompt_file));
+    prompts.push_back(std::move(text));
+  }
+  if (prompts.empty()) return InvalidArgument("nothing to answer: pass a prompt with -p or -f");
+  const Interrupts interrupts;
+  RKV_ASSIGN_OR_RETURN(const auto engine, LoadEngine(flags.common));
+  RKV_ASSIGN_OR_RETURN(const auto conversation,
+                       engine->NewConversation(memory_options, flags.common.system_prompt));
+  AnswerResult answer;
+  for (size_t turn = 0; turn < prompts.size(); ++turn) {
+    const std::vector<std::string> media =
+        turn == 0 ? flags.common.media() : std::vector<std::string>();
+    RKV_RETURN_IF_ERROR(conversation->AddUserMessage(prompts[turn], media));
+    if (prompts.size() > 1) std::cout << "> " << prompts[turn] << std::endl;
+    RKV_RETURN_IF_ERROR(AnswerOne(*engine, *conversation, flags, answer));
+  }
+  fmt::print(stderr, "{}\n{}\n", DescribeCache(*conversation), DescribeSpeed(answer));
+  return WriteReport(flags.common.kv_report, *conversation, answer);
+}
+
+}  // namespace
+
+void AddRunCommand(CLI::App& program, int& exit_code) {
+  CLI::App* command = program.add_subcommand("run", "answer questions and exit");
+  auto flags = std::make_shared<RunFlags>();
+  AddCommonFlags(*command, flags->common);
+  command->add_option("-p,--prompt", flags->prompts, "question; repeated: the turns of a conversation")
+      ->envname("RKV_PROMPT")
+      ->expected(1)
+      ->take_all()
+      ->type_name("TEXT");
+  command->add_option("-f,--file", flags->prompt_file, "read the question from a file; -: stdin")
+      ->envname("RKV_FILE")
+      ->type_name("FILE");
+  command->callback([flags, &exit_code] {
+    const Status status = Run(*flags);
+    exit_code = status.ok() ? 0 : Fail(status);
+  });
+}
+
+}  // namespace rkv::app

@@ -1,0 +1,45 @@
+# Everything this project stands on, in one place.
+
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(hwy REQUIRED)
+find_library(RETENTIVEKV_LIBEDIT edit REQUIRED)
+find_path(RETENTIVEKV_STB_DIR stb_image.h PATH_SUFFIXES stb REQUIRED)
+
+# llama.cpp: an installed prefix, by default the one that scripts/setup.sh makes.
+set(RETENTIVEKV_LLAMA_DIR "${PROJECT_SOURCE_DIR}/.deps/llama" CACHE PATH
+    "Prefix where llama.cpp (with libmtmd) is installed")
+if(NOT EXISTS "${RETENTIVEKV_LLAMA_DIR}/include/llama.h")
+  message(FATAL_ERROR
+    "No llama.cpp in RETENTIVEKV_LLAMA_DIR=${RETENTIVEKV_LLAMA_DIR}. Run scripts/setup.sh, which "
+    "builds the pinned version, or pass -DRETENTIVEKV_LLAMA_DIR=PREFIX of your own installation "
+    "(cmake --install of llama.cpp with LLAMA_BUILD_MTMD=ON).")
+endif()
+set(llama_prefix_saved ${CMAKE_PREFIX_PATH})
+list(PREPEND CMAKE_PREFIX_PATH "${RETENTIVEKV_LLAMA_DIR}")
+find_package(llama CONFIG REQUIRED)
+set(CMAKE_PREFIX_PATH ${llama_prefix_saved})
+find_library(RETENTIVEKV_MTMD_LIBRARY mtmd PATHS "${RETENTIVEKV_LLAMA_DIR}/lib" REQUIRED
+             NO_DEFAULT_PATH)
+
+file(STRINGS "${PROJECT_SOURCE_DIR}/cmake/llama.version" llama_pin REGEX "^LLAMA_VERSION=")
+string(REPLACE "LLAMA_VERSION=" "" llama_pin "${llama_pin}")
+if(NOT llama_VERSION VERSION_EQUAL llama_pin)
+  message(WARNING "llama.cpp ${llama_VERSION} found; this project is tested with ${llama_pin}.")
+endif()
+
+# Highway's and llama.cpp's headers are not ours to warn about.
+add_library(llamacpp INTERFACE)
+target_include_directories(llamacpp SYSTEM INTERFACE "${RETENTIVEKV_LLAMA_DIR}/include")
+target_link_libraries(llamacpp INTERFACE "${RETENTIVEKV_MTMD_LIBRARY}" llama)
+
+if(RETENTIVEKV_BUILD_TESTS)
+  find_package(GTest REQUIRED)
+  include(GoogleTest)
+endif()
+if(RETENTIVEKV_BUILD_BENCHMARKS)
+  find_package(benchmark REQUIRED)
+endif()

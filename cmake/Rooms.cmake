@@ -1,0 +1,29 @@
+# A room is a folder of src/. Its *.cc become an object library, its *_test.cc one test program, so
+# that a new file needs no build line and no test can be left out.
+
+# rkv_room(NAME [LIBS target...])
+function(rkv_room name)
+  cmake_parse_arguments(ARG "" "" "LIBS;TEST_LIBS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/src/${name}/*.cc")
+  set(tests ${sources})
+  list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
+  list(FILTER tests INCLUDE REGEX "_test\\.cc$")
+
+  add_library(rkv_${name} OBJECT ${sources})
+  target_link_libraries(rkv_${name} PUBLIC rkv_options ${ARG_LIBS})
+  target_sources(retentivekv PRIVATE $<TARGET_OBJECTS:rkv_${name}>)
+
+  if(RETENTIVEKV_BUILD_TESTS AND tests)
+    rkv_test(${name}_test ${tests} LIBS ${ARG_TEST_LIBS})
+  endif()
+endfunction()
+
+# rkv_test(NAME source... [LIBS target...])
+function(rkv_test name)
+  cmake_parse_arguments(ARG "" "" "LIBS" ${ARGN})
+  add_executable(${name} ${ARG_UNPARSED_ARGUMENTS})
+  target_link_libraries(${name} PRIVATE rkv_internal ${ARG_LIBS} GTest::gtest_main)
+  gtest_discover_tests(${name} TEST_PREFIX "${name}." DISCOVERY_TIMEOUT 60
+    PROPERTIES TIMEOUT 900 FIXTURES_REQUIRED models
+    ENVIRONMENT "RKV_TEST_MODELS=${PROJECT_BINARY_DIR}/models;RKV_SOURCE_DIR=${PROJECT_SOURCE_DIR};RKV_BINARY=$<TARGET_FILE:rkv>")
+endfunction()

@@ -1,0 +1,165 @@
+// Models and conversations: what an application needs to talk about pictures with a bounded cache.
+//
+//   auto engine = *rkv::Engine::Load({.model = "m.gguf", .mmproj = "mmproj.gguf"});
+//   auto chat = *engine->NewConversation({.policy = {"streaming"}, .budget = {Unit::kPercent, 20}});
+//   chat->AddUserMessage("What is written here?", {"page.png"});
+//   auto answer = engine->Answer(*chat, {.on_text = [](auto piece) { return Print(piece); }});
+#ifndef RETENTIVEKV_ENGINE_H_
+#define RETENTIVEKV_ENGINE_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "retentivekv/memory.h"
+#include "retentivekv/options.h"
+#include "retentivekv/status.h"
+
+namespace rkv {
+
+// A long step and how much of it is done, 0 to 1. `what` is e.g. "loading model".
+using ProgressFunction = std::function<void(std::string_view what, double fraction)>;
+
+struct EngineOptions {
+  std::string model;          // GGUF file of the language model
+  std::string mmproj;         // GGUF file of the vision or audio projector; empty: text only
+  std::string chat_template;  // empty: the model's; a llama.cpp template name; "none": plain text
+  int n_ctx = 0;              // longest conversation in positions; 0: what the model was trained for
+  int n_ubatch = 512;         // tokens per decoding step of a prompt
+  int n_threads = 0;          // 0: all cores
+  int n_gpu_layers = -1;      // layers on the GPU if there is one; negative: all
+  int image_min_tokens = -1;  // visual tokens per picture, for models with a choice; -1: model's own
+  int image_max_tokens = -1;
+  int max_conversations = 1;  // answered at once
+};
+
+struct SamplingOptions {
+  float temperature = 0.8f;  // 0: greedy
+  int top_k = 40;
+  float top_p = 0.95f;
+  float min_p = 0.05f;
+  uint32_t seed = 0xFFFFFFFF;  // 0xFFFFFFFF: random
+};
+
+struct ChatMessage {
+  std::string role;     // "system", "user", "assistant"
+  std::string content;  // with a media marker where a picture or clip stands
+};
+
+enum class StopReason { kEndOfAnswer, kMaxTokens, kContextFull, kCancelled };
+
+struct AnswerOptions {
+  int max_tokens = -1;  // -1: until the model ends its answer or the context is full
+  SamplingOptions sampling;
+  // Gets the answer as it grows, in whole UTF-8 characters; return false to stop it.
+  std::function<bool(std::string_view piece)> on_text;
+  ProgressFunction on_progress;               // encoding pictures and reading the prompt
+  const std::atomic<bool>* cancel = nullptr;  // polled between decoding steps
+};
+
+struct AnswerResult {
+  std::string text;
+  StopReason stop = StopReason::kEndOfAnswer;
+  size_t n_prompt_tokens = 0;  // read for this answer, visual tokens included
+  size_t n_generated = 0;
+  double encode_seconds = 0;   // vision or audio encoder
+  double prompt_seconds = 0;   // reading the prompt, without encoding
+  double decode_seconds = 0;   // after the first token
+};
+
+class Engine;
+
+// One conversation and its cache. Not thread-safe. Must not outlive its Engine.
+class Conversation {
+ public:
+  ~Conversation();
+  Conversation(const Conversation&) = delete;
+  Conversation& operator=(const Conversation&) = delete;
+
+  // Appends a user's message; files (pictures, audio) come before the text. It is read when it is
+  // answered. On an error the conversation is as it was.
+  Status AddUserMessage(std::string_view text, std::span<const std::string> files = {});
+
+  // Takes back the last message of the user and its answer. Tokens that were evicted meanwhile stay
+  // evicted. kInvalidArgument if there is none.
+  Status Undo();
+
+  // Writes everything needed to go on in another process: the next token's logits are the same, bit
+  // for bit. Fails between AddUserMessage() and its answer. Written atomically.
+  Status Save(const std::string& path) const;
+
+  const std::vector<ChatMessage>& messages() const;
+  MemoryStats stats() const;
+  const MemoryOptions& memory_options() const;
+
+  class Impl;
+  Impl& impl() { return *impl_; }
+  const Impl& impl() const { return *impl_; }
+
+ private:
+  friend class Engine;
+  explicit Conversation(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+struct AnswerRequest {
+  Conversation* conversation = nullptr;
+  AnswerOptions options;
+  AnswerResult result;  // filled in
+};
+
+// A loaded model. Not thread-safe: one call at a time.
+class Engine {
+ public:
+  // kBadFile for missing, broken or mismatched files; kUnsupported for a model that cannot be
+  // served (sliding window, MLA, recurrent or hybrid, ...), with the reason.
+  static Result<std::unique_ptr<Engine>> Load(const EngineOptions& options,
+                                              const ProgressFunction& progress = {});
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  Result<std::unique_ptr<Conversation>> NewConversation(const MemoryOptions& options,
+                                                        std::string_view system_prompt = {});
+
+  // Restores what Conversation::Save() wrote. kBadFile for files that are truncated, damaged, of
+  // another kind, or saved with another model.
+  Result<std::unique_ptr<Conversation>> LoadConversation(const std::string& path);
+
+  // Reads what was added to the conversation and generates the answer. If it is cancelled or fails
+  // before the first token, the user's message is taken back.
+  Result<AnswerResult> Answer(Conversation& conversation, const AnswerOptions& options);
+
+  // The same for several conversations, decoded together in one batch.
+  Status AnswerAll(std::span<AnswerRequest> requests);
+
+  // Next-token logits [n_vocab] after the prompt that is waiting in the conversation, which is read.
+  // For evaluation and comparison.
+  Result<std::vector<float>> ReadPrompt(Conversation& conversation);
+
+  const EngineOptions& options() const;
+  const MemoryShape& shape() const;
+  int n_ctx() const;                      // longest conversation in positions
+  std::string model_description() const;  // e.g. "qwen2vl 1B F16"
+  bool takes_pictures() const;
+  bool takes_audio() const;
+
+  class Impl;
+
+ private:
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Version of llama.cpp that this library runs on, e.g. "0.5.0".
+std::string LlamaVersion();
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_ENGINE_H_

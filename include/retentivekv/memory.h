@@ -1,0 +1,106 @@
+// The KV cache of one sequence as a value type. No llama.cpp in it: K, V and queries come as plain
+// pointers, so it can be used, tested and compared without a model.
+#ifndef RETENTIVEKV_MEMORY_H_
+#define RETENTIVEKV_MEMORY_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "retentivekv/options.h"
+#include "retentivekv/status.h"
+
+namespace rkv {
+
+// Attention dimensions of one layer.
+struct LayerShape {
+  size_t n_head = 0;     // query heads
+  size_t n_kv_head = 0;  // KV heads; n_head / n_kv_head query heads share one (a query group)
+  size_t d_k = 0;        // elements of a key
+  size_t d_v = 0;        // elements of a value
+
+  bool operator==(const LayerShape&) const = default;
+};
+
+struct MemoryShape {
+  std::vector<LayerShape> layers;
+
+  // Bytes that a full f16 cache takes for one token, over all layers and KV heads.
+  size_t full_token_bytes() const;
+  bool operator==(const MemoryShape&) const = default;
+};
+
+// What a Memory holds, in bytes and tokens. A token counts as exact while any head holds it.
+struct MemoryStats {
+  uint64_t tokens_seen = 0;     // ever appended and not rolled back
+  uint64_t tokens_exact = 0;    // the most that any KV head holds
+  uint64_t tokens_evicted = 0;  // tokens_seen - tokens_exact
+  uint64_t held_bytes = 0;      // everything allocated for this sequence
+  uint64_t exact_bytes = 0;     // K and V of exact tokens
+  uint64_t full_bytes = 0;      // what a full f16 cache would hold for tokens_seen
+  uint64_t budget_bytes = 0;    // what may be held now; 0 without a limit
+
+  double kept() const {  // share of the full cache that is held
+    return full_bytes == 0 ? 1.0 : static_cast<double>(held_bytes) / static_cast<double>(full_bytes);
+  }
+};
+
+// Tokens enter in ubatches: BeginAppend(n), Stage() every row of every layer and KV head, then
+// CommitAppend(), which makes them visible and evicts down to the budget. A copy is deep and
+// independent. Not thread-safe, except: Stage() for different (layer, KV head, i), and Attend(),
+// may run concurrently with each other between BeginAppend() and CommitAppend().
+class Memory {
+ public:
+  // Fails with kInvalidArgument for an unknown policy or option, a policy that cannot meet the
+  // budget, and a budget below the smallest possible, which the message names.
+  static Result<Memory> Create(const MemoryShape& shape, const MemoryOptions& options);
+
+  Memory(const Memory& other);
+  Memory& operator=(const Memory& other);
+  Memory(Memory&&) noexcept;
+  Memory& operator=(Memory&&) noexcept;
+  ~Memory();
+
+  const MemoryShape& shape() const;
+  const MemoryOptions& options() const;
+  uint64_t tokens_seen() const;
+  MemoryStats stats() const;
+
+  // Makes room for the next n tokens. May evict, so that after a decode step (n == 1) the bytes
+  // held are within the budget at every point in time.
+  void BeginAppend(size_t n);
+  // Copies row i (0 <= i < n) of one KV head: k has d_k and v has d_v half floats.
+  void Stage(size_t layer, size_t kv_head, size_t i, const uint16_t* k, const uint16_t* v);
+  void CommitAppend();
+  void AbortAppend();
+
+  // softmax(scale * q K^T [softcapped]) V of `n_queries` queries of one KV head over everything
+  // held (not over staged tokens). q: [n_queries, d_k], out: [n_queries, d_v].
+  void Attend(size_t layer, size_t kv_head, const float* q, size_t n_queries, float scale,
+              float softcap, float* out) const;
+
+  // Rolls back to when `n_tokens` had been seen. Tokens that were evicted since stay evicted.
+  // REQUIRES: n_tokens <= tokens_seen().
+  void Truncate(uint64_t n_tokens);
+
+  // Serialises everything, options included. Load() gives a Memory that attends bit for bit like
+  // the saved one; kBadFile for bytes that are damaged or belong to another shape.
+  std::string Save() const;
+  static Result<Memory> Load(const MemoryShape& shape, std::string_view bytes);
+
+  // For the rooms above; defined in src/cache/.
+  class Impl;
+  Impl& impl() { return *impl_; }
+  const Impl& impl() const { return *impl_; }
+
+ private:
+  explicit Memory(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_MEMORY_H_

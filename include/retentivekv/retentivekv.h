@@ -1,0 +1,67 @@
+/* Attaches the cache to a llama.cpp program that you already have. C99 and C++.
+ *
+ *   struct llama_context_params params = llama_context_default_params();
+ *   rkv_cache * cache = rkv_attach(&params, "streaming", "512t");
+ *   struct llama_context * ctx = llama_init_from_model(model, params);
+ *   ... rkv_decode(cache, ctx, batch) wherever the program called llama_decode(ctx, batch) ...
+ *   llama_free(ctx);
+ *   rkv_detach(cache);
+ *
+ * Sampling, logits and everything else stay as they are. examples/attach.cpp is a whole program.
+ * Not thread-safe: one thread per cache at a time. */
+#ifndef RETENTIVEKV_RETENTIVEKV_H_
+#define RETENTIVEKV_RETENTIVEKV_H_
+
+#include <llama.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct rkv_cache rkv_cache;
+
+/* What one sequence holds. Bytes are those allocated. */
+struct rkv_stats {
+  uint64_t tokens_seen;
+  uint64_t tokens_exact;
+  uint64_t tokens_evicted;
+  uint64_t held_bytes;
+  uint64_t full_bytes;   /* what a full f16 cache would hold */
+  uint64_t budget_bytes; /* what may be held; 0 without a limit */
+};
+
+/* Prepares `params` for a context whose KV cache is ours: sets cb_eval, flash attention, attention
+ * on the CPU, and a small n_ctx (n_ubatch); tokens per decode and positions may go far beyond it.
+ * policy: "full", "streaming", "streaming:sinks=8", ... ; budget: "20%", "512t", "64MiB", or NULL
+ * for none. Returns NULL on an error, which rkv_last_error(NULL) tells. Use the cache with one
+ * context only, and keep it until that context is freed. */
+rkv_cache * rkv_attach(struct llama_context_params * params, const char * policy,
+                       const char * budget);
+
+/* llama_decode with our cache. The batch may have any number of tokens; each token belongs to
+ * exactly one sequence. Logits are in the context as usual; if the batch has more tokens than
+ * n_ubatch, only those of its last n_ubatch can be read, by negative index. Returns 0, or a negative
+ * number, after which rkv_last_error(cache) tells more and the cache holds what was decoded before
+ * the failing ubatch. A model that cannot be served is refused by the first call. */
+int32_t rkv_decode(rkv_cache * cache, struct llama_context * ctx, struct llama_batch batch);
+
+/* Rolls a sequence back to its first n_tokens tokens; 0 frees it. Tokens evicted meanwhile stay
+ * evicted. Returns 0, or a negative number if the sequence is not that long. */
+int32_t rkv_seq_keep(rkv_cache * cache, llama_seq_id seq_id, uint64_t n_tokens);
+
+/* Statistics of a sequence; zeros for one that holds nothing. */
+struct rkv_stats rkv_get_stats(const rkv_cache * cache, llama_seq_id seq_id);
+
+/* The last error of this cache, or of rkv_attach with NULL; valid until the next call. */
+const char * rkv_last_error(const rkv_cache * cache);
+
+/* Frees the cache. The context must have been freed before. NULL is allowed. */
+void rkv_detach(rkv_cache * cache);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* RETENTIVEKV_RETENTIVEKV_H_ */

@@ -1,0 +1,77 @@
+// Attention of one layer for one sequence's tokens of a ubatch: over what its Memory holds and over
+// the ubatch itself, with the new K and V staged into the Memory on the way.
+#ifndef RETENTIVEKV_CACHE_UBATCH_ATTENTION_H_
+#define RETENTIVEKV_CACHE_UBATCH_ATTENTION_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cache/memory_impl.h"
+#include "kernels/attention.h"
+
+namespace rkv {
+
+// Strided rows of one tensor: element (token, head, 0) is at data + token * token_stride +
+// head * head_stride. Strides are in elements.
+template <typename T>
+struct HeadRows {
+  T* data = nullptr;
+  size_t token_stride = 0;
+  size_t head_stride = 0;
+
+  T* row(size_t token, size_t head) const {
+    return data + token * token_stride + head * head_stride;
+  }
+};
+
+// The tensors of one layer in a ubatch.
+struct UbatchTensors {
+  HeadRows<const float> q;     // [n_tokens, n_head, d_k]
+  HeadRows<const uint16_t> k;  // [n_tokens, n_kv_head, d_k]
+  HeadRows<const uint16_t> v;  // [n_tokens, n_kv_head, d_v]
+  HeadRows<float> out;         // [n_tokens, n_head, d_v]
+  const float* sinks = nullptr;  // [n_head] attention-sink logits, or null
+  float scale = 1.0f;
+  float softcap = 0.0f;
+};
+
+// One sequence's tokens in a ubatch, in their order.
+struct Segment {
+  struct Run {  // Tokens that follow each other in the ubatch too.
+    size_t first_row = 0;
+    size_t n = 0;
+  };
+
+  Memory::Impl* memory = nullptr;
+  std::vector<uint32_t> rows;  // ubatch row of each token
+  std::vector<Run> runs;       // `rows`, as runs
+  bool causal = true;          // false: every token sees the whole segment
+
+  void AddRow(uint32_t row);
+};
+
+// Tokens of a segment that one work item handles, so that its query rows fill a kernel call.
+size_t TokensPerWorkItem(const LayerShape& shape);
+
+// Scratch of one thread.
+class AttentionScratch {
+ public:
+  void Resize(const MemoryShape& shape);  // for the largest layer
+
+  SoftmaxState state() { return {.acc = acc_.data(), .max = max_.data(), .sum = sum_.data()}; }
+  float* kernel() { return kernel_.data(); }
+
+ private:
+  std::vector<float> acc_, max_, sum_, kernel_;
+};
+
+// Stages and attends tokens [first_token, first_token + n_tokens) of the segment for one KV head.
+// Distinct work items may run concurrently.
+void AttendSegment(const Segment& segment, size_t layer, size_t kv_head, size_t first_token,
+                   size_t n_tokens, const UbatchTensors& tensors, AttentionScratch& scratch);
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_CACHE_UBATCH_ATTENTION_H_

@@ -1,0 +1,186 @@
+#include "engine/answer_loop.h"
+
+#include <algorithm>
+
+#include "base/utf8.h"
+
+namespace rkv {
+
+AnswerLoop::AnswerLoop(Model& model, std::span<AnswerRequest> requests) : model_(model) {
+  active_.reserve(requests.size());
+  for (AnswerRequest& request : requests) {
+    Active active;
+    active.request = &request;
+    active.conversation = &request.conversation->impl();
+    active.sampler = std::make_unique<Sampler>(request.options.sampling);
+    request.result = {};
+    request.result.n_prompt_tokens = active.conversation->n_waiting_tokens();
+    active_.push_back(std::move(active));
+  }
+}
+
+Status AnswerLoop::Run() {
+  while (true) {
+    for (Active& active : active_) {
+      if (!active.done && Cancelled(active)) HandleCancellation(active);
+    }
+    if (std::ranges::all_of(active_, &Active::done)) return OkStatus();
+    if (const Status status = Step(); !status.ok()) {
+      RollBackUnfinished();
+      return status;
+    }
+    for (Active& active : active_) {
+      if (active.output_row.has_value()) Sample(active);
+    }
+  }
+}
+
+Result<std::vector<float>> AnswerLoop::ReadPrompt() {
+  Active& active = active_.front();
+  while (!active.output_row.has_value()) {
+    if (const Status status = Step(); !status.ok()) {
+      RollBackUnfinished();
+      return status;
+    }
+  }
+  const float* logits =
+      llama_get_logits_ith(model_.context(), static_cast<int32_t>(*active.output_row));
+  return std::vector<float>(logits, logits + llama_vocab_n_tokens(model_.vocab()));
+}
+
+bool AnswerLoop::Cancelled(const Active& active) const {
+  const std::atomic<bool>* cancel = active.request->options.cancel;
+  return cancel != nullptr && cancel->load(std::memory_order_relaxed);
+}
+
+void AnswerLoop::HandleCancellation(Active& active) {
+  if (active.next_token.has_value()) {
+    Finish(active, StopReason::kCancelled);
+  } else {
+    active.conversation->RollBackTurn();
+    active.request->result.stop = StopReason::kCancelled;
+    active.done = true;
+  }
+}
+
+void AnswerLoop::RollBackUnfinished() {
+  for (Active& active : active_) {
+    if (active.done) continue;
+    active.conversation->RollBackTurn();
+    active.done = true;
+  }
+}
+
+AnswerLoop::Active* AnswerLoop::NextMedia() {
+  const bool text_waits = std::ranges::any_of(active_, [](const Active& active) {
+    return !active.done && !active.conversation->next_is_media();
+  });
+  if (media_last_ && text_waits) return nullptr;
+  for (Active& active : active_) {
+    if (!active.done && active.conversation->next_is_media()) return &active;
+  }
+  return nullptr;
+}
+
+Status AnswerLoop::Step() {
+  ubatch_.Clear();
+  for (Active& active : active_) active.output_row.reset();
+  Active* media = NextMedia();
+  media_last_ = media != nullptr;
+  if (media != nullptr) {
+    RKV_RETURN_IF_ERROR(FillMedia(*media));
+  } else {
+    FillTokens();
+  }
+  RKV_RETURN_IF_ERROR(model_.bridge().Decode(model_.context(), ubatch_));
+  for (const Active& active : active_) {
+    if (!active.done && !active.next_token.has_value()) ReportProgress(active);
+  }
+  return OkStatus();
+}
+
+Status AnswerLoop::FillMedia(Active& active) {
+  const Stopwatch encoding;
+  if (active.request->options.on_progress) {
+    active.request->options.on_progress("encoding pictures", 0);
+  }
+  ubatch_.memories.push_back(&active.conversation->memory());
+  const auto max_tokens = static_cast<size_t>(model_.options().n_ubatch);
+  RKV_ASSIGN_OR_RETURN(active.output_row, active.conversation->TakeMedia(max_tokens, ubatch_));
+  active.request->result.encode_seconds += encoding.Seconds();
+  return OkStatus();
+}
+
+void AnswerLoop::FillTokens() {
+  const auto max_tokens = static_cast<size_t>(model_.options().n_ubatch);
+  // Answers first: nobody who is being answered waits for somebody else's prompt.
+  for (const bool answers : {true, false}) {
+    for (Active& active : active_) {
+      const size_t room = max_tokens - ubatch_.tokens.size();
+      if (active.done || room == 0 || active.next_token.has_value() != answers) continue;
+      if (!answers && active.conversation->next_is_media()) continue;
+      const size_t index = ubatch_.memories.size();
+      ubatch_.memories.push_back(&active.conversation->memory());
+      active.output_row =
+          answers ? active.conversation->TakeAnswerToken(index, *active.next_token, ubatch_)
+                  : active.conversation->TakeText(index, room, ubatch_);
+    }
+  }
+}
+
+void AnswerLoop::ReportProgress(const Active& active) const {
+  const AnswerOptions& options = active.request->options;
+  if (!options.on_progress) return;
+  const auto total = static_cast<double>(active.request->result.n_prompt_tokens);
+  const auto waiting = static_cast<double>(active.conversation->n_waiting_tokens());
+  options.on_progress("reading the prompt", 1.0 - waiting / total);
+}
+
+void AnswerLoop::Sample(Active& active) {
+  AnswerResult& result = active.request->result;
+  if (!active.next_token.has_value()) {
+    result.prompt_seconds = active.clock.Seconds() - result.encode_seconds;
+    active.clock.Restart();
+  }
+  const llama_token token =
+      active.sampler->Sample(model_.context(), static_cast<int32_t>(*active.output_row));
+  active.next_token.reset();
+  if (llama_vocab_is_eog(model_.vocab(), token)) {
+    Finish(active, StopReason::kEndOfAnswer);
+    return;
+  }
+  active.next_token = token;
+  ++result.n_generated;
+  result.text += model_.TokenText(token, false);
+  Show(active, false);
+  const int max_tokens = active.request->options.max_tokens;
+  if (active.done) return;
+  if (max_tokens >= 0 && result.n_generated >= static_cast<size_t>(max_tokens)) {
+    Finish(active, StopReason::kMaxTokens);
+  } else if (active.conversation->next_position() + 1 >= model_.n_ctx()) {
+    Finish(active, StopReason::kContextFull);
+  }
+}
+
+void AnswerLoop::Show(Active& active, bool complete) {
+  const std::string& text = active.request->result.text;
+  const size_t end = complete ? text.size() : CompleteUtf8Prefix(text);
+  if (end <= active.n_shown) return;
+  const std::string_view piece = std::string_view(text).substr(active.n_shown, end - active.n_shown);
+  active.n_shown = end;
+  const AnswerOptions& options = active.request->options;
+  if (options.on_text && !options.on_text(piece) && !complete) {
+    Finish(active, StopReason::kCancelled);
+  }
+}
+
+void AnswerLoop::Finish(Active& active, StopReason reason) {
+  active.done = true;
+  AnswerResult& result = active.request->result;
+  result.stop = reason;
+  result.decode_seconds = active.clock.Seconds();
+  Show(active, true);
+  active.conversation->FinishAnswer(result.text, active.next_token);
+}
+
+}  // namespace rkv

@@ -1,0 +1,65 @@
+// Answers several conversations together: continuous batching.
+#ifndef RETENTIVEKV_ENGINE_ANSWER_LOOP_H_
+#define RETENTIVEKV_ENGINE_ANSWER_LOOP_H_
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "engine/conversation_impl.h"
+#include "llama/model.h"
+#include "llama/sampler.h"
+
+namespace rkv {
+
+// Every step decodes one ubatch: the next token of each answer that is being generated, filled up
+// with tokens of prompts that are being read. Pictures have ubatches of their own, since llama.cpp
+// does not mix embeddings and tokens.
+class AnswerLoop {
+ public:
+  AnswerLoop(Model& model, std::span<AnswerRequest> requests);
+
+  // Until every request is answered. On an error, unfinished conversations are as before their
+  // last message.
+  Status Run();
+
+  // Reads the prompt of the only request and returns the logits [n_vocab] after it; generates
+  // nothing and leaves the turn open.
+  Result<std::vector<float>> ReadPrompt();
+
+ private:
+  struct Active {
+    AnswerRequest* request = nullptr;
+    Conversation::Impl* conversation = nullptr;
+    std::unique_ptr<Sampler> sampler;
+    std::optional<llama_token> next_token;  // sampled and shown, not yet decoded
+    std::optional<size_t> output_row;       // whose logits come out of the current ubatch
+    size_t n_shown = 0;                     // bytes of result.text given to on_text
+    bool done = false;
+    Stopwatch clock;                        // since the start, then since the first token
+  };
+
+  Status Step();
+  Status FillMedia(Active& active);
+  void FillTokens();
+  void Sample(Active& active);
+  void Show(Active& active, bool complete);
+  void Finish(Active& active, StopReason reason);
+  void HandleCancellation(Active& active);
+  void ReportProgress(const Active& active) const;
+  Active* NextMedia();
+  void RollBackUnfinished();
+  bool Cancelled(const Active& active) const;
+
+  Model& model_;
+  std::vector<Active> active_;
+  Ubatch ubatch_;
+  bool media_last_ = false;  // the last step was a picture: answers get a turn between pictures
+};
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_ENGINE_ANSWER_LOOP_H_

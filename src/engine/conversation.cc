@@ -1,0 +1,198 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/file.h"
+#include "engine/conversation_impl.h"
+
+namespace rkv {
+
+namespace {
+
+// Stands for an answer when asking a template what follows one.
+constexpr std::string_view kAnswerPlaceholder = "\x1e\x1e" "answer" "\x1e\x1e";
+
+size_t CountMarkers(std::string_view text) {
+  size_t n = 0;
+  for (size_t at = text.find(MediaMarker()); at != std::string_view::npos;
+       at = text.find(MediaMarker(), at + MediaMarker().size())) {
+    ++n;
+  }
+  return n;
+}
+
+}  // namespace
+
+Conversation::Conversation(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Conversation::~Conversation() = default;
+Status Conversation::AddUserMessage(std::string_view text, std::span<const std::string> files) {
+  return impl_->AddUserMessage(text, files);
+}
+Status Conversation::Undo() { return impl_->Undo(); }
+Status Conversation::Save(const std::string& path) const { return impl_->Save(path); }
+const std::vector<ChatMessage>& Conversation::messages() const { return impl_->messages(); }
+MemoryStats Conversation::stats() const { return impl_->memory().stats(); }
+const MemoryOptions& Conversation::memory_options() const { return impl_->memory().options(); }
+
+std::string Conversation::Impl::NewPromptText(const std::vector<ChatMessage>& messages) const {
+  // What the cache has seen of earlier turns stays as it was read and generated. New is what the
+  // template puts after the last answer; templates may trim or shorten the history before it.
+  std::vector<ChatMessage> shown = messages;
+  const auto answer = std::find_if(shown.rbegin(), shown.rend(),
+                                   [](const ChatMessage& m) { return m.role == "assistant"; });
+  if (answer == shown.rend()) return template_.Render(shown, true);
+  answer->content = kAnswerPlaceholder;
+  const std::string text = template_.Render(shown, true);
+  return text.substr(text.rfind(kAnswerPlaceholder) + kAnswerPlaceholder.size());
+}
+
+Status Conversation::Impl::CheckLength(const std::vector<PromptChunk>& chunks) const {
+  int64_t end = next_position_ + (undecoded_.has_value() ? 1 : 0);
+  for (const PromptChunk& chunk : chunks) {
+    end += chunk.n_positions;
+    if (!chunk.causal && chunk.n_tokens > static_cast<size_t>(model_.options().n_ubatch)) {
+      return InvalidArgument(fmt::format(
+          "the model reads a picture of {} tokens at once, which needs --ubatch-size {} or more",
+          chunk.n_tokens, chunk.n_tokens));
+    }
+  }
+  if (end >= model_.n_ctx()) {
+    return ResourceExhausted(fmt::format(
+        "the conversation would need {} positions, but the context ends at {}; shorten the prompt or "
+        "raise --ctx-size (the model was trained for {})",
+        end + 1, model_.n_ctx(), llama_model_n_ctx_train(model_.llama())));
+  }
+  return OkStatus();
+}
+
+Status Conversation::Impl::AddUserMessage(std::string_view text,
+                                          std::span<const std::string> files) {
+  if (waiting()) return InvalidArgument("the last message has not been answered yet");
+  std::vector<LlamaPtr<mtmd_bitmap>> media;
+  for (const std::string& file : files) {
+    RKV_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(file, "picture or audio file"));
+    RKV_ASSIGN_OR_RETURN(auto bitmap, DecodeMedia(model_, bytes, file));
+    media.push_back(std::move(bitmap));
+  }
+  std::string content;
+  if (CountMarkers(text) == 0) {
+    for (size_t i = 0; i < media.size(); ++i) content += MediaMarker();
+  } else if (CountMarkers(text) != media.size()) {
+    return InvalidArgument(fmt::format("the text marks {} pictures with {}, but {} were given",
+                                       CountMarkers(text), MediaMarker(), media.size()));
+  }
+  content += text;
+  std::vector<ChatMessage> messages = messages_;
+  messages.push_back({.role = "user", .content = std::move(content)});
+  const bool first = memory_.tokens_seen() == 0;
+  RKV_ASSIGN_OR_RETURN(std::vector<PromptChunk> chunks,
+                       TokenizePrompt(model_, NewPromptText(messages), media, first));
+  if (chunks.empty()) return InvalidArgument("the message is empty");
+  RKV_RETURN_IF_ERROR(CheckLength(chunks));
+
+  turns_.push_back({.n_messages = messages_.size(),
+                    .tokens_seen = memory_.tokens_seen(),
+                    .next_position = next_position_,
+                    .undecoded = undecoded_});
+  if (undecoded_.has_value()) {
+    PromptChunk chunk;
+    chunk.tokens = {*undecoded_};
+    chunk.n_tokens = 1;
+    chunk.n_positions = 1;
+    prompt_.push_back(std::move(chunk));
+    undecoded_.reset();
+  }
+  for (PromptChunk& chunk : chunks) prompt_.push_back(std::move(chunk));
+  messages_ = std::move(messages);
+  return OkStatus();
+}
+
+Status Conversation::Impl::Undo() {
+  if (turns_.empty()) return InvalidArgument("there is no message to take back");
+  RollBackTurn();
+  return OkStatus();
+}
+
+void Conversation::Impl::RollBackTurn() {
+  const TurnStart& start = turns_.back();
+  memory_.Truncate(start.tokens_seen);
+  messages_.resize(start.n_messages);
+  next_position_ = start.next_position;
+  undecoded_ = start.undecoded;
+  prompt_.clear();
+  taken_ = 0;
+  embeddings_.clear();
+  positions_.clear();
+  turns_.pop_back();
+}
+
+size_t Conversation::Impl::n_waiting_tokens() const {
+  size_t n = 0;
+  for (const PromptChunk& chunk : prompt_) n += chunk.n_tokens;
+  return n - taken_;
+}
+
+std::optional<size_t> Conversation::Impl::FinishTaking(size_t row) {
+  if (taken_ < prompt_.front().n_tokens) return std::nullopt;
+  next_position_ += prompt_.front().media != nullptr ? prompt_.front().n_positions : 0;
+  prompt_.pop_front();
+  taken_ = 0;
+  embeddings_.clear();
+  positions_.clear();
+  return prompt_.empty() ? std::optional(row) : std::nullopt;
+}
+
+std::optional<size_t> Conversation::Impl::TakeText(size_t index, size_t max_tokens,
+                                                   Ubatch& ubatch) {
+  std::optional<size_t> last_row;
+  while (waiting() && !next_is_media() && max_tokens > 0) {
+    const PromptChunk& chunk = prompt_.front();
+    const size_t n = std::min(max_tokens, chunk.n_tokens - taken_);
+    for (size_t i = 0; i < n; ++i) {
+      ubatch.tokens.push_back({.memory = index,
+                               .token = chunk.tokens[taken_ + i],
+                               .position = {next_position_++, 0, 0, 0}});
+    }
+    taken_ += n;
+    max_tokens -= n;
+    last_row = FinishTaking(ubatch.tokens.size() - 1);
+  }
+  if (last_row.has_value()) ubatch.tokens[*last_row].output = true;
+  return last_row;
+}
+
+Result<std::optional<size_t>> Conversation::Impl::TakeMedia(size_t max_tokens, Ubatch& ubatch) {
+  const PromptChunk& chunk = prompt_.front();
+  if (taken_ == 0) {
+    RKV_ASSIGN_OR_RETURN(embeddings_, EncodeMedia(model_, chunk));
+    positions_ = MediaPositions(model_, chunk, next_position_);
+  }
+  const size_t n = std::min(max_tokens, chunk.n_tokens - taken_);
+  const auto width = static_cast<size_t>(llama_model_n_embd_inp(model_.llama()));
+  for (size_t i = 0; i < n; ++i) {
+    ubatch.tokens.push_back({.memory = 0, .position = positions_[taken_ + i]});
+  }
+  ubatch.embeddings.assign(embeddings_.begin() + static_cast<ptrdiff_t>(taken_ * width),
+                           embeddings_.begin() + static_cast<ptrdiff_t>((taken_ + n) * width));
+  ubatch.n_position = model_.uses_mrope() ? 4 : 1;
+  ubatch.causal = chunk.causal;
+  taken_ += n;
+  const std::optional<size_t> last_row = FinishTaking(n - 1);
+  if (last_row.has_value()) ubatch.tokens[*last_row].output = true;
+  return last_row;
+}
+
+size_t Conversation::Impl::TakeAnswerToken(size_t index, llama_token token, Ubatch& ubatch) {
+  ubatch.tokens.push_back({.memory = index,
+                           .token = token,
+                           .position = {next_position_++, 0, 0, 0},
+                           .output = true});
+  return ubatch.tokens.size() - 1;
+}
+
+void Conversation::Impl::FinishAnswer(std::string text, std::optional<llama_token> undecoded) {
+  messages_.push_back({.role = "assistant", .content = std::move(text)});
+  undecoded_ = undecoded;
+}
+
+}  // namespace rkv

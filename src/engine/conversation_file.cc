@@ -1,0 +1,118 @@
+// Saved conversations; docs/formats.md describes the file.
+#include <fmt/format.h>
+
+#include "base/bytes.h"
+#include "base/file.h"
+#include "engine/conversation_impl.h"
+
+namespace rkv {
+
+namespace {
+
+constexpr std::string_view kMagic = "RKVCONV\n";
+constexpr uint32_t kVersion = 1;
+
+void WriteToken(ByteWriter& writer, const std::optional<llama_token>& token) {
+  writer.Write<int32_t>(token.value_or(LLAMA_TOKEN_NULL));
+}
+
+std::optional<llama_token> ReadToken(ByteReader& reader, const llama_vocab* vocab) {
+  const int32_t token = reader.Read<int32_t>();
+  if (token == LLAMA_TOKEN_NULL) return std::nullopt;
+  if (token < 0 || token >= llama_vocab_n_tokens(vocab)) reader.Fail();
+  return token;
+}
+
+}  // namespace
+
+std::string Conversation::Impl::SavePayload() const {
+  ByteWriter writer;
+  writer.Write<uint64_t>(messages_.size());
+  for (const ChatMessage& message : messages_) {
+    writer.WriteString(message.role);
+    writer.WriteString(message.content);
+  }
+  writer.Write<uint64_t>(turns_.size());
+  for (const TurnStart& turn : turns_) {
+    writer.Write(turn.n_messages);
+    writer.Write(turn.tokens_seen);
+    writer.Write(turn.next_position);
+    WriteToken(writer, turn.undecoded);
+  }
+  writer.Write(next_position_);
+  WriteToken(writer, undecoded_);
+  return writer.buffer();
+}
+
+bool Conversation::Impl::LoadPayload(ByteReader& reader) {
+  messages_.resize(reader.ReadCount(2 * sizeof(uint64_t)));
+  for (ChatMessage& message : messages_) {
+    message.role = reader.ReadString();
+    message.content = reader.ReadString();
+  }
+  turns_.resize(reader.ReadCount(sizeof(uint64_t)));
+  for (TurnStart& turn : turns_) {
+    turn.n_messages = reader.Read<uint64_t>();
+    turn.tokens_seen = reader.Read<uint64_t>();
+    turn.next_position = reader.Read<llama_pos>();
+    turn.undecoded = ReadToken(reader, model_.vocab());
+    if (turn.n_messages > messages_.size() || turn.tokens_seen > memory_.tokens_seen()) {
+      reader.Fail();
+    }
+  }
+  next_position_ = reader.Read<llama_pos>();
+  undecoded_ = ReadToken(reader, model_.vocab());
+  return reader.ok() && next_position_ >= 0;
+}
+
+Status Conversation::Impl::Save(const std::string& path) const {
+  if (waiting()) return InvalidArgument("the last message has to be answered before saving");
+  const std::string memory = memory_.Save();
+  const std::string payload = SavePayload();
+  ByteWriter writer;
+  writer.WriteRaw(kMagic.data(), kMagic.size());
+  writer.Write(kVersion);
+  writer.Write(model_.fingerprint());
+  writer.WriteString(model_.Description());
+  writer.Write<uint64_t>(Hash64(memory, Hash64(payload)));
+  writer.WriteString(memory);
+  writer.WriteString(payload);
+  return WriteFileAtomically(path, writer.buffer());
+}
+
+Result<std::unique_ptr<Conversation::Impl>> Conversation::Impl::Load(
+    const Model& model, const ChatTemplate& chat_template, const std::string& path) {
+  RKV_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path, "saved conversation"));
+  const auto refuse = [&path](std::string_view why) {
+    return BadFile(fmt::format("cannot load conversation '{}': {}", path, why));
+  };
+  if (!std::string_view(bytes).starts_with(kMagic)) return refuse("it is not a saved conversation");
+  ByteReader reader(std::string_view(bytes).substr(kMagic.size()));
+  const uint32_t version = reader.Read<uint32_t>();
+  if (reader.ok() && version != kVersion) {
+    return refuse(fmt::format("its format is version {}, and this program reads {}", version,
+                              kVersion));
+  }
+  const uint64_t fingerprint = reader.Read<uint64_t>();
+  const std::string description = reader.ReadString();
+  const uint64_t hash = reader.Read<uint64_t>();
+  const std::string memory_bytes = reader.ReadString();
+  const std::string payload = reader.ReadString();
+  if (!reader.ok()) return refuse("it is truncated");
+  if (reader.remaining() != 0 || Hash64(memory_bytes, Hash64(payload)) != hash) {
+    return refuse("it is damaged");
+  }
+  if (fingerprint != model.fingerprint()) {
+    return refuse(fmt::format("it was saved with another model ({})", description));
+  }
+  Result<Memory> memory = Memory::Load(model.shape(), memory_bytes);
+  if (!memory.ok()) return refuse(memory.status().message());
+  auto impl = std::make_unique<Impl>(model, chat_template, *std::move(memory));
+  ByteReader payload_reader(payload);
+  if (!impl->LoadPayload(payload_reader) || payload_reader.remaining() != 0) {
+    return refuse("it is damaged");
+  }
+  return impl;
+}
+
+}  // namespace rkv

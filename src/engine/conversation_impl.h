@@ -1,0 +1,91 @@
+// Inside of Conversation, for the engine.
+#ifndef RETENTIVEKV_ENGINE_CONVERSATION_IMPL_H_
+#define RETENTIVEKV_ENGINE_CONVERSATION_IMPL_H_
+
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "llama/bridge.h"
+#include "llama/chat_template.h"
+#include "llama/media.h"
+#include "llama/model.h"
+#include "retentivekv/engine.h"
+
+namespace rkv {
+
+class Conversation::Impl {
+ public:
+  Impl(const Model& model, const ChatTemplate& chat_template, Memory memory)
+      : model_(model), template_(chat_template), memory_(std::move(memory)) {}
+
+  Status AddUserMessage(std::string_view text, std::span<const std::string> files);
+  void AddSystemPrompt(std::string_view text) {
+    messages_.push_back({.role = "system", .content = std::string(text)});
+  }
+  Status Undo();
+
+  const std::vector<ChatMessage>& messages() const { return messages_; }
+  Memory& memory() { return memory_; }
+  const Memory& memory() const { return memory_; }
+  llama_pos next_position() const { return next_position_; }
+
+  // The prompt that waits to be read.
+  bool waiting() const { return !prompt_.empty(); }
+  bool next_is_media() const { return waiting() && prompt_.front().media != nullptr; }
+  size_t n_waiting_tokens() const;
+
+  // Moves up to `max_tokens` text tokens of the prompt into the ubatch, as memory `index`. Returns
+  // the row of the prompt's last token if that is among them: its logits start the answer.
+  std::optional<size_t> TakeText(size_t index, size_t max_tokens, Ubatch& ubatch);
+  // The same for the media chunk in front, as the ubatch's only content. Its encoder runs on the
+  // first call.
+  Result<std::optional<size_t>> TakeMedia(size_t max_tokens, Ubatch& ubatch);
+
+  // One token of the answer, to be decoded next.
+  size_t TakeAnswerToken(size_t index, llama_token token, Ubatch& ubatch);
+
+  // Ends the turn. `undecoded`: the answer's last token, if it has been shown but not decoded.
+  void FinishAnswer(std::string text, std::optional<llama_token> undecoded);
+  // Takes the user's message back: the conversation is as before it.
+  void RollBackTurn();
+
+  Status Save(const std::string& path) const;
+  // The conversation in a file; fails as Engine::LoadConversation().
+  static Result<std::unique_ptr<Impl>> Load(const Model& model, const ChatTemplate& chat_template,
+                                            const std::string& path);
+
+ private:
+  // Where a turn began, to go back to.
+  struct TurnStart {
+    uint64_t n_messages = 0;
+    uint64_t tokens_seen = 0;
+    llama_pos next_position = 0;
+    std::optional<llama_token> undecoded;
+  };
+
+  std::string NewPromptText(const std::vector<ChatMessage>& messages) const;
+  Status CheckLength(const std::vector<PromptChunk>& chunks) const;
+  std::optional<size_t> FinishTaking(size_t row);
+  std::string SavePayload() const;
+  bool LoadPayload(ByteReader& reader);
+
+  const Model& model_;
+  const ChatTemplate& template_;
+  Memory memory_;
+  std::vector<ChatMessage> messages_;
+  std::vector<TurnStart> turns_;
+  llama_pos next_position_ = 0;
+  std::optional<llama_token> undecoded_;
+
+  std::deque<PromptChunk> prompt_;
+  size_t taken_ = 0;  // tokens of prompt_.front() already taken
+  std::vector<float> embeddings_;                      // of prompt_.front(), if it is media
+  std::vector<std::array<llama_pos, 4>> positions_;    // of prompt_.front(), if it is media
+};
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_ENGINE_CONVERSATION_IMPL_H_

@@ -1,0 +1,114 @@
+#include "retentivekv/engine.h"
+
+#include <fmt/format.h>
+
+#include "engine/answer_loop.h"
+#include "engine/conversation_impl.h"
+#include "llama/chat_template.h"
+#include "llama/model.h"
+
+namespace rkv {
+
+class Engine::Impl {
+ public:
+  Impl(EngineOptions options, std::unique_ptr<Model> model, ChatTemplate chat_template)
+      : options(std::move(options)),
+        model(std::move(model)),
+        chat_template(std::move(chat_template)) {}
+
+  EngineOptions options;
+  std::unique_ptr<Model> model;
+  ChatTemplate chat_template;
+};
+
+namespace {
+
+Status CheckOptions(const EngineOptions& options) {
+  if (options.model.empty()) return InvalidArgument("no model was given");
+  if (options.n_ubatch < 1) return InvalidArgument("the ubatch size must be at least 1");
+  if (options.n_ctx < 0) return InvalidArgument("the context size must not be negative");
+  if (options.max_conversations < 1) return InvalidArgument("max_conversations must be at least 1");
+  return OkStatus();
+}
+
+}  // namespace
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+Result<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options,
+                                             const ProgressFunction& progress) {
+  RKV_RETURN_IF_ERROR(CheckOptions(options));
+  LoadProgress load_progress;
+  if (progress) load_progress = [&](double fraction) { progress("loading model", fraction); };
+  RKV_ASSIGN_OR_RETURN(auto model, Model::Load({.model_path = options.model,
+                                                .mmproj_path = options.mmproj,
+                                                .n_ctx = options.n_ctx,
+                                                .n_ubatch = options.n_ubatch,
+                                                .n_threads = options.n_threads,
+                                                .n_gpu_layers = options.n_gpu_layers,
+                                                .image_min_tokens = options.image_min_tokens,
+                                                .image_max_tokens = options.image_max_tokens,
+                                                .n_seq_max = options.max_conversations},
+                                               load_progress));
+  RKV_ASSIGN_OR_RETURN(auto chat_template,
+                       ChatTemplate::Create(model->llama(), options.chat_template));
+  return std::unique_ptr<Engine>(
+      new Engine(std::make_unique<Impl>(options, std::move(model), std::move(chat_template))));
+}
+
+Result<std::unique_ptr<Conversation>> Engine::NewConversation(const MemoryOptions& options,
+                                                              std::string_view system_prompt) {
+  RKV_ASSIGN_OR_RETURN(Memory memory, Memory::Create(impl_->model->shape(), options));
+  auto conversation = std::make_unique<Conversation::Impl>(*impl_->model, impl_->chat_template,
+                                                           std::move(memory));
+  if (!system_prompt.empty()) conversation->AddSystemPrompt(system_prompt);
+  return std::unique_ptr<Conversation>(new Conversation(std::move(conversation)));
+}
+
+Result<std::unique_ptr<Conversation>> Engine::LoadConversation(const std::string& path) {
+  RKV_ASSIGN_OR_RETURN(auto conversation,
+                       Conversation::Impl::Load(*impl_->model, impl_->chat_template, path));
+  return std::unique_ptr<Conversation>(new Conversation(std::move(conversation)));
+}
+
+Status Engine::AnswerAll(std::span<AnswerRequest> requests) {
+  if (requests.size() > static_cast<size_t>(impl_->options.max_conversations)) {
+    return InvalidArgument(
+        fmt::format("{} conversations at once, but the engine was loaded for {}", requests.size(),
+                    impl_->options.max_conversations));
+  }
+  for (const AnswerRequest& request : requests) {
+    if (!request.conversation->impl().waiting()) {
+      return InvalidArgument("there is no message to answer");
+    }
+  }
+  return AnswerLoop(*impl_->model, requests).Run();
+}
+
+Result<AnswerResult> Engine::Answer(Conversation& conversation, const AnswerOptions& options) {
+  AnswerRequest request{.conversation = &conversation, .options = options, .result = {}};
+  RKV_RETURN_IF_ERROR(AnswerAll({&request, 1}));
+  return std::move(request.result);
+}
+
+Result<std::vector<float>> Engine::ReadPrompt(Conversation& conversation) {
+  if (!conversation.impl().waiting()) return InvalidArgument("there is no prompt to read");
+  AnswerRequest request{.conversation = &conversation, .options = {}, .result = {}};
+  return AnswerLoop(*impl_->model, {&request, 1}).ReadPrompt();
+}
+
+const EngineOptions& Engine::options() const { return impl_->options; }
+const MemoryShape& Engine::shape() const { return impl_->model->shape(); }
+int Engine::n_ctx() const { return impl_->model->n_ctx(); }
+std::string Engine::model_description() const { return impl_->model->Description(); }
+bool Engine::takes_pictures() const {
+  return impl_->model->vision() != nullptr && mtmd_support_vision(impl_->model->vision());
+}
+bool Engine::takes_audio() const {
+  return impl_->model->vision() != nullptr && mtmd_support_audio(impl_->model->vision());
+}
+
+std::string LlamaVersion() { return llama_version(); }
+
+}  // namespace rkv

@@ -1,0 +1,207 @@
+#include "kernels/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "base/f16.h"
+#include "base/random.h"
+#include "hwy/highway.h"
+
+namespace rkv {
+namespace {
+
+constexpr uint16_t kNan16 = 0x7E00;
+
+// One random problem: rows are padded with NaN up to a stride that breaks alignment.
+struct Problem {
+  HeadShape shape;
+  size_t n_tokens = 0;
+  size_t n_queries = 0;
+  size_t k_stride = 0;
+  size_t v_stride = 0;
+  std::vector<uint16_t> k, v;
+  std::vector<float> q;
+  std::vector<size_t> visible;
+  std::vector<float> sinks;
+};
+
+Problem RandomProblem(Random& random, size_t d_k, size_t d_v, size_t n_tokens, size_t n_queries) {
+  Problem p;
+  p.shape = {.d_k = d_k, .d_v = d_v, .scale = 1.0f / std::sqrt(static_cast<float>(d_k))};
+  if (random.NextBelow(3) == 0) p.shape.softcap = 20.0f;
+  p.n_tokens = n_tokens;
+  p.n_queries = n_queries;
+  p.k_stride = d_k + random.NextBelow(4);
+  p.v_stride = d_v + random.NextBelow(4);
+  p.k.assign(n_tokens * p.k_stride, kNan16);
+  p.v.assign(n_tokens * p.v_stride, kNan16);
+  for (size_t t = 0; t < n_tokens; ++t) {
+    for (size_t i = 0; i < d_k; ++i) {
+      p.k[t * p.k_stride + i] = F16FromF32(static_cast<float>(2.0 * random.NextGaussian()));
+    }
+    for (size_t i = 0; i < d_v; ++i) {
+      p.v[t * p.v_stride + i] = F16FromF32(static_cast<float>(random.NextGaussian()));
+    }
+  }
+  for (size_t i = 0; i < n_queries * d_k; ++i) {
+    p.q.push_back(static_cast<float>(2.0 * random.NextGaussian()));
+  }
+  for (size_t i = 0; i < n_queries; ++i) {
+    p.visible.push_back(random.NextBelow(n_tokens + 1));
+    p.sinks.push_back(static_cast<float>(random.NextGaussian()));
+  }
+  return p;
+}
+
+double ReferenceLogit(const Problem& p, size_t query, size_t token) {
+  double dot = 0;
+  for (size_t i = 0; i < p.shape.d_k; ++i) {
+    dot += static_cast<double>(p.q[query * p.shape.d_k + i]) *
+           static_cast<double>(F32FromF16(p.k[token * p.k_stride + i]));
+  }
+  const double logit = static_cast<double>(p.shape.scale) * dot;
+  const double cap = static_cast<double>(p.shape.softcap);
+  return cap == 0 ? logit : cap * std::tanh(logit / cap);
+}
+
+// Plain softmax attention in double precision: softmax(scale q K^T [softcap]) V.
+std::vector<double> Reference(const Problem& p, size_t query, bool masked, bool with_sink) {
+  const size_t n = masked ? p.visible[query] : p.n_tokens;
+  std::vector<double> logits;
+  double max = with_sink ? static_cast<double>(p.sinks[query])
+                         : -std::numeric_limits<double>::infinity();
+  for (size_t t = 0; t < n; ++t) {
+    logits.push_back(ReferenceLogit(p, query, t));
+    max = std::max(max, logits.back());
+  }
+  double sum = with_sink ? std::exp(static_cast<double>(p.sinks[query]) - max) : 0;
+  std::vector<double> out(p.shape.d_v, 0.0);
+  for (size_t t = 0; t < n; ++t) {
+    const double weight = std::exp(logits[t] - max);
+    sum += weight;
+    for (size_t i = 0; i < p.shape.d_v; ++i) {
+      out[i] += weight * static_cast<double>(F32FromF16(p.v[t * p.v_stride + i]));
+    }
+  }
+  for (double& x : out) x = sum > 0 ? x / sum : 0.0;
+  return out;
+}
+
+// Runs the kernel with the tokens fed in one or in several spans.
+std::vector<float> Run(const Problem& p, bool masked, bool with_sink, size_t span_tokens) {
+  const size_t d_v = p.shape.d_v;
+  std::vector<float> acc(p.n_queries * d_v), max(p.n_queries), sum(p.n_queries);
+  std::vector<float> scratch(AttentionScratchFloats(p.shape.d_k, d_v),
+                             std::numeric_limits<float>::quiet_NaN());
+  std::vector<float> out(p.n_queries * d_v, std::numeric_limits<float>::quiet_NaN());
+  std::vector<const float*> rows;
+  std::vector<float*> out_rows;
+  for (size_t i = 0; i < p.n_queries; ++i) {
+    rows.push_back(p.q.data() + i * p.shape.d_k);
+    out_rows.push_back(out.data() + i * d_v);
+  }
+  const SoftmaxState state{.acc = acc.data(), .max = max.data(), .sum = sum.data()};
+  const QueryBlock queries{.rows = rows.data(), .n = p.n_queries};
+  ResetSoftmax(p.n_queries, d_v, state);
+  for (size_t begin = 0; begin < p.n_tokens; begin += span_tokens) {
+    const KvSpan span{.k = p.k.data() + begin * p.k_stride,
+                      .v = p.v.data() + begin * p.v_stride,
+                      .k_stride = p.k_stride,
+                      .v_stride = p.v_stride,
+                      .n = std::min(span_tokens, p.n_tokens - begin)};
+    std::vector<size_t> visible;
+    for (size_t v : p.visible) visible.push_back(v > begin ? v - begin : 0);
+    AttendF16(p.shape, queries, span, masked ? visible.data() : nullptr, state, scratch.data());
+  }
+  FinishSoftmax(p.n_queries, d_v, state, with_sink ? p.sinks.data() : nullptr, out_rows.data());
+  return out;
+}
+
+void ExpectNearReference(const Problem& p, bool masked, bool with_sink, size_t span_tokens) {
+  const std::vector<float> out = Run(p, masked, with_sink, span_tokens);
+  for (size_t i = 0; i < p.n_queries; ++i) {
+    const std::vector<double> expected = Reference(p, i, masked, with_sink);
+    for (size_t j = 0; j < p.shape.d_v; ++j) {
+      // Values are Gaussian, so max|v| is a few units; 4 keeps the bound strict.
+      ASSERT_NEAR(static_cast<double>(out[i * p.shape.d_v + j]), expected[j],
+                  4 * kAttentionErrorBound)
+          << "query " << i << " element " << j << " d_k " << p.shape.d_k << " tokens "
+          << p.n_tokens << " masked " << masked << " sink " << with_sink;
+    }
+  }
+}
+
+// Calls `body` once for every SIMD target that this machine can run.
+template <typename Body>
+void ForEachTarget(const Body& body) {
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    body();
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
+TEST(AttentionTest, MatchesDoubleReferenceOnRandomShapes) {
+  ForEachTarget([] {
+    Random random(7);
+    for (const size_t d : {32, 64, 80, 96, 128, 256, 33, 7, 1}) {
+      for (const size_t n : {1, 2, 63, 64, 65, 200}) {
+        const size_t n_queries = 1 + random.NextBelow(kMaxQueryRows);
+        const size_t d_v = random.NextBelow(2) == 0 ? d : d + 16;
+        const Problem p = RandomProblem(random, d, d_v, n, n_queries);
+        ExpectNearReference(p, false, false, n);
+        ExpectNearReference(p, true, true, n);
+        ExpectNearReference(p, true, false, 1 + random.NextBelow(n));
+      }
+    }
+  });
+}
+
+TEST(AttentionTest, LongContextStaysWithinTheBound) {
+  Random random(11);
+  const Problem p = RandomProblem(random, 128, 128, 4096, 4);
+  ExpectNearReference(p, false, false, 4096);
+  ExpectNearReference(p, false, true, 1000);
+}
+
+TEST(AttentionTest, OneQueryGivesTheSameBitsAloneAndInABlock) {
+  ForEachTarget([] {
+    Random random(3);
+    const Problem block = RandomProblem(random, 80, 80, 150, 9);
+    const std::vector<float> together = Run(block, true, false, 150);
+    for (size_t i = 0; i < block.n_queries; ++i) {
+      Problem alone = block;
+      alone.n_queries = 1;
+      alone.q.assign(block.q.begin() + static_cast<ptrdiff_t>(i * 80),
+                     block.q.begin() + static_cast<ptrdiff_t>((i + 1) * 80));
+      alone.visible = {block.visible[i]};
+      const std::vector<float> single = Run(alone, true, false, 150);
+      for (size_t j = 0; j < 80; ++j) ASSERT_EQ(single[j], together[i * 80 + j]);
+    }
+  });
+}
+
+TEST(AttentionTest, SeeingNothingGivesZeros) {
+  Random random(5);
+  Problem p = RandomProblem(random, 64, 64, 10, 2);
+  p.visible = {0, 0};
+  for (const float x : Run(p, true, false, 10)) EXPECT_EQ(x, 0.0f);
+  for (const float x : Run(p, true, true, 10)) EXPECT_EQ(x, 0.0f);
+}
+
+TEST(AttentionTest, HugeLogitsDoNotOverflow) {
+  Random random(13);
+  Problem p = RandomProblem(random, 64, 64, 100, 3);
+  p.shape.softcap = 0.0f;
+  p.shape.scale = 40.0f;  // Logits in the thousands: the softmax is one-hot.
+  ExpectNearReference(p, false, false, 100);
+}
+
+}  // namespace
+}  // namespace rkv

@@ -1,0 +1,195 @@
+// The C interface of retentivekv.h: a Memory per sequence, made when the sequence is first decoded.
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "llama/bridge.h"
+#include "llama/model.h"
+#include "retentivekv/memory.h"
+#include "retentivekv/retentivekv.h"
+
+struct rkv_cache {
+  rkv::MemoryOptions options;
+  rkv::Bridge bridge;
+  std::optional<rkv::MemoryShape> shape;  // known after the first decode
+  std::map<llama_seq_id, rkv::Memory> memories;
+  std::string last_error;
+};
+
+namespace rkv {
+namespace {
+
+thread_local std::string attach_error;
+
+Status ParseOptions(const char* policy, const char* budget, MemoryOptions& options) {
+  RKV_ASSIGN_OR_RETURN(options.policy, ParsePolicySpec(policy != nullptr ? policy : "full"));
+  if (budget != nullptr) {
+    RKV_ASSIGN_OR_RETURN(options.budget, ParseBudget(budget));
+  }
+  // A shape of no model checks the names and options now rather than at the first decode.
+  MemoryOptions unlimited = options;
+  unlimited.budget = {};
+  return Memory::Create({.layers = {{1, 1, 1, 1}}}, unlimited).status();
+}
+
+bool UsesMrope(const llama_model* model) {
+  const llama_rope_type type = llama_model_rope_type(model);
+  return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE;
+}
+
+// One user batch with the fields that may be null filled in.
+class BatchReader {
+ public:
+  BatchReader(const llama_batch& batch, const llama_model* model)
+      : batch_(batch), n_(static_cast<size_t>(batch.n_tokens)) {
+    if (batch.embd != nullptr) {
+      width_ = static_cast<size_t>(llama_model_n_embd_inp(model));
+      if (UsesMrope(model)) n_position_ = 4;
+    }
+  }
+
+  Status Check() const {
+    if (batch_.n_tokens <= 0) return InvalidArgument("the batch is empty");
+    if ((batch_.token == nullptr) == (batch_.embd == nullptr)) {
+      return InvalidArgument("a batch has either tokens or embeddings");
+    }
+    if (batch_.pos == nullptr && n_position_ > 1) {
+      return InvalidArgument("embeddings of an M-RoPE model need positions");
+    }
+    for (size_t i = 0; batch_.seq_id != nullptr && i < n_; ++i) {
+      if (batch_.n_seq_id != nullptr && batch_.n_seq_id[i] != 1) {
+        return InvalidArgument("each token must belong to exactly one sequence");
+      }
+    }
+    return OkStatus();
+  }
+
+  llama_seq_id seq_id(size_t i) const {
+    return batch_.seq_id != nullptr ? batch_.seq_id[i][0] : 0;
+  }
+  bool output(size_t i) const {
+    return batch_.logits != nullptr ? batch_.logits[i] != 0 : i + 1 == n_;
+  }
+
+  UbatchToken token(size_t i, size_t memory, uint64_t next_index) const {
+    UbatchToken token{.memory = memory, .output = output(i)};
+    if (batch_.token != nullptr) token.token = batch_.token[i];
+    for (size_t c = 0; c < n_position_; ++c) {
+      token.position[c] = batch_.pos != nullptr ? batch_.pos[c * n_ + i]
+                                                : static_cast<llama_pos>(next_index);
+    }
+    return token;
+  }
+
+  void FillEmbeddings(size_t begin, size_t end, Ubatch& ubatch) const {
+    ubatch.n_position = n_position_;
+    if (batch_.embd == nullptr) return;
+    ubatch.embeddings.assign(batch_.embd + begin * width_, batch_.embd + end * width_);
+  }
+
+  size_t n() const { return n_; }
+
+ private:
+  const llama_batch& batch_;
+  size_t n_;
+  size_t width_ = 0;
+  size_t n_position_ = 1;
+};
+
+Result<Memory*> FindOrMakeMemory(rkv_cache& cache, llama_seq_id seq_id) {
+  auto found = cache.memories.find(seq_id);
+  if (found == cache.memories.end()) {
+    RKV_ASSIGN_OR_RETURN(Memory memory, Memory::Create(*cache.shape, cache.options));
+    found = cache.memories.emplace(seq_id, std::move(memory)).first;
+  }
+  return &found->second;
+}
+
+Status DecodeUbatch(rkv_cache& cache, llama_context* ctx, const BatchReader& batch, size_t begin,
+                    size_t end) {
+  Ubatch ubatch;
+  std::map<llama_seq_id, size_t> index_of;
+  std::vector<uint64_t> next_index;
+  for (size_t i = begin; i < end; ++i) {
+    const llama_seq_id seq_id = batch.seq_id(i);
+    const auto [entry, is_new] = index_of.emplace(seq_id, ubatch.memories.size());
+    if (is_new) {
+      RKV_ASSIGN_OR_RETURN(Memory * memory, FindOrMakeMemory(cache, seq_id));
+      ubatch.memories.push_back(memory);
+      next_index.push_back(memory->tokens_seen());
+    }
+    ubatch.tokens.push_back(batch.token(i, entry->second, next_index[entry->second]++));
+  }
+  batch.FillEmbeddings(begin, end, ubatch);
+  return cache.bridge.Decode(ctx, ubatch);
+}
+
+Status DecodeBatch(rkv_cache& cache, llama_context* ctx, const llama_batch& llama_batch) {
+  const llama_model* model = llama_get_model(ctx);
+  if (!cache.shape.has_value()) {
+    RKV_RETURN_IF_ERROR(CheckServable(model, llama_model_n_ctx_train(model)));
+    RKV_ASSIGN_OR_RETURN(cache.shape, cache.bridge.Probe(ctx));
+  }
+  const BatchReader batch(llama_batch, model);
+  RKV_RETURN_IF_ERROR(batch.Check());
+  const size_t n_ubatch = llama_n_ubatch(ctx);
+  // The last ubatch is the full one: its logits stay readable.
+  const size_t first = batch.n() % n_ubatch == 0 ? n_ubatch : batch.n() % n_ubatch;
+  for (size_t begin = 0, end = std::min(first, batch.n()); begin < batch.n();
+       begin = end, end += n_ubatch) {
+    RKV_RETURN_IF_ERROR(DecodeUbatch(cache, ctx, batch, begin, end));
+  }
+  return OkStatus();
+}
+
+}  // namespace
+}  // namespace rkv
+
+rkv_cache* rkv_attach(llama_context_params* params, const char* policy, const char* budget) {
+  auto cache = std::make_unique<rkv_cache>();
+  const rkv::Status status = rkv::ParseOptions(policy, budget, cache->options);
+  rkv::attach_error = status.message();
+  if (!status.ok()) return nullptr;
+  cache->bridge.Prepare(*params);
+  return cache.release();
+}
+
+int32_t rkv_decode(rkv_cache* cache, llama_context* ctx, llama_batch batch) {
+  const rkv::Status status = rkv::DecodeBatch(*cache, ctx, batch);
+  cache->last_error = status.message();
+  return status.ok() ? 0 : -1;
+}
+
+int32_t rkv_seq_keep(rkv_cache* cache, llama_seq_id seq_id, uint64_t n_tokens) {
+  const auto found = cache->memories.find(seq_id);
+  const uint64_t seen = found == cache->memories.end() ? 0 : found->second.tokens_seen();
+  if (n_tokens > seen) {
+    cache->last_error = "the sequence has fewer tokens than should be kept";
+    return -1;
+  }
+  if (n_tokens == 0) {
+    cache->memories.erase(seq_id);
+  } else {
+    found->second.Truncate(n_tokens);
+  }
+  return 0;
+}
+
+rkv_stats rkv_get_stats(const rkv_cache* cache, llama_seq_id seq_id) {
+  const auto found = cache->memories.find(seq_id);
+  if (found == cache->memories.end()) return {};
+  const rkv::MemoryStats stats = found->second.stats();
+  return {.tokens_seen = stats.tokens_seen,
+          .tokens_exact = stats.tokens_exact,
+          .tokens_evicted = stats.tokens_evicted,
+          .held_bytes = stats.held_bytes,
+          .full_bytes = stats.full_bytes,
+          .budget_bytes = stats.budget_bytes};
+}
+
+const char* rkv_last_error(const rkv_cache* cache) {
+  return cache != nullptr ? cache->last_error.c_str() : rkv::attach_error.c_str();
+}
+
+void rkv_detach(rkv_cache* cache) { delete cache; }

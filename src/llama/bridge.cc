@@ -1,0 +1,358 @@
+#include "llama/bridge.h"
+
+#include <fmt/format.h>
+#include <ggml.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <string_view>
+
+namespace rkv {
+
+namespace {
+
+constexpr std::string_view kCachePrefix = "cache_k_l";
+
+// The tensor that owns the data of `tensor`.
+const ggml_tensor* Root(const ggml_tensor* tensor) {
+  while (tensor->view_src != nullptr) tensor = tensor->view_src;
+  return tensor;
+}
+
+// llama.cpp's layer of an attention node, from the name of the cache tensor behind its keys; -1 if
+// the keys do not come from a KV cache.
+int CacheLayer(const ggml_tensor* node) {
+  const std::string_view name = Root(node->src[1])->name;
+  if (!name.starts_with(kCachePrefix)) return -1;
+  return std::atoi(name.data() + kCachePrefix.size());
+}
+
+LayerShape ShapeOf(const ggml_tensor* node) {
+  return {.n_head = static_cast<size_t>(node->src[0]->ne[2]),
+          .n_kv_head = static_cast<size_t>(node->src[1]->ne[2]),
+          .d_k = static_cast<size_t>(node->src[1]->ne[0]),
+          .d_v = static_cast<size_t>(node->src[2]->ne[0])};
+}
+
+// [token, head] rows of a tensor whose dimensions are (element, token, head).
+template <typename T>
+HeadRows<const T> RowsOf(const ggml_tensor* tensor) {
+  return {.data = static_cast<const T*>(tensor->data),
+          .token_stride = tensor->nb[1] / sizeof(T),
+          .head_stride = tensor->nb[2] / sizeof(T)};
+}
+
+bool IsRecurrent(ggml_op op) {
+  switch (op) {
+    case GGML_OP_SSM_CONV:
+    case GGML_OP_SSM_SCAN:
+    case GGML_OP_RWKV_WKV6:
+    case GGML_OP_RWKV_WKV7:
+    case GGML_OP_GATED_LINEAR_ATTN:
+    case GGML_OP_GATED_DELTA_NET:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+void Ubatch::Clear() {
+  memories.clear();
+  tokens.clear();
+  embeddings.clear();
+  n_position = 1;
+  causal = true;
+}
+
+// Collects what the untouched graph says about the model's attention.
+class Bridge::GraphProbe {
+ public:
+  void Visit(const ggml_tensor* node) {
+    if (!error_.ok()) return;
+    if (IsRecurrent(node->op)) {
+      error_ = Unsupported(fmt::format("the model has recurrent layers ({})", ggml_op_name(node->op)));
+    } else if (node->op == GGML_OP_FLASH_ATTN_EXT) {
+      VisitAttention(node);
+    } else if (node->op == GGML_OP_SOFT_MAX &&
+               std::string_view(node->name).starts_with("kq_soft_max")) {
+      error_ = Unsupported("the model's attention does not run as flash attention");
+    } else if (node->op == GGML_OP_ROPE && node->src[2] != nullptr &&
+               std::string_view(node->src[2]->name).starts_with("rope_factors")) {
+      error_ = Unsupported("the model switches its RoPE factors with the context length (LongRoPE)");
+    }
+  }
+
+  Status Finish(MemoryShape& shape, std::vector<int>& layer_of_cache) {
+    if (!error_.ok()) return error_;
+    if (shape_.layers.empty()) return Unsupported("the model has no attention layers with a KV cache");
+    shape = shape_;
+    layer_of_cache = layer_of_cache_;
+    return OkStatus();
+  }
+
+ private:
+  void VisitAttention(const ggml_tensor* node) {
+    const int cache_layer = CacheLayer(node);
+    float max_bias = 0;
+    std::memcpy(&max_bias, node->op_params + 1, sizeof(max_bias));
+    if (cache_layer < 0) {
+      error_ = Unsupported("the model has attention without a KV cache");
+    } else if (Root(node->src[2]) == Root(node->src[1])) {
+      error_ = Unsupported("the model keeps keys and values in one latent (MLA)");
+    } else if (max_bias != 0) {
+      error_ = Unsupported("the model uses ALiBi position biases");
+    } else if (node->src[1]->type != GGML_TYPE_F16 || node->src[2]->type != GGML_TYPE_F16) {
+      error_ = Internal("the context's own KV cache is not f16");
+    } else {
+      Add(static_cast<size_t>(cache_layer), ShapeOf(node));
+    }
+  }
+
+  void Add(size_t cache_layer, const LayerShape& layer) {
+    if (layer_of_cache_.size() <= cache_layer) layer_of_cache_.resize(cache_layer + 1, -1);
+    if (layer_of_cache_[cache_layer] >= 0) {
+      error_ = Unsupported("several layers of the model share one KV cache");
+      return;
+    }
+    layer_of_cache_[cache_layer] = static_cast<int>(shape_.layers.size());
+    shape_.layers.push_back(layer);
+  }
+
+  MemoryShape shape_;
+  std::vector<int> layer_of_cache_;
+  Status error_;
+};
+
+Bridge::Bridge() = default;
+Bridge::~Bridge() = default;
+
+void Bridge::Prepare(llama_context_params& params) {
+  params.cb_eval = &Bridge::OnNode;
+  params.cb_eval_user_data = this;
+  params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+  params.offload_kqv = false;  // Attention runs on the CPU, whatever device holds the weights.
+  params.kv_unified = true;
+  params.swa_full = true;
+  params.type_k = GGML_TYPE_F16;
+  params.type_v = GGML_TYPE_F16;
+  params.n_ctx = params.n_ubatch;
+  params.n_batch = params.n_ubatch;
+}
+
+bool Bridge::OnNode(ggml_tensor* node, bool ask, void* self) {
+  if (ask) {
+    auto* bridge = static_cast<Bridge*>(self);
+    // llama.cpp reuses graphs, so a node can come as an earlier decode left it.
+    if (node->op == GGML_OP_CUSTOM && !bridge->decoding_) bridge->RestoreNode(node);
+    if (bridge->probe_ != nullptr) {
+      bridge->probe_->Visit(node);
+    } else if (bridge->decoding_ &&
+               (node->op == GGML_OP_FLASH_ATTN_EXT || node->op == GGML_OP_CUSTOM)) {
+      bridge->RewriteNode(node);
+    }
+  }
+  // "Not interested in the result": the graph still runs as one piece.
+  return !ask;
+}
+
+Result<MemoryShape> Bridge::Probe(llama_context* ctx) {
+  const llama_vocab* vocab = llama_model_get_vocab(llama_get_model(ctx));
+  const llama_token bos = llama_vocab_bos(vocab);
+  tokens_ = {bos == LLAMA_TOKEN_NULL ? 0 : bos};
+  probe_ = std::make_unique<GraphProbe>();
+  llama_memory_clear(llama_get_memory(ctx), false);
+  const int rc = llama_decode(ctx, llama_batch_get_one(tokens_.data(), 1));
+  const std::unique_ptr<GraphProbe> probe = std::move(probe_);
+  MemoryShape shape;
+  RKV_RETURN_IF_ERROR(probe->Finish(shape, layer_of_cache_));
+  if (rc != 0) return Internal(fmt::format("llama_decode failed with {} on its first token", rc));
+  shape_ = shape;
+  hooks_.clear();
+  for (size_t layer = 0; layer < shape_.layers.size(); ++layer) {
+    hooks_.push_back(std::make_unique<LayerHook>());
+    hooks_.back()->bridge = this;
+    hooks_.back()->layer = layer;
+  }
+  return shape;
+}
+
+Bridge::LayerHook* Bridge::HookOf(const ggml_tensor* node) {
+  const int cache_layer = node->src[1] != nullptr ? CacheLayer(node) : -1;
+  if (cache_layer < 0 || static_cast<size_t>(cache_layer) >= layer_of_cache_.size()) return nullptr;
+  const int layer = layer_of_cache_[static_cast<size_t>(cache_layer)];
+  return layer < 0 ? nullptr : hooks_[static_cast<size_t>(layer)].get();
+}
+
+void Bridge::RewriteNode(ggml_tensor* node) {
+  const bool flash = node->op == GGML_OP_FLASH_ATTN_EXT;
+  LayerHook* hook = HookOf(node);
+  if (hook == nullptr || ShapeOf(node) != shape_.layers[hook->layer]) {
+    // A custom operation that is not attention is somebody else's.
+    if (flash) rewrite_error_ = Internal("the graph has an attention layer it did not have before");
+    return;
+  }
+  hook->rewritten = true;
+  if (!flash) return;
+  static_assert(sizeof(node->op_params) == sizeof(hook->flash_params));
+  std::memcpy(hook->flash_params.data(), node->op_params, sizeof(node->op_params));
+  std::memcpy(&hook->scale, node->op_params + 0, sizeof(float));
+  std::memcpy(&hook->softcap, node->op_params + 2, sizeof(float));
+  // A node of our own shows how ggml encodes a custom operation in its parameters.
+  alignas(16) char buffer[2048];
+  ggml_context* ctx =
+      ggml_init({.mem_size = sizeof(buffer), .mem_buffer = buffer, .no_alloc = true});
+  const ggml_tensor* custom = ggml_custom_4d(ctx, GGML_TYPE_F32, 1, 1, 1, 1, nullptr, 0,
+                                             &Bridge::ComputeAttention, GGML_N_TASKS_MAX, hook);
+  node->op = custom->op;
+  std::memcpy(node->op_params, custom->op_params, sizeof(node->op_params));
+  ggml_free(ctx);
+}
+
+void Bridge::RestoreNode(ggml_tensor* node) {
+  const LayerHook* hook = HookOf(node);
+  if (hook == nullptr) return;
+  node->op = GGML_OP_FLASH_ATTN_EXT;
+  std::memcpy(node->op_params, hook->flash_params.data(), sizeof(node->op_params));
+}
+
+void Bridge::ComputeAttention(ggml_tensor* node, int thread, int, void* hook) {
+  auto* layer_hook = static_cast<LayerHook*>(hook);
+  layer_hook->bridge->AttendLayer(*layer_hook, node, static_cast<size_t>(thread));
+}
+
+void Bridge::AttendLayer(LayerHook& hook, const ggml_tensor* node, size_t thread) {
+  // More threads than announced have no scratch; the others take their work.
+  if (thread >= scratch_.size()) return;
+  const ggml_tensor* sinks = node->src[4];
+  const UbatchTensors tensors{
+      .q = RowsOf<float>(node->src[0]),
+      .k = RowsOf<uint16_t>(node->src[1]),
+      .v = RowsOf<uint16_t>(node->src[2]),
+      // The output's dimensions are (element, head, token).
+      .out = {.data = static_cast<float*>(node->data),
+              .token_stride = node->nb[2] / sizeof(float),
+              .head_stride = node->nb[1] / sizeof(float)},
+      .sinks = sinks != nullptr ? static_cast<const float*>(sinks->data) : nullptr,
+      .scale = hook.scale,
+      .softcap = hook.softcap};
+  const LayerShape& shape = shape_.layers[hook.layer];
+  const size_t item_tokens = TokensPerWorkItem(shape);
+  size_t first_item = 0;  // of the segment
+  size_t item = hook.next_item.fetch_add(1, std::memory_order_relaxed);
+  for (const Segment& segment : segments_) {
+    const size_t n_tokens = segment.rows.size();
+    const size_t n_blocks = (n_tokens + item_tokens - 1) / item_tokens;
+    const size_t end_item = first_item + n_blocks * shape.n_kv_head;
+    while (item < end_item) {
+      const size_t kv_head = (item - first_item) / n_blocks;
+      const size_t first = (item - first_item) % n_blocks * item_tokens;
+      attend_(segment, hook.layer, kv_head, first, std::min(item_tokens, n_tokens - first), tensors,
+              scratch_[thread]);
+      item = hook.next_item.fetch_add(1, std::memory_order_relaxed);
+    }
+    first_item = end_item;
+  }
+}
+
+Status Bridge::BuildSegments(const Ubatch& ubatch) {
+  segments_.resize(ubatch.memories.size());
+  for (size_t i = 0; i < segments_.size(); ++i) {
+    segments_[i].memory = &ubatch.memories[i]->impl();
+    segments_[i].rows.clear();
+    segments_[i].runs.clear();
+    segments_[i].causal = ubatch.causal;
+  }
+  for (size_t row = 0; row < ubatch.tokens.size(); ++row) {
+    segments_[ubatch.tokens[row].memory].AddRow(static_cast<uint32_t>(row));
+  }
+  for (const Segment& segment : segments_) {
+    if (segment.memory->shape() != shape_) {
+      return InvalidArgument("the conversation's cache was made for another model");
+    }
+    const uint64_t limit = std::numeric_limits<uint32_t>::max();
+    if (segment.memory->tokens_seen() + segment.rows.size() > limit) {
+      return ResourceExhausted("a conversation cannot be longer than 2^32 tokens");
+    }
+  }
+  return OkStatus();
+}
+
+llama_batch Bridge::FillBatch(const Ubatch& ubatch) {
+  const size_t n = ubatch.tokens.size();
+  const bool embeddings = !ubatch.embeddings.empty();
+  const size_t n_position = embeddings ? ubatch.n_position : 1;
+  tokens_.resize(n);
+  positions_.resize(n * n_position);
+  n_seq_id_.assign(n, 1);
+  seq_id_.resize(n);
+  seq_id_rows_.resize(n);
+  output_.resize(n);
+  for (size_t i = 0; i < n; ++i) {
+    const UbatchToken& token = ubatch.tokens[i];
+    tokens_[i] = token.token;
+    seq_id_[i] = static_cast<llama_seq_id>(token.memory);
+    seq_id_rows_[i] = &seq_id_[i];
+    output_[i] = token.output ? 1 : 0;
+    for (size_t c = 0; c < n_position; ++c) positions_[c * n + i] = token.position[c];
+  }
+  // llama_decode does not write to the embeddings.
+  return {.n_tokens = static_cast<int32_t>(n),
+          .token = embeddings ? nullptr : tokens_.data(),
+          .embd = embeddings ? const_cast<float*>(ubatch.embeddings.data()) : nullptr,
+          .pos = positions_.data(),
+          .n_seq_id = n_seq_id_.data(),
+          .seq_id = seq_id_rows_.data(),
+          .logits = output_.data()};
+}
+
+Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch) {
+  if (ubatch.tokens.empty() || ubatch.tokens.size() > llama_n_ubatch(ctx)) {
+    return InvalidArgument(fmt::format("a ubatch of {} tokens does not fit the context's {}",
+                                       ubatch.tokens.size(), llama_n_ubatch(ctx)));
+  }
+  if (ubatch.memories.size() > llama_max_parallel_sequences()) {
+    return InvalidArgument(fmt::format("llama.cpp decodes at most {} sequences at once",
+                                       llama_max_parallel_sequences()));
+  }
+  RKV_RETURN_IF_ERROR(BuildSegments(ubatch));
+  const int n_threads = std::max(llama_n_threads(ctx), llama_n_threads_batch(ctx));
+  if (scratch_.size() != static_cast<size_t>(n_threads)) {
+    scratch_.resize(static_cast<size_t>(n_threads));
+    for (AttentionScratch& scratch : scratch_) scratch.Resize(shape_);
+  }
+  for (const auto& hook : hooks_) {
+    hook->next_item.store(0, std::memory_order_relaxed);
+    hook->rewritten = false;
+  }
+  rewrite_error_ = OkStatus();
+  for (const Segment& segment : segments_) segment.memory->BeginAppend(segment.rows.size());
+
+  llama_memory_clear(llama_get_memory(ctx), false);
+  decoding_ = true;
+  const int rc = llama_decode(ctx, FillBatch(ubatch));
+  llama_synchronize(ctx);
+  decoding_ = false;
+
+  Status status = rewrite_error_;
+  if (rc == 2) {
+    status = Cancelled("decoding was aborted");
+  } else if (rc != 0) {
+    status = Internal(fmt::format("llama_decode failed with {}", rc));
+  } else if (status.ok() && !std::ranges::all_of(hooks_, [](auto& h) { return h->rewritten; })) {
+    status = Internal("the compute graph lacked an attention layer it had before");
+  }
+  for (const Segment& segment : segments_) {
+    if (status.ok()) {
+      segment.memory->CommitAppend();
+    } else {
+      segment.memory->AbortAppend();
+    }
+  }
+  return status;
+}
+
+}  // namespace rkv

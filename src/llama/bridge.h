@@ -1,0 +1,113 @@
+// Attaches our cache to a stock llama_context: every attention node of its compute graph is
+// rewritten, before it runs, into a custom operation that reads our Memory instead of llama.cpp's
+// own KV cache, which only ever holds the current ubatch. docs/decisions/001 tells why and how.
+#ifndef RETENTIVEKV_LLAMA_BRIDGE_H_
+#define RETENTIVEKV_LLAMA_BRIDGE_H_
+
+#include <llama.h>
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cache/ubatch_attention.h"
+#include "retentivekv/memory.h"
+#include "retentivekv/status.h"
+
+namespace rkv {
+
+// One token (or embedding) of a ubatch.
+struct UbatchToken {
+  size_t memory = 0;        // index into Ubatch::memories
+  llama_token token = 0;    // unused for embeddings
+  // Position; M-RoPE embeddings use all four (t, row, column, 0), everything else only the first.
+  std::array<llama_pos, 4> position = {};
+  bool output = false;      // compute logits
+};
+
+// What one llama_decode computes. The tokens of a Memory are in their order in the conversation;
+// tokens of different Memories may be mixed.
+struct Ubatch {
+  std::vector<Memory*> memories;
+  std::vector<UbatchToken> tokens;
+  std::vector<float> embeddings;      // [tokens, n_embd] instead of token ids, if not empty
+  size_t n_position = 1;              // position components of embeddings: 1 or 4
+  bool causal = true;                 // false: all tokens of a Memory see each other
+
+  void Clear();
+};
+
+// Replaces the attention of one work item, for tests that compare with a reference.
+using AttendFunction = void (*)(const Segment&, size_t layer, size_t kv_head, size_t first_token,
+                                size_t n_tokens, const UbatchTensors&, AttentionScratch&);
+
+// Outside of Decode() the context behaves as stock llama.cpp's, with its small KV cache. Not
+// thread-safe; one Decode() at a time. Must outlive its llama_context.
+class Bridge {
+ public:
+  Bridge();
+  ~Bridge();
+  Bridge(const Bridge&) = delete;
+  Bridge& operator=(const Bridge&) = delete;
+
+  // Sets what a context needs for the bridge to work: the callback, flash attention, attention on
+  // the CPU, and a KV cache of one ubatch. Keeps n_ubatch, threads, RoPE and the rest.
+  void Prepare(llama_context_params& params);
+
+  // Runs one token through the untouched graph to learn the shape of every attention layer.
+  // kUnsupported, with the reason, for a graph that the bridge cannot serve.
+  Result<MemoryShape> Probe(llama_context* ctx);
+
+  // Decodes a ubatch; logits are then in the context, as after llama_decode. On an error nothing
+  // has been added to any Memory. REQUIRES: Probe() succeeded and all Memories have its shape; at
+  // most n_ubatch tokens, at least one.
+  Status Decode(llama_context* ctx, const Ubatch& ubatch);
+
+  void set_attend_for_test(AttendFunction attend) { attend_ = attend; }
+
+ private:
+  class GraphProbe;
+  // What the custom operation of one layer needs; its address is the node's userdata.
+  struct LayerHook {
+    Bridge* bridge = nullptr;
+    size_t layer = 0;
+    float scale = 1.0f;
+    float softcap = 0.0f;
+    std::array<int32_t, 16> flash_params = {};  // op_params of the node before it was rewritten
+    std::atomic<size_t> next_item{0};           // work items are handed out dynamically
+    bool rewritten = false;                     // in the current decode
+  };
+
+  static bool OnNode(ggml_tensor* node, bool ask, void* self);
+  static void ComputeAttention(ggml_tensor* node, int thread, int n_threads, void* hook);
+  LayerHook* HookOf(const ggml_tensor* node);
+  void RewriteNode(ggml_tensor* node);
+  void RestoreNode(ggml_tensor* node);
+  void AttendLayer(LayerHook& hook, const ggml_tensor* node, size_t thread);
+  Status BuildSegments(const Ubatch& ubatch);
+  llama_batch FillBatch(const Ubatch& ubatch);
+
+  AttendFunction attend_ = AttendSegment;
+  std::unique_ptr<GraphProbe> probe_;  // while Probe() runs
+  bool decoding_ = false;              // while Decode() runs
+  MemoryShape shape_;
+  std::vector<int> layer_of_cache_;                // llama's layer index -> ours, or -1
+  std::vector<std::unique_ptr<LayerHook>> hooks_;  // [layer]
+  std::vector<Segment> segments_;                  // of the current decode
+  std::vector<AttentionScratch> scratch_;          // [thread]
+  Status rewrite_error_;                           // of the current decode
+
+  // The arrays behind llama_batch.
+  std::vector<llama_token> tokens_;
+  std::vector<llama_pos> positions_;
+  std::vector<int32_t> n_seq_id_;
+  std::vector<llama_seq_id> seq_id_;
+  std::vector<llama_seq_id*> seq_id_rows_;
+  std::vector<int8_t> output_;
+};
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_LLAMA_BRIDGE_H_

@@ -1,0 +1,152 @@
+#include "llama/media.h"
+
+#include <fmt/format.h>
+#include <mtmd-helper.h>
+#include <mtmd.h>
+
+#include "llama/log.h"
+
+// Only the header parser is used, to refuse pictures before they are decoded.
+#define STB_IMAGE_STATIC
+#define STB_IMAGE_IMPLEMENTATION
+#define STBI_NO_STDIO
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#include <stb_image.h>
+#pragma GCC diagnostic pop
+
+namespace rkv {
+
+namespace {
+
+// Decoding and resizing take some twenty bytes a pixel; vision towers see far fewer pixels anyway.
+constexpr int64_t kMaxPixels = 64 * 1000 * 1000;
+
+Status CheckPictureSize(std::string_view bytes, std::string_view name) {
+  int width = 0;
+  int height = 0;
+  int channels = 0;
+  const auto* data = reinterpret_cast<const stbi_uc*>(bytes.data());
+  if (stbi_info_from_memory(data, static_cast<int>(bytes.size()), &width, &height, &channels) == 0) {
+    return OkStatus();  // Not a picture that stb knows: perhaps audio.
+  }
+  if (static_cast<int64_t>(width) * height > kMaxPixels) {
+    return BadFile(fmt::format("'{}' has {} x {} pixels; at most {} million are accepted, so scale "
+                               "it down first",
+                               name, width, height, kMaxPixels / 1000000));
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+std::string_view MediaMarker() { return mtmd_default_marker(); }
+
+Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view bytes,
+                                          std::string_view name) {
+  if (model.vision() == nullptr) {
+    return InvalidArgument(fmt::format(
+        "'{}' cannot be read: the model has no vision or audio part; pass its --mmproj file", name));
+  }
+  if (bytes.size() > static_cast<size_t>(std::numeric_limits<int>::max())) {
+    return BadFile(fmt::format("'{}' is larger than 2 GiB", name));
+  }
+  RKV_RETURN_IF_ERROR(CheckPictureSize(bytes, name));
+  const LlamaErrorLog log;
+  const mtmd_helper_bitmap_wrapper decoded = mtmd_helper_bitmap_init_from_buf(
+      model.vision(), reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), false,
+      mtmd_helper_init_opt_default());
+  LlamaPtr<mtmd_bitmap> bitmap(decoded.bitmap);
+  if (decoded.video_ctx != nullptr) {
+    mtmd_helper_video_free(decoded.video_ctx);
+    return Unsupported(fmt::format("'{}' is a video; pass pictures or audio", name));
+  }
+  if (bitmap == nullptr) {
+    return BadFile(fmt::format(
+        "'{}' is not a readable picture (PNG, JPEG, BMP, GIF) or audio file (WAV, MP3, FLAC)",
+        name));
+  }
+  const bool audio = mtmd_bitmap_is_audio(bitmap.get());
+  if (audio ? !mtmd_support_audio(model.vision()) : !mtmd_support_vision(model.vision())) {
+    return InvalidArgument(
+        fmt::format("'{}' is {}, which this model does not take", name, audio ? "audio" : "a picture"));
+  }
+  return bitmap;
+}
+
+Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_view text,
+                                                const std::vector<LlamaPtr<mtmd_bitmap>>& media,
+                                                bool add_special) {
+  std::vector<PromptChunk> chunks;
+  if (media.empty()) {
+    PromptChunk chunk;
+    chunk.tokens = model.Tokenize(text, add_special);
+    chunk.n_tokens = chunk.tokens.size();
+    chunk.n_positions = static_cast<llama_pos>(chunk.n_tokens);
+    if (chunk.n_tokens > 0) chunks.push_back(std::move(chunk));
+    return chunks;
+  }
+  const mtmd_input_text input{.text = text.data(),
+                              .text_len = text.size(),
+                              .add_special = add_special,
+                              .parse_special = true};
+  std::vector<const mtmd_bitmap*> bitmaps;
+  for (const auto& bitmap : media) bitmaps.push_back(bitmap.get());
+  const LlamaPtr<mtmd_input_chunks> split(mtmd_input_chunks_init());
+  const LlamaErrorLog log;
+  const int rc =
+      mtmd_tokenize(model.vision(), split.get(), &input, bitmaps.data(), bitmaps.size());
+  if (rc == 1) {
+    return InvalidArgument(fmt::format("the text has another number of '{}' than there are files",
+                                       MediaMarker()));
+  }
+  if (rc != 0) return BadFile(fmt::format("cannot prepare the picture or audio{}", log.Reason()));
+  for (size_t i = 0; i < mtmd_input_chunks_size(split.get()); ++i) {
+    const mtmd_input_chunk* part = mtmd_input_chunks_get(split.get(), i);
+    PromptChunk chunk;
+    chunk.n_tokens = mtmd_input_chunk_get_n_tokens(part);
+    chunk.n_positions = mtmd_input_chunk_get_n_pos(part);
+    if (mtmd_input_chunk_get_type(part) == MTMD_INPUT_CHUNK_TYPE_TEXT) {
+      size_t n = 0;
+      const llama_token* tokens = mtmd_input_chunk_get_tokens_text(part, &n);
+      chunk.tokens.assign(tokens, tokens + n);
+    } else {
+      chunk.media.reset(mtmd_input_chunk_copy(part));
+      chunk.causal = !mtmd_decode_use_non_causal(model.vision(), part);
+    }
+    if (chunk.n_tokens > 0) chunks.push_back(std::move(chunk));
+  }
+  return chunks;
+}
+
+Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& chunk) {
+  const LlamaErrorLog log;
+  const int rc = mtmd_encode_chunk(model.vision(), chunk.media.get());
+  const float* embeddings = rc == 0 ? mtmd_get_output_embd(model.vision()) : nullptr;
+  if (embeddings == nullptr) {
+    return Internal(fmt::format("the vision encoder failed{}", log.Reason()));
+  }
+  const auto width = static_cast<size_t>(llama_model_n_embd_inp(model.llama()));
+  return std::vector<float>(embeddings, embeddings + chunk.n_tokens * width);
+}
+
+std::vector<std::array<llama_pos, 4>> MediaPositions(const Model& model, const PromptChunk& chunk,
+                                                     llama_pos first) {
+  std::vector<std::array<llama_pos, 4>> positions(chunk.n_tokens);
+  const mtmd_image_tokens* image = mtmd_input_chunk_get_tokens_image(chunk.media.get());
+  for (size_t i = 0; i < positions.size(); ++i) {
+    const llama_pos next = first + static_cast<llama_pos>(i);
+    if (!model.uses_mrope()) {
+      positions[i] = {next, 0, 0, 0};
+    } else if (image == nullptr) {  // Audio runs along one axis.
+      positions[i] = {next, next, next, 0};
+    } else {
+      const mtmd_decoder_pos p = mtmd_image_tokens_get_decoder_pos(image, first, i);
+      positions[i] = {static_cast<llama_pos>(p.t), static_cast<llama_pos>(p.y),
+                      static_cast<llama_pos>(p.x), static_cast<llama_pos>(p.z)};
+    }
+  }
+  return positions;
+}
+
+}  // namespace rkv

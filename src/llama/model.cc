@@ -1,0 +1,199 @@
+#include "llama/model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "base/bytes.h"
+#include "llama/log.h"
+
+namespace rkv {
+
+namespace {
+
+constexpr int kSampledBlocks = 64;
+constexpr size_t kBlockBytes = 4096;
+
+// llama.cpp says little about what is wrong with a file, so what can be told is told here first.
+Status CheckGgufFile(const std::string& path, std::string_view what) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) {
+    return BadFile(fmt::format("{} '{}' does not exist", what, path));
+  }
+  if (std::filesystem::is_directory(path, error)) {
+    return BadFile(fmt::format("{} '{}' is a directory; pass the GGUF file in it", what, path));
+  }
+  std::ifstream file(path, std::ios::binary);
+  char magic[4] = {};
+  if (!file.read(magic, sizeof(magic)) || std::string_view(magic, 4) != "GGUF") {
+    return BadFile(fmt::format("{} '{}' is not a readable GGUF file", what, path));
+  }
+  return OkStatus();
+}
+
+// Different weights differ almost everywhere, so samples tell them apart without reading gigabytes.
+uint64_t FileFingerprint(const std::string& path) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const auto size = static_cast<uint64_t>(file.tellg());
+  uint64_t hash = size;
+  std::string block(kBlockBytes, '\0');
+  for (int i = 0; i < kSampledBlocks; ++i) {
+    file.clear();
+    file.seekg(static_cast<std::streamoff>(size / kSampledBlocks * static_cast<uint64_t>(i)));
+    file.read(block.data(), static_cast<std::streamsize>(block.size()));
+    hash = Hash64(std::string_view(block.data(), static_cast<size_t>(file.gcount())), hash);
+  }
+  return hash;
+}
+
+void InitBackends() {
+  static const bool once = [] {
+    CaptureLlamaLogs();
+    ggml_backend_load_all();
+    llama_backend_init();
+    return true;
+  }();
+  (void)once;
+}
+
+}  // namespace
+
+Status CheckServable(const llama_model* model, int n_ctx) {
+  const int n_swa = llama_model_n_swa(model);
+  if (llama_model_is_recurrent(model)) {
+    return Unsupported("the model is recurrent: it has a state instead of a KV cache");
+  }
+  if (llama_model_is_hybrid(model)) {
+    return Unsupported("the model is a hybrid of attention and recurrent layers");
+  }
+  if (llama_model_is_diffusion(model)) return Unsupported("the model is a diffusion model");
+  if (llama_model_has_encoder(model)) return Unsupported("the model has a text encoder");
+  if (!llama_model_has_decoder(model)) return Unsupported("the model does not generate text");
+  if (n_swa > 0 && n_ctx > n_swa) {
+    return Unsupported(fmt::format(
+        "the model has sliding-window attention over {} tokens; it can be served where the window "
+        "never closes: -c {} or less",
+        n_swa, n_swa));
+  }
+  return OkStatus();
+}
+
+Result<std::unique_ptr<Model>> Model::Load(const ModelOptions& options,
+                                           const LoadProgress& progress) {
+  InitBackends();
+  RKV_RETURN_IF_ERROR(CheckGgufFile(options.model_path, "model"));
+  if (!options.mmproj_path.empty()) {
+    RKV_RETURN_IF_ERROR(CheckGgufFile(options.mmproj_path, "mmproj"));
+  }
+  std::unique_ptr<Model> model(new Model(options));
+  RKV_RETURN_IF_ERROR(model->LoadWeights(progress));
+  RKV_RETURN_IF_ERROR(model->MakeContext());
+  if (!options.mmproj_path.empty()) RKV_RETURN_IF_ERROR(model->LoadVision());
+  model->fingerprint_ = FileFingerprint(options.model_path);
+  return model;
+}
+
+Status Model::LoadWeights(const LoadProgress& progress) {
+  llama_model_params params = llama_model_default_params();
+  params.n_gpu_layers = options_.n_gpu_layers;
+  if (progress) {
+    params.progress_callback = [](float fraction, void* user_data) {
+      (*static_cast<const LoadProgress*>(user_data))(static_cast<double>(fraction));
+      return true;
+    };
+    params.progress_callback_user_data = const_cast<LoadProgress*>(&progress);
+  }
+  const LlamaErrorLog log;
+  model_.reset(llama_model_load_from_file(options_.model_path.c_str(), params));
+  if (model_ == nullptr) {
+    return BadFile(fmt::format("cannot load model '{}'{}", options_.model_path, log.Reason()));
+  }
+  n_ctx_ = options_.n_ctx > 0 ? options_.n_ctx : llama_model_n_ctx_train(model_.get());
+  const Status servable = CheckServable(model_.get(), n_ctx_);
+  if (!servable.ok()) {
+    return Unsupported(
+        fmt::format("cannot serve model '{}': {}", options_.model_path, servable.message()));
+  }
+  return OkStatus();
+}
+
+Status Model::MakeContext() {
+  llama_context_params params = llama_context_default_params();
+  const auto cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  params.n_threads = options_.n_threads > 0 ? options_.n_threads : cores;
+  params.n_threads_batch = params.n_threads;
+  params.n_ubatch = static_cast<uint32_t>(options_.n_ubatch);
+  params.n_seq_max = static_cast<uint32_t>(options_.n_seq_max);
+  params.no_perf = true;
+  bridge_.Prepare(params);
+  const LlamaErrorLog log;
+  context_.reset(llama_init_from_model(model_.get(), params));
+  if (context_ == nullptr) {
+    return Internal(fmt::format("cannot make a context for '{}'{}", options_.model_path,
+                                log.Reason()));
+  }
+  Result<MemoryShape> shape = bridge_.Probe(context_.get());
+  if (!shape.ok()) {
+    return Status(shape.status().code(), fmt::format("cannot serve model '{}': {}",
+                                                     options_.model_path, shape.status().message()));
+  }
+  shape_ = *std::move(shape);
+  return OkStatus();
+}
+
+Status Model::LoadVision() {
+  mtmd_context_params params = mtmd_context_params_default();
+  params.use_gpu = options_.n_gpu_layers != 0;
+  params.n_threads = llama_n_threads(context_.get());
+  params.print_timings = false;
+  params.warmup = false;
+  params.image_min_tokens = options_.image_min_tokens;
+  params.image_max_tokens = options_.image_max_tokens;
+  const LlamaErrorLog log;
+  vision_.reset(mtmd_init_from_file(options_.mmproj_path.c_str(), model_.get(), params));
+  if (vision_ == nullptr) {
+    return BadFile(fmt::format("cannot use mmproj '{}' with model '{}'{}", options_.mmproj_path,
+                               options_.model_path, log.Reason()));
+  }
+  return OkStatus();
+}
+
+bool Model::uses_mrope() const { return vision_ != nullptr && mtmd_decode_use_mrope(vision_.get()); }
+
+std::string Model::Description() const {
+  char text[256] = {};
+  llama_model_desc(model_.get(), text, sizeof(text));
+  return text;
+}
+
+std::vector<llama_token> Model::Tokenize(std::string_view text, bool add_special) const {
+  const auto size = static_cast<int32_t>(text.size());
+  std::vector<llama_token> tokens(text.size() + 2);
+  int32_t n = llama_tokenize(vocab(), text.data(), size, tokens.data(),
+                             static_cast<int32_t>(tokens.size()), add_special, true);
+  if (n < 0) {
+    tokens.resize(static_cast<size_t>(-n));
+    n = llama_tokenize(vocab(), text.data(), size, tokens.data(),
+                       static_cast<int32_t>(tokens.size()), add_special, true);
+  }
+  tokens.resize(static_cast<size_t>(std::max(n, 0)));
+  return tokens;
+}
+
+std::string Model::TokenText(llama_token token, bool special) const {
+  std::string text(64, '\0');
+  int32_t n = llama_token_to_piece(vocab(), token, text.data(), static_cast<int32_t>(text.size()),
+                                   0, special);
+  if (n < 0) {
+    text.resize(static_cast<size_t>(-n));
+    n = llama_token_to_piece(vocab(), token, text.data(), static_cast<int32_t>(text.size()), 0,
+                             special);
+  }
+  text.resize(static_cast<size_t>(std::max(n, 0)));
+  return text;
+}
+
+}  // namespace rkv

@@ -1,0 +1,94 @@
+// A loaded model: weights, vocabulary, vision, one small context, and the bridge inside it.
+#ifndef RETENTIVEKV_LLAMA_MODEL_H_
+#define RETENTIVEKV_LLAMA_MODEL_H_
+
+#include <llama.h>
+#include <mtmd.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "llama/bridge.h"
+#include "retentivekv/status.h"
+
+namespace rkv {
+
+struct ModelOptions {
+  std::string model_path;
+  std::string mmproj_path;    // empty: no pictures or audio
+  int n_ctx = 0;              // longest conversation in positions; 0: what the model was trained for
+  int n_ubatch = 512;         // tokens per llama_decode
+  int n_threads = 0;          // 0: all cores
+  int n_gpu_layers = -1;      // negative: all
+  int image_min_tokens = -1;  // visual tokens per picture; -1: the model's own limits
+  int image_max_tokens = -1;
+  int n_seq_max = 1;          // conversations decoded at once
+};
+
+// Fraction of loading that is done, 0 to 1.
+using LoadProgress = std::function<void(double fraction)>;
+
+struct LlamaDeleter {
+  void operator()(llama_model* p) const { llama_model_free(p); }
+  void operator()(llama_context* p) const { llama_free(p); }
+  void operator()(llama_sampler* p) const { llama_sampler_free(p); }
+  void operator()(mtmd_context* p) const { mtmd_free(p); }
+  void operator()(mtmd_bitmap* p) const { mtmd_bitmap_free(p); }
+  void operator()(mtmd_input_chunk* p) const { mtmd_input_chunk_free(p); }
+  void operator()(mtmd_input_chunks* p) const { mtmd_input_chunks_free(p); }
+};
+template <typename T>
+using LlamaPtr = std::unique_ptr<T, LlamaDeleter>;
+
+// kUnsupported, with the reason, for a model that this cache cannot serve in conversations of up to
+// `n_ctx` positions, as far as its metadata tell; Bridge::Probe() finds the rest.
+Status CheckServable(const llama_model* model, int n_ctx);
+
+class Model {
+ public:
+  // Fails with kBadFile for missing, broken and mismatched files, kUnsupported for models that
+  // cannot be served (CheckServable, Bridge::Probe).
+  static Result<std::unique_ptr<Model>> Load(const ModelOptions& options,
+                                             const LoadProgress& progress);
+
+  llama_model* llama() const { return model_.get(); }
+  llama_context* context() const { return context_.get(); }
+  const llama_vocab* vocab() const { return llama_model_get_vocab(model_.get()); }
+  mtmd_context* vision() const { return vision_.get(); }  // null without an mmproj
+  Bridge& bridge() { return bridge_; }
+  const MemoryShape& shape() const { return shape_; }
+  const ModelOptions& options() const { return options_; }
+  int n_ctx() const { return n_ctx_; }  // longest conversation in positions
+  bool uses_mrope() const;
+
+  // Identifies the weights: a hash over samples of the model file.
+  uint64_t fingerprint() const { return fingerprint_; }
+  std::string Description() const;  // e.g. "qwen2vl 1B Q4_0"
+
+  // REQUIRES: valid UTF-8 is not required; special tokens in the text are recognised.
+  std::vector<llama_token> Tokenize(std::string_view text, bool add_special) const;
+  // The bytes that a token stands for; special tokens as text if `special`.
+  std::string TokenText(llama_token token, bool special) const;
+
+ private:
+  explicit Model(const ModelOptions& options) : options_(options) {}
+  Status LoadWeights(const LoadProgress& progress);
+  Status MakeContext();
+  Status LoadVision();
+
+  ModelOptions options_;
+  Bridge bridge_;  // before context_: it must outlive it
+  LlamaPtr<llama_model> model_;
+  LlamaPtr<llama_context> context_;
+  LlamaPtr<mtmd_context> vision_;
+  MemoryShape shape_;
+  int n_ctx_ = 0;
+  uint64_t fingerprint_ = 0;
+};
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_LLAMA_MODEL_H_
