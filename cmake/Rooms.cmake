@@ -23,7 +23,17 @@ function(rkv_test name)
   cmake_parse_arguments(ARG "" "" "LIBS" ${ARGN})
   add_executable(${name} ${ARG_UNPARSED_ARGUMENTS})
   target_link_libraries(${name} PRIVATE rkv_internal ${ARG_LIBS} GTest::gtest_main)
+  rkv_test_paths(${name})
   gtest_discover_tests(${name} TEST_PREFIX "${name}." DISCOVERY_TIMEOUT 60
-    PROPERTIES TIMEOUT 900 FIXTURES_REQUIRED models
-    ENVIRONMENT "RKV_TEST_MODELS=${PROJECT_BINARY_DIR}/models;RKV_SOURCE_DIR=${PROJECT_SOURCE_DIR};RKV_BINARY=$<TARGET_FILE:rkv>")
+    PROPERTIES TIMEOUT 900 FIXTURES_REQUIRED models)
+endfunction()
+
+# Tells a test where things are.
+function(rkv_test_paths name)
+  target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+  target_compile_definitions(${name} PRIVATE
+    RKV_TEST_MODELS="${PROJECT_BINARY_DIR}/models"
+    RKV_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
+    RKV_BINARY_DIR="${PROJECT_BINARY_DIR}"
+    RKV_LLAMA_DIR="${RETENTIVEKV_LLAMA_DIR}")
 endfunction()

@@ -135,6 +135,10 @@ void Memory::Impl::CommitAppend() {
   for (ExactStore& store : stores_) store.Commit(n_staged_);
   tokens_seen_ += n_staged_;
   n_staged_ = 0;
+  EnforceBudget();
+}
+
+void Memory::Impl::EnforceBudget() {
   const size_t limit = TokensThatFit(BudgetBytes(tokens_seen_));
   if (limit == ExactStore::kUnlimited) return;
   EvictDownTo(limit);
@@ -154,6 +158,7 @@ void Memory::Impl::Truncate(uint64_t n_tokens) {
     store.Remove(slots);
   }
   tokens_seen_ = n_tokens;
+  EnforceBudget();  // A share of fewer tokens is less.
 }
 
 void Memory::Impl::Attend(size_t layer, size_t kv_head, const HeadShape& head,

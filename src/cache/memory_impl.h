@@ -27,7 +27,7 @@ class Memory::Impl {
 
   void BeginAppend(size_t n);
   void Stage(size_t layer, size_t kv_head, size_t i, const uint16_t* k, const uint16_t* v) {
-    store(layer, kv_head).Stage(i, k, v, static_cast<uint32_t>(tokens_seen_ + i));
+    mutable_store(layer, kv_head).Stage(i, k, v, static_cast<uint32_t>(tokens_seen_ + i));
   }
   void CommitAppend();
   void AbortAppend() { n_staged_ = 0; }
@@ -37,21 +37,23 @@ class Memory::Impl {
   void Attend(size_t layer, size_t kv_head, const HeadShape& head, const QueryBlock& queries,
               const SoftmaxState& state, float* scratch) const;
 
+  const ExactStore& store(size_t layer, size_t kv_head) const {
+    return stores_[first_store_[layer] + kv_head];
+  }
+
   void Save(ByteWriter& writer) const;
   void set_tokens_seen(uint64_t n) { tokens_seen_ = n; }
   bool LoadTokens(ByteReader& reader);
 
  private:
-  ExactStore& store(size_t layer, size_t kv_head) {
-    return stores_[first_store_[layer] + kv_head];
-  }
-  const ExactStore& store(size_t layer, size_t kv_head) const {
+  ExactStore& mutable_store(size_t layer, size_t kv_head) {
     return stores_[first_store_[layer] + kv_head];
   }
 
   uint64_t BudgetBytes(uint64_t tokens_seen) const;  // kNoLimit without a budget
   uint64_t BytesFor(size_t tokens_per_head) const;
   size_t TokensThatFit(uint64_t bytes) const;
+  void EnforceBudget();
   void EvictDownTo(size_t tokens_per_head);
   uint64_t FixedBytes() const;
 

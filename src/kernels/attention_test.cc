@@ -91,7 +91,7 @@ std::vector<double> Reference(const Problem& p, size_t query, bool masked, bool 
 }
 
 // Runs the kernel with the tokens fed in one or in several spans.
-std::vector<float> Run(const Problem& p, bool masked, bool with_sink, size_t span_tokens) {
+std::vector<float> RunKernel(const Problem& p, bool masked, bool with_sink, size_t span_tokens) {
   const size_t d_v = p.shape.d_v;
   std::vector<float> acc(p.n_queries * d_v), max(p.n_queries), sum(p.n_queries);
   std::vector<float> scratch(AttentionScratchFloats(p.shape.d_k, d_v),
@@ -121,7 +121,7 @@ std::vector<float> Run(const Problem& p, bool masked, bool with_sink, size_t spa
 }
 
 void ExpectNearReference(const Problem& p, bool masked, bool with_sink, size_t span_tokens) {
-  const std::vector<float> out = Run(p, masked, with_sink, span_tokens);
+  const std::vector<float> out = RunKernel(p, masked, with_sink, span_tokens);
   for (size_t i = 0; i < p.n_queries; ++i) {
     const std::vector<double> expected = Reference(p, i, masked, with_sink);
     for (size_t j = 0; j < p.shape.d_v; ++j) {
@@ -174,14 +174,14 @@ TEST(AttentionTest, OneQueryGivesTheSameBitsAloneAndInABlock) {
   ForEachTarget([] {
     Random random(3);
     const Problem block = RandomProblem(random, 80, 80, 150, 9);
-    const std::vector<float> together = Run(block, true, false, 150);
+    const std::vector<float> together = RunKernel(block, true, false, 150);
     for (size_t i = 0; i < block.n_queries; ++i) {
       Problem alone = block;
       alone.n_queries = 1;
       alone.q.assign(block.q.begin() + static_cast<ptrdiff_t>(i * 80),
                      block.q.begin() + static_cast<ptrdiff_t>((i + 1) * 80));
       alone.visible = {block.visible[i]};
-      const std::vector<float> single = Run(alone, true, false, 150);
+      const std::vector<float> single = RunKernel(alone, true, false, 150);
       for (size_t j = 0; j < 80; ++j) ASSERT_EQ(single[j], together[i * 80 + j]);
     }
   });
@@ -191,8 +191,8 @@ TEST(AttentionTest, SeeingNothingGivesZeros) {
   Random random(5);
   Problem p = RandomProblem(random, 64, 64, 10, 2);
   p.visible = {0, 0};
-  for (const float x : Run(p, true, false, 10)) EXPECT_EQ(x, 0.0f);
-  for (const float x : Run(p, true, true, 10)) EXPECT_EQ(x, 0.0f);
+  for (const float x : RunKernel(p, true, false, 10)) EXPECT_EQ(x, 0.0f);
+  for (const float x : RunKernel(p, true, true, 10)) EXPECT_EQ(x, 0.0f);
 }
 
 TEST(AttentionTest, HugeLogitsDoNotOverflow) {

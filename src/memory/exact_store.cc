@@ -52,7 +52,8 @@ void ExactStore::Reserve(size_t extra, size_t max_capacity) {
   const size_t wanted = std::max(needed, std::min(needed + slack, max_capacity));
   if (!pages_.empty() && pages_.back().capacity < kPageTokens) {
     const size_t before = (pages_.size() - 1) * kPageTokens;
-    ResizePage(pages_.back(), std::min(kPageTokens, wanted - before), size_ - before);
+    ResizePage(pages_.back(), std::min(kPageTokens, wanted - before),
+               size_ > before ? size_ - before : 0);
   }
   pages_.reserve((wanted + kPageTokens - 1) / kPageTokens);
   while (capacity_ < wanted) {

@@ -1,0 +1,287 @@
+#include "retentivekv/memory.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <vector>
+
+#include "base/f16.h"
+#include "base/random.h"
+
+namespace rkv {
+namespace {
+
+// Two layers of different shapes: grouped queries, and K and V of different sizes.
+MemoryShape TestShape() {
+  return {.layers = {{.n_head = 4, .n_kv_head = 2, .d_k = 32, .d_v = 32},
+                     {.n_head = 3, .n_kv_head = 3, .d_k = 16, .d_v = 24}}};
+}
+
+MemoryOptions Options(const std::string& policy, const std::string& budget = "100%") {
+  return {.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)};
+}
+
+// The K (salt 1) or V (salt 2) row of a token: random, but a function of where it is.
+std::vector<uint16_t> Row(size_t layer, size_t head, uint64_t token, size_t n, uint64_t salt) {
+  Random random((layer * 1000 + head) * 1000000 + token * 10 + salt);
+  std::vector<uint16_t> row(n);
+  for (uint16_t& x : row) x = F16FromF32(static_cast<float>(random.NextGaussian()));
+  return row;
+}
+
+void Append(Memory& memory, size_t n) {
+  const uint64_t first = memory.tokens_seen();
+  memory.BeginAppend(n);
+  for (size_t l = 0; l < memory.shape().layers.size(); ++l) {
+    const LayerShape& layer = memory.shape().layers[l];
+    for (size_t h = 0; h < layer.n_kv_head; ++h) {
+      for (size_t i = 0; i < n; ++i) {
+        memory.Stage(l, h, i, Row(l, h, first + i, layer.d_k, 1).data(),
+                     Row(l, h, first + i, layer.d_v, 2).data());
+      }
+    }
+  }
+  memory.CommitAppend();
+}
+
+std::vector<float> Query(size_t d_k) {
+  Random random(99);
+  std::vector<float> q(d_k);
+  for (float& x : q) x = static_cast<float>(random.NextGaussian());
+  return q;
+}
+
+// Double-precision attention over an explicit list of tokens.
+std::vector<double> Reference(const LayerShape& layer, size_t l, size_t h,
+                              const std::vector<uint64_t>& tokens) {
+  const std::vector<float> q = Query(layer.d_k);
+  std::vector<double> out(layer.d_v, 0.0);
+  double sum = 0;
+  for (const uint64_t token : tokens) {
+    const std::vector<uint16_t> k = Row(l, h, token, layer.d_k, 1);
+    const std::vector<uint16_t> v = Row(l, h, token, layer.d_v, 2);
+    double logit = 0;
+    for (size_t i = 0; i < layer.d_k; ++i) {
+      logit += static_cast<double>(q[i]) * static_cast<double>(F32FromF16(k[i]));
+    }
+    const double weight = std::exp(0.25 * logit);
+    sum += weight;
+    for (size_t i = 0; i < layer.d_v; ++i) {
+      out[i] += weight * static_cast<double>(F32FromF16(v[i]));
+    }
+  }
+  for (double& x : out) x = sum > 0 ? x / sum : 0;
+  return out;
+}
+
+std::vector<float> Attend(const Memory& memory, size_t l, size_t h) {
+  const LayerShape& layer = memory.shape().layers[l];
+  std::vector<float> out(layer.d_v, std::nanf(""));
+  memory.Attend(l, h, Query(layer.d_k).data(), 1, 0.25f, 0.0f, out.data());
+  return out;
+}
+
+// The memory attends exactly to `tokens`, in every layer and head.
+void ExpectHolds(const Memory& memory, const std::vector<uint64_t>& tokens) {
+  for (size_t l = 0; l < memory.shape().layers.size(); ++l) {
+    const LayerShape& layer = memory.shape().layers[l];
+    for (size_t h = 0; h < layer.n_kv_head; ++h) {
+      const std::vector<double> expected = Reference(layer, l, h, tokens);
+      const std::vector<float> actual = Attend(memory, l, h);
+      for (size_t i = 0; i < layer.d_v; ++i) {
+        ASSERT_NEAR(static_cast<double>(actual[i]), expected[i], 1e-5)
+            << "layer " << l << " head " << h << " of " << tokens.size() << " tokens";
+      }
+    }
+  }
+  EXPECT_EQ(memory.stats().tokens_exact, tokens.size());
+}
+
+std::vector<uint64_t> Range(uint64_t begin, uint64_t end) {
+  std::vector<uint64_t> tokens;
+  for (uint64_t i = begin; i < end; ++i) tokens.push_back(i);
+  return tokens;
+}
+
+// What streaming keeps: `sinks` first tokens and the most recent of the rest.
+std::vector<uint64_t> SinksAndRecent(uint64_t seen, uint64_t sinks, uint64_t n) {
+  std::vector<uint64_t> tokens = Range(0, std::min(sinks, seen));
+  for (uint64_t i = std::max(sinks, seen - std::min(seen, n - sinks)); i < seen; ++i) {
+    tokens.push_back(i);
+  }
+  return tokens;
+}
+
+TEST(MemoryTest, FullKeepsEverything) {
+  Memory memory = *Memory::Create(TestShape(), Options("full"));
+  ExpectHolds(memory, {});
+  for (const size_t n : {1, 5, 64, 100, 1, 1}) Append(memory, n);
+  ExpectHolds(memory, Range(0, 172));
+  const MemoryStats stats = memory.stats();
+  EXPECT_EQ(stats.tokens_seen, 172u);
+  EXPECT_EQ(stats.tokens_evicted, 0u);
+  EXPECT_EQ(stats.budget_bytes, 0u);
+  EXPECT_EQ(stats.full_bytes, 172 * (2 * 64 + 3 * 40) * 2u);
+  EXPECT_EQ(stats.exact_bytes, stats.full_bytes);
+  EXPECT_GT(stats.held_bytes, stats.full_bytes);  // Indices, slack, the tables.
+  EXPECT_LT(static_cast<double>(stats.held_bytes), 1.15 * static_cast<double>(stats.full_bytes));
+}
+
+TEST(MemoryTest, AbortedAppendLeavesNoTrace) {
+  Memory memory = *Memory::Create(TestShape(), Options("full"));
+  Append(memory, 10);
+  memory.BeginAppend(7);
+  memory.AbortAppend();
+  ExpectHolds(memory, Range(0, 10));
+  Append(memory, 3);
+  ExpectHolds(memory, Range(0, 13));
+}
+
+TEST(MemoryTest, StreamingKeepsSinksAndRecentTokens) {
+  Memory memory = *Memory::Create(TestShape(), Options("streaming:sinks=3", "40t"));
+  for (const size_t n : {20, 30, 1, 1, 1, 90, 1, 1}) {
+    Append(memory, n);
+    const MemoryStats stats = memory.stats();
+    ASSERT_LE(stats.held_bytes, stats.budget_bytes);
+    ExpectHolds(memory, SinksAndRecent(memory.tokens_seen(), 3, stats.tokens_exact));
+  }
+  // Indices and tables cost something, but most of the budget is tokens.
+  EXPECT_GE(memory.stats().tokens_exact, 34u);
+}
+
+TEST(MemoryTest, HundredPercentIsFullBitForBit) {
+  Memory full = *Memory::Create(TestShape(), Options("full"));
+  Memory streaming = *Memory::Create(TestShape(), Options("streaming", "100%"));
+  for (const size_t n : {70, 1, 1, 130, 1}) {
+    Append(full, n);
+    Append(streaming, n);
+  }
+  for (size_t l = 0; l < 2; ++l) {
+    for (size_t h = 0; h < TestShape().layers[l].n_kv_head; ++h) {
+      EXPECT_EQ(Attend(full, l, h), Attend(streaming, l, h));
+    }
+  }
+}
+
+TEST(MemoryTest, PercentBudgetsGrowWithTheConversation) {
+  Memory memory = *Memory::Create(TestShape(), Options("streaming", "25%"));
+  Append(memory, 400);
+  EXPECT_NEAR(static_cast<double>(memory.stats().tokens_exact), 95, 6);
+  for (int i = 0; i < 400; ++i) {
+    Append(memory, 1);
+    ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
+  }
+  EXPECT_NEAR(static_cast<double>(memory.stats().tokens_exact), 195, 8);
+  EXPECT_NEAR(memory.stats().kept(), 0.25, 0.01);
+}
+
+TEST(MemoryTest, ImpossibleBudgetsAreRefusedWithTheSmallest) {
+  const auto refused = Memory::Create(TestShape(), Options("streaming", "3t"));
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.status().code(), StatusCode::kInvalidArgument);
+  // The number that the message names works.
+  const std::string& message = refused.status().message();
+  const size_t open = message.rfind('(');
+  const std::string smallest = message.substr(open + 1, message.rfind(')') - open - 1);
+  EXPECT_TRUE(Memory::Create(TestShape(), Options("streaming", smallest)).ok()) << message;
+  EXPECT_EQ(Memory::Create(TestShape(), Options("full", "50%")).status().code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_EQ(Memory::Create(TestShape(), Options("nonsense")).status().code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_FALSE(Memory::Create({}, Options("full")).ok());
+  EXPECT_FALSE(Memory::Create({.layers = {{3, 2, 8, 8}}}, Options("full")).ok());
+}
+
+TEST(MemoryTest, TruncateTakesBackTheLastTokens) {
+  Memory memory = *Memory::Create(TestShape(), Options("full"));
+  Append(memory, 150);
+  memory.Truncate(90);
+  ExpectHolds(memory, Range(0, 90));
+  Append(memory, 20);
+  ExpectHolds(memory, Range(0, 110));
+  memory.Truncate(0);
+  ExpectHolds(memory, {});
+}
+
+TEST(MemoryTest, CopiesAreIndependent) {
+  Memory memory = *Memory::Create(TestShape(), Options("full"));
+  Append(memory, 70);
+  Memory copy = memory;
+  Append(memory, 30);
+  copy.Truncate(50);
+  ExpectHolds(memory, Range(0, 100));
+  ExpectHolds(copy, Range(0, 50));
+  copy = memory;
+  ExpectHolds(copy, Range(0, 100));
+}
+
+// Random schedules of everything, against a plain model of what must be held.
+TEST(MemoryTest, BytesStayWithinTheBudgetUnderRandomSchedules) {
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    Random random(seed);
+    const std::string budget = seed % 2 == 0 ? fmt::format("{}t", 20 + random.NextBelow(100))
+                                             : fmt::format("{}%", 5 + random.NextBelow(90));
+    Memory memory = *Memory::Create(TestShape(), Options("streaming", budget));
+    std::vector<uint64_t> held;
+    for (int step = 0; step < 40; ++step) {
+      const uint64_t action = random.NextBelow(10);
+      if (action < 3) {
+        Append(memory, 1 + random.NextBelow(80));
+      } else if (action < 8) {
+        Append(memory, 1);
+      } else if (action == 8) {
+        memory = *Memory::Load(TestShape(), memory.Save());
+      } else {
+        memory.Truncate(memory.tokens_seen() - random.NextBelow(memory.tokens_seen() + 1) / 4);
+      }
+      const MemoryStats stats = memory.stats();
+      ASSERT_LE(stats.held_bytes, stats.budget_bytes)
+          << "seed " << seed << " step " << step << " action " << action << " budget " << budget;
+      ASSERT_EQ(stats.tokens_evicted, stats.tokens_seen - stats.tokens_exact);
+    }
+  }
+}
+
+TEST(MemoryTest, SaveAndLoadAttendBitForBit) {
+  for (const auto& [policy, budget] :
+       std::map<std::string, std::string>{{"full", "100%"}, {"streaming:sinks=2", "60t"}}) {
+    Memory memory = *Memory::Create(TestShape(), Options(policy, budget));
+    Append(memory, 100);
+    for (int i = 0; i < 5; ++i) Append(memory, 1);
+    Memory loaded = *Memory::Load(TestShape(), memory.Save());
+    EXPECT_EQ(ToString(loaded.options().policy), policy);
+    for (int i = 0; i < 3; ++i) {
+      for (size_t l = 0; l < 2; ++l) EXPECT_EQ(Attend(memory, l, 1), Attend(loaded, l, 1));
+      Append(memory, 1);
+      Append(loaded, 1);
+    }
+  }
+}
+
+TEST(MemoryTest, DamagedSavesAreRefused) {
+  Memory memory = *Memory::Create(TestShape(), Options("streaming", "60t"));
+  Append(memory, 80);
+  const std::string bytes = memory.Save();
+  for (size_t cut = 0; cut < bytes.size(); cut += 1 + bytes.size() / 97) {
+    const auto loaded = Memory::Load(TestShape(), std::string_view(bytes).substr(0, cut));
+    ASSERT_FALSE(loaded.ok()) << cut;
+  }
+  EXPECT_FALSE(Memory::Load(TestShape(), bytes + "x").ok());
+  MemoryShape other = TestShape();
+  other.layers[0].n_head = 2;
+  const auto foreign = Memory::Load(other, bytes);
+  ASSERT_FALSE(foreign.ok());
+  EXPECT_NE(foreign.status().message().find("another shape"), std::string::npos);
+  // Damage in the header must not crash or allocate wildly.
+  for (size_t at = 0; at < 200; ++at) {
+    std::string damaged = bytes;
+    damaged[at] = static_cast<char>(damaged[at] ^ 0xFF);
+    (void)Memory::Load(TestShape(), damaged);
+  }
+}
+
+}  // namespace
+}  // namespace rkv

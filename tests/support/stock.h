@@ -1,0 +1,115 @@
+// Stock llama.cpp, as its users run it, to compare with.
+#ifndef RETENTIVEKV_TESTS_SUPPORT_STOCK_H_
+#define RETENTIVEKV_TESTS_SUPPORT_STOCK_H_
+
+#include <llama.h>
+#include <mtmd-helper.h>
+#include <mtmd.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "llama/log.h"
+#include "llama/model.h"
+
+namespace rkv {
+
+// One token of a batch: any sequence, explicit position.
+struct BatchEntry {
+  int seq = 0;
+  llama_token token = 0;
+  llama_pos position = 0;
+};
+
+// Its own f16 cache of n_ctx cells. Throws on any failure: tests only.
+class StockLlama {
+ public:
+  explicit StockLlama(const std::string& model, const std::string& mmproj = "", int n_ctx = 4096,
+                      llama_flash_attn_type flash_attention = LLAMA_FLASH_ATTN_TYPE_ENABLED) {
+    CaptureLlamaLogs();
+    ggml_backend_load_all();
+    model_.reset(llama_model_load_from_file(model.c_str(), llama_model_default_params()));
+    if (model_ == nullptr) throw std::runtime_error("stock llama.cpp cannot load " + model);
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx = static_cast<uint32_t>(n_ctx);
+    params.n_batch = 512;
+    params.n_ubatch = 512;
+    params.n_seq_max = 4;
+    params.n_threads = params.n_threads_batch = 2;
+    params.kv_unified = true;
+    params.flash_attn_type = flash_attention;
+    context_.reset(llama_init_from_model(model_.get(), params));
+    if (context_ == nullptr) throw std::runtime_error("stock llama.cpp has no context for " + model);
+    if (mmproj.empty()) return;
+    mtmd_context_params vision = mtmd_context_params_default();
+    vision.n_threads = 2;
+    vision.warmup = false;
+    vision.print_timings = false;
+    vision_.reset(mtmd_init_from_file(mmproj.c_str(), model_.get(), vision));
+    if (vision_ == nullptr) throw std::runtime_error("stock llama.cpp cannot load " + mmproj);
+  }
+
+  // Decodes the batch and returns the logits after each of its entries.
+  std::vector<std::vector<float>> Decode(const std::vector<BatchEntry>& entries) {
+    llama_batch batch = llama_batch_init(static_cast<int32_t>(entries.size()), 0, 1);
+    batch.n_tokens = static_cast<int32_t>(entries.size());
+    for (size_t i = 0; i < entries.size(); ++i) {
+      batch.token[i] = entries[i].token;
+      batch.pos[i] = entries[i].position;
+      batch.n_seq_id[i] = 1;
+      batch.seq_id[i][0] = entries[i].seq;
+      batch.logits[i] = 1;
+    }
+    const int rc = llama_decode(context_.get(), batch);
+    llama_batch_free(batch);
+    if (rc != 0) throw std::runtime_error("stock llama_decode failed");
+    std::vector<std::vector<float>> logits;
+    for (size_t i = 0; i < entries.size(); ++i) logits.push_back(Logits(static_cast<int>(i)));
+    return logits;
+  }
+
+  // Reads text with pictures, one media marker each; returns the next position.
+  llama_pos ReadPrompt(const std::string& text, const std::vector<std::string>& files,
+                       llama_pos n_past) {
+    std::vector<LlamaPtr<mtmd_bitmap>> bitmaps;
+    std::vector<const mtmd_bitmap*> pointers;
+    for (const std::string& file : files) {
+      bitmaps.emplace_back(mtmd_helper_bitmap_init_from_file(vision_.get(), file.c_str(), false,
+                                                             mtmd_helper_init_opt_default())
+                               .bitmap);
+      pointers.push_back(bitmaps.back().get());
+    }
+    const mtmd_input_text input{.text = text.data(),
+                                .text_len = text.size(),
+                                .add_special = n_past == 0,
+                                .parse_special = true};
+    const LlamaPtr<mtmd_input_chunks> chunks(mtmd_input_chunks_init());
+    if (mtmd_tokenize(vision_.get(), chunks.get(), &input, pointers.data(), pointers.size()) != 0 ||
+        mtmd_helper_eval_chunks(vision_.get(), context_.get(), chunks.get(), n_past, 0, 512, true,
+                                &n_past) != 0) {
+      throw std::runtime_error("stock llama.cpp cannot read the prompt");
+    }
+    return n_past;
+  }
+
+  // Forgets positions >= `position` of a sequence.
+  void RollBack(int seq, llama_pos position) {
+    llama_memory_seq_rm(llama_get_memory(context_.get()), seq, position, -1);
+  }
+
+  std::vector<float> Logits(int i) {
+    const float* logits = llama_get_logits_ith(context_.get(), i);
+    return {logits, logits + llama_vocab_n_tokens(vocab())};
+  }
+  const llama_vocab* vocab() const { return llama_model_get_vocab(model_.get()); }
+
+ private:
+  LlamaPtr<llama_model> model_;
+  LlamaPtr<llama_context> context_;
+  LlamaPtr<mtmd_context> vision_;
+};
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_TESTS_SUPPORT_STOCK_H_
