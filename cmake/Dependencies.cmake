@@ -24,6 +24,9 @@ find_package(llama CONFIG REQUIRED)
 set(CMAKE_PREFIX_PATH ${llama_prefix_saved})
 find_library(RETENTIVEKV_MTMD_LIBRARY mtmd PATHS "${RETENTIVEKV_LLAMA_DIR}/lib" REQUIRED
              NO_DEFAULT_PATH)
+# llama.cpp exports no target for it; cmake/retentivekvConfig.cmake.in makes the same one for users.
+add_library(retentivekv_mtmd UNKNOWN IMPORTED)
+set_target_properties(retentivekv_mtmd PROPERTIES IMPORTED_LOCATION "${RETENTIVEKV_MTMD_LIBRARY}")
 
 file(STRINGS "${PROJECT_SOURCE_DIR}/cmake/llama.version" llama_pin REGEX "^LLAMA_VERSION=")
 string(REPLACE "LLAMA_VERSION=" "" llama_pin "${llama_pin}")
@@ -34,7 +37,7 @@ endif()
 # Highway's and llama.cpp's headers are not ours to warn about.
 add_library(llamacpp INTERFACE)
 target_include_directories(llamacpp SYSTEM INTERFACE "${RETENTIVEKV_LLAMA_DIR}/include")
-target_link_libraries(llamacpp INTERFACE "${RETENTIVEKV_MTMD_LIBRARY}" llama)
+target_link_libraries(llamacpp INTERFACE retentivekv_mtmd llama)
 
 if(RETENTIVEKV_BUILD_TESTS)
   find_package(GTest REQUIRED)

@@ -37,9 +37,10 @@ class Comparison {
  public:
   explicit Comparison(double max_error) : max_error_(max_error) {}
   ~Comparison() {
-    fmt::print("[ measured ] {}: largest relative logit error {:.2e} in {} steps, argmax differs in {}\n",
-               testing::UnitTest::GetInstance()->current_test_info()->name(), worst_, steps_,
-               argmax_differs_);
+    fmt::print(
+        "[ measured ] {}: largest relative logit error {:.2e} in {} steps, argmax differs in {}\n",
+        testing::UnitTest::GetInstance()->current_test_info()->name(), worst_, steps_,
+        argmax_differs_);
   }
 
   void Add(const Logits& ours, const Logits& theirs) {
@@ -149,8 +150,8 @@ class ConformanceTest : public testing::TestWithParam<std::string> {
     for (size_t i = 0; i < entries.size(); ++i) comparison.Add(actual[i], expected[i]);
   }
 
-  static void FeedOneByOne(StockLlama& stock, OurLlama& ours, const std::vector<BatchEntry>& entries,
-                           Comparison& comparison) {
+  static void FeedOneByOne(StockLlama& stock, OurLlama& ours,
+                           const std::vector<BatchEntry>& entries, Comparison& comparison) {
     for (const BatchEntry& entry : entries) Feed(stock, ours, {entry}, comparison);
   }
 };
@@ -209,8 +210,8 @@ TEST_P(ConformanceTest, RollbackOfTheLastTurn) {
   FeedOneByOne(stock, ours, RandomTokens(14, 0, kDecodeSteps, n_vocab, 105), comparison);
 }
 
-// With f32 weights: where llama.cpp rounds activations to the weights' type, a difference of one bit
-// becomes one of a rounding step, and that would be measured.
+// With f32 weights: where llama.cpp rounds activations to the weights' type, a difference of one
+// bit becomes one of a rounding step, and that would be measured.
 TEST_P(ConformanceTest, KernelsMatchDoublePrecision) {
   OurLlama ours(TestModelPath(GetParam() + "-f32"), 64);
   OurLlama reference(TestModelPath(GetParam() + "-f32"), 64);
@@ -251,9 +252,8 @@ class PictureConformanceTest : public testing::TestWithParam<std::string> {
       Ubatch ubatch;
       ubatch.memories.push_back(&conversation.memory());
       const auto n_ubatch = static_cast<size_t>(ours.model().options().n_ubatch);
-      const auto row = conversation.next_is_media()
-                           ? *conversation.TakeMedia(n_ubatch, ubatch)
-                           : conversation.TakeText(0, n_ubatch, ubatch);
+      const auto row = conversation.next_is_media() ? *conversation.TakeMedia(n_ubatch, ubatch)
+                                                    : conversation.TakeText(0, n_ubatch, ubatch);
       ours.DecodeUbatch(ubatch);
       if (row.has_value()) return ours.LogitsAt(*row);
     }
@@ -368,7 +368,8 @@ TEST_F(RealModelConformanceTest, SmolLm2AtF16) {
 // the order of a sum then moves the logits by percents: stock's with and without flash attention
 // differ as much as ours from stock's, and must not differ less.
 TEST_F(RealModelConformanceTest, SmolLm2AtQ4IsWithinTheNoiseOfStock) {
-  const std::vector<llama_token> tokens = OurLlama(SmolLm2Path()).model().Tokenize(Prose(1, 60), true);
+  const std::vector<llama_token> tokens =
+      OurLlama(SmolLm2Path()).model().Tokenize(Prose(1, 60), true);
   StockLlama stock_side(SmolLm2Path());
   const std::vector<Logits> stock = Read(stock_side, tokens);
   StockLlama eager_side(SmolLm2Path(), "", 4096, LLAMA_FLASH_ATTN_TYPE_DISABLED);
@@ -377,9 +378,10 @@ TEST_F(RealModelConformanceTest, SmolLm2AtQ4IsWithinTheNoiseOfStock) {
   const std::vector<double> errors = Errors(Read(our_side, tokens), stock);
   const size_t middle = errors.size() / 2;
   const size_t high = errors.size() * 9 / 10;
-  fmt::print("[ measured ] SmolLM2 Q4_1: median error {:.2e}, 90 % {:.2e}; stock without flash "
-             "attention {:.2e}, {:.2e}\n",
-             errors[middle], errors[high], noise[middle], noise[high]);
+  fmt::print(
+      "[ measured ] SmolLM2 Q4_1: median error {:.2e}, 90 % {:.2e}; stock without flash "
+      "attention {:.2e}, {:.2e}\n",
+      errors[middle], errors[high], noise[middle], noise[high]);
   EXPECT_LE(errors[middle], 1.25 * noise[middle]);
   EXPECT_LE(errors[high], 1.25 * noise[high]);
 }

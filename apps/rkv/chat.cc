@@ -51,8 +51,8 @@ class ChatSession {
     }
     const size_t space = line.find(' ');
     const std::string_view command = line.substr(0, space);
-    const std::string argument(
-        space == std::string_view::npos ? std::string_view() : Trim(line.substr(space)));
+    const std::string argument(space == std::string_view::npos ? std::string_view()
+                                                               : Trim(line.substr(space)));
     if (command == "/exit" || command == "/quit") return false;
     Tell(RunCommand(command, argument));
     return true;
@@ -69,8 +69,8 @@ class ChatSession {
       media_.clear();
       return Start();
     }
-    const bool takes_path = command == "/image" || command == "/audio" || command == "/save" ||
-                            command == "/load";
+    const bool takes_path =
+        command == "/image" || command == "/audio" || command == "/save" || command == "/load";
     if (!takes_path) {
       return InvalidArgument(fmt::format("unknown command '{}'; /help lists them", command));
     }

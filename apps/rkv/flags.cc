@@ -17,7 +17,9 @@ namespace rkv::app {
 namespace {
 
 const std::map<std::string, std::string, std::less<>> kShortFlags = {
-    {"-mm", "--mmproj"},   {"-ngl", "--n-gpu-layers"}, {"-sys", "--system-prompt"},
+    {"-mm", "--mmproj"},
+    {"-ngl", "--n-gpu-layers"},
+    {"-sys", "--system-prompt"},
     {"-ub", "--ubatch-size"},
 };
 
@@ -42,13 +44,16 @@ void AddModelFlags(CLI::App& command, CommonFlags& flags) {
       ->type_name("FILE");
   AddFlag(command, "--mmproj", engine.mmproj, "vision or audio projector of the model (GGUF), -mm")
       ->type_name("FILE");
-  AddFlag(command, "-c,--ctx-size", engine.n_ctx, "longest conversation; 0: as the model was trained")
+  AddFlag(command, "-c,--ctx-size", engine.n_ctx,
+          "longest conversation; 0: as the model was trained")
       ->check(CLI::NonNegativeNumber)
       ->type_name("N");
-  AddFlag(command, "-b,--batch-size", flags.n_batch, "most tokens per step; the smaller of -b and -ub")
+  AddFlag(command, "-b,--batch-size", flags.n_batch,
+          "most tokens per step; the smaller of -b and -ub")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
-  AddFlag(command, "--ubatch-size", engine.n_ubatch, "tokens per step of reading a prompt, -ub (512)")
+  AddFlag(command, "--ubatch-size", engine.n_ubatch,
+          "tokens per step of reading a prompt, -ub (512)")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
   AddFlag(command, "-t,--threads", engine.n_threads, "threads; 0: all cores")
@@ -74,16 +79,19 @@ void AddSamplingFlags(CLI::App& command, CommonFlags& flags) {
                ? std::string()
                : "must be a positive number of tokens, or -1 for no limit";
   };
-  AddFlag(command, "-n,--predict,--n-predict", flags.n_predict, "longest answer in tokens; -1: no limit")
+  AddFlag(command, "-n,--predict,--n-predict", flags.n_predict,
+          "longest answer in tokens; -1: no limit")
       ->check(CLI::Validator(tokens, ""))
       ->type_name("N");
   AddFlag(command, "-s,--seed", sampling.seed, "random seed; default: a new one each time")
       ->type_name("N");
-  AddFlag(command, "--temp", sampling.temperature, "temperature (0.8); 0: always the likeliest token");
+  AddFlag(command, "--temp", sampling.temperature,
+          "temperature (0.8); 0: always the likeliest token");
   AddFlag(command, "--top-k", sampling.top_k, "sample among the k likeliest tokens (40); 0: off");
   AddFlag(command, "--top-p", sampling.top_p, "sample among the tokens with this mass (0.95)")
       ->check(CLI::Range(0.0, 1.0));
-  AddFlag(command, "--min-p", sampling.min_p, "drop tokens below this share of the likeliest (0.05)")
+  AddFlag(command, "--min-p", sampling.min_p,
+          "drop tokens below this share of the likeliest (0.05)")
       ->check(CLI::Range(0.0, 1.0));
 }
 

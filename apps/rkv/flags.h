@@ -29,8 +29,8 @@ struct CommonFlags {
   std::vector<std::string> media() const;
 };
 
-// Registers the flags; `flags` must outlive the parse. Each flag of the form --long-name can also be
-// set by the environment variable RKV_LONG_NAME.
+// Registers the flags; `flags` must outlive the parse. Each flag of the form --long-name can also
+// be set by the environment variable RKV_LONG_NAME.
 void AddCommonFlags(CLI::App& command, CommonFlags& flags);
 
 // llama.cpp has short flags of several letters (-mm, -ngl, -sys, -ub), which CLI11 would read as

@@ -5,8 +5,8 @@
 
 namespace rkv::app {
 
-// Fills in the bundled model's files. They are looked for in $RKV_REFERENCE_DIR, beside an installed
-// rkv (../share/retentivekv/reference), and in the source tree it was built from.
+// Fills in the bundled model's files. They are looked for in $RKV_REFERENCE_DIR, beside an
+// installed rkv (../share/retentivekv/reference), and in the source tree it was built from.
 Status UseReferenceModel(EngineOptions& options);
 
 }  // namespace rkv::app

@@ -42,10 +42,11 @@ std::string DescribeCache(const Conversation& conversation) {
 }
 
 std::string DescribeSpeed(const AnswerResult& answer) {
-  std::string text = fmt::format("speed: read {} tokens in {:.2f} s ({:.0f} t/s)",
-                                 answer.n_prompt_tokens, answer.prompt_seconds,
-                                 PerSecond(answer.n_prompt_tokens, answer.prompt_seconds));
-  if (answer.encode_seconds > 0) text += fmt::format(" after {:.2f} s of encoding", answer.encode_seconds);
+  std::string text =
+      fmt::format("speed: read {} tokens in {:.2f} s ({:.0f} t/s)", answer.n_prompt_tokens,
+                  answer.prompt_seconds, PerSecond(answer.n_prompt_tokens, answer.prompt_seconds));
+  if (answer.encode_seconds > 0)
+    text += fmt::format(" after {:.2f} s of encoding", answer.encode_seconds);
   // The first token comes out of reading the prompt.
   const size_t n_decoded = answer.n_generated > 0 ? answer.n_generated - 1 : 0;
   return text + fmt::format(", wrote {} tokens ({:.0f} t/s)", answer.n_generated,
@@ -71,14 +72,13 @@ nlohmann::json CacheJson(const Conversation& conversation) {
 Status WriteReport(const std::string& path, const Conversation& conversation,
                    const AnswerResult& answer) {
   if (path.empty()) return OkStatus();
-  const nlohmann::json report = {
-      {"kv", CacheJson(conversation)},
-      {"timings",
-       {{"prompt_n", answer.n_prompt_tokens},
-        {"prompt_ms", 1000 * answer.prompt_seconds},
-        {"encode_ms", 1000 * answer.encode_seconds},
-        {"predicted_n", answer.n_generated},
-        {"predicted_ms", 1000 * answer.decode_seconds}}}};
+  const nlohmann::json report = {{"kv", CacheJson(conversation)},
+                                 {"timings",
+                                  {{"prompt_n", answer.n_prompt_tokens},
+                                   {"prompt_ms", 1000 * answer.prompt_seconds},
+                                   {"encode_ms", 1000 * answer.encode_seconds},
+                                   {"predicted_n", answer.n_generated},
+                                   {"predicted_ms", 1000 * answer.decode_seconds}}}};
   std::ofstream file(path);
   file << report.dump(2) << '\n';
   file.close();

@@ -81,7 +81,8 @@ void AddRunCommand(CLI::App& program, int& exit_code) {
   CLI::App* command = program.add_subcommand("run", "answer questions and exit");
   auto flags = std::make_shared<RunFlags>();
   AddCommonFlags(*command, flags->common);
-  command->add_option("-p,--prompt", flags->prompts, "question; repeated: the turns of a conversation")
+  command
+      ->add_option("-p,--prompt", flags->prompts, "question; repeated: the turns of a conversation")
       ->envname("RKV_PROMPT")
       ->expected(1)
       ->take_all()

@@ -68,7 +68,8 @@ class LineReader::Editor {
   Editor() : line_(::el_init("rkv", stdin, stdout, stderr)), history_(::history_init()) {
     HistEvent event;
     ::history(history_, &event, H_SETSIZE, 1000);
-    ::el_set(line_, EL_PROMPT, +[](EditLine*) -> const char* { return "> "; });
+    ::el_set(
+        line_, EL_PROMPT, +[](EditLine*) -> const char* { return "> "; });
     ::el_set(line_, EL_EDITOR, "emacs");
     ::el_set(line_, EL_HIST, ::history, history_);
   }

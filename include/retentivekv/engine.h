@@ -1,9 +1,9 @@
 // Models and conversations: what an application needs to talk about pictures with a bounded cache.
 //
 //   auto engine = *rkv::Engine::Load({.model = "m.gguf", .mmproj = "mmproj.gguf"});
-//   auto chat = *engine->NewConversation({.policy = {"streaming"}, .budget = {Unit::kPercent, 20}});
-//   chat->AddUserMessage("What is written here?", {"page.png"});
-//   auto answer = engine->Answer(*chat, {.on_text = [](auto piece) { return Print(piece); }});
+//   auto chat = *engine->NewConversation({.policy = {"streaming"}, .budget = {Unit::kPercent,
+//   20}}); chat->AddUserMessage("What is written here?", {"page.png"}); auto answer =
+//   engine->Answer(*chat, {.on_text = [](auto piece) { return Print(piece); }});
 #ifndef RETENTIVEKV_ENGINE_H_
 #define RETENTIVEKV_ENGINE_H_
 
@@ -30,11 +30,12 @@ struct EngineOptions {
   std::string model;          // GGUF file of the language model
   std::string mmproj;         // GGUF file of the vision or audio projector; empty: text only
   std::string chat_template;  // empty: the model's; a llama.cpp template name; "none": plain text
-  int n_ctx = 0;              // longest conversation in positions; 0: what the model was trained for
-  int n_ubatch = 512;         // tokens per decoding step of a prompt
-  int n_threads = 0;          // 0: all cores
-  int n_gpu_layers = -1;      // layers on the GPU if there is one; negative: all
-  int image_min_tokens = -1;  // visual tokens per picture, for models with a choice; -1: model's own
+  int n_ctx = 0;          // longest conversation in positions; 0: what the model was trained for
+  int n_ubatch = 512;     // tokens per decoding step of a prompt
+  int n_threads = 0;      // 0: all cores
+  int n_gpu_layers = -1;  // layers on the GPU if there is one; negative: all
+  int image_min_tokens =
+      -1;  // visual tokens per picture, for models with a choice; -1: model's own
   int image_max_tokens = -1;
   int max_conversations = 1;  // answered at once
 };
@@ -68,9 +69,9 @@ struct AnswerResult {
   StopReason stop = StopReason::kEndOfAnswer;
   size_t n_prompt_tokens = 0;  // read for this answer, visual tokens included
   size_t n_generated = 0;
-  double encode_seconds = 0;   // vision or audio encoder
-  double prompt_seconds = 0;   // reading the prompt, without encoding
-  double decode_seconds = 0;   // after the first token
+  double encode_seconds = 0;  // vision or audio encoder
+  double prompt_seconds = 0;  // reading the prompt, without encoding
+  double decode_seconds = 0;  // after the first token
 };
 
 class Engine;
@@ -139,8 +140,8 @@ class Engine {
   // The same for several conversations, decoded together in one batch.
   Status AnswerAll(std::span<AnswerRequest> requests);
 
-  // Next-token logits [n_vocab] after the prompt that is waiting in the conversation, which is read.
-  // For evaluation and comparison.
+  // Next-token logits [n_vocab] after the prompt that is waiting in the conversation, which is
+  // read. For evaluation and comparison.
   Result<std::vector<float>> ReadPrompt(Conversation& conversation);
 
   const EngineOptions& options() const;

@@ -44,7 +44,8 @@ struct MemoryStats {
   uint64_t budget_bytes = 0;    // what may be held now; 0 without a limit
 
   double kept() const {  // share of the full cache that is held
-    return full_bytes == 0 ? 1.0 : static_cast<double>(held_bytes) / static_cast<double>(full_bytes);
+    return full_bytes == 0 ? 1.0
+                           : static_cast<double>(held_bytes) / static_cast<double>(full_bytes);
   }
 };
 

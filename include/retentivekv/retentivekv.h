@@ -37,28 +37,27 @@ struct rkv_stats {
  * policy: "full", "streaming", "streaming:sinks=8", ... ; budget: "20%", "512t", "64MiB", or NULL
  * for none. Returns NULL on an error, which rkv_last_error(NULL) tells. Use the cache with one
  * context only, and keep it until that context is freed. */
-rkv_cache * rkv_attach(struct llama_context_params * params, const char * policy,
-                       const char * budget);
+rkv_cache* rkv_attach(struct llama_context_params* params, const char* policy, const char* budget);
 
 /* llama_decode with our cache. The batch may have any number of tokens; each token belongs to
  * exactly one sequence. Logits are in the context as usual; if the batch has more tokens than
- * n_ubatch, only those of its last n_ubatch can be read, by negative index. Returns 0, or a negative
- * number, after which rkv_last_error(cache) tells more and the cache holds what was decoded before
- * the failing ubatch. A model that cannot be served is refused by the first call. */
-int32_t rkv_decode(rkv_cache * cache, struct llama_context * ctx, struct llama_batch batch);
+ * n_ubatch, only those of its last n_ubatch can be read, by negative index. Returns 0, or a
+ * negative number, after which rkv_last_error(cache) tells more and the cache holds what was
+ * decoded before the failing ubatch. A model that cannot be served is refused by the first call. */
+int32_t rkv_decode(rkv_cache* cache, struct llama_context* ctx, struct llama_batch batch);
 
 /* Rolls a sequence back to its first n_tokens tokens; 0 frees it. Tokens evicted meanwhile stay
  * evicted. Returns 0, or a negative number if the sequence is not that long. */
-int32_t rkv_seq_keep(rkv_cache * cache, llama_seq_id seq_id, uint64_t n_tokens);
+int32_t rkv_seq_keep(rkv_cache* cache, llama_seq_id seq_id, uint64_t n_tokens);
 
 /* Statistics of a sequence; zeros for one that holds nothing. */
-struct rkv_stats rkv_get_stats(const rkv_cache * cache, llama_seq_id seq_id);
+struct rkv_stats rkv_get_stats(const rkv_cache* cache, llama_seq_id seq_id);
 
 /* The last error of this cache, or of rkv_attach with NULL; valid until the next call. */
-const char * rkv_last_error(const rkv_cache * cache);
+const char* rkv_last_error(const rkv_cache* cache);
 
 /* Frees the cache. The context must have been freed before. NULL is allowed. */
-void rkv_detach(rkv_cache * cache);
+void rkv_detach(rkv_cache* cache);
 
 #ifdef __cplusplus
 }

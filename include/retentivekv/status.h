@@ -32,8 +32,7 @@ enum class StatusCode {
 class [[nodiscard]] Status {
  public:
   Status() = default;
-  Status(StatusCode code, std::string message)
-      : code_(code), message_(std::move(message)) {
+  Status(StatusCode code, std::string message) : code_(code), message_(std::move(message)) {
     assert(code != StatusCode::kOk);
   }
 
@@ -47,10 +46,14 @@ class [[nodiscard]] Status {
 };
 
 inline Status OkStatus() { return Status(); }
-inline Status InvalidArgument(std::string m) { return {StatusCode::kInvalidArgument, std::move(m)}; }
+inline Status InvalidArgument(std::string m) {
+  return {StatusCode::kInvalidArgument, std::move(m)};
+}
 inline Status Unsupported(std::string m) { return {StatusCode::kUnsupported, std::move(m)}; }
 inline Status BadFile(std::string m) { return {StatusCode::kBadFile, std::move(m)}; }
-inline Status ResourceExhausted(std::string m) { return {StatusCode::kResourceExhausted, std::move(m)}; }
+inline Status ResourceExhausted(std::string m) {
+  return {StatusCode::kResourceExhausted, std::move(m)};
+}
 inline Status Cancelled(std::string m) { return {StatusCode::kCancelled, std::move(m)}; }
 inline Status Internal(std::string m) { return {StatusCode::kInternal, std::move(m)}; }
 
@@ -59,8 +62,8 @@ inline Status Internal(std::string m) { return {StatusCode::kInternal, std::move
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}              // NOLINT(google-explicit-constructor)
-  Result(Status status) : status_(std::move(status)) {       // NOLINT(google-explicit-constructor)
+  Result(T value) : value_(std::move(value)) {}         // NOLINT(google-explicit-constructor)
+  Result(Status status) : status_(std::move(status)) {  // NOLINT(google-explicit-constructor)
     assert(!status_.ok() && "a Result without a value needs an error");
   }
 
@@ -84,9 +87,9 @@ class [[nodiscard]] Result {
 }  // namespace rkv
 
 // Returns early with the error of `expr` (a Status).
-#define RKV_RETURN_IF_ERROR(expr)             \
-  do {                                        \
-    ::rkv::Status rkv_status_ = (expr);       \
+#define RKV_RETURN_IF_ERROR(expr)              \
+  do {                                         \
+    ::rkv::Status rkv_status_ = (expr);        \
     if (!rkv_status_.ok()) return rkv_status_; \
   } while (false)
 

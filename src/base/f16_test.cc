@@ -28,12 +28,12 @@ TEST(F16Test, KnownValues) {
 }
 
 TEST(F16Test, RoundsToNearestEven) {
-  EXPECT_EQ(F16FromF32(1.0f + 0x1p-11f), 0x3C00);            // Halfway: to even.
-  EXPECT_EQ(F16FromF32(1.0f + 3 * 0x1p-11f), 0x3C02);        // Halfway: to even.
+  EXPECT_EQ(F16FromF32(1.0f + 0x1p-11f), 0x3C00);      // Halfway: to even.
+  EXPECT_EQ(F16FromF32(1.0f + 3 * 0x1p-11f), 0x3C02);  // Halfway: to even.
   EXPECT_EQ(F16FromF32(1.0f + 0x1p-11f + 0x1p-20f), 0x3C01);
   EXPECT_EQ(F16FromF32(65520.0f), 0x7C00);
   EXPECT_EQ(F16FromF32(65519.0f), 0x7BFF);
-  EXPECT_EQ(F16FromF32(0x1p-25f), 0x0000);                   // Halfway to the first subnormal.
+  EXPECT_EQ(F16FromF32(0x1p-25f), 0x0000);  // Halfway to the first subnormal.
   EXPECT_EQ(F16FromF32(-0x1.8p-25f), 0x8001);
 }
 

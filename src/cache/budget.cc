@@ -58,7 +58,8 @@ std::string ToString(const Budget& budget) {
   }
   for (const Suffix& suffix : {kSuffixes[4], kSuffixes[3], kSuffixes[2]}) {
     const double amount = budget.amount / suffix.factor;
-    if (amount >= 1 && amount == std::floor(amount)) return fmt::format("{}{}", amount, suffix.text);
+    if (amount >= 1 && amount == std::floor(amount))
+      return fmt::format("{}{}", amount, suffix.text);
   }
   return fmt::format("{}B", budget.amount);
 }

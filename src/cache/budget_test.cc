@@ -30,8 +30,8 @@ TEST(BudgetTest, ParsesEveryUnit) {
 }
 
 TEST(BudgetTest, RefusesWhatIsAmbiguousOrImpossible) {
-  for (const char* text : {"", "0.2", "20", "-1", "-20%", "0%", "101%", "5x", "MiB", "1e400t", "nan%",
-                           "inft", "20 %", "64MB", "--", "512tt"}) {
+  for (const char* text : {"", "0.2", "20", "-1", "-20%", "0%", "101%", "5x", "MiB", "1e400t",
+                           "nan%", "inft", "20 %", "64MB", "--", "512tt"}) {
     const Result<Budget> budget = ParseBudget(text);
     ASSERT_FALSE(budget.ok()) << text;
     EXPECT_EQ(budget.status().code(), StatusCode::kInvalidArgument);

@@ -26,15 +26,24 @@ struct EvictionScratch {
 
 // The slots of the `n` lowest scores, at the front of scratch.slots. Ties: the older token goes.
 std::span<uint32_t> LowestSlots(EvictionScratch& scratch, size_t n) {
-  scratch.slots.resize(scratch.scores.size());
-  std::iota(scratch.slots.begin(), scratch.slots.end(), 0u);
   const auto before = [&scratch](uint32_t a, uint32_t b) {
     if (scratch.scores[a] != scratch.scores[b]) return scratch.scores[a] < scratch.scores[b];
     return scratch.token_index[a] < scratch.token_index[b];
   };
-  const auto end = scratch.slots.begin() + static_cast<ptrdiff_t>(n);
-  std::nth_element(scratch.slots.begin(), end, scratch.slots.end(), before);
+  scratch.slots.resize(scratch.scores.size());
+  if (n == 1) {  // A decode step: one token makes room for one.
+    uint32_t lowest = 0;
+    for (uint32_t slot = 1; slot < scratch.slots.size(); ++slot) {
+      if (before(slot, lowest)) lowest = slot;
+    }
+    scratch.slots[0] = lowest;
+  } else {
+    std::iota(scratch.slots.begin(), scratch.slots.end(), 0u);
+    std::nth_element(scratch.slots.begin(), scratch.slots.begin() + static_cast<ptrdiff_t>(n),
+                     scratch.slots.end(), before);
+  }
   const auto keep = [&scratch](uint32_t slot) { return scratch.scores[slot] == kAlwaysKeep; };
+  const auto end = scratch.slots.begin() + static_cast<ptrdiff_t>(n);
   return {scratch.slots.begin(), std::remove_if(scratch.slots.begin(), end, keep)};
 }
 
@@ -230,8 +239,9 @@ Result<Memory> Memory::Create(const MemoryShape& shape, const MemoryOptions& opt
   for (const LayerShape& layer : shape.layers) {
     if (layer.n_kv_head == 0 || layer.n_head % layer.n_kv_head != 0 || layer.d_k == 0 ||
         layer.d_v == 0) {
-      return InvalidArgument(fmt::format("{} query heads cannot share {} KV heads of {} + {} elements",
-                                         layer.n_head, layer.n_kv_head, layer.d_k, layer.d_v));
+      return InvalidArgument(
+          fmt::format("{} query heads cannot share {} KV heads of {} + {} elements", layer.n_head,
+                      layer.n_kv_head, layer.d_k, layer.d_v));
     }
   }
   RKV_ASSIGN_OR_RETURN(const PolicyInfo* info, FindPolicy(options.policy.name));

@@ -60,8 +60,8 @@ class Memory::Impl {
   MemoryShape shape_;
   MemoryOptions options_;
   std::shared_ptr<const Policy> policy_;  // Stateless, so copies share it.
-  std::vector<size_t> first_store_;  // [layer]
-  std::vector<ExactStore> stores_;   // [layer, kv_head]
+  std::vector<size_t> first_store_;       // [layer]
+  std::vector<ExactStore> stores_;        // [layer, kv_head]
   uint64_t tokens_seen_ = 0;
   size_t n_staged_ = 0;
 };

@@ -16,8 +16,8 @@ struct RowBlock {
 };
 
 void AttendOwnUbatch(const Segment& segment, size_t kv_head, const HeadShape& head,
-                     const RowBlock& block, const UbatchTensors& tensors,
-                     const SoftmaxState& state, float* scratch) {
+                     const RowBlock& block, const UbatchTensors& tensors, const SoftmaxState& state,
+                     float* scratch) {
   size_t before = 0;  // tokens in earlier runs
   for (const Segment::Run& run : segment.runs) {
     size_t visible[kMaxQueryRows];

@@ -28,10 +28,10 @@ struct HeadRows {
 
 // The tensors of one layer in a ubatch.
 struct UbatchTensors {
-  HeadRows<const float> q;     // [n_tokens, n_head, d_k]
-  HeadRows<const uint16_t> k;  // [n_tokens, n_kv_head, d_k]
-  HeadRows<const uint16_t> v;  // [n_tokens, n_kv_head, d_v]
-  HeadRows<float> out;         // [n_tokens, n_head, d_v]
+  HeadRows<const float> q;       // [n_tokens, n_head, d_k]
+  HeadRows<const uint16_t> k;    // [n_tokens, n_kv_head, d_k]
+  HeadRows<const uint16_t> v;    // [n_tokens, n_kv_head, d_v]
+  HeadRows<float> out;           // [n_tokens, n_head, d_v]
   const float* sinks = nullptr;  // [n_head] attention-sink logits, or null
   float scale = 1.0f;
   float softcap = 0.0f;

@@ -166,7 +166,8 @@ void AnswerLoop::Show(Active& active, bool complete) {
   const std::string& text = active.request->result.text;
   const size_t end = complete ? text.size() : CompleteUtf8Prefix(text);
   if (end <= active.n_shown) return;
-  const std::string_view piece = std::string_view(text).substr(active.n_shown, end - active.n_shown);
+  const std::string_view piece =
+      std::string_view(text).substr(active.n_shown, end - active.n_shown);
   active.n_shown = end;
   const AnswerOptions& options = active.request->options;
   if (options.on_text && !options.on_text(piece) && !complete) {

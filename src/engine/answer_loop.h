@@ -39,7 +39,7 @@ class AnswerLoop {
     std::optional<size_t> output_row;       // whose logits come out of the current ubatch
     size_t n_shown = 0;                     // bytes of result.text given to on_text
     bool done = false;
-    Stopwatch clock;                        // since the start, then since the first token
+    Stopwatch clock;  // since the start, then since the first token
   };
 
   Status Step();

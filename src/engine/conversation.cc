@@ -10,7 +10,10 @@ namespace rkv {
 namespace {
 
 // Stands for an answer when asking a template what follows one.
-constexpr std::string_view kAnswerPlaceholder = "\x1e\x1e" "answer" "\x1e\x1e";
+constexpr std::string_view kAnswerPlaceholder =
+    "\x1e\x1e"
+    "answer"
+    "\x1e\x1e";
 
 size_t CountMarkers(std::string_view text) {
   size_t n = 0;
@@ -57,10 +60,11 @@ Status Conversation::Impl::CheckLength(const std::vector<PromptChunk>& chunks) c
     }
   }
   if (end >= model_.n_ctx()) {
-    return ResourceExhausted(fmt::format(
-        "the conversation would need {} positions, but the context ends at {}; shorten the prompt or "
-        "raise --ctx-size (the model was trained for {})",
-        end + 1, model_.n_ctx(), llama_model_n_ctx_train(model_.llama())));
+    return ResourceExhausted(
+        fmt::format("the conversation would need {} positions, but the context ends at {}; shorten "
+                    "the prompt or "
+                    "raise --ctx-size (the model was trained for {})",
+                    end + 1, model_.n_ctx(), llama_model_n_ctx_train(model_.llama())));
   }
   return OkStatus();
 }
@@ -183,10 +187,8 @@ Result<std::optional<size_t>> Conversation::Impl::TakeMedia(size_t max_tokens, U
 }
 
 size_t Conversation::Impl::TakeAnswerToken(size_t index, llama_token token, Ubatch& ubatch) {
-  ubatch.tokens.push_back({.memory = index,
-                           .token = token,
-                           .position = {next_position_++, 0, 0, 0},
-                           .output = true});
+  ubatch.tokens.push_back(
+      {.memory = index, .token = token, .position = {next_position_++, 0, 0, 0}, .output = true});
   return ubatch.tokens.size() - 1;
 }
 

@@ -90,8 +90,8 @@ Result<std::unique_ptr<Conversation::Impl>> Conversation::Impl::Load(
   ByteReader reader(std::string_view(bytes).substr(kMagic.size()));
   const uint32_t version = reader.Read<uint32_t>();
   if (reader.ok() && version != kVersion) {
-    return refuse(fmt::format("its format is version {}, and this program reads {}", version,
-                              kVersion));
+    return refuse(
+        fmt::format("its format is version {}, and this program reads {}", version, kVersion));
   }
   const uint64_t fingerprint = reader.Read<uint64_t>();
   const std::string description = reader.ReadString();

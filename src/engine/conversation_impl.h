@@ -81,9 +81,9 @@ class Conversation::Impl {
   std::optional<llama_token> undecoded_;
 
   std::deque<PromptChunk> prompt_;
-  size_t taken_ = 0;  // tokens of prompt_.front() already taken
-  std::vector<float> embeddings_;                      // of prompt_.front(), if it is media
-  std::vector<std::array<llama_pos, 4>> positions_;    // of prompt_.front(), if it is media
+  size_t taken_ = 0;                                 // tokens of prompt_.front() already taken
+  std::vector<float> embeddings_;                    // of prompt_.front(), if it is media
+  std::vector<std::array<llama_pos, 4>> positions_;  // of prompt_.front(), if it is media
 };
 
 }  // namespace rkv

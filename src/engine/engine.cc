@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <set>
+
 #include "engine/answer_loop.h"
 #include "engine/conversation_impl.h"
 #include "llama/chat_template.h"
@@ -60,8 +62,8 @@ Result<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options,
 Result<std::unique_ptr<Conversation>> Engine::NewConversation(const MemoryOptions& options,
                                                               std::string_view system_prompt) {
   RKV_ASSIGN_OR_RETURN(Memory memory, Memory::Create(impl_->model->shape(), options));
-  auto conversation = std::make_unique<Conversation::Impl>(*impl_->model, impl_->chat_template,
-                                                           std::move(memory));
+  auto conversation =
+      std::make_unique<Conversation::Impl>(*impl_->model, impl_->chat_template, std::move(memory));
   if (!system_prompt.empty()) conversation->AddSystemPrompt(system_prompt);
   return std::unique_ptr<Conversation>(new Conversation(std::move(conversation)));
 }
@@ -74,13 +76,16 @@ Result<std::unique_ptr<Conversation>> Engine::LoadConversation(const std::string
 
 Status Engine::AnswerAll(std::span<AnswerRequest> requests) {
   if (requests.size() > static_cast<size_t>(impl_->options.max_conversations)) {
-    return InvalidArgument(
-        fmt::format("{} conversations at once, but the engine was loaded for {}", requests.size(),
-                    impl_->options.max_conversations));
+    return InvalidArgument(fmt::format("{} conversations at once, but the engine was loaded for {}",
+                                       requests.size(), impl_->options.max_conversations));
   }
+  std::set<const Conversation*> conversations;
   for (const AnswerRequest& request : requests) {
     if (!request.conversation->impl().waiting()) {
       return InvalidArgument("there is no message to answer");
+    }
+    if (!conversations.insert(request.conversation).second) {
+      return InvalidArgument("a conversation is to be answered twice at once");
     }
   }
   return AnswerLoop(*impl_->model, requests).Run();

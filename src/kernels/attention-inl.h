@@ -116,8 +116,8 @@ HWY_INLINE void AttendBlock(const HeadShape& shape, const QueryBlock& queries, c
                             size_t begin, const size_t* visible, const SoftmaxState& state,
                             float* HWY_RESTRICT scratch) {
   const size_t n = std::min(span.n - begin, kAttentionBlock);
-  float* logits = scratch;                                    // [queries.n, kAttentionBlock]
-  float* row = scratch + kMaxQueryRows * kAttentionBlock;     // [max(d_k, d_v)]
+  float* logits = scratch;                                 // [queries.n, kAttentionBlock]
+  float* row = scratch + kMaxQueryRows * kAttentionBlock;  // [max(d_k, d_v)]
   const float masked = -std::numeric_limits<float>::infinity();
   std::fill(logits, logits + queries.n * kAttentionBlock, masked);
   for (size_t t = 0; t < n; ++t) {
@@ -142,9 +142,9 @@ HWY_INLINE void AttendBlock(const HeadShape& shape, const QueryBlock& queries, c
   }
 }
 
-HWY_INLINE void AttendF16Impl(const HeadShape& shape, const QueryBlock& queries,
-                              const KvSpan& span, const size_t* visible,
-                              const SoftmaxState& state, float* HWY_RESTRICT scratch) {
+HWY_INLINE void AttendF16Impl(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
+                              const size_t* visible, const SoftmaxState& state,
+                              float* HWY_RESTRICT scratch) {
   size_t end = span.n;
   if (visible != nullptr) {
     end = std::min(end, *std::max_element(visible, visible + queries.n));

@@ -21,10 +21,10 @@ inline constexpr size_t kMaxQueryRows = 16;
 inline constexpr double kAttentionErrorBound = 4e-6;
 
 struct HeadShape {
-  size_t d_k = 0;         // elements of a query and of a key
-  size_t d_v = 0;         // elements of a value
-  float scale = 1.0f;     // logit = scale * q.k
-  float softcap = 0.0f;   // if not 0: logit = softcap * tanh(logit / softcap)
+  size_t d_k = 0;        // elements of a query and of a key
+  size_t d_v = 0;        // elements of a value
+  float scale = 1.0f;    // logit = scale * q.k
+  float softcap = 0.0f;  // if not 0: logit = softcap * tanh(logit / softcap)
 };
 
 // A run of tokens: row t of K starts at k + t * k_stride. Elements are IEEE half floats.

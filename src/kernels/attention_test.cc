@@ -71,8 +71,8 @@ double ReferenceLogit(const Problem& p, size_t query, size_t token) {
 std::vector<double> Reference(const Problem& p, size_t query, bool masked, bool with_sink) {
   const size_t n = masked ? p.visible[query] : p.n_tokens;
   std::vector<double> logits;
-  double max = with_sink ? static_cast<double>(p.sinks[query])
-                         : -std::numeric_limits<double>::infinity();
+  double max =
+      with_sink ? static_cast<double>(p.sinks[query]) : -std::numeric_limits<double>::infinity();
   for (size_t t = 0; t < n; ++t) {
     logits.push_back(ReferenceLogit(p, query, t));
     max = std::max(max, logits.back());
@@ -128,8 +128,8 @@ void ExpectNearReference(const Problem& p, bool masked, bool with_sink, size_t s
       // Values are Gaussian, so max|v| is a few units; 4 keeps the bound strict.
       ASSERT_NEAR(static_cast<double>(out[i * p.shape.d_v + j]), expected[j],
                   4 * kAttentionErrorBound)
-          << "query " << i << " element " << j << " d_k " << p.shape.d_k << " tokens "
-          << p.n_tokens << " masked " << masked << " sink " << with_sink;
+          << "query " << i << " element " << j << " d_k " << p.shape.d_k << " tokens " << p.n_tokens
+          << " masked " << masked << " sink " << with_sink;
     }
   }
 }

@@ -4,9 +4,8 @@
 namespace rkv {
 
 std::string CpuTarget() {
-  const int64_t targets = hwy::SupportedAndGeneratedTargets().empty()
-                              ? 0
-                              : hwy::SupportedAndGeneratedTargets().front();
+  const int64_t targets =
+      hwy::SupportedAndGeneratedTargets().empty() ? 0 : hwy::SupportedAndGeneratedTargets().front();
   return hwy::TargetName(targets);
 }
 

@@ -65,9 +65,7 @@ class BatchReader {
     return OkStatus();
   }
 
-  llama_seq_id seq_id(size_t i) const {
-    return batch_.seq_id != nullptr ? batch_.seq_id[i][0] : 0;
-  }
+  llama_seq_id seq_id(size_t i) const { return batch_.seq_id != nullptr ? batch_.seq_id[i][0] : 0; }
   bool output(size_t i) const {
     return batch_.logits != nullptr ? batch_.logits[i] != 0 : i + 1 == n_;
   }
@@ -76,8 +74,8 @@ class BatchReader {
     UbatchToken token{.memory = memory, .output = output(i)};
     if (batch_.token != nullptr) token.token = batch_.token[i];
     for (size_t c = 0; c < n_position_; ++c) {
-      token.position[c] = batch_.pos != nullptr ? batch_.pos[c * n_ + i]
-                                                : static_cast<llama_pos>(next_index);
+      token.position[c] =
+          batch_.pos != nullptr ? batch_.pos[c * n_ + i] : static_cast<llama_pos>(next_index);
     }
     return token;
   }

@@ -74,7 +74,8 @@ class Bridge::GraphProbe {
   void Visit(const ggml_tensor* node) {
     if (!error_.ok()) return;
     if (IsRecurrent(node->op)) {
-      error_ = Unsupported(fmt::format("the model has recurrent layers ({})", ggml_op_name(node->op)));
+      error_ =
+          Unsupported(fmt::format("the model has recurrent layers ({})", ggml_op_name(node->op)));
     } else if (node->op == GGML_OP_FLASH_ATTN_EXT) {
       VisitAttention(node);
     } else if (node->op == GGML_OP_SOFT_MAX &&
@@ -82,13 +83,15 @@ class Bridge::GraphProbe {
       error_ = Unsupported("the model's attention does not run as flash attention");
     } else if (node->op == GGML_OP_ROPE && node->src[2] != nullptr &&
                std::string_view(node->src[2]->name).starts_with("rope_factors")) {
-      error_ = Unsupported("the model switches its RoPE factors with the context length (LongRoPE)");
+      error_ =
+          Unsupported("the model switches its RoPE factors with the context length (LongRoPE)");
     }
   }
 
   Status Finish(MemoryShape& shape, std::vector<int>& layer_of_cache) {
     if (!error_.ok()) return error_;
-    if (shape_.layers.empty()) return Unsupported("the model has no attention layers with a KV cache");
+    if (shape_.layers.empty())
+      return Unsupported("the model has no attention layers with a KV cache");
     shape = shape_;
     layer_of_cache = layer_of_cache_;
     return OkStatus();

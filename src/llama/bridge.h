@@ -20,11 +20,11 @@ namespace rkv {
 
 // One token (or embedding) of a ubatch.
 struct UbatchToken {
-  size_t memory = 0;        // index into Ubatch::memories
-  llama_token token = 0;    // unused for embeddings
+  size_t memory = 0;      // index into Ubatch::memories
+  llama_token token = 0;  // unused for embeddings
   // Position; M-RoPE embeddings use all four (t, row, column, 0), everything else only the first.
   std::array<llama_pos, 4> position = {};
-  bool output = false;      // compute logits
+  bool output = false;  // compute logits
 };
 
 // What one llama_decode computes. The tokens of a Memory are in their order in the conversation;
@@ -32,9 +32,9 @@ struct UbatchToken {
 struct Ubatch {
   std::vector<Memory*> memories;
   std::vector<UbatchToken> tokens;
-  std::vector<float> embeddings;      // [tokens, n_embd] instead of token ids, if not empty
-  size_t n_position = 1;              // position components of embeddings: 1 or 4
-  bool causal = true;                 // false: all tokens of a Memory see each other
+  std::vector<float> embeddings;  // [tokens, n_embd] instead of token ids, if not empty
+  size_t n_position = 1;          // position components of embeddings: 1 or 4
+  bool causal = true;             // false: all tokens of a Memory see each other
 
   void Clear();
 };

@@ -30,7 +30,7 @@ class ChatTemplate {
   static std::optional<std::string> EndMarkerOnly(std::string_view jinja);
 
  private:
-  std::string builtin_;                  // a template that llama.cpp knows
+  std::string builtin_;                    // a template that llama.cpp knows
   std::optional<std::string> end_marker_;  // otherwise: texts, with this after each answer
 };
 

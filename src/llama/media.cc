@@ -27,13 +27,15 @@ Status CheckPictureSize(std::string_view bytes, std::string_view name) {
   int height = 0;
   int channels = 0;
   const auto* data = reinterpret_cast<const stbi_uc*>(bytes.data());
-  if (stbi_info_from_memory(data, static_cast<int>(bytes.size()), &width, &height, &channels) == 0) {
+  if (stbi_info_from_memory(data, static_cast<int>(bytes.size()), &width, &height, &channels) ==
+      0) {
     return OkStatus();  // Not a picture that stb knows: perhaps audio.
   }
   if (static_cast<int64_t>(width) * height > kMaxPixels) {
-    return BadFile(fmt::format("'{}' has {} x {} pixels; at most {} million are accepted, so scale "
-                               "it down first",
-                               name, width, height, kMaxPixels / 1000000));
+    return BadFile(
+        fmt::format("'{}' has {} x {} pixels; at most {} million are accepted, so scale "
+                    "it down first",
+                    name, width, height, kMaxPixels / 1000000));
   }
   return OkStatus();
 }
@@ -46,7 +48,8 @@ Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view b
                                           std::string_view name) {
   if (model.vision() == nullptr) {
     return InvalidArgument(fmt::format(
-        "'{}' cannot be read: the model has no vision or audio part; pass its --mmproj file", name));
+        "'{}' cannot be read: the model has no vision or audio part; pass its --mmproj file",
+        name));
   }
   if (bytes.size() > static_cast<size_t>(std::numeric_limits<int>::max())) {
     return BadFile(fmt::format("'{}' is larger than 2 GiB", name));
@@ -68,8 +71,8 @@ Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view b
   }
   const bool audio = mtmd_bitmap_is_audio(bitmap.get());
   if (audio ? !mtmd_support_audio(model.vision()) : !mtmd_support_vision(model.vision())) {
-    return InvalidArgument(
-        fmt::format("'{}' is {}, which this model does not take", name, audio ? "audio" : "a picture"));
+    return InvalidArgument(fmt::format("'{}' is {}, which this model does not take", name,
+                                       audio ? "audio" : "a picture"));
   }
   return bitmap;
 }
@@ -94,11 +97,10 @@ Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_
   for (const auto& bitmap : media) bitmaps.push_back(bitmap.get());
   const LlamaPtr<mtmd_input_chunks> split(mtmd_input_chunks_init());
   const LlamaErrorLog log;
-  const int rc =
-      mtmd_tokenize(model.vision(), split.get(), &input, bitmaps.data(), bitmaps.size());
+  const int rc = mtmd_tokenize(model.vision(), split.get(), &input, bitmaps.data(), bitmaps.size());
   if (rc == 1) {
-    return InvalidArgument(fmt::format("the text has another number of '{}' than there are files",
-                                       MediaMarker()));
+    return InvalidArgument(
+        fmt::format("the text has another number of '{}' than there are files", MediaMarker()));
   }
   if (rc != 0) return BadFile(fmt::format("cannot prepare the picture or audio{}", log.Reason()));
   for (size_t i = 0; i < mtmd_input_chunks_size(split.get()); ++i) {

@@ -132,13 +132,14 @@ Status Model::MakeContext() {
   const LlamaErrorLog log;
   context_.reset(llama_init_from_model(model_.get(), params));
   if (context_ == nullptr) {
-    return Internal(fmt::format("cannot make a context for '{}'{}", options_.model_path,
-                                log.Reason()));
+    return Internal(
+        fmt::format("cannot make a context for '{}'{}", options_.model_path, log.Reason()));
   }
   Result<MemoryShape> shape = bridge_.Probe(context_.get());
   if (!shape.ok()) {
-    return Status(shape.status().code(), fmt::format("cannot serve model '{}': {}",
-                                                     options_.model_path, shape.status().message()));
+    return Status(
+        shape.status().code(),
+        fmt::format("cannot serve model '{}': {}", options_.model_path, shape.status().message()));
   }
   shape_ = *std::move(shape);
   return OkStatus();
@@ -161,7 +162,9 @@ Status Model::LoadVision() {
   return OkStatus();
 }
 
-bool Model::uses_mrope() const { return vision_ != nullptr && mtmd_decode_use_mrope(vision_.get()); }
+bool Model::uses_mrope() const {
+  return vision_ != nullptr && mtmd_decode_use_mrope(vision_.get());
+}
 
 std::string Model::Description() const {
   char text[256] = {};

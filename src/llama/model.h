@@ -18,14 +18,14 @@ namespace rkv {
 
 struct ModelOptions {
   std::string model_path;
-  std::string mmproj_path;    // empty: no pictures or audio
-  int n_ctx = 0;              // longest conversation in positions; 0: what the model was trained for
-  int n_ubatch = 512;         // tokens per llama_decode
-  int n_threads = 0;          // 0: all cores
-  int n_gpu_layers = -1;      // negative: all
+  std::string mmproj_path;  // empty: no pictures or audio
+  int n_ctx = 0;            // longest conversation in positions; 0: what the model was trained for
+  int n_ubatch = 512;       // tokens per llama_decode
+  int n_threads = 0;        // 0: all cores
+  int n_gpu_layers = -1;    // negative: all
   int image_min_tokens = -1;  // visual tokens per picture; -1: the model's own limits
   int image_max_tokens = -1;
-  int n_seq_max = 1;          // conversations decoded at once
+  int n_seq_max = 1;  // conversations decoded at once
 };
 
 // Fraction of loading that is done, 0 to 1.

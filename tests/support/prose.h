@@ -15,14 +15,14 @@ inline std::string Prose(uint64_t seed, size_t n_sentences) {
                                   "The doctor from the village",  "My grandmother",
                                   "The captain of the ferry",     "An old teacher",
                                   "The baker's daughter",         "A travelling musician"};
-  constexpr const char* kDid[] = {"repaired the door of", "wrote a long letter about",
-                                  "remembered",           "painted a small picture of",
-                                  "walked slowly towards", "told the children stories about",
-                                  "measured and described", "lost the only key to"};
-  constexpr const char* kWhat[] = {"the house on the hill", "the bridge over the river",
+  constexpr const char* kDid[] = {
+      "repaired the door of",       "wrote a long letter about", "remembered",
+      "painted a small picture of", "walked slowly towards",     "told the children stories about",
+      "measured and described",     "lost the only key to"};
+  constexpr const char* kWhat[] = {"the house on the hill",        "the bridge over the river",
                                    "the garden behind the church", "a boat with a blue sail",
-                                   "the market in the old town", "the clock above the station",
-                                   "a library full of maps", "the orchard near the sea"};
+                                   "the market in the old town",   "the clock above the station",
+                                   "a library full of maps",       "the orchard near the sea"};
   constexpr const char* kWhen[] = {"in the spring of that year", "before the rain began",
                                    "while everybody slept",      "on the last day of the month",
                                    "as the lamps were lit",      "after the long winter",

@@ -40,7 +40,8 @@ class StockLlama {
     params.kv_unified = true;
     params.flash_attn_type = flash_attention;
     context_.reset(llama_init_from_model(model_.get(), params));
-    if (context_ == nullptr) throw std::runtime_error("stock llama.cpp has no context for " + model);
+    if (context_ == nullptr)
+      throw std::runtime_error("stock llama.cpp has no context for " + model);
     if (mmproj.empty()) return;
     mtmd_context_params vision = mtmd_context_params_default();
     vision.n_threads = 2;

@@ -34,7 +34,9 @@ inline std::vector<std::pair<std::string, ModelSpec>> TestModels() {
 inline std::string TestModelPath(const std::string& name) {
   return RKV_TEST_MODELS "/" + name + ".gguf";
 }
-inline std::string TestMmprojPath(const std::string& name) { return TestModelPath(name + "-mmproj"); }
+inline std::string TestMmprojPath(const std::string& name) {
+  return TestModelPath(name + "-mmproj");
+}
 
 inline std::string SourcePath(const std::string& path) { return RKV_SOURCE_DIR "/" + path; }
 

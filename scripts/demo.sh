@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# From nothing to answers about a picture: sets up, builds, and asks the bundled model about a
+# bundled page, with the whole KV cache and with part of it. Again, it takes seconds.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts/setup.sh release
+
+picture=models/reference/sample.png
+ask() {
+  printf '\n\033[1m$ rkv run --image %s %s\033[0m\n' "$picture" "$*"
+  build/release/apps/rkv run --image "$picture" --temp 0 \
+    -p "value of W" -p "value of Z" -p "value of Q" -p "value of O" "$@"
+}
+ask --policy full
+ask --policy streaming --budget 90%
+ask --policy streaming --budget 50%

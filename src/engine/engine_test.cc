@@ -1,0 +1,498 @@
+#include "retentivekv/engine.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/bytes.h"
+#include "base/file.h"
+#include "support/pictures.h"
+#include "support/prose.h"
+#include "support/stock.h"
+#include "support/test_models.h"
+
+namespace rkv {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::string kReference = SourcePath("models/reference/");
+
+EngineOptions ReferenceOptions() {
+  EngineOptions options;
+  options.model = kReference + "tiny-vlm-f16.gguf";
+  options.mmproj = kReference + "mmproj-tiny-vlm-f16.gguf";
+  options.n_threads = 2;
+  options.max_conversations = 4;
+  return options;
+}
+
+std::unique_ptr<Engine> LoadReference() {
+  auto engine = Engine::Load(ReferenceOptions());
+  EXPECT_TRUE(engine.ok()) << engine.status().message();
+  return engine.ok() ? *std::move(engine) : nullptr;
+}
+
+AnswerOptions Greedy(int max_tokens = 16) {
+  AnswerOptions options;
+  options.max_tokens = max_tokens;
+  options.sampling.temperature = 0;
+  return options;
+}
+
+MemoryOptions Streaming(const std::string& budget) {
+  return {.policy = *ParsePolicySpec("streaming"), .budget = *ParseBudget(budget)};
+}
+
+std::string Ask(Engine& engine, Conversation& conversation, const std::string& question,
+                const std::vector<std::string>& files = {}) {
+  const Status added = conversation.AddUserMessage(question, files);
+  EXPECT_TRUE(added.ok()) << added.message();
+  const auto answer = engine.Answer(conversation, Greedy());
+  EXPECT_TRUE(answer.ok()) << answer.status().message();
+  return answer.ok() ? answer->text : "";
+}
+
+std::string Picture(const std::string& name) { return kReference + "samples/" + name; }
+
+std::string TempPath(const std::string& name) {
+  const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+  return testing::TempDir() + info->name() + "-" + name;
+}
+
+nlohmann::json Samples() {
+  std::ifstream file(Picture("samples.jsonl"));
+  nlohmann::json samples = nlohmann::json::array();
+  for (std::string line; std::getline(file, line);) samples.push_back(nlohmann::json::parse(line));
+  return samples;
+}
+
+TEST(EngineTest, AnswersEveryBundledQuestion) {
+  const auto engine = LoadReference();
+  int n_questions = 0;
+  for (const auto& sample : Samples()) {
+    const auto conversation = *engine->NewConversation({});
+    std::vector<std::string> files = {Picture(sample["images"][0])};
+    for (const auto& turn : sample["turns"]) {
+      EXPECT_EQ(Ask(*engine, *conversation, turn["question"], files), turn["answer"])
+          << sample["images"][0] << " " << turn["question"];
+      files.clear();
+      ++n_questions;
+    }
+    const MemoryStats stats = conversation->stats();
+    EXPECT_EQ(stats.tokens_exact, stats.tokens_seen);
+  }
+  EXPECT_EQ(n_questions, 49);
+}
+
+TEST(EngineTest, ConversationsAtOnceAnswerAsAlone) {
+  const auto engine = LoadReference();
+  const auto scene = *engine->NewConversation({});
+  const auto doc = *engine->NewConversation(Streaming("95%"));
+  const auto words = *engine->NewConversation({});
+  ASSERT_TRUE(scene->AddUserMessage("color of S", std::array{Picture("scene-1.png")}).ok());
+  ASSERT_TRUE(doc->AddUserMessage("value of W", std::array{Picture("doc-1.png")}).ok());
+  ASSERT_TRUE(words->AddUserMessage("a text without a picture").ok());
+  std::vector<AnswerRequest> requests(3);
+  requests[0] = {.conversation = scene.get(), .options = Greedy(), .result = {}};
+  requests[1] = {.conversation = doc.get(), .options = Greedy(), .result = {}};
+  requests[2] = {.conversation = words.get(), .options = Greedy(7), .result = {}};
+  ASSERT_TRUE(engine->AnswerAll(requests).ok());
+  EXPECT_EQ(requests[0].result.text, "pink");
+  EXPECT_EQ(requests[1].result.text, "59");
+  EXPECT_GT(requests[0].result.n_prompt_tokens, 64u);
+
+  const auto alone = *engine->NewConversation({});
+  ASSERT_TRUE(alone->AddUserMessage("a text without a picture").ok());
+  EXPECT_EQ(engine->Answer(*alone, Greedy(7))->text, requests[2].result.text);
+  // Each goes on by itself.
+  EXPECT_EQ(Ask(*engine, *scene, "color of R"), "black");
+  EXPECT_EQ(Ask(*engine, *doc, "value of Z"), "27");
+}
+
+TEST(EngineTest, MoreConversationsThanTheEngineIsForAreRefused) {
+  const auto engine = LoadReference();
+  std::vector<std::unique_ptr<Conversation>> conversations;
+  std::vector<AnswerRequest> requests;
+  for (int i = 0; i < 5; ++i) {
+    conversations.push_back(*engine->NewConversation({}));
+    ASSERT_TRUE(conversations.back()->AddUserMessage("x").ok());
+    requests.push_back(
+        {.conversation = conversations.back().get(), .options = Greedy(1), .result = {}});
+  }
+  EXPECT_EQ(engine->AnswerAll(requests).code(), StatusCode::kInvalidArgument);
+  requests.resize(2);
+  requests[1].conversation = requests[0].conversation;
+  EXPECT_EQ(engine->AnswerAll(requests).code(), StatusCode::kInvalidArgument);
+}
+
+TEST(EngineTest, StreamedPiecesAreTheAnswer) {
+  const auto engine = LoadReference();
+  const auto conversation = *engine->NewConversation({});
+  ASSERT_TRUE(conversation->AddUserMessage("value of W", std::array{Picture("doc-1.png")}).ok());
+  std::string streamed;
+  double last_fraction = 0;
+  AnswerOptions options = Greedy();
+  options.on_text = [&](std::string_view piece) {
+    streamed += piece;
+    return true;
+  };
+  options.on_progress = [&](std::string_view, double fraction) { last_fraction = fraction; };
+  const auto answer = engine->Answer(*conversation, options);
+  ASSERT_TRUE(answer.ok());
+  EXPECT_EQ(streamed, "59");
+  EXPECT_EQ(answer->text, "59");
+  EXPECT_EQ(answer->stop, StopReason::kEndOfAnswer);
+  EXPECT_EQ(last_fraction, 1.0);
+}
+
+TEST(EngineTest, UndoGivesTheSameBitsAgain) {
+  const auto engine = LoadReference();
+  const auto conversation = *engine->NewConversation({});
+  Ask(*engine, *conversation, "color of S", {Picture("scene-1.png")});
+  ASSERT_TRUE(conversation->AddUserMessage("color of R").ok());
+  const std::vector<float> first = *engine->ReadPrompt(*conversation);
+  ASSERT_TRUE(conversation->Undo().ok());
+  EXPECT_EQ(Ask(*engine, *conversation, "color of Q"), "orange");
+  ASSERT_TRUE(conversation->Undo().ok());
+  EXPECT_EQ(conversation->messages().size(), 2u);
+  ASSERT_TRUE(conversation->AddUserMessage("color of R").ok());
+  EXPECT_EQ(*engine->ReadPrompt(*conversation), first);
+  ASSERT_TRUE(conversation->Undo().ok());
+  ASSERT_TRUE(conversation->Undo().ok());
+  EXPECT_EQ(conversation->Undo().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(conversation->stats().tokens_seen, 0u);
+}
+
+TEST(EngineTest, CancellingWhileReadingTakesTheMessageBack) {
+  const auto engine = LoadReference();
+  const auto conversation = *engine->NewConversation({});
+  Ask(*engine, *conversation, "color of S", {Picture("scene-1.png")});
+  const uint64_t tokens = conversation->stats().tokens_seen;
+  ASSERT_TRUE(conversation->AddUserMessage("value of W", std::array{Picture("doc-1.png")}).ok());
+  std::atomic<bool> cancel{false};
+  AnswerOptions options = Greedy();
+  options.cancel = &cancel;
+  options.on_progress = [&](std::string_view, double) { cancel = true; };
+  const auto answer = engine->Answer(*conversation, options);
+  ASSERT_TRUE(answer.ok());
+  EXPECT_EQ(answer->stop, StopReason::kCancelled);
+  EXPECT_EQ(answer->text, "");
+  EXPECT_EQ(conversation->stats().tokens_seen, tokens);
+  EXPECT_EQ(conversation->messages().size(), 2u);
+  EXPECT_EQ(Ask(*engine, *conversation, "color of R"), "black");
+}
+
+TEST(EngineTest, AStoppedAnswerStaysAndTheConversationGoesOn) {
+  const auto engine = LoadReference();
+  const auto conversation = *engine->NewConversation({});
+  ASSERT_TRUE(conversation->AddUserMessage("value of W", std::array{Picture("doc-1.png")}).ok());
+  AnswerOptions options = Greedy();
+  options.on_text = [](std::string_view) { return false; };
+  const auto answer = engine->Answer(*conversation, options);
+  ASSERT_TRUE(answer.ok());
+  EXPECT_EQ(answer->stop, StopReason::kCancelled);
+  EXPECT_EQ(answer->text, "5");
+  EXPECT_EQ(conversation->messages().back().content, "5");
+  EXPECT_EQ(Ask(*engine, *conversation, "value of Z"), "27");
+}
+
+TEST(EngineTest, TheContextEndsWithAMessage) {
+  EngineOptions options = ReferenceOptions();
+  options.n_ctx = 100;
+  const auto engine = *Engine::Load(options);
+  const auto conversation = *engine->NewConversation({});
+  Ask(*engine, *conversation, "color of S", {Picture("scene-1.png")});
+  const MemoryStats before = conversation->stats();
+  const Status too_long = conversation->AddUserMessage(std::string(500, 'x'));
+  EXPECT_EQ(too_long.code(), StatusCode::kResourceExhausted);
+  EXPECT_NE(too_long.message().find("100"), std::string::npos);
+  EXPECT_EQ(conversation->stats().held_bytes, before.held_bytes);
+  EXPECT_EQ(Ask(*engine, *conversation, "color of R"), "black");
+  // An answer that runs into the end stops there.
+  ASSERT_TRUE(conversation->AddUserMessage(std::string(60, 'x')).ok());
+  const auto answer = engine->Answer(*conversation, Greedy(1000));
+  ASSERT_TRUE(answer.ok());
+  EXPECT_NE(answer->stop, StopReason::kMaxTokens);
+}
+
+TEST(EngineTest, PromptsLongerThanTheBudgetAreReadWithinIt) {
+  EngineOptions options = ReferenceOptions();
+  options.n_ubatch = 32;
+  const auto engine = *Engine::Load(options);
+  const auto conversation = *engine->NewConversation(Streaming("40t"));
+  Ask(*engine, *conversation, std::string(900, 'y'), {Picture("doc-1.png")});
+  const MemoryStats stats = conversation->stats();
+  EXPECT_GT(stats.tokens_seen, 900u);
+  EXPECT_GT(stats.tokens_evicted, 850u);
+  EXPECT_LE(stats.held_bytes, stats.budget_bytes);
+}
+
+TEST(EngineTest, MessagesAreCheckedBeforeTheyCount) {
+  const auto engine = LoadReference();
+  const auto conversation = *engine->NewConversation({});
+  EXPECT_EQ(conversation->AddUserMessage("").code(), StatusCode::kInvalidArgument);
+  const auto nothing = engine->Answer(*conversation, Greedy());
+  EXPECT_EQ(nothing.status().code(), StatusCode::kInvalidArgument);
+  ASSERT_TRUE(conversation->AddUserMessage("color of S", std::array{Picture("scene-1.png")}).ok());
+  EXPECT_EQ(conversation->AddUserMessage("again").code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(conversation->Save(TempPath("waiting")).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(engine->Answer(*conversation, Greedy())->text, "pink");
+}
+
+// --- saving ---------------------------------------------------------------------------------
+
+uint64_t LogitsHash(const std::vector<float>& logits) {
+  return Hash64({reinterpret_cast<const char*>(logits.data()), logits.size() * sizeof(float)});
+}
+
+uint64_t NextLogitsHash(Engine& engine, Conversation& conversation) {
+  EXPECT_TRUE(conversation.AddUserMessage("value of Q").ok());
+  return LogitsHash(*engine.ReadPrompt(conversation));
+}
+
+// The other process of SavedConversationsGoOnInAnotherProcess.
+TEST(EngineTest, DISABLED_PrintNextLogitsHash) {
+  const auto engine = LoadReference();
+  const auto conversation = engine->LoadConversation(std::getenv("RKV_TEST_CONVERSATION"));
+  ASSERT_TRUE(conversation.ok()) << conversation.status().message();
+  fmt::print("hash={}\n", NextLogitsHash(*engine, **conversation));
+}
+
+std::string RunOtherProcess(const std::string& saved) {
+  const std::string self = fs::read_symlink("/proc/self/exe").string();
+  const std::string command = fmt::format(
+      "RKV_TEST_CONVERSATION='{}' '{}' --gtest_also_run_disabled_tests "
+      "--gtest_filter=EngineTest.DISABLED_PrintNextLogitsHash",
+      saved, self);
+  FILE* pipe = ::popen(command.c_str(), "r");
+  std::string output;
+  for (int c = std::fgetc(pipe); c != EOF; c = std::fgetc(pipe)) output += static_cast<char>(c);
+  EXPECT_EQ(::pclose(pipe), 0) << output;
+  const size_t begin = output.find("hash=");
+  return begin == std::string::npos ? output
+                                    : output.substr(begin, output.find('\n', begin) - begin);
+}
+
+TEST(EngineTest, SavedConversationsGoOnInAnotherProcess) {
+  const auto engine = LoadReference();
+  for (const MemoryOptions& options : {MemoryOptions{}, Streaming("60%")}) {
+    const auto conversation = *engine->NewConversation(options);
+    Ask(*engine, *conversation, "value of W", {Picture("doc-1.png")});
+    Ask(*engine, *conversation, "value of Z");
+    const std::string path = TempPath("conversation");
+    ASSERT_TRUE(conversation->Save(path).ok());
+    const std::string expected = fmt::format("hash={}", NextLogitsHash(*engine, *conversation));
+    EXPECT_EQ(RunOtherProcess(path), expected) << ToString(options.policy);
+    const auto loaded = *engine->LoadConversation(path);
+    EXPECT_EQ(loaded->messages().size(), 4u);
+    EXPECT_EQ(loaded->messages()[1].content, "59");
+    ASSERT_TRUE(loaded->Undo().ok());
+    EXPECT_EQ(loaded->messages().size(), 2u);
+  }
+}
+
+TEST(EngineTest, DamagedAndForeignFilesAreRefused) {
+  const auto engine = LoadReference();
+  const auto conversation = *engine->NewConversation({});
+  Ask(*engine, *conversation, "value of W", {Picture("doc-1.png")});
+  const std::string path = TempPath("good");
+  ASSERT_TRUE(conversation->Save(path).ok());
+  const std::string bytes = *ReadFile(path, "file");
+  const auto refusal = [&](const std::string& content) {
+    WriteTestFile(TempPath("bad"), content);
+    const auto loaded = engine->LoadConversation(TempPath("bad"));
+    EXPECT_EQ(loaded.status().code(), StatusCode::kBadFile);
+    return loaded.status().message();
+  };
+  EXPECT_NE(refusal("").find("not a saved conversation"), std::string::npos);
+  EXPECT_NE(refusal("GGUF and more").find("not a saved conversation"), std::string::npos);
+  for (size_t cut = 20; cut < bytes.size(); cut += bytes.size() / 11) {
+    EXPECT_NE(refusal(bytes.substr(0, cut)).find("truncated"), std::string::npos) << cut;
+  }
+  for (size_t at = 60; at < bytes.size(); at += bytes.size() / 7) {
+    std::string damaged = bytes;
+    damaged[at] = static_cast<char>(damaged[at] ^ 1);
+    refusal(damaged);
+  }
+  EXPECT_NE(refusal(bytes + "x").find("damaged"), std::string::npos);
+  EXPECT_EQ(engine->LoadConversation(TempPath("none")).status().code(), StatusCode::kBadFile);
+
+  EngineOptions other;
+  other.model = TestModelPath("qwen2vl-d64");
+  const auto other_engine = *Engine::Load(other);
+  const auto foreign = other_engine->LoadConversation(path);
+  EXPECT_NE(foreign.status().message().find("another model"), std::string::npos);
+}
+
+TEST(EngineTest, AFullDiskDoesNotHarmTheConversation) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "this system has no /dev/full";
+  const auto engine = LoadReference();
+  const auto conversation = *engine->NewConversation({});
+  Ask(*engine, *conversation, "value of W", {Picture("doc-1.png")});
+  const Status full = conversation->Save("/dev/full");
+  EXPECT_EQ(full.code(), StatusCode::kResourceExhausted);
+  EXPECT_NE(full.message().find("No space left"), std::string::npos);
+  EXPECT_EQ(Ask(*engine, *conversation, "value of Z"), "27");
+}
+
+// --- bad files --------------------------------------------------------------------------------
+
+TEST(EngineTest, BadPicturesAreRefusedAndTheConversationGoesOn) {
+  const auto engine = LoadReference();
+  const auto conversation = *engine->NewConversation({});
+  Ask(*engine, *conversation, "value of W", {Picture("doc-1.png")});
+  const std::string png = *ReadFile(Picture("doc-1.png"), "picture");
+  std::string huge = BmpBytes(1, 1, 1);
+  const int32_t side = 20000;
+  std::memcpy(huge.data() + 18, &side, sizeof(side));
+  std::memcpy(huge.data() + 22, &side, sizeof(side));
+  const std::vector<std::pair<std::string, std::string>> bad = {
+      {"text.png", "this is not a picture"},
+      {"empty.png", ""},
+      {"truncated.png", png.substr(0, png.size() / 4)},
+      {"header.png", png.substr(0, 40)},
+      {"huge.bmp", huge},
+  };
+  for (const auto& [name, bytes] : bad) {
+    const std::string path = WriteTestFile(TempPath(name), bytes);
+    const Status status = conversation->AddUserMessage("value of Z", std::array{path});
+    EXPECT_EQ(status.code(), StatusCode::kBadFile) << name;
+    EXPECT_NE(status.message().find(name), std::string::npos) << status.message();
+  }
+  EXPECT_EQ(conversation->AddUserMessage("x", std::array<std::string, 1>{"/no/such.png"}).code(),
+            StatusCode::kBadFile);
+  EXPECT_EQ(
+      conversation->AddUserMessage("<__media__> and <__media__>", std::array{Picture("doc-2.png")})
+          .code(),
+      StatusCode::kInvalidArgument);
+  EXPECT_EQ(Ask(*engine, *conversation, "value of Z"), "27");
+}
+
+// Small and narrow pictures are scaled as stock llama.cpp does.
+TEST(EngineTest, TinyPicturesAreAnswered) {
+  const auto engine = LoadReference();
+  for (const auto& [width, height] : {std::pair{1, 1}, {2, 1}, {1, 300}, {300, 2}}) {
+    const auto conversation = *engine->NewConversation({});
+    const std::string path = WriteTestFile(TempPath("small.bmp"), BmpBytes(width, height, 1));
+    const Status status = conversation->AddUserMessage("color of S", std::array{path});
+    ASSERT_TRUE(status.ok()) << width << "x" << height << ": " << status.message();
+    EXPECT_TRUE(engine->Answer(*conversation, Greedy(4)).ok());
+  }
+}
+
+TEST(EngineTest, PicturesNeedAVisionModel) {
+  EngineOptions options = ReferenceOptions();
+  options.mmproj.clear();
+  const auto engine = *Engine::Load(options);
+  EXPECT_FALSE(engine->takes_pictures());
+  const auto conversation = *engine->NewConversation({});
+  const Status status = conversation->AddUserMessage("x", std::array{Picture("doc-1.png")});
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("--mmproj"), std::string::npos);
+}
+
+Status LoadStatus(const std::string& model, const std::string& mmproj = "", int n_ctx = 0) {
+  EngineOptions options;
+  options.model = model;
+  options.mmproj = mmproj;
+  options.n_ctx = n_ctx;
+  return Engine::Load(options).status();
+}
+
+TEST(EngineTest, BadModelFilesAreRefused) {
+  const std::string good = TestModelPath("qwen2-d64");
+  const std::string bytes = *ReadFile(good, "model");
+  EXPECT_NE(LoadStatus("/no/such.gguf").message().find("does not exist"), std::string::npos);
+  EXPECT_NE(LoadStatus(testing::TempDir()).message().find("directory"), std::string::npos);
+  EXPECT_NE(LoadStatus(Picture("doc-1.png")).message().find("not a readable GGUF"),
+            std::string::npos);
+  EXPECT_EQ(LoadStatus("").code(), StatusCode::kInvalidArgument);
+  for (const size_t size : {size_t{4}, size_t{100}, size_t{3000}, bytes.size() / 2}) {
+    const Status status = LoadStatus(WriteTestFile(TempPath("cut.gguf"), bytes.substr(0, size)));
+    EXPECT_EQ(status.code(), StatusCode::kBadFile) << size;
+  }
+  // Something that is a GGUF, but not a language model.
+  EXPECT_EQ(LoadStatus(TestMmprojPath("qwen2vl-d64")).code(), StatusCode::kBadFile);
+}
+
+TEST(EngineTest, MmprojOfAnotherModelIsRefused) {
+  const Status status = LoadStatus(TestModelPath("qwen2vl-d64"), TestMmprojPath("qwen2vl-d80"));
+  EXPECT_EQ(status.code(), StatusCode::kBadFile);
+  EXPECT_NE(status.message().find("qwen2vl-d80-mmproj"), std::string::npos);
+  EXPECT_EQ(LoadStatus(TestModelPath("qwen2-d64"), TestModelPath("qwen2-d64")).code(),
+            StatusCode::kBadFile);
+}
+
+TEST(EngineTest, ModelsThatCannotBeServedAreRefusedWithTheReason) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"mamba", "recurrent"}, {"deepseek2", "MLA"}, {"gemma2-swa", "sliding-window"}};
+  for (const auto& [name, reason] : cases) {
+    const Status status = LoadStatus(TestModelPath(name));
+    EXPECT_EQ(status.code(), StatusCode::kUnsupported) << name << status.message();
+    EXPECT_NE(status.message().find(reason), std::string::npos) << status.message();
+  }
+  // As long as the window does not close, there is none.
+  EXPECT_TRUE(LoadStatus(TestModelPath("gemma2-swa"), "", 512).ok());
+  EXPECT_EQ(LoadStatus(TestModelPath("gemma2-swa"), "", 513).code(), StatusCode::kUnsupported);
+}
+
+TEST(EngineTest, UnknownChatTemplatesAreRefused) {
+  EngineOptions options = ReferenceOptions();
+  options.chat_template = "nonsense";
+  const Status status = Engine::Load(options).status();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("chatml"), std::string::npos);
+}
+
+// --- real weights -----------------------------------------------------------------------------
+
+TEST(EngineTest, SmolLm2WritesWhatStockWritesAfter2000Tokens) {
+  if (SmolLm2Path().empty()) {
+    GTEST_SKIP() << "SmolLM2 was not fetched; scripts/test.sh does it where a network allows";
+  }
+  EngineOptions options;
+  options.model = SmolLm2Path();
+  options.chat_template = "none";
+  const auto engine = *Engine::Load(options);
+  const auto conversation = *engine->NewConversation({});
+  const std::string prompt = Prose(5, 112) + "In short, this text is about";
+  ASSERT_TRUE(conversation->AddUserMessage(prompt).ok());
+  const auto answer = engine->Answer(*conversation, Greedy(48));
+  ASSERT_TRUE(answer.ok());
+  EXPECT_GT(answer->n_prompt_tokens, 2000u);
+
+  StockLlama stock(SmolLm2Path());
+  std::vector<llama_token> tokens(prompt.size());
+  tokens.resize(static_cast<size_t>(
+      llama_tokenize(stock.vocab(), prompt.data(), static_cast<int32_t>(prompt.size()),
+                     tokens.data(), static_cast<int32_t>(tokens.size()), true, true)));
+  ASSERT_EQ(tokens.size(), answer->n_prompt_tokens);
+  std::vector<float> logits;
+  for (size_t begin = 0; begin < tokens.size(); begin += 512) {
+    std::vector<BatchEntry> batch;
+    for (size_t i = begin; i < std::min(tokens.size(), begin + 512); ++i) {
+      batch.push_back({.token = tokens[i], .position = static_cast<llama_pos>(i)});
+    }
+    logits = stock.Decode(batch).back();
+  }
+  std::string expected;
+  for (size_t i = 0; i < answer->n_generated; ++i) {
+    const auto token =
+        static_cast<llama_token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    char piece[64];
+    const int n = llama_token_to_piece(stock.vocab(), token, piece, sizeof(piece), 0, false);
+    expected.append(piece, static_cast<size_t>(n));
+    const auto position = static_cast<llama_pos>(tokens.size() + i);
+    logits = stock.Decode({{.token = token, .position = position}})[0];
+  }
+  EXPECT_EQ(answer->text, expected);
+}
+
+}  // namespace
+}  // namespace rkv

@@ -1,0 +1,118 @@
+#include "llama/bridge.h"
+
+#include <gtest/gtest.h>
+
+#include "llama/model.h"
+#include "support/test_models.h"
+
+namespace rkv {
+namespace {
+
+std::unique_ptr<Model> Load(int n_ubatch = 64) {
+  auto model = Model::Load({.model_path = TestModelPath("qwen2-d64"),
+                            .mmproj_path = {},
+                            .n_ubatch = n_ubatch,
+                            .n_threads = 2},
+                           {});
+  EXPECT_TRUE(model.ok()) << model.status().message();
+  return *std::move(model);
+}
+
+Ubatch Tokens(Memory& memory, size_t n) {
+  Ubatch ubatch;
+  ubatch.memories.push_back(&memory);
+  const auto first = static_cast<llama_pos>(memory.tokens_seen());
+  for (size_t i = 0; i < n; ++i) {
+    const auto position = first + static_cast<llama_pos>(i);
+    ubatch.tokens.push_back({.token = static_cast<llama_token>(40 + (position * 7) % 200),
+                             .position = {position},
+                             .output = i + 1 == n});
+  }
+  return ubatch;
+}
+
+std::vector<float> LastLogits(Model& model) {
+  const float* logits = llama_get_logits_ith(model.context(), -1);
+  return {logits, logits + llama_vocab_n_tokens(model.vocab())};
+}
+
+TEST(BridgeTest, ProbeFindsEveryLayer) {
+  const auto model = Load();
+  const LayerShape layer{.n_head = 6, .n_kv_head = 2, .d_k = 64, .d_v = 64};
+  EXPECT_EQ(model->shape(), (MemoryShape{.layers = {layer, layer, layer}}));
+}
+
+TEST(BridgeTest, BadUbatchesAreRefusedAndLeaveNoTrace) {
+  const auto model = Load();
+  Memory memory = *Memory::Create(model->shape(), {});
+  Bridge& bridge = model->bridge();
+  EXPECT_FALSE(bridge.Decode(model->context(), {}).ok());
+  EXPECT_FALSE(bridge.Decode(model->context(), Tokens(memory, 65)).ok());
+  Ubatch bad_token = Tokens(memory, 3);
+  bad_token.tokens[1].token = 1 << 20;
+  EXPECT_EQ(bridge.Decode(model->context(), bad_token).code(), StatusCode::kInternal);
+  Memory foreign = *Memory::Create({.layers = {{2, 1, 64, 64}}}, {});
+  EXPECT_EQ(bridge.Decode(model->context(), Tokens(foreign, 3)).code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_EQ(memory.tokens_seen(), 0u);
+  EXPECT_TRUE(bridge.Decode(model->context(), Tokens(memory, 64)).ok());
+  EXPECT_EQ(memory.tokens_seen(), 64u);
+}
+
+TEST(BridgeTest, TheSameTokensGiveTheSameBits) {
+  const auto model = Load();
+  Memory first = *Memory::Create(model->shape(), {});
+  Memory second = *Memory::Create(model->shape(), {});
+  for (const size_t n : {50, 1, 1, 20, 1}) {
+    ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(first, n)).ok());
+    const std::vector<float> logits = LastLogits(*model);
+    ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(second, n)).ok());
+    EXPECT_EQ(LastLogits(*model), logits);
+  }
+}
+
+TEST(BridgeTest, ACopiedMemoryIsAForkOfTheConversation) {
+  const auto model = Load();
+  Memory trunk = *Memory::Create(model->shape(), {});
+  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(trunk, 40)).ok());
+  Memory fork = trunk;
+  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(trunk, 10)).ok());
+  const std::vector<float> logits = LastLogits(*model);
+  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(fork, 10)).ok());
+  EXPECT_EQ(LastLogits(*model), logits);
+}
+
+// Between our decodes the context is stock llama.cpp's, whatever graphs it kept.
+TEST(BridgeTest, LlamaDecodeOfItsOwnIsUntouched) {
+  const auto model = Load();
+  const auto plain_decode = [&](llama_token token) {
+    llama_memory_clear(llama_get_memory(model->context()), true);
+    EXPECT_EQ(llama_decode(model->context(), llama_batch_get_one(&token, 1)), 0);
+    return LastLogits(*model);
+  };
+  const std::vector<float> before = plain_decode(65);
+  Memory memory = *Memory::Create(model->shape(), {});
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(memory, 1)).ok());
+  }
+  EXPECT_EQ(plain_decode(65), before);
+  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(memory, 1)).ok());
+  EXPECT_EQ(memory.tokens_seen(), 6u);
+}
+
+// A thread count that changes between decodes must not lose work.
+TEST(BridgeTest, ThreadsCanChange) {
+  const auto model = Load();
+  Memory memory = *Memory::Create(model->shape(), {});
+  Memory other = *Memory::Create(model->shape(), {});
+  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(memory, 30)).ok());
+  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(memory, 1)).ok());
+  const std::vector<float> logits = LastLogits(*model);
+  llama_set_n_threads(model->context(), 1, 3);
+  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(other, 30)).ok());
+  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(other, 1)).ok());
+  EXPECT_EQ(LastLogits(*model), logits);
+}
+
+}  // namespace
+}  // namespace rkv

@@ -1,0 +1,343 @@
+// The programs as their users run them.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "support/pictures.h"
+#include "support/process.h"
+#include "support/prose.h"
+#include "support/stock.h"
+#include "support/test_models.h"
+
+namespace rkv {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::string kSamples = SourcePath("models/reference/samples/");
+
+ProcessResult Rkv(std::vector<std::string> arguments, const std::string& input = "") {
+  arguments.insert(arguments.begin(), RKV_BINARY_DIR "/apps/rkv");
+  return RunProcess(arguments, input);
+}
+
+std::string TempPath(const std::string& name) {
+  const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+  return testing::TempDir() + "cli-" + info->name() + "-" + name;
+}
+
+std::string Trim(std::string text) {
+  const auto space = [](unsigned char c) { return std::isspace(c) != 0; };
+  text.erase(text.begin(), std::find_if_not(text.begin(), text.end(), space));
+  text.erase(std::find_if_not(text.rbegin(), text.rend(), space).base(), text.end());
+  return text;
+}
+
+TEST(CliRunTest, AnswersAboutAPictureWithTheBundledModel) {
+  const ProcessResult run =
+      Rkv({"run", "--image", kSamples + "scene-1.png", "-p", "color of S", "--temp", "0"});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(run.out, "pink\n");
+  EXPECT_NE(run.err.find("policy full, no budget"), std::string::npos);
+  EXPECT_EQ(run.err.find('\r'), std::string::npos);  // No progress in a pipe.
+}
+
+TEST(CliRunTest, SeveralQuestionsAreAConversation) {
+  const std::string report = TempPath("report.json");
+  const ProcessResult run = Rkv({"run", "--image", kSamples + "doc-1.png", "-p", "value of W", "-p",
+                                 "value of Z", "--temp", "0", "--policy", "streaming:sinks=2",
+                                 "--budget", "95%", "--kv-report", report});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(run.out, "> value of W\n59\n> value of Z\n27\n");
+  const auto json = nlohmann::json::parse(*ReadFile(report, "report"));
+  EXPECT_EQ(json["kv"]["policy"], "streaming:sinks=2");
+  EXPECT_EQ(json["kv"]["budget"], "95%");
+  EXPECT_LE(json["kv"]["held_bytes"], json["kv"]["budget_bytes"]);
+  EXPECT_EQ(json["kv"]["tokens_seen"].get<int>(),
+            json["kv"]["tokens_exact"].get<int>() + json["kv"]["tokens_evicted"].get<int>());
+}
+
+TEST(CliRunTest, ABudgetThatEvictedNothingSaysSo) {
+  const ProcessResult run = Rkv({"run", "-p", "value of W", "--temp", "0", "-n", "2", "--policy",
+                                 "streaming", "--budget", "500t"});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_NE(run.err.find("nothing had to be evicted"), std::string::npos) << run.err;
+}
+
+TEST(CliRunTest, FlagsComeFromTheEnvironmentToo) {
+  ::setenv("RKV_BUDGET", "nonsense", 1);
+  const ProcessResult refused = Rkv({"run", "-p", "x"});
+  const ProcessResult overridden =
+      Rkv({"run", "-p", "x", "-n", "1", "--policy", "streaming", "--budget", "64t"});
+  ::unsetenv("RKV_BUDGET");
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_EQ(overridden.exit_code, 0) << overridden.err;
+}
+
+TEST(CliRunTest, PromptsComeFromFilesAndPipes) {
+  const std::string file = WriteTestFile(TempPath("prompt.txt"), "color of S");
+  const std::string picture = kSamples + "scene-1.png";
+  EXPECT_EQ(Rkv({"run", "--image", picture, "-f", file, "--temp", "0"}).out, "pink\n");
+  EXPECT_EQ(Rkv({"run", "--image", picture, "-f", "-", "--temp", "0"}, "color of S").out, "pink\n");
+  EXPECT_EQ(Rkv({"run", "-f", "/no/such/prompt"}).exit_code, 1);
+}
+
+TEST(CliRunTest, SeedsMakeSamplingRepeatable) {
+  const auto text = [](const std::string& seed) {
+    return Rkv({"run", "-m", TestModelPath("qwen2-d64"), "-p", "x", "-n", "24", "-s", seed}).out;
+  };
+  EXPECT_EQ(text("5"), text("5"));
+  EXPECT_NE(text("5"), text("6"));
+}
+
+struct WrongUsage {
+  std::vector<std::string> arguments;
+  std::string says;
+};
+
+TEST(CliRunTest, WrongUsageExitsWith2AndSaysWhat) {
+  const WrongUsage cases[] = {
+      {{"run", "-p", "x", "--budget", "-1"}, "budget '-1'"},
+      {{"run", "-p", "x", "--budget", "0.2"}, "has no unit"},
+      {{"run", "-p", "x", "--budget", "50%"}, "policy 'full' keeps every token"},
+      {{"run", "-p", "x", "--policy", "streaming", "--budget", "2t"}, "smallest possible"},
+      {{"run", "-p", "x", "--policy", "nonsense"}, "full, streaming"},
+      {{"run", "-p", "x", "--policy", "streaming:sink=1"}, "sinks"},
+      {{"run"}, "-p"},
+      {{"run", "-p", "x", "-n", "0"}, "-n"},
+      {{"run", "-p", "x", "-t", "-3"}, "-t"},
+      {{"run", "-p", "x", "--no-such-flag"}, "--no-such-flag"},
+      {{"run", "-p", "x", "--chat-template", "nonsense"}, "chatml"},
+      {{"run", "-p", "x", "-m", TestModelPath("qwen2-d64"), "--image", kSamples + "doc-1.png"},
+       "--mmproj"},
+      {{}, "subcommand"},
+      {{"no-such-command"}, "no-such-command"},
+      {{"make-model", "no-such-arch", "-o", "/tmp/x"}, "qwen2vl"},
+  };
+  for (const WrongUsage& wrong : cases) {
+    const ProcessResult run = Rkv(wrong.arguments);
+    EXPECT_EQ(run.exit_code, 2) << testing::PrintToString(wrong.arguments) << run.err;
+    EXPECT_NE(run.err.find(wrong.says), std::string::npos) << run.err;
+    EXPECT_EQ(run.out, "");
+  }
+}
+
+TEST(CliRunTest, FailuresExitWith1AndSayWhat) {
+  const std::string text = WriteTestFile(TempPath("text.png"), "not a picture");
+  const WrongUsage cases[] = {
+      {{"run", "-p", "x", "-m", "/no/such/model.gguf"}, "does not exist"},
+      {{"run", "-p", "x", "-m", text}, "not a readable GGUF"},
+      {{"run", "-p", "x", "--image", text}, "text.png"},
+      {{"run", "-p", "x", "--image", "/no/such.png"}, "/no/such.png"},
+      {{"run", "-p", "x", "-m", TestModelPath("mamba")}, "recurrent"},
+      {{"run", "-p", "x", "-m", TestModelPath("qwen2vl-d64"), "-mm", TestMmprojPath("qwen2vl-d80")},
+       "mmproj"},
+      {{"run", "-p", std::string(300, 'x'), "-c", "100"}, "100"},
+      {{"run", "-p", "x", "-n", "1", "--kv-report", "/no/such/dir/report"}, "/no/such/dir/report"},
+      {{"run", "-p", "x", "-n", "1", "--log-file", "/no/such/dir/log"}, "/no/such/dir/log"},
+  };
+  for (const WrongUsage& wrong : cases) {
+    const ProcessResult run = Rkv(wrong.arguments);
+    EXPECT_EQ(run.exit_code, 1) << testing::PrintToString(wrong.arguments) << run.err;
+    EXPECT_NE(run.err.find(wrong.says), std::string::npos) << run.err;
+  }
+}
+
+TEST(CliRunTest, HelpAndVersion) {
+  const ProcessResult version = Rkv({"--version"});
+  EXPECT_EQ(version.exit_code, 0);
+  EXPECT_NE(version.out.find("llama.cpp 0."), std::string::npos);
+  const ProcessResult help = Rkv({"run", "--help"});
+  EXPECT_EQ(help.exit_code, 0);
+  for (const PolicyDescription& policy : DescribePolicies()) {
+    EXPECT_NE(help.out.find(policy.summary), std::string::npos) << policy.name;
+  }
+}
+
+TEST(CliChatTest, CommandsAndErrorsInOneConversation) {
+  const std::string saved = TempPath("conversation");
+  const std::string script = "/image " + kSamples + "doc-1.png\n" +
+                             "value of W\n"
+                             "/image /no/such.png\n"
+                             "value of Z\n"  // Fails for the picture,
+                             "value of Z\n"  // and goes on without it.
+                             "/save " +
+                             saved + "\n" +
+                             "/save /no/such/dir/x\n"
+                             "/nonsense\n"
+                             "value of Q\n"
+                             "/undo\n"
+                             "/stats\n"
+                             "/clear\n"
+                             "/load " +
+                             saved + "\n" + "/load " + kSamples + "doc-1.png\n" +
+                             "value of O\n"
+                             "/exit\n"
+                             "value of W\n";
+  const ProcessResult chat = Rkv({"chat", "--temp", "0"}, script);
+  EXPECT_EQ(chat.exit_code, 0) << chat.err;
+  for (const char* expected : {"59\n", "27\n", "18\n", "42\n", "saved to", "loaded 4 messages",
+                               "cache: holds", "speed: read"}) {
+    EXPECT_NE(chat.out.find(expected), std::string::npos) << expected << " in\n" << chat.out;
+  }
+  for (const char* expected : {"/no/such.png", "/no/such/dir/x", "unknown command '/nonsense'",
+                               "not a saved conversation"}) {
+    EXPECT_NE(chat.err.find(expected), std::string::npos) << expected << " in\n" << chat.err;
+  }
+  EXPECT_EQ(chat.out.find("59\n", chat.out.find("42\n")), std::string::npos);  // /exit left.
+}
+
+TEST(CliChatTest, AFullDiskOnSaveIsAnError) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "this system has no /dev/full";
+  const ProcessResult chat = Rkv({"chat", "--temp", "0", "--image", kSamples + "doc-1.png"},
+                                 "value of W\n/save /dev/full\nvalue of Z\n");
+  EXPECT_EQ(chat.exit_code, 0);
+  EXPECT_NE(chat.err.find("No space left"), std::string::npos) << chat.err;
+  EXPECT_NE(chat.out.find("27\n"), std::string::npos) << chat.out;
+}
+
+// A random model never ends its answer, so that there is something to stop.
+TEST(CliChatTest, CtrlCStopsTheAnswerAndNotTheProgram) {
+  InteractiveProcess chat({RKV_BINARY_DIR "/apps/rkv", "chat", "-m", TestModelPath("qwen2-d64")});
+  chat.Write("hello\n/stats\n");
+  EXPECT_FALSE(chat.ReadUntil("a").empty());
+  chat.Signal(SIGINT);
+  EXPECT_NE(chat.ReadUntil("(stopped)").find("(stopped)"), std::string::npos);
+  EXPECT_NE(chat.ReadUntil("cache: holds").find("cache: holds"), std::string::npos);
+  chat.Write("/exit\n");
+  EXPECT_EQ(chat.Wait(), 0);
+}
+
+TEST(CliRunTest, CtrlCExitsWith130) {
+  InteractiveProcess run(
+      {RKV_BINARY_DIR "/apps/rkv", "run", "-m", TestModelPath("qwen2-d64"), "-p", "hello"});
+  EXPECT_FALSE(run.ReadUntil("a").empty());
+  run.Signal(SIGINT);
+  EXPECT_EQ(run.Wait(), 130);
+}
+
+TEST(CliRunTest, AReaderThatGoesAwayIsNotACrash) {
+  const ProcessResult run =
+      RunProcess({"/bin/sh", "-c",
+                  "'" RKV_BINARY_DIR "/apps/rkv' run -m '" + TestModelPath("qwen2-d64") +
+                      "' -p hello -n 3000 | head -c 20 > /dev/null"});
+  EXPECT_EQ(run.exit_code, 0);
+  EXPECT_NE(run.err.find("error: "), std::string::npos) << run.err;
+}
+
+// --- against llama.cpp's own programs ---------------------------------------------------------
+
+TEST(CliStockTest, BundledPicturesGetTheTextOfLlamaMtmdCli) {
+  const std::string stock = RKV_LLAMA_DIR "/bin/llama-mtmd-cli";
+  if (!fs::exists(stock)) GTEST_SKIP() << "this llama.cpp has no llama-mtmd-cli";
+  const std::string reference = SourcePath("models/reference/");
+  std::ifstream samples(kSamples + "samples.jsonl");
+  int n_compared = 0;
+  for (std::string line; std::getline(samples, line);) {
+    const auto sample = nlohmann::json::parse(line);
+    const std::string picture = kSamples + sample["images"][0].get<std::string>();
+    for (const size_t turn : {size_t{0}, sample["turns"].size() - 1}) {
+      const std::string question = sample["turns"][turn]["question"];
+      const ProcessResult expected =
+          RunProcess({stock, "-m", reference + "tiny-vlm-f16.gguf", "--mmproj",
+                      reference + "mmproj-tiny-vlm-f16.gguf", "--image", picture, "-p", question,
+                      "--temp", "0", "--jinja", "-t", "2"});
+      ASSERT_EQ(expected.exit_code, 0) << expected.err;
+      const ProcessResult ours =
+          Rkv({"run", "--policy", "full", "--image", picture, "-p", question, "--temp", "0"});
+      EXPECT_EQ(Trim(ours.out), Trim(expected.out)) << picture << " " << question;
+      EXPECT_EQ(Trim(ours.out), sample["turns"][turn]["answer"]);
+      ++n_compared;
+    }
+  }
+  EXPECT_EQ(n_compared, 12);
+}
+
+TEST(CliStockTest, SmolLm2GetsTheTextOfLlamaCompletion) {
+  const std::string stock = RKV_LLAMA_DIR "/bin/llama-completion";
+  if (!fs::exists(stock)) GTEST_SKIP() << "this llama.cpp has no llama-completion";
+  if (SmolLm2Path().empty()) {
+    GTEST_SKIP() << "SmolLM2 was not fetched; scripts/test.sh does it where a network allows";
+  }
+  // A little over 2,000 tokens.
+  const std::string prompt = Prose(5, 112) + "In short, this text is about";
+  const std::string file = WriteTestFile(TempPath("prompt.txt"), prompt);
+  const ProcessResult expected =
+      RunProcess({stock, "-m", SmolLm2Path(), "-f", file, "-n", "48", "--temp", "0", "-no-cnv",
+                  "--no-display-prompt", "-fa", "on", "-c", "4096", "-t", "2"});
+  ASSERT_EQ(expected.exit_code, 0) << expected.err;
+  const ProcessResult ours = Rkv({"run", "-m", SmolLm2Path(), "-f", file, "-n", "48", "--temp", "0",
+                                  "--chat-template", "none", "--policy", "full"});
+  ASSERT_EQ(ours.exit_code, 0) << ours.err;
+  EXPECT_GT(Trim(ours.out).size(), 40u);
+  EXPECT_EQ(Trim(ours.out), Trim(expected.out));
+}
+
+// --- examples ---------------------------------------------------------------------------------
+
+TEST(ExampleTest, AttachWritesWhatStockLlamaWrites) {
+  const std::string attach = RKV_BINARY_DIR "/examples/example_attach";
+  const std::string model = TestModelPath("qwen2-d64");
+  const std::string prompt = Prose(9, 15);
+  const ProcessResult ours = RunProcess({attach, model, prompt});
+  ASSERT_EQ(ours.exit_code, 0) << ours.err;
+
+  StockLlama stock(model);
+  std::vector<BatchEntry> batch;
+  std::vector<llama_token> tokens(prompt.size());
+  tokens.resize(static_cast<size_t>(
+      llama_tokenize(stock.vocab(), prompt.data(), static_cast<int32_t>(prompt.size()),
+                     tokens.data(), static_cast<int32_t>(tokens.size()), true, true)));
+  ASSERT_GT(tokens.size(), 512u);  // More than the context that rkv_attach leaves llama.cpp.
+  std::vector<float> logits;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    batch.push_back({.token = tokens[i], .position = static_cast<llama_pos>(i)});
+    if (batch.size() < 512 && i + 1 < tokens.size()) continue;
+    logits = stock.Decode(batch).back();
+    batch.clear();
+  }
+  std::string expected;
+  for (size_t i = 0; i < 32; ++i) {
+    const auto token =
+        static_cast<llama_token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    if (llama_vocab_is_eog(stock.vocab(), token)) break;
+    char piece[64];
+    expected.append(piece, static_cast<size_t>(llama_token_to_piece(stock.vocab(), token, piece,
+                                                                    sizeof(piece), 0, false)));
+    const auto position = static_cast<llama_pos>(tokens.size() + i);
+    logits = stock.Decode({{.token = token, .position = position}})[0];
+  }
+  EXPECT_EQ(ours.out, expected);
+}
+
+TEST(ExampleTest, AttachEvictsWithABudgetAndNamesMistakes) {
+  const std::string attach = RKV_BINARY_DIR "/examples/example_attach";
+  const ProcessResult streaming =
+      RunProcess({attach, TestModelPath("qwen2-d64"), Prose(9, 15), "streaming", "64t"});
+  EXPECT_EQ(streaming.exit_code, 0) << streaming.err;
+  EXPECT_NE(streaming.err.find("tokens evicted"), std::string::npos);
+  EXPECT_EQ(streaming.err.find(" 0 of"), std::string::npos) << streaming.err;
+  const ProcessResult wrong = RunProcess({attach, TestModelPath("qwen2-d64"), "x", "nonsense"});
+  EXPECT_EQ(wrong.exit_code, 1);
+  EXPECT_NE(wrong.err.find("full, streaming"), std::string::npos) << wrong.err;
+  const ProcessResult mamba = RunProcess({attach, TestModelPath("mamba"), "x"});
+  EXPECT_EQ(mamba.exit_code, 1);
+  EXPECT_NE(mamba.err.find("recurrent"), std::string::npos) << mamba.err;
+}
+
+TEST(ExampleTest, ChatAnswersThroughTheLibrary) {
+  const std::string reference = SourcePath("models/reference/");
+  const ProcessResult chat =
+      RunProcess({RKV_BINARY_DIR "/examples/example_chat", reference + "tiny-vlm-f16.gguf",
+                  reference + "mmproj-tiny-vlm-f16.gguf", kSamples + "scene-1.png", "color of S",
+                  "color of R"});
+  EXPECT_EQ(chat.exit_code, 0) << chat.err;
+  EXPECT_NE(chat.out.find("color of S\npink\n"), std::string::npos) << chat.out;
+}
+
+}  // namespace
+}  // namespace rkv

@@ -1,0 +1,3 @@
+#include <retentivekv/retentivekv.h>
+
+const char* AttachError(void) { return rkv_last_error(0); }

@@ -1,0 +1,29 @@
+# Installs into a new prefix, builds a project of somebody else against it, and runs what came out:
+#   cmake -DBUILD=... -DSOURCE=... -P install_test.cmake
+set(work "${BUILD}/install-test")
+file(REMOVE_RECURSE "${work}")
+
+function(run)
+  execute_process(COMMAND ${ARGV} RESULT_VARIABLE code OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  if(NOT code EQUAL 0)
+    message(FATAL_ERROR "${ARGV}\n${output}")
+  endif()
+  set(output "${output}" PARENT_SCOPE)
+endfunction()
+
+run("${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${work}/prefix")
+run("${CMAKE_COMMAND}" -S "${SOURCE}/tests/consumer" -B "${work}/build" -G Ninja
+    "-DCMAKE_PREFIX_PATH=${work}/prefix" "-DEXAMPLES=${SOURCE}/examples")
+run("${CMAKE_COMMAND}" --build "${work}/build")
+set(reference "${work}/prefix/share/retentivekv/reference")
+set(picture "${SOURCE}/models/reference/samples/scene-1.png")
+run("${work}/build/chat" "${reference}/tiny-vlm-f16.gguf" "${reference}/mmproj-tiny-vlm-f16.gguf"
+    "${picture}" "color of S")
+if(NOT output MATCHES "pink")
+  message(FATAL_ERROR "the installed library answered: ${output}")
+endif()
+run("${work}/prefix/bin/rkv" run --image "${picture}" -p "color of S" --temp 0)
+if(NOT output MATCHES "pink")
+  message(FATAL_ERROR "the installed rkv answered: ${output}")
+endif()
+file(REMOVE_RECURSE "${work}")
