@@ -69,9 +69,9 @@ build_llama() {
     { tail -n 30 "$root/.deps/llama-build.log" >&2 && exit 1; }
   cmake --install "$build" > /dev/null
   mkdir -p "$prefix/bin"
-  for program in llama-mtmd-cli llama-completion; do
-    if [ -x "$build/bin/$program" ]; then cp "$build/bin/$program" "$prefix/bin/"; fi
-  done
+  # llama.cpp's own programs for comparison, if they were built.
+  find "$build/bin" -name llama-mtmd-cli -o -name llama-completion | xargs -r cp -t "$prefix/bin"
+  find "$build/bin" -name 'libllama-completion-impl.so*' | xargs -r cp -a -t "$prefix/lib"
   rm -rf "$build"
 }
 

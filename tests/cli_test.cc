@@ -88,7 +88,9 @@ TEST(CliRunTest, PromptsComeFromFilesAndPipes) {
 
 TEST(CliRunTest, SeedsMakeSamplingRepeatable) {
   const auto text = [](const std::string& seed) {
-    return Rkv({"run", "-m", TestModelPath("qwen2-d64"), "-p", "x", "-n", "24", "-s", seed}).out;
+    return Rkv({"run", "-m", TestModelPath("qwen2-d64"), "-p", "x", "-n", "24", "--ignore-eos",
+                "-s", seed})
+        .out;
   };
   EXPECT_EQ(text("5"), text("5"));
   EXPECT_NE(text("5"), text("6"));
@@ -108,8 +110,8 @@ TEST(CliRunTest, WrongUsageExitsWith2AndSaysWhat) {
       {{"run", "-p", "x", "--policy", "nonsense"}, "full, streaming"},
       {{"run", "-p", "x", "--policy", "streaming:sink=1"}, "sinks"},
       {{"run"}, "-p"},
-      {{"run", "-p", "x", "-n", "0"}, "-n"},
-      {{"run", "-p", "x", "-t", "-3"}, "-t"},
+      {{"run", "-p", "x", "-n", "0"}, "--predict"},
+      {{"run", "-p", "x", "-t", "-3"}, "--threads"},
       {{"run", "-p", "x", "--no-such-flag"}, "--no-such-flag"},
       {{"run", "-p", "x", "--chat-template", "nonsense"}, "chatml"},
       {{"run", "-p", "x", "-m", TestModelPath("qwen2-d64"), "--image", kSamples + "doc-1.png"},
@@ -137,8 +139,8 @@ TEST(CliRunTest, FailuresExitWith1AndSayWhat) {
       {{"run", "-p", "x", "-m", TestModelPath("qwen2vl-d64"), "-mm", TestMmprojPath("qwen2vl-d80")},
        "mmproj"},
       {{"run", "-p", std::string(300, 'x'), "-c", "100"}, "100"},
-      {{"run", "-p", "x", "-n", "1", "--kv-report", "/no/such/dir/report"}, "/no/such/dir/report"},
-      {{"run", "-p", "x", "-n", "1", "--log-file", "/no/such/dir/log"}, "/no/such/dir/log"},
+      {{"run", "-p", "x", "-n", "1", "--kv-report", "/dev/null/report"}, "/dev/null/report"},
+      {{"run", "-p", "x", "-n", "1", "--log-file", "/dev/null/log"}, "/dev/null/log"},
   };
   for (const WrongUsage& wrong : cases) {
     const ProcessResult run = Rkv(wrong.arguments);
@@ -167,7 +169,7 @@ TEST(CliChatTest, CommandsAndErrorsInOneConversation) {
                              "value of Z\n"  // and goes on without it.
                              "/save " +
                              saved + "\n" +
-                             "/save /no/such/dir/x\n"
+                             "/save /dev/null/x\n"
                              "/nonsense\n"
                              "value of Q\n"
                              "/undo\n"
@@ -184,8 +186,8 @@ TEST(CliChatTest, CommandsAndErrorsInOneConversation) {
                                "cache: holds", "speed: read"}) {
     EXPECT_NE(chat.out.find(expected), std::string::npos) << expected << " in\n" << chat.out;
   }
-  for (const char* expected : {"/no/such.png", "/no/such/dir/x", "unknown command '/nonsense'",
-                               "not a saved conversation"}) {
+  for (const char* expected :
+       {"/no/such.png", "/dev/null/x", "unknown command '/nonsense'", "not a saved conversation"}) {
     EXPECT_NE(chat.err.find(expected), std::string::npos) << expected << " in\n" << chat.err;
   }
   EXPECT_EQ(chat.out.find("59\n", chat.out.find("42\n")), std::string::npos);  // /exit left.
@@ -200,9 +202,9 @@ TEST(CliChatTest, AFullDiskOnSaveIsAnError) {
   EXPECT_NE(chat.out.find("27\n"), std::string::npos) << chat.out;
 }
 
-// A random model never ends its answer, so that there is something to stop.
 TEST(CliChatTest, CtrlCStopsTheAnswerAndNotTheProgram) {
-  InteractiveProcess chat({RKV_BINARY_DIR "/apps/rkv", "chat", "-m", TestModelPath("qwen2-d64")});
+  InteractiveProcess chat(
+      {RKV_BINARY_DIR "/apps/rkv", "chat", "--ignore-eos", "-m", TestModelPath("qwen2-d64")});
   chat.Write("hello\n/stats\n");
   EXPECT_FALSE(chat.ReadUntil("a").empty());
   chat.Signal(SIGINT);
@@ -213,8 +215,8 @@ TEST(CliChatTest, CtrlCStopsTheAnswerAndNotTheProgram) {
 }
 
 TEST(CliRunTest, CtrlCExitsWith130) {
-  InteractiveProcess run(
-      {RKV_BINARY_DIR "/apps/rkv", "run", "-m", TestModelPath("qwen2-d64"), "-p", "hello"});
+  InteractiveProcess run({RKV_BINARY_DIR "/apps/rkv", "run", "--ignore-eos", "-m",
+                          TestModelPath("qwen2-d64"), "-p", "hello"});
   EXPECT_FALSE(run.ReadUntil("a").empty());
   run.Signal(SIGINT);
   EXPECT_EQ(run.Wait(), 130);
@@ -224,7 +226,7 @@ TEST(CliRunTest, AReaderThatGoesAwayIsNotACrash) {
   const ProcessResult run =
       RunProcess({"/bin/sh", "-c",
                   "'" RKV_BINARY_DIR "/apps/rkv' run -m '" + TestModelPath("qwen2-d64") +
-                      "' -p hello -n 3000 | head -c 20 > /dev/null"});
+                      "' -p hello --ignore-eos | head -c 20 > /dev/null"});
   EXPECT_EQ(run.exit_code, 0);
   EXPECT_NE(run.err.find("error: "), std::string::npos) << run.err;
 }
@@ -257,23 +259,26 @@ TEST(CliStockTest, BundledPicturesGetTheTextOfLlamaMtmdCli) {
   EXPECT_EQ(n_compared, 12);
 }
 
+// The weights as f16: with the Q4_1 of the shipped file, stock llama.cpp with and without flash
+// attention part ways after some tokens of such a text (docs/conformance.md).
 TEST(CliStockTest, SmolLm2GetsTheTextOfLlamaCompletion) {
   const std::string stock = RKV_LLAMA_DIR "/bin/llama-completion";
   if (!fs::exists(stock)) GTEST_SKIP() << "this llama.cpp has no llama-completion";
-  if (SmolLm2Path().empty()) {
+  const std::string model = TestModelPath("smollm2-f16");
+  if (!fs::exists(model)) {
     GTEST_SKIP() << "SmolLM2 was not fetched; scripts/test.sh does it where a network allows";
   }
   // A little over 2,000 tokens.
   const std::string prompt = Prose(5, 112) + "In short, this text is about";
   const std::string file = WriteTestFile(TempPath("prompt.txt"), prompt);
   const ProcessResult expected =
-      RunProcess({stock, "-m", SmolLm2Path(), "-f", file, "-n", "48", "--temp", "0", "-no-cnv",
+      RunProcess({stock, "-m", model, "-f", file, "-n", "64", "--temp", "0", "-no-cnv",
                   "--no-display-prompt", "-fa", "on", "-c", "4096", "-t", "2"});
   ASSERT_EQ(expected.exit_code, 0) << expected.err;
-  const ProcessResult ours = Rkv({"run", "-m", SmolLm2Path(), "-f", file, "-n", "48", "--temp", "0",
+  const ProcessResult ours = Rkv({"run", "-m", model, "-f", file, "-n", "64", "--temp", "0",
                                   "--chat-template", "none", "--policy", "full"});
   ASSERT_EQ(ours.exit_code, 0) << ours.err;
-  EXPECT_GT(Trim(ours.out).size(), 40u);
+  EXPECT_GT(Trim(ours.out).size(), 100u);
   EXPECT_EQ(Trim(ours.out), Trim(expected.out));
 }
 
@@ -286,32 +291,8 @@ TEST(ExampleTest, AttachWritesWhatStockLlamaWrites) {
   const ProcessResult ours = RunProcess({attach, model, prompt});
   ASSERT_EQ(ours.exit_code, 0) << ours.err;
 
-  StockLlama stock(model);
-  std::vector<BatchEntry> batch;
-  std::vector<llama_token> tokens(prompt.size());
-  tokens.resize(static_cast<size_t>(
-      llama_tokenize(stock.vocab(), prompt.data(), static_cast<int32_t>(prompt.size()),
-                     tokens.data(), static_cast<int32_t>(tokens.size()), true, true)));
-  ASSERT_GT(tokens.size(), 512u);  // More than the context that rkv_attach leaves llama.cpp.
-  std::vector<float> logits;
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    batch.push_back({.token = tokens[i], .position = static_cast<llama_pos>(i)});
-    if (batch.size() < 512 && i + 1 < tokens.size()) continue;
-    logits = stock.Decode(batch).back();
-    batch.clear();
-  }
-  std::string expected;
-  for (size_t i = 0; i < 32; ++i) {
-    const auto token =
-        static_cast<llama_token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-    if (llama_vocab_is_eog(stock.vocab(), token)) break;
-    char piece[64];
-    expected.append(piece, static_cast<size_t>(llama_token_to_piece(stock.vocab(), token, piece,
-                                                                    sizeof(piece), 0, false)));
-    const auto position = static_cast<llama_pos>(tokens.size() + i);
-    logits = stock.Decode({{.token = token, .position = position}})[0];
-  }
-  EXPECT_EQ(ours.out, expected);
+  // The prompt is longer than the context that rkv_attach leaves llama.cpp.
+  EXPECT_EQ(ours.out, StockLlama(model).Continue(prompt, 32));
 }
 
 TEST(ExampleTest, AttachEvictsWithABudgetAndNamesMistakes) {

@@ -85,6 +85,7 @@ void AddSamplingFlags(CLI::App& command, CommonFlags& flags) {
       ->type_name("N");
   AddFlag(command, "-s,--seed", sampling.seed, "random seed; default: a new one each time")
       ->type_name("N");
+  command.add_flag("--ignore-eos", sampling.ignore_eos, "never end an answer before -n tokens");
   AddFlag(command, "--temp", sampling.temperature,
           "temperature (0.8); 0: always the likeliest token");
   AddFlag(command, "--top-k", sampling.top_k, "sample among the k likeliest tokens (40); 0: off");

@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <exception>
+#include <string_view>
 
 #include "commands.h"
 #include "flags.h"
@@ -25,6 +26,12 @@ int Main(int argc, char** argv) {
   rkv::app::AddRunCommand(program, exit_code);
   rkv::app::AddChatCommand(program, exit_code);
   rkv::app::AddMakeModelCommand(program, exit_code);
+  const std::string_view command = argc > 1 ? argv[1] : "-";
+  const auto named = [command](CLI::App* app) { return app->get_name() == command; };
+  if (!command.starts_with('-') && program.get_subcommands(named).empty()) {
+    fmt::print(stderr, "error: unknown command '{}'; rkv --help lists the commands\n", argv[1]);
+    return 2;
+  }
   try {
     program.parse(rkv::app::ExpandShortFlags(argc, argv));
   } catch (const CLI::ParseError& error) {

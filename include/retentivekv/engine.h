@@ -46,6 +46,7 @@ struct SamplingOptions {
   float top_p = 0.95f;
   float min_p = 0.05f;
   uint32_t seed = 0xFFFFFFFF;  // 0xFFFFFFFF: random
+  bool ignore_eos = false;     // never end the answer: go on to max_tokens
 };
 
 struct ChatMessage {

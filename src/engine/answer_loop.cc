@@ -12,7 +12,7 @@ AnswerLoop::AnswerLoop(Model& model, std::span<AnswerRequest> requests) : model_
     Active active;
     active.request = &request;
     active.conversation = &request.conversation->impl();
-    active.sampler = std::make_unique<Sampler>(request.options.sampling);
+    active.sampler = std::make_unique<Sampler>(request.options.sampling, model.vocab());
     request.result = {};
     request.result.n_prompt_tokens = active.conversation->n_waiting_tokens();
     active_.push_back(std::move(active));

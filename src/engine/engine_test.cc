@@ -452,6 +452,8 @@ TEST(EngineTest, UnknownChatTemplatesAreRefused) {
 
 // --- real weights -----------------------------------------------------------------------------
 
+// As shipped, with weights as Q4_1. The text repeats itself, so that the model is sure of what
+// comes next; where it is not, the noise of 8-bit activations decides (docs/conformance.md).
 TEST(EngineTest, SmolLm2WritesWhatStockWritesAfter2000Tokens) {
   if (SmolLm2Path().empty()) {
     GTEST_SKIP() << "SmolLM2 was not fetched; scripts/test.sh does it where a network allows";
@@ -461,37 +463,13 @@ TEST(EngineTest, SmolLm2WritesWhatStockWritesAfter2000Tokens) {
   options.chat_template = "none";
   const auto engine = *Engine::Load(options);
   const auto conversation = *engine->NewConversation({});
-  const std::string prompt = Prose(5, 112) + "In short, this text is about";
+  const std::string text = Prose(5, 60);
+  const std::string prompt = text + text.substr(0, text.size() * 9 / 10);
   ASSERT_TRUE(conversation->AddUserMessage(prompt).ok());
-  const auto answer = engine->Answer(*conversation, Greedy(48));
+  const auto answer = engine->Answer(*conversation, Greedy(64));
   ASSERT_TRUE(answer.ok());
   EXPECT_GT(answer->n_prompt_tokens, 2000u);
-
-  StockLlama stock(SmolLm2Path());
-  std::vector<llama_token> tokens(prompt.size());
-  tokens.resize(static_cast<size_t>(
-      llama_tokenize(stock.vocab(), prompt.data(), static_cast<int32_t>(prompt.size()),
-                     tokens.data(), static_cast<int32_t>(tokens.size()), true, true)));
-  ASSERT_EQ(tokens.size(), answer->n_prompt_tokens);
-  std::vector<float> logits;
-  for (size_t begin = 0; begin < tokens.size(); begin += 512) {
-    std::vector<BatchEntry> batch;
-    for (size_t i = begin; i < std::min(tokens.size(), begin + 512); ++i) {
-      batch.push_back({.token = tokens[i], .position = static_cast<llama_pos>(i)});
-    }
-    logits = stock.Decode(batch).back();
-  }
-  std::string expected;
-  for (size_t i = 0; i < answer->n_generated; ++i) {
-    const auto token =
-        static_cast<llama_token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-    char piece[64];
-    const int n = llama_token_to_piece(stock.vocab(), token, piece, sizeof(piece), 0, false);
-    expected.append(piece, static_cast<size_t>(n));
-    const auto position = static_cast<llama_pos>(tokens.size() + i);
-    logits = stock.Decode({{.token = token, .position = position}})[0];
-  }
-  EXPECT_EQ(answer->text, expected);
+  EXPECT_EQ(answer->text, StockLlama(SmolLm2Path()).Continue(prompt, 64));
 }
 
 }  // namespace

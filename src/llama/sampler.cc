@@ -1,9 +1,27 @@
 #include "llama/sampler.h"
 
+#include <cmath>
+#include <vector>
+
 namespace rkv {
 
-Sampler::Sampler(const SamplingOptions& options)
+namespace {
+
+// Makes every token that ends an answer impossible.
+llama_sampler* NeverEnd(const llama_vocab* vocab) {
+  const int32_t n_vocab = llama_vocab_n_tokens(vocab);
+  std::vector<llama_logit_bias> biases;
+  for (llama_token token = 0; token < n_vocab; ++token) {
+    if (llama_vocab_is_eog(vocab, token)) biases.push_back({.token = token, .bias = -INFINITY});
+  }
+  return llama_sampler_init_logit_bias(n_vocab, static_cast<int32_t>(biases.size()), biases.data());
+}
+
+}  // namespace
+
+Sampler::Sampler(const SamplingOptions& options, const llama_vocab* vocab)
     : chain_(llama_sampler_chain_init(llama_sampler_chain_default_params())) {
+  if (options.ignore_eos) llama_sampler_chain_add(chain_.get(), NeverEnd(vocab));
   if (options.temperature <= 0) {
     llama_sampler_chain_add(chain_.get(), llama_sampler_init_greedy());
     return;

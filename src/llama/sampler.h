@@ -10,7 +10,7 @@ namespace rkv {
 // or less is greedy.
 class Sampler {
  public:
-  explicit Sampler(const SamplingOptions& options);
+  Sampler(const SamplingOptions& options, const llama_vocab* vocab);
 
   // Samples from the logits of row `i` of the last decode.
   llama_token Sample(llama_context* ctx, int32_t i);

@@ -6,6 +6,7 @@
 #include <mtmd-helper.h>
 #include <mtmd.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -51,8 +52,9 @@ class StockLlama {
     if (vision_ == nullptr) throw std::runtime_error("stock llama.cpp cannot load " + mmproj);
   }
 
-  // Decodes the batch and returns the logits after each of its entries.
-  std::vector<std::vector<float>> Decode(const std::vector<BatchEntry>& entries) {
+  // Decodes the batch and returns the logits after each of its entries, or only after the last.
+  std::vector<std::vector<float>> Decode(const std::vector<BatchEntry>& entries,
+                                         bool only_last = false) {
     llama_batch batch = llama_batch_init(static_cast<int32_t>(entries.size()), 0, 1);
     batch.n_tokens = static_cast<int32_t>(entries.size());
     for (size_t i = 0; i < entries.size(); ++i) {
@@ -60,14 +62,42 @@ class StockLlama {
       batch.pos[i] = entries[i].position;
       batch.n_seq_id[i] = 1;
       batch.seq_id[i][0] = entries[i].seq;
-      batch.logits[i] = 1;
+      batch.logits[i] = !only_last || i + 1 == entries.size() ? 1 : 0;
     }
     const int rc = llama_decode(context_.get(), batch);
     llama_batch_free(batch);
     if (rc != 0) throw std::runtime_error("stock llama_decode failed");
+    if (only_last) return {Logits(-1)};
     std::vector<std::vector<float>> logits;
     for (size_t i = 0; i < entries.size(); ++i) logits.push_back(Logits(static_cast<int>(i)));
     return logits;
+  }
+
+  // Continues a text greedily by at most `n` tokens.
+  std::string Continue(const std::string& prompt, size_t n) {
+    std::vector<llama_token> tokens(prompt.size());
+    tokens.resize(static_cast<size_t>(
+        llama_tokenize(vocab(), prompt.data(), static_cast<int32_t>(prompt.size()), tokens.data(),
+                       static_cast<int32_t>(tokens.size()), true, true)));
+    std::vector<BatchEntry> batch;
+    std::vector<float> logits;
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      batch.push_back({.token = tokens[i], .position = static_cast<llama_pos>(i)});
+      if (batch.size() < 512 && i + 1 < tokens.size()) continue;
+      logits = Decode(batch, true)[0];
+      batch.clear();
+    }
+    std::string text;
+    for (size_t i = 0; i < n; ++i) {
+      const auto token =
+          static_cast<llama_token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+      if (llama_vocab_is_eog(vocab(), token)) break;
+      char piece[128];
+      const int length = llama_token_to_piece(vocab(), token, piece, sizeof(piece), 0, false);
+      text.append(piece, static_cast<size_t>(std::max(length, 0)));
+      logits = Decode({{.token = token, .position = static_cast<llama_pos>(tokens.size() + i)}})[0];
+    }
+    return text;
   }
 
   // Reads text with pictures, one media marker each; returns the next position.
