@@ -7,9 +7,10 @@ scripts/setup.sh release
 
 picture=models/reference/sample.png
 ask() {
-  printf '\n\033[1m$ rkv run --image %s %s\033[0m\n' "$picture" "$*"
-  build/release/apps/rkv run --image "$picture" --temp 0 \
-    -p "value of W" -p "value of Z" -p "value of Q" -p "value of O" "$@"
+  local command=(build/release/apps/rkv run --image "$picture" --temp 0
+    -p "value of W" -p "value of Z" -p "value of Q" -p "value of O" "$@")
+  printf '\n\033[1m$%s\033[0m\n' "$(printf ' %q' "${command[@]}")"
+  "${command[@]}"
 }
 ask --policy full
 ask --policy streaming --budget 90%

@@ -93,7 +93,7 @@ prepare_llama() {
     # The thread sanitizer has to see ggml's own thread pool.
     llama_dir=$root/.deps/llama-tsan
     targets="llama mtmd"
-    options=(-DLLAMA_SANITIZE_THREAD=ON -DGGML_OPENMP=OFF -DLLAMA_BUILD_COMMON=OFF
+    options=(-DLLAMA_SANITIZE_THREAD=ON -DGGML_SANITIZE_THREAD=ON -DGGML_OPENMP=OFF -DLLAMA_BUILD_COMMON=OFF
       -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_MTMD=ON)
   fi
   local stamp="$LLAMA_VERSION $LLAMA_COMMIT ${RKV_LLAMA_DIR:-pinned}"

@@ -86,6 +86,19 @@ TEST(CliRunTest, PromptsComeFromFilesAndPipes) {
   EXPECT_EQ(Rkv({"run", "-f", "/no/such/prompt"}).exit_code, 1);
 }
 
+TEST(CliRunTest, PromptsKnowEscapes) {
+  const auto seen = [](std::vector<std::string> extra) {
+    std::vector<std::string> arguments = {"run",  "-p",          "a\\nb",
+                                          "-n",   "1",           "--chat-template",
+                                          "none", "--kv-report", TempPath("report")};
+    arguments.insert(arguments.end(), extra.begin(), extra.end());
+    EXPECT_EQ(Rkv(arguments).exit_code, 0);
+    return nlohmann::json::parse(*ReadFile(TempPath("report"), "report"))["kv"]["tokens_seen"];
+  };
+  EXPECT_EQ(seen({}), 3);  // A byte is a token of this model.
+  EXPECT_EQ(seen({"--no-escape"}), 4);
+}
+
 TEST(CliRunTest, SeedsMakeSamplingRepeatable) {
   const auto text = [](const std::string& seed) {
     return Rkv({"run", "-m", TestModelPath("qwen2-d64"), "-p", "x", "-n", "24", "--ignore-eos",

@@ -58,8 +58,6 @@ class ChatSession {
     return true;
   }
 
-  bool failed() const { return failed_; }
-
  private:
   Status RunCommand(std::string_view command, const std::string& argument) {
     if (command == "/help") return Print(kHelp);
@@ -67,6 +65,7 @@ class ChatSession {
     if (command == "/undo") return conversation_->Undo();
     if (command == "/clear") {
       media_.clear();
+      answer_ = {};
       return Start();
     }
     const bool takes_path =
@@ -104,7 +103,7 @@ class ChatSession {
     if (answer_.stop == StopReason::kContextFull) {
       return Print("(the context is full; /clear starts a new conversation)\n");
     }
-    return OkStatus();
+    return WriteReport(flags_.kv_report, *conversation_, answer_);
   }
 
   std::string Stats() const {
@@ -129,8 +128,7 @@ class ChatSession {
   }
 
   void Tell(const Status& status) {
-    failed_ = !status.ok();
-    if (failed_) fmt::print(stderr, "error: {}\n", status.message());
+    if (!status.ok()) fmt::print(stderr, "error: {}\n", status.message());
   }
 
   Engine& engine_;
@@ -139,7 +137,6 @@ class ChatSession {
   std::vector<std::string> media_;  // for the next message
   std::unique_ptr<Conversation> conversation_;
   AnswerResult answer_;  // the last one
-  bool failed_ = false;  // the last line ended in an error
 };
 
 Status Chat(CommonFlags& flags) {

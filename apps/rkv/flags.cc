@@ -48,8 +48,7 @@ void AddModelFlags(CLI::App& command, CommonFlags& flags) {
           "longest conversation; 0: as the model was trained")
       ->check(CLI::NonNegativeNumber)
       ->type_name("N");
-  AddFlag(command, "-b,--batch-size", flags.n_batch,
-          "most tokens per step; the smaller of -b and -ub")
+  AddFlag(command, "-b,--batch-size", flags.n_batch, "most tokens per step, if less than -ub")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
   AddFlag(command, "--ubatch-size", engine.n_ubatch,
@@ -59,7 +58,8 @@ void AddModelFlags(CLI::App& command, CommonFlags& flags) {
   AddFlag(command, "-t,--threads", engine.n_threads, "threads; 0: all cores")
       ->check(CLI::NonNegativeNumber)
       ->type_name("N");
-  AddFlag(command, "--n-gpu-layers", engine.n_gpu_layers, "layers on the GPU, -ngl; -1: all")
+  AddFlag(command, "--n-gpu-layers", engine.n_gpu_layers,
+          "layers on the GPU, -ngl; only 0 can be served yet")
       ->type_name("N");
   AddFlag(command, "--image-min-tokens", engine.image_min_tokens, "least visual tokens per picture")
       ->type_name("N");
@@ -85,7 +85,8 @@ void AddSamplingFlags(CLI::App& command, CommonFlags& flags) {
       ->type_name("N");
   AddFlag(command, "-s,--seed", sampling.seed, "random seed; default: a new one each time")
       ->type_name("N");
-  command.add_flag("--ignore-eos", sampling.ignore_eos, "never end an answer before -n tokens");
+  command.add_flag("--ignore-eos", sampling.ignore_eos, "never end an answer before -n tokens")
+      ->envname("RKV_IGNORE_EOS");
   AddFlag(command, "--temp", sampling.temperature,
           "temperature (0.8); 0: always the likeliest token");
   AddFlag(command, "--top-k", sampling.top_k, "sample among the k likeliest tokens (40); 0: off");
@@ -126,7 +127,8 @@ void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
       ->type_name("FILE");
   AddFlag(command, "--log-file", flags.log_file, "write logs there instead of to stderr")
       ->type_name("FILE");
-  command.add_flag("-v,--verbose", flags.verbose, "log what llama.cpp says");
+  command.add_flag("-v,--verbose", flags.verbose, "log what llama.cpp says")
+      ->envname("RKV_VERBOSE");
   command.footer(PolicyHelp());
 }
 
@@ -165,7 +167,7 @@ std::string PolicyHelp() {
 }
 
 Result<std::unique_ptr<Engine>> LoadEngine(CommonFlags& flags) {
-  flags.engine.n_ubatch = std::min(flags.engine.n_ubatch, flags.n_batch);
+  if (flags.n_batch > 0) flags.engine.n_ubatch = std::min(flags.engine.n_ubatch, flags.n_batch);
   if (flags.engine.model.empty()) {
     RKV_RETURN_IF_ERROR(UseReferenceModel(flags.engine));
   }

@@ -15,7 +15,7 @@ struct CommonFlags {
   EngineOptions engine;
   SamplingOptions sampling;
   int n_predict = -1;
-  int n_batch = 2048;
+  int n_batch = 0;  // 0: as n_ubatch
   std::string policy = "full";
   std::string budget;
   std::string system_prompt;

@@ -1,6 +1,7 @@
 // rkv run: questions from the command line, answers on stdout.
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -15,13 +16,32 @@ namespace rkv::app {
 
 namespace {
 
+// The escapes that llama.cpp's programs know in prompts: \n \r \t \' \" \\.
+std::string Unescape(std::string_view text) {
+  constexpr std::string_view kNames = "nrt'\"\\";
+  constexpr std::string_view kMeanings = "\n\r\t'\"\\";
+  std::string result;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const size_t known =
+        text[i] == '\\' && i + 1 < text.size() ? kNames.find(text[i + 1]) : std::string_view::npos;
+    result += known == std::string_view::npos ? text[i] : kMeanings[known];
+    if (known != std::string_view::npos) ++i;
+  }
+  return result;
+}
+
 struct RunFlags {
   CommonFlags common;
+  bool no_escape = false;
   std::vector<std::string> prompts;
   std::string prompt_file;
 };
 
 Result<std::string> ReadPromptFile(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) {
+    return BadFile(fmt::format("the prompt file '{}' is a directory", path));
+  }
   if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
   std::ifstream file(path, std::ios::binary);
   std::string text(std::istreambuf_iterator<char>(file), {});
@@ -47,13 +67,19 @@ Status AnswerOne(Engine& engine, Conversation& conversation, const RunFlags& fla
   std::cout << std::endl;
   if (!std::cout) return Internal("cannot write the answer to the output");
   if (answer.stop == StopReason::kCancelled) return Cancelled("interrupted");
+  if (answer.stop == StopReason::kContextFull) {
+    fmt::print(stderr, "note: the context of {} positions is full\n", engine.n_ctx());
+  }
   return OkStatus();
 }
 
 Status Run(RunFlags& flags) {
   RKV_RETURN_IF_ERROR(StartLogging(flags.common));
   RKV_ASSIGN_OR_RETURN(const MemoryOptions memory_options, ParseMemoryOptions(flags.common));
-  std::vector<std::string> prompts = flags.prompts;
+  std::vector<std::string> prompts;
+  for (const std::string& prompt : flags.prompts) {
+    prompts.push_back(flags.no_escape ? prompt : Unescape(prompt));
+  }
   if (!flags.prompt_file.empty()) {
     RKV_ASSIGN_OR_RETURN(std::string text, ReadPromptFile(flags.prompt_file));
     prompts.push_back(std::move(text));
@@ -87,6 +113,8 @@ void AddRunCommand(CLI::App& program, int& exit_code) {
       ->expected(1)
       ->take_all()
       ->type_name("TEXT");
+  command->add_flag("--no-escape", flags->no_escape, "take \\n, \\t and the like in -p literally")
+      ->envname("RKV_NO_ESCAPE");
   command->add_option("-f,--file", flags->prompt_file, "read the question from a file; -: stdin")
       ->envname("RKV_FILE")
       ->type_name("FILE");

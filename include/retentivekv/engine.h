@@ -30,10 +30,10 @@ struct EngineOptions {
   std::string model;          // GGUF file of the language model
   std::string mmproj;         // GGUF file of the vision or audio projector; empty: text only
   std::string chat_template;  // empty: the model's; a llama.cpp template name; "none": plain text
-  int n_ctx = 0;          // longest conversation in positions; 0: what the model was trained for
-  int n_ubatch = 512;     // tokens per decoding step of a prompt
-  int n_threads = 0;      // 0: all cores
-  int n_gpu_layers = -1;  // layers on the GPU if there is one; negative: all
+  int n_ctx = 0;         // longest conversation in positions; 0: what the model was trained for
+  int n_ubatch = 512;    // tokens per decoding step of a prompt
+  int n_threads = 0;     // 0: all cores
+  int n_gpu_layers = 0;  // must be 0 where there is a GPU: attention runs on the CPU
   int image_min_tokens =
       -1;  // visual tokens per picture, for models with a choice; -1: model's own
   int image_max_tokens = -1;
@@ -57,7 +57,7 @@ struct ChatMessage {
 enum class StopReason { kEndOfAnswer, kMaxTokens, kContextFull, kCancelled };
 
 struct AnswerOptions {
-  int max_tokens = -1;  // -1: until the model ends its answer or the context is full
+  int max_tokens = -1;  // at least 1; -1: until the model ends its answer or the context is full
   SamplingOptions sampling;
   // Gets the answer as it grows, in whole UTF-8 characters; return false to stop it.
   std::function<bool(std::string_view piece)> on_text;
@@ -88,8 +88,8 @@ class Conversation {
   // answered. On an error the conversation is as it was.
   Status AddUserMessage(std::string_view text, std::span<const std::string> files = {});
 
-  // Takes back the last message of the user and its answer. Tokens that were evicted meanwhile stay
-  // evicted. kInvalidArgument if there is none.
+  // Takes back the last message of the user and its answer. Tokens that were evicted meanwhile, to
+  // make room for what is taken back, stay evicted. kInvalidArgument if there is none.
   Status Undo();
 
   // Writes everything needed to go on in another process: the next token's logits are the same, bit
@@ -134,15 +134,15 @@ class Engine {
   // another kind, or saved with another model.
   Result<std::unique_ptr<Conversation>> LoadConversation(const std::string& path);
 
-  // Reads what was added to the conversation and generates the answer. If it is cancelled or fails
-  // before the first token, the user's message is taken back.
+  // Reads what was added to the conversation and generates the answer. If it fails, or is cancelled
+  // before the first token, the user's message is taken back as by Conversation::Undo().
   Result<AnswerResult> Answer(Conversation& conversation, const AnswerOptions& options);
 
   // The same for several conversations, decoded together in one batch.
   Status AnswerAll(std::span<AnswerRequest> requests);
 
   // Next-token logits [n_vocab] after the prompt that is waiting in the conversation, which is
-  // read. For evaluation and comparison.
+  // read. For evaluation and comparison; the turn stays open, so take it back with Undo().
   Result<std::vector<float>> ReadPrompt(Conversation& conversation);
 
   const EngineOptions& options() const;

@@ -32,18 +32,24 @@ struct rkv_stats {
   uint64_t budget_bytes; /* what may be held; 0 without a limit */
 };
 
-/* Prepares `params` for a context whose KV cache is ours: sets cb_eval, flash attention, attention
- * on the CPU, and a small n_ctx (n_ubatch); tokens per decode and positions may go far beyond it.
- * policy: "full", "streaming", "streaming:sinks=8", ... ; budget: "20%", "512t", "64MiB", or NULL
- * for none. Returns NULL on an error, which rkv_last_error(NULL) tells. Use the cache with one
+/* Prepares `params` for a context whose KV cache is ours. Set n_ubatch, n_ctx, threads, RoPE and
+ * the rest before. It overwrites cb_eval and its user data (yours would not be called),
+ * flash_attn_type, offload_kqv, kv_unified, swa_full, type_k and type_v (of llama.cpp's own cache),
+ * n_batch and n_ctx: llama.cpp's own cache only holds one ubatch, and tokens per decode and
+ * positions may go far beyond it. The n_ctx you set (0: the model's own) counts for models with
+ * sliding windows, which are served up to the window. The model must be on the CPU (n_gpu_layers =
+ * 0). policy: "full", "streaming", "streaming:sinks=8", ... ; budget: "20%", "512t", "64MiB", or
+ * NULL for none. Returns NULL on an error, which rkv_last_error(NULL) tells. Use the cache with one
  * context only, and keep it until that context is freed. */
 rkv_cache* rkv_attach(struct llama_context_params* params, const char* policy, const char* budget);
 
 /* llama_decode with our cache. The batch may have any number of tokens; each token belongs to
- * exactly one sequence. Logits are in the context as usual; if the batch has more tokens than
- * n_ubatch, only those of its last n_ubatch can be read, by negative index. Returns 0, or a
- * negative number, after which rkv_last_error(cache) tells more and the cache holds what was
- * decoded before the failing ubatch. A model that cannot be served is refused by the first call. */
+ * exactly one sequence. pos may be NULL as long as all positions of its sequences were their
+ * tokens' numbers (after a picture of an M-RoPE model they are not). Logits are in the context as
+ * usual; if the batch has more tokens than n_ubatch, only those of its last n_ubatch can be read,
+ * by negative index. Returns 0, or a negative number, after which rkv_last_error(cache) tells more
+ * and the cache holds what was decoded before the failing ubatch. A model that cannot be served is
+ * refused by the first call. */
 int32_t rkv_decode(rkv_cache* cache, struct llama_context* ctx, struct llama_batch batch);
 
 /* Rolls a sequence back to its first n_tokens tokens; 0 frees it. Tokens evicted meanwhile stay

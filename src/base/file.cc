@@ -71,8 +71,15 @@ Result<std::string> ReadFile(const std::string& path, std::string_view what, siz
   if (S_ISDIR(info.st_mode)) {
     return BadFile(fmt::format("cannot read {} '{}': it is a directory", what, path));
   }
+  const auto too_large = [&] {
+    return BadFile(
+        fmt::format("{} '{}' is larger than the {} bytes allowed", what, path, max_bytes));
+  };
   std::string bytes;
-  if (info.st_size > 0) bytes.reserve(static_cast<size_t>(info.st_size));
+  if (info.st_size > 0) {
+    if (static_cast<size_t>(info.st_size) > max_bytes) return too_large();
+    bytes.reserve(static_cast<size_t>(info.st_size));
+  }
   char chunk[1 << 16];
   while (true) {
     const ssize_t n = ::read(file.get(), chunk, sizeof(chunk));
@@ -82,10 +89,7 @@ Result<std::string> ReadFile(const std::string& path, std::string_view what, siz
     }
     if (n == 0) return bytes;
     bytes.append(chunk, static_cast<size_t>(n));
-    if (bytes.size() > max_bytes) {
-      return BadFile(
-          fmt::format("{} '{}' is larger than the {} bytes allowed", what, path, max_bytes));
-    }
+    if (bytes.size() > max_bytes) return too_large();
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -66,6 +67,7 @@ Memory::Impl::Impl(const MemoryShape& shape, const MemoryOptions& options,
                    std::shared_ptr<const Policy> policy)
     : shape_(shape), options_(options), policy_(std::move(policy)) {
   size_t n_stores = 0;
+  first_store_.reserve(shape_.layers.size());
   for (const LayerShape& layer : shape_.layers) {
     first_store_.push_back(n_stores);
     n_stores += layer.n_kv_head;
@@ -100,6 +102,7 @@ uint64_t Memory::Impl::BudgetBytes(uint64_t tokens_seen) const {
     bytes *= token_bytes;
     if (budget.unit == Budget::Unit::kPercent) bytes *= static_cast<double>(tokens_seen) / 100.0;
   }
+  if (bytes >= 0x1p63) return kNoLimit;  // More than any machine has.
   // A share of a short conversation can be less than the policy's minimum.
   return std::max(static_cast<uint64_t>(bytes), smallest_budget_bytes());
 }
@@ -145,6 +148,11 @@ void Memory::Impl::CommitAppend() {
   tokens_seen_ += n_staged_;
   n_staged_ = 0;
   EnforceBudget();
+}
+
+void Memory::Impl::AbortAppend() {
+  n_staged_ = 0;
+  EnforceBudget();  // Gives back the room that was made.
 }
 
 void Memory::Impl::EnforceBudget() {
@@ -328,6 +336,7 @@ Result<Memory> Memory::Load(const MemoryShape& shape, std::string_view bytes) {
   }
   const Budget& budget = options.budget;
   const bool sane = budget.unit <= Budget::Unit::kBytes && budget.amount > 0 &&
+                    std::isfinite(budget.amount) &&
                     tokens_seen <= std::numeric_limits<uint32_t>::max();
   if (!reader.ok() || !sane) return damaged;
   if (saved != shape) return BadFile("the saved cache belongs to a model of another shape");

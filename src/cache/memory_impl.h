@@ -30,7 +30,7 @@ class Memory::Impl {
     mutable_store(layer, kv_head).Stage(i, k, v, static_cast<uint32_t>(tokens_seen_ + i));
   }
   void CommitAppend();
-  void AbortAppend() { n_staged_ = 0; }
+  void AbortAppend();
   void Truncate(uint64_t n_tokens);
 
   // Adds everything held by one KV head to the softmax of the queries.

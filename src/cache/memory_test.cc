@@ -140,6 +140,24 @@ TEST(MemoryTest, AbortedAppendLeavesNoTrace) {
   ExpectHolds(memory, Range(0, 13));
 }
 
+TEST(MemoryTest, AbortedAppendGivesItsRoomBack) {
+  Memory memory = *Memory::Create(TestShape(), Options("streaming", "40t"));
+  Append(memory, 100);
+  memory.BeginAppend(500);
+  EXPECT_GT(memory.stats().held_bytes, memory.stats().budget_bytes);
+  memory.AbortAppend();
+  EXPECT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
+}
+
+TEST(MemoryTest, BudgetsBeyondAnyMachineAreNoLimit) {
+  for (const char* budget : {"1e20t", "99999999999GiB"}) {
+    Memory memory = *Memory::Create(TestShape(), Options("streaming", budget));
+    Append(memory, 300);
+    ExpectHolds(memory, Range(0, 300));
+    EXPECT_EQ(memory.stats().budget_bytes, 0u);
+  }
+}
+
 TEST(MemoryTest, StreamingKeepsSinksAndRecentTokens) {
   Memory memory = *Memory::Create(TestShape(), Options("streaming:sinks=3", "40t"));
   for (const size_t n : {20, 30, 1, 1, 1, 90, 1, 1}) {

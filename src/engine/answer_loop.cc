@@ -114,8 +114,10 @@ Status AnswerLoop::FillMedia(Active& active) {
 void AnswerLoop::FillTokens() {
   const auto max_tokens = static_cast<size_t>(model_.options().n_ubatch);
   // Answers first: nobody who is being answered waits for somebody else's prompt.
+  first_ = (first_ + 1) % active_.size();
   for (const bool answers : {true, false}) {
-    for (Active& active : active_) {
+    for (size_t i = 0; i < active_.size(); ++i) {
+      Active& active = active_[(first_ + i) % active_.size()];
       const size_t room = max_tokens - ubatch_.tokens.size();
       if (active.done || room == 0 || active.next_token.has_value() != answers) continue;
       if (!answers && active.conversation->next_is_media()) continue;

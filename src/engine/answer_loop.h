@@ -57,6 +57,7 @@ class AnswerLoop {
   Model& model_;
   std::vector<Active> active_;
   Ubatch ubatch_;
+  size_t first_ = 0;         // whose turn it is to be first: nobody starves when ubatches are full
   bool media_last_ = false;  // the last step was a picture: answers get a turn between pictures
 };
 

@@ -37,7 +37,8 @@ const std::vector<ChatMessage>& Conversation::messages() const { return impl_->m
 MemoryStats Conversation::stats() const { return impl_->memory().stats(); }
 const MemoryOptions& Conversation::memory_options() const { return impl_->memory().options(); }
 
-std::string Conversation::Impl::NewPromptText(const std::vector<ChatMessage>& messages) const {
+Result<std::string> Conversation::Impl::NewPromptText(
+    const std::vector<ChatMessage>& messages) const {
   // What the cache has seen of earlier turns stays as it was read and generated. New is what the
   // template puts after the last answer; templates may trim or shorten the history before it.
   std::vector<ChatMessage> shown = messages;
@@ -46,7 +47,11 @@ std::string Conversation::Impl::NewPromptText(const std::vector<ChatMessage>& me
   if (answer == shown.rend()) return template_.Render(shown, true);
   answer->content = kAnswerPlaceholder;
   const std::string text = template_.Render(shown, true);
-  return text.substr(text.rfind(kAnswerPlaceholder) + kAnswerPlaceholder.size());
+  const size_t at = text.rfind(kAnswerPlaceholder);
+  if (at == std::string::npos) {
+    return Unsupported("the chat template leaves the answer before the last message out");
+  }
+  return text.substr(at + kAnswerPlaceholder.size());
 }
 
 Status Conversation::Impl::CheckLength(const std::vector<PromptChunk>& chunks) const {
@@ -71,10 +76,11 @@ Status Conversation::Impl::CheckLength(const std::vector<PromptChunk>& chunks) c
 
 Status Conversation::Impl::AddUserMessage(std::string_view text,
                                           std::span<const std::string> files) {
-  if (waiting()) return InvalidArgument("the last message has not been answered yet");
+  if (turn_open_) return InvalidArgument("the last message has not been answered yet");
   std::vector<LlamaPtr<mtmd_bitmap>> media;
   for (const std::string& file : files) {
-    RKV_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(file, "picture or audio file"));
+    RKV_ASSIGN_OR_RETURN(const std::string bytes,
+                         ReadFile(file, "picture or audio file", kMaxMediaBytes));
     RKV_ASSIGN_OR_RETURN(auto bitmap, DecodeMedia(model_, bytes, file));
     media.push_back(std::move(bitmap));
   }
@@ -89,8 +95,9 @@ Status Conversation::Impl::AddUserMessage(std::string_view text,
   std::vector<ChatMessage> messages = messages_;
   messages.push_back({.role = "user", .content = std::move(content)});
   const bool first = memory_.tokens_seen() == 0;
+  RKV_ASSIGN_OR_RETURN(const std::string prompt, NewPromptText(messages));
   RKV_ASSIGN_OR_RETURN(std::vector<PromptChunk> chunks,
-                       TokenizePrompt(model_, NewPromptText(messages), media, first));
+                       TokenizePrompt(model_, prompt, media, first));
   if (chunks.empty()) return InvalidArgument("the message is empty");
   RKV_RETURN_IF_ERROR(CheckLength(chunks));
 
@@ -108,6 +115,7 @@ Status Conversation::Impl::AddUserMessage(std::string_view text,
   }
   for (PromptChunk& chunk : chunks) prompt_.push_back(std::move(chunk));
   messages_ = std::move(messages);
+  turn_open_ = true;
   return OkStatus();
 }
 
@@ -127,6 +135,7 @@ void Conversation::Impl::RollBackTurn() {
   taken_ = 0;
   embeddings_.clear();
   positions_.clear();
+  turn_open_ = false;
   turns_.pop_back();
 }
 
@@ -195,6 +204,7 @@ size_t Conversation::Impl::TakeAnswerToken(size_t index, llama_token token, Ubat
 void Conversation::Impl::FinishAnswer(std::string text, std::optional<llama_token> undecoded) {
   messages_.push_back({.role = "assistant", .content = std::move(text)});
   undecoded_ = undecoded;
+  turn_open_ = false;
 }
 
 }  // namespace rkv

@@ -66,7 +66,7 @@ bool Conversation::Impl::LoadPayload(ByteReader& reader) {
 }
 
 Status Conversation::Impl::Save(const std::string& path) const {
-  if (waiting()) return InvalidArgument("the last message has to be answered before saving");
+  if (turn_open_) return InvalidArgument("the last message has to be answered before saving");
   const std::string memory = memory_.Save();
   const std::string payload = SavePayload();
   ByteWriter writer;

@@ -66,7 +66,7 @@ class Conversation::Impl {
     std::optional<llama_token> undecoded;
   };
 
-  std::string NewPromptText(const std::vector<ChatMessage>& messages) const;
+  Result<std::string> NewPromptText(const std::vector<ChatMessage>& messages) const;
   Status CheckLength(const std::vector<PromptChunk>& chunks) const;
   std::optional<size_t> FinishTaking(size_t row);
   std::string SavePayload() const;
@@ -79,6 +79,7 @@ class Conversation::Impl {
   std::vector<TurnStart> turns_;
   llama_pos next_position_ = 0;
   std::optional<llama_token> undecoded_;
+  bool turn_open_ = false;  // a message has been added and not been answered
 
   std::deque<PromptChunk> prompt_;
   size_t taken_ = 0;                                 // tokens of prompt_.front() already taken

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <limits>
 #include <set>
 
 #include "engine/answer_loop.h"
@@ -27,9 +28,22 @@ namespace {
 
 Status CheckOptions(const EngineOptions& options) {
   if (options.model.empty()) return InvalidArgument("no model was given");
-  if (options.n_ubatch < 1) return InvalidArgument("the ubatch size must be at least 1");
-  if (options.n_ctx < 0) return InvalidArgument("the context size must not be negative");
-  if (options.max_conversations < 1) return InvalidArgument("max_conversations must be at least 1");
+  const auto check = [](const char* what, int value, int min, int max) {
+    if (value >= min && value <= max) return OkStatus();
+    return InvalidArgument(fmt::format("{} is {}; it must be {} to {}", what, value, min, max));
+  };
+  constexpr int kMaxInt = std::numeric_limits<int>::max();
+  RKV_RETURN_IF_ERROR(check("the ubatch size", options.n_ubatch, 1, 65536));
+  RKV_RETURN_IF_ERROR(check("the context size", options.n_ctx, 0, kMaxInt));
+  RKV_RETURN_IF_ERROR(check("the number of threads", options.n_threads, 0, 512));
+  RKV_RETURN_IF_ERROR(check("the number of conversations", options.max_conversations, 1, 256));
+  // mtmd multiplies tokens by pixels in 32 bits.
+  RKV_RETURN_IF_ERROR(check("the least tokens per picture", options.image_min_tokens, -1, 65536));
+  RKV_RETURN_IF_ERROR(check("the most tokens per picture", options.image_max_tokens, -1, 65536));
+  if (options.image_min_tokens == 0 || options.image_max_tokens == 0 ||
+      (options.image_max_tokens > 0 && options.image_min_tokens > options.image_max_tokens)) {
+    return InvalidArgument("the limits of tokens per picture contradict each other");
+  }
   return OkStatus();
 }
 
@@ -83,6 +97,9 @@ Status Engine::AnswerAll(std::span<AnswerRequest> requests) {
   for (const AnswerRequest& request : requests) {
     if (!request.conversation->impl().waiting()) {
       return InvalidArgument("there is no message to answer");
+    }
+    if (request.options.max_tokens == 0 || request.options.max_tokens < -1) {
+      return InvalidArgument("max_tokens must be positive, or -1 for no limit");
     }
     if (!conversations.insert(request.conversation).second) {
       return InvalidArgument("a conversation is to be answered twice at once");

@@ -3,11 +3,16 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/lsan_interface.h>
+#endif
 
 #include "base/bytes.h"
 #include "base/file.h"
@@ -110,6 +115,9 @@ TEST(EngineTest, ConversationsAtOnceAnswerAsAlone) {
   const auto alone = *engine->NewConversation({});
   ASSERT_TRUE(alone->AddUserMessage("a text without a picture").ok());
   EXPECT_EQ(engine->Answer(*alone, Greedy(7))->text, requests[2].result.text);
+  const auto doc_alone = *engine->NewConversation(Streaming("95%"));
+  EXPECT_EQ(Ask(*engine, *doc_alone, "value of W", {Picture("doc-1.png")}),
+            requests[1].result.text);
   // Each goes on by itself.
   EXPECT_EQ(Ask(*engine, *scene, "color of R"), "black");
   EXPECT_EQ(Ask(*engine, *doc, "value of Z"), "27");
@@ -214,11 +222,66 @@ TEST(EngineTest, TheContextEndsWithAMessage) {
   EXPECT_NE(too_long.message().find("100"), std::string::npos);
   EXPECT_EQ(conversation->stats().held_bytes, before.held_bytes);
   EXPECT_EQ(Ask(*engine, *conversation, "color of R"), "black");
-  // An answer that runs into the end stops there.
-  ASSERT_TRUE(conversation->AddUserMessage(std::string(60, 'x')).ok());
-  const auto answer = engine->Answer(*conversation, Greedy(1000));
+}
+
+TEST(EngineTest, AnAnswerStopsWhereTheContextEnds) {
+  EngineOptions options = ReferenceOptions();
+  options.n_ctx = 50;
+  const auto engine = *Engine::Load(options);
+  const auto conversation = *engine->NewConversation({});
+  ASSERT_TRUE(conversation->AddUserMessage("color of S").ok());
+  AnswerOptions endless = Greedy(1000);
+  endless.sampling.ignore_eos = true;
+  const auto answer = engine->Answer(*conversation, endless);
   ASSERT_TRUE(answer.ok());
-  EXPECT_NE(answer->stop, StopReason::kMaxTokens);
+  EXPECT_EQ(answer->stop, StopReason::kContextFull);
+  EXPECT_EQ(conversation->stats().tokens_seen + 1, 50u);  // The last token is not decoded.
+  EXPECT_EQ(conversation->AddUserMessage("more").code(), StatusCode::kResourceExhausted);
+}
+
+TEST(EngineTest, NobodyStarvesWhenUbatchesAreFull) {
+  EngineOptions options = ReferenceOptions();
+  options.n_ubatch = 1;
+  const auto engine = *Engine::Load(options);
+  std::vector<std::unique_ptr<Conversation>> conversations;
+  std::vector<AnswerRequest> requests;
+  std::vector<int> order;  // of the pieces, by conversation
+  for (int i = 0; i < 2; ++i) {
+    conversations.push_back(*engine->NewConversation({}));
+    ASSERT_TRUE(conversations.back()->AddUserMessage("color of S").ok());
+    AnswerOptions endless = Greedy(20);
+    endless.sampling.ignore_eos = true;
+    endless.on_text = [&order, i](std::string_view) {
+      order.push_back(i);
+      return true;
+    };
+    requests.push_back(
+        {.conversation = conversations.back().get(), .options = endless, .result = {}});
+  }
+  ASSERT_TRUE(engine->AnswerAll(requests).ok());
+  // Both are well under way before either is done.
+  EXPECT_GE(std::count(order.begin(), order.begin() + 20, 0), 5);
+  EXPECT_GE(std::count(order.begin(), order.begin() + 20, 1), 5);
+  EXPECT_EQ(requests[0].result.text, requests[1].result.text);
+}
+
+TEST(EngineTest, OptionsOutOfRangeAreRefused) {
+  const auto refused = [](auto change) {
+    EngineOptions options = ReferenceOptions();
+    change(options);
+    return Engine::Load(options).status().code() == StatusCode::kInvalidArgument;
+  };
+  EXPECT_TRUE(refused([](EngineOptions& o) { o.n_ubatch = 0; }));
+  EXPECT_TRUE(refused([](EngineOptions& o) { o.n_ubatch = 100000; }));
+  EXPECT_TRUE(refused([](EngineOptions& o) { o.n_ctx = -1; }));
+  EXPECT_TRUE(refused([](EngineOptions& o) { o.n_threads = 100000; }));
+  EXPECT_TRUE(refused([](EngineOptions& o) { o.max_conversations = 0; }));
+  EXPECT_TRUE(refused([](EngineOptions& o) { o.image_max_tokens = 10000000; }));
+  EXPECT_TRUE(refused([](EngineOptions& o) { o.image_max_tokens = 0; }));
+  EXPECT_TRUE(refused([](EngineOptions& o) {
+    o.image_min_tokens = 100;
+    o.image_max_tokens = 50;
+  }));
 }
 
 TEST(EngineTest, PromptsLongerThanTheBudgetAreReadWithinIt) {
@@ -242,7 +305,15 @@ TEST(EngineTest, MessagesAreCheckedBeforeTheyCount) {
   ASSERT_TRUE(conversation->AddUserMessage("color of S", std::array{Picture("scene-1.png")}).ok());
   EXPECT_EQ(conversation->AddUserMessage("again").code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(conversation->Save(TempPath("waiting")).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(engine->Answer(*conversation, Greedy(0)).status().code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(engine->Answer(*conversation, Greedy())->text, "pink");
+  // A prompt that was read and not answered is still an open turn.
+  ASSERT_TRUE(conversation->AddUserMessage("color of R").ok());
+  ASSERT_TRUE(engine->ReadPrompt(*conversation).ok());
+  EXPECT_EQ(conversation->AddUserMessage("again").code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(conversation->Save(TempPath("open")).code(), StatusCode::kInvalidArgument);
+  ASSERT_TRUE(conversation->Undo().ok());
+  EXPECT_EQ(Ask(*engine, *conversation, "color of R"), "black");
 }
 
 // --- saving ---------------------------------------------------------------------------------
@@ -287,6 +358,7 @@ TEST(EngineTest, SavedConversationsGoOnInAnotherProcess) {
     Ask(*engine, *conversation, "value of Z");
     const std::string path = TempPath("conversation");
     ASSERT_TRUE(conversation->Save(path).ok());
+    EXPECT_EQ(conversation->stats().tokens_evicted > 0, options.policy.name == "streaming");
     const std::string expected = fmt::format("hash={}", NextLogitsHash(*engine, *conversation));
     EXPECT_EQ(RunOtherProcess(path), expected) << ToString(options.policy);
     const auto loaded = *engine->LoadConversation(path);
@@ -422,6 +494,9 @@ TEST(EngineTest, BadModelFilesAreRefused) {
 }
 
 TEST(EngineTest, MmprojOfAnotherModelIsRefused) {
+#if defined(__SANITIZE_ADDRESS__)
+  const __lsan::ScopedDisabler libmtmd_leaks_when_its_constructor_throws;
+#endif
   const Status status = LoadStatus(TestModelPath("qwen2vl-d64"), TestMmprojPath("qwen2vl-d80"));
   EXPECT_EQ(status.code(), StatusCode::kBadFile);
   EXPECT_NE(status.message().find("qwen2vl-d80-mmproj"), std::string::npos);

@@ -1,5 +1,6 @@
 // The C interface of retentivekv.h: a Memory per sequence, made when the sequence is first decoded.
 #include <algorithm>
+#include <exception>
 #include <map>
 #include <optional>
 #include <string>
@@ -10,10 +11,17 @@
 #include "retentivekv/retentivekv.h"
 
 struct rkv_cache {
+  struct Sequence {
+    rkv::Memory memory;
+    bool counted = true;  // token i of the sequence has position i, so positions may be left out
+  };
+
   rkv::MemoryOptions options;
+  uint32_t n_ctx = 0;  // as the user set it; 0: what the model was trained for
   rkv::Bridge bridge;
   std::optional<rkv::MemoryShape> shape;  // known after the first decode
-  std::map<llama_seq_id, rkv::Memory> memories;
+  llama_pos end_position = 0;             // positions must be below it; known with the shape
+  std::map<llama_seq_id, Sequence> sequences;
   std::string last_error;
 };
 
@@ -33,11 +41,6 @@ Status ParseOptions(const char* policy, const char* budget, MemoryOptions& optio
   return Memory::Create({.layers = {{1, 1, 1, 1}}}, unlimited).status();
 }
 
-bool UsesMrope(const llama_model* model) {
-  const llama_rope_type type = llama_model_rope_type(model);
-  return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE;
-}
-
 // One user batch with the fields that may be null filled in.
 class BatchReader {
  public:
@@ -54,9 +57,6 @@ class BatchReader {
     if ((batch_.token == nullptr) == (batch_.embd == nullptr)) {
       return InvalidArgument("a batch has either tokens or embeddings");
     }
-    if (batch_.pos == nullptr && n_position_ > 1) {
-      return InvalidArgument("embeddings of an M-RoPE model need positions");
-    }
     for (size_t i = 0; batch_.seq_id != nullptr && i < n_; ++i) {
       if (batch_.n_seq_id != nullptr && batch_.n_seq_id[i] != 1) {
         return InvalidArgument("each token must belong to exactly one sequence");
@@ -66,6 +66,7 @@ class BatchReader {
   }
 
   llama_seq_id seq_id(size_t i) const { return batch_.seq_id != nullptr ? batch_.seq_id[i][0] : 0; }
+  bool has_positions() const { return batch_.pos != nullptr; }
   bool output(size_t i) const {
     return batch_.logits != nullptr ? batch_.logits[i] != 0 : i + 1 == n_;
   }
@@ -95,11 +96,11 @@ class BatchReader {
   size_t n_position_ = 1;
 };
 
-Result<Memory*> FindOrMakeMemory(rkv_cache& cache, llama_seq_id seq_id) {
-  auto found = cache.memories.find(seq_id);
-  if (found == cache.memories.end()) {
+Result<rkv_cache::Sequence*> FindOrMakeSequence(rkv_cache& cache, llama_seq_id seq_id) {
+  auto found = cache.sequences.find(seq_id);
+  if (found == cache.sequences.end()) {
     RKV_ASSIGN_OR_RETURN(Memory memory, Memory::Create(*cache.shape, cache.options));
-    found = cache.memories.emplace(seq_id, std::move(memory)).first;
+    found = cache.sequences.emplace(seq_id, rkv_cache::Sequence{.memory = std::move(memory)}).first;
   }
   return &found->second;
 }
@@ -108,28 +109,53 @@ Status DecodeUbatch(rkv_cache& cache, llama_context* ctx, const BatchReader& bat
                     size_t end) {
   Ubatch ubatch;
   std::map<llama_seq_id, size_t> index_of;
+  std::vector<rkv_cache::Sequence*> sequences;
   std::vector<uint64_t> next_index;
+  std::vector<char> counted;
   for (size_t i = begin; i < end; ++i) {
-    const llama_seq_id seq_id = batch.seq_id(i);
-    const auto [entry, is_new] = index_of.emplace(seq_id, ubatch.memories.size());
+    const auto [entry, is_new] = index_of.emplace(batch.seq_id(i), sequences.size());
     if (is_new) {
-      RKV_ASSIGN_OR_RETURN(Memory * memory, FindOrMakeMemory(cache, seq_id));
-      ubatch.memories.push_back(memory);
-      next_index.push_back(memory->tokens_seen());
+      RKV_ASSIGN_OR_RETURN(rkv_cache::Sequence * sequence,
+                           FindOrMakeSequence(cache, batch.seq_id(i)));
+      sequences.push_back(sequence);
+      ubatch.memories.push_back(&sequence->memory);
+      next_index.push_back(sequence->memory.tokens_seen());
+      counted.push_back(sequence->counted);
     }
-    ubatch.tokens.push_back(batch.token(i, entry->second, next_index[entry->second]++));
+    const size_t s = entry->second;
+    if (!batch.has_positions() && !counted[s]) {
+      return InvalidArgument(
+          "the sequence has positions that are not its tokens' numbers, so the batch needs "
+          "positions");
+    }
+    const UbatchToken token = batch.token(i, s, next_index[s]);
+    if (token.position[0] >= cache.end_position) {
+      return InvalidArgument("the batch has a position beyond what the model can be served for");
+    }
+    counted[s] = counted[s] && token.position[0] == static_cast<llama_pos>(next_index[s]);
+    ++next_index[s];
+    ubatch.tokens.push_back(token);
   }
   batch.FillEmbeddings(begin, end, ubatch);
-  return cache.bridge.Decode(ctx, ubatch);
+  RKV_RETURN_IF_ERROR(cache.bridge.Decode(ctx, ubatch));
+  for (size_t s = 0; s < sequences.size(); ++s) sequences[s]->counted = counted[s] != 0;
+  return OkStatus();
+}
+
+Status LearnShape(rkv_cache& cache, llama_context* ctx) {
+  const llama_model* model = llama_get_model(ctx);
+  const int n_ctx =
+      cache.n_ctx > 0 ? static_cast<int>(cache.n_ctx) : llama_model_n_ctx_train(model);
+  RKV_RETURN_IF_ERROR(CheckServable(model, n_ctx));
+  RKV_ASSIGN_OR_RETURN(cache.shape, cache.bridge.Probe(ctx));
+  const bool windowed = llama_model_n_swa(model) > 0;
+  cache.end_position = windowed ? n_ctx : cache.bridge.end_position();
+  return OkStatus();
 }
 
 Status DecodeBatch(rkv_cache& cache, llama_context* ctx, const llama_batch& llama_batch) {
-  const llama_model* model = llama_get_model(ctx);
-  if (!cache.shape.has_value()) {
-    RKV_RETURN_IF_ERROR(CheckServable(model, llama_model_n_ctx_train(model)));
-    RKV_ASSIGN_OR_RETURN(cache.shape, cache.bridge.Probe(ctx));
-  }
-  const BatchReader batch(llama_batch, model);
+  if (!cache.shape.has_value()) RKV_RETURN_IF_ERROR(LearnShape(cache, ctx));
+  const BatchReader batch(llama_batch, llama_get_model(ctx));
   RKV_RETURN_IF_ERROR(batch.Check());
   const size_t n_ubatch = llama_n_ubatch(ctx);
   // The last ubatch is the full one: its logits stay readable.
@@ -149,35 +175,41 @@ rkv_cache* rkv_attach(llama_context_params* params, const char* policy, const ch
   const rkv::Status status = rkv::ParseOptions(policy, budget, cache->options);
   rkv::attach_error = status.message();
   if (!status.ok()) return nullptr;
+  cache->n_ctx = params->n_ctx;
   cache->bridge.Prepare(*params);
   return cache.release();
 }
 
 int32_t rkv_decode(rkv_cache* cache, llama_context* ctx, llama_batch batch) {
-  const rkv::Status status = rkv::DecodeBatch(*cache, ctx, batch);
+  rkv::Status status;
+  try {
+    status = rkv::DecodeBatch(*cache, ctx, batch);
+  } catch (const std::exception& error) {  // Out of memory; C callers cannot catch.
+    status = rkv::ResourceExhausted(error.what());
+  }
   cache->last_error = status.message();
   return status.ok() ? 0 : -1;
 }
 
 int32_t rkv_seq_keep(rkv_cache* cache, llama_seq_id seq_id, uint64_t n_tokens) {
-  const auto found = cache->memories.find(seq_id);
-  const uint64_t seen = found == cache->memories.end() ? 0 : found->second.tokens_seen();
+  const auto found = cache->sequences.find(seq_id);
+  const uint64_t seen = found == cache->sequences.end() ? 0 : found->second.memory.tokens_seen();
   if (n_tokens > seen) {
     cache->last_error = "the sequence has fewer tokens than should be kept";
     return -1;
   }
   if (n_tokens == 0) {
-    cache->memories.erase(seq_id);
+    cache->sequences.erase(seq_id);
   } else {
-    found->second.Truncate(n_tokens);
+    found->second.memory.Truncate(n_tokens);
   }
   return 0;
 }
 
 rkv_stats rkv_get_stats(const rkv_cache* cache, llama_seq_id seq_id) {
-  const auto found = cache->memories.find(seq_id);
-  if (found == cache->memories.end()) return {};
-  const rkv::MemoryStats stats = found->second.stats();
+  const auto found = cache->sequences.find(seq_id);
+  if (found == cache->sequences.end()) return {};
+  const rkv::MemoryStats stats = found->second.memory.stats();
   return {.tokens_seen = stats.tokens_seen,
           .tokens_exact = stats.tokens_exact,
           .tokens_evicted = stats.tokens_evicted,

@@ -44,6 +44,11 @@ HeadRows<const T> RowsOf(const ggml_tensor* tensor) {
           .head_stride = tensor->nb[2] / sizeof(T)};
 }
 
+bool IsOnHost(const ggml_tensor* tensor) {
+  const ggml_backend_buffer_t buffer = Root(tensor)->buffer;
+  return buffer != nullptr && ggml_backend_buffer_is_host(buffer);
+}
+
 bool IsRecurrent(ggml_op op) {
   switch (op) {
     case GGML_OP_SSM_CONV:
@@ -78,6 +83,9 @@ class Bridge::GraphProbe {
           Unsupported(fmt::format("the model has recurrent layers ({})", ggml_op_name(node->op)));
     } else if (node->op == GGML_OP_FLASH_ATTN_EXT) {
       VisitAttention(node);
+    } else if (node->op == GGML_OP_GET_ROWS &&
+               std::string_view(node->src[0]->name).starts_with("position_embd")) {
+      end_position_ = static_cast<llama_pos>(node->src[0]->ne[1]);
     } else if (node->op == GGML_OP_SOFT_MAX &&
                std::string_view(node->name).starts_with("kq_soft_max")) {
       error_ = Unsupported("the model's attention does not run as flash attention");
@@ -96,13 +104,16 @@ class Bridge::GraphProbe {
     layer_of_cache = layer_of_cache_;
     return OkStatus();
   }
+  llama_pos end_position() const { return end_position_; }
 
  private:
   void VisitAttention(const ggml_tensor* node) {
     const int cache_layer = CacheLayer(node);
     float max_bias = 0;
     std::memcpy(&max_bias, node->op_params + 1, sizeof(max_bias));
-    if (cache_layer < 0) {
+    if (!IsOnHost(node->src[0]) || !IsOnHost(node->src[1]) || !IsOnHost(node->src[2])) {
+      error_ = Unsupported("its attention would run on a GPU; keep the layers on the CPU (-ngl 0)");
+    } else if (cache_layer < 0) {
       error_ = Unsupported("the model has attention without a KV cache");
     } else if (Root(node->src[2]) == Root(node->src[1])) {
       error_ = Unsupported("the model keeps keys and values in one latent (MLA)");
@@ -127,6 +138,7 @@ class Bridge::GraphProbe {
 
   MemoryShape shape_;
   std::vector<int> layer_of_cache_;
+  llama_pos end_position_ = std::numeric_limits<llama_pos>::max();
   Status error_;
 };
 
@@ -137,11 +149,14 @@ void Bridge::Prepare(llama_context_params& params) {
   params.cb_eval = &Bridge::OnNode;
   params.cb_eval_user_data = this;
   params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
-  params.offload_kqv = false;  // Attention runs on the CPU, whatever device holds the weights.
+  params.offload_kqv = false;  // Attention runs on the CPU,
+  params.op_offload = false;   // also beside weights that a GPU could borrow.
   params.kv_unified = true;
   params.swa_full = true;
   params.type_k = GGML_TYPE_F16;
   params.type_v = GGML_TYPE_F16;
+  if (params.n_ubatch == 0) params.n_ubatch = params.n_batch;  // As llama.cpp reads it.
+  if (params.n_ubatch == 0) params.n_ubatch = 512;
   params.n_ctx = params.n_ubatch;
   params.n_batch = params.n_ubatch;
 }
@@ -174,6 +189,7 @@ Result<MemoryShape> Bridge::Probe(llama_context* ctx) {
   RKV_RETURN_IF_ERROR(probe->Finish(shape, layer_of_cache_));
   if (rc != 0) return Internal(fmt::format("llama_decode failed with {} on its first token", rc));
   shape_ = shape;
+  end_position_ = probe->end_position();
   hooks_.clear();
   for (size_t layer = 0; layer < shape_.layers.size(); ++layer) {
     hooks_.push_back(std::make_unique<LayerHook>());
@@ -193,9 +209,12 @@ Bridge::LayerHook* Bridge::HookOf(const ggml_tensor* node) {
 void Bridge::RewriteNode(ggml_tensor* node) {
   const bool flash = node->op == GGML_OP_FLASH_ATTN_EXT;
   LayerHook* hook = HookOf(node);
-  if (hook == nullptr || ShapeOf(node) != shape_.layers[hook->layer]) {
+  // One stream, with this ubatch in the first cells, is what Prepare() asked for.
+  const auto n_rows = static_cast<int64_t>(n_rows_);
+  if (hook == nullptr || ShapeOf(node) != shape_.layers[hook->layer] ||
+      node->src[0]->ne[1] != n_rows || node->src[1]->ne[1] < n_rows || node->src[1]->ne[3] != 1) {
     // A custom operation that is not attention is somebody else's.
-    if (flash) rewrite_error_ = Internal("the graph has an attention layer it did not have before");
+    if (flash) rewrite_error_ = Internal("the graph has attention of another shape than before");
     return;
   }
   hook->rewritten = true;
@@ -271,7 +290,13 @@ Status Bridge::BuildSegments(const Ubatch& ubatch) {
   }
   for (size_t row = 0; row < ubatch.tokens.size(); ++row) {
     segments_[ubatch.tokens[row].memory].AddRow(static_cast<uint32_t>(row));
+    const llama_pos position = ubatch.tokens[row].position[0];
+    if (position < 0 || position >= end_position_) {
+      return InvalidArgument(fmt::format("position {} is outside of the model's 0 to {}", position,
+                                         end_position_ - 1));
+    }
   }
+  n_rows_ = ubatch.tokens.size();
   for (const Segment& segment : segments_) {
     if (segment.memory->shape() != shape_) {
       return InvalidArgument("the conversation's cache was made for another model");

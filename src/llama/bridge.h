@@ -8,6 +8,7 @@
 
 #include <array>
 #include <atomic>
+#include <limits>
 #include <memory>
 #include <span>
 #include <vector>
@@ -60,6 +61,9 @@ class Bridge {
   // kUnsupported, with the reason, for a graph that the bridge cannot serve.
   Result<MemoryShape> Probe(llama_context* ctx);
 
+  // Positions must be below this: models with learned positions have so many. Known after Probe().
+  llama_pos end_position() const { return end_position_; }
+
   // Decodes a ubatch; logits are then in the context, as after llama_decode. On an error nothing
   // has been added to any Memory. REQUIRES: Probe() succeeded and all Memories have its shape; at
   // most n_ubatch tokens, at least one.
@@ -93,9 +97,11 @@ class Bridge {
   std::unique_ptr<GraphProbe> probe_;  // while Probe() runs
   bool decoding_ = false;              // while Decode() runs
   MemoryShape shape_;
+  llama_pos end_position_ = std::numeric_limits<llama_pos>::max();
   std::vector<int> layer_of_cache_;                // llama's layer index -> ours, or -1
   std::vector<std::unique_ptr<LayerHook>> hooks_;  // [layer]
   std::vector<Segment> segments_;                  // of the current decode
+  size_t n_rows_ = 0;                              // tokens of the current decode
   std::vector<AttentionScratch> scratch_;          // [thread]
   Status rewrite_error_;                           // of the current decode
 

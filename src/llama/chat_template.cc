@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/strings.h"
+
 namespace rkv {
 
 namespace {
@@ -30,12 +32,6 @@ std::vector<std::string_view> BuiltinNames() {
   std::vector<const char*> names(static_cast<size_t>(llama_chat_builtin_templates(nullptr, 0)));
   llama_chat_builtin_templates(names.data(), names.size());
   return {names.begin(), names.end()};
-}
-
-std::string_view TrimSpace(std::string_view text) {
-  const size_t begin = text.find_first_not_of(" \t\r\n");
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 
 #include <mutex>
 
+#include "base/strings.h"
+
 namespace rkv {
 
 namespace {
@@ -20,12 +22,6 @@ struct Capture {
 Capture& TheCapture() {
   static Capture capture;
   return capture;
-}
-
-std::string_view Trim(std::string_view text) {
-  const size_t begin = text.find_first_not_of(" \t\r\n.");
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
 }
 
 // "llama_model_load: error loading model: X" -> "X": users do not know our dependencies' functions.
@@ -42,8 +38,9 @@ std::string_view StripFunctionNames(std::string_view text) {
 }
 
 void OnLog(ggml_log_level level, const char* text, void*) {
-  const std::string_view line = Trim(text);
-  if (line.empty()) return;
+  const std::string_view line = TrimSpace(text);
+  // Dots are llama.cpp's progress bar.
+  if (line.find_first_not_of('.') == std::string_view::npos) return;
   if (level == GGML_LOG_LEVEL_ERROR) {
     Capture& capture = TheCapture();
     const std::lock_guard lock(capture.mutex);

@@ -51,14 +51,16 @@ Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view b
         "'{}' cannot be read: the model has no vision or audio part; pass its --mmproj file",
         name));
   }
-  if (bytes.size() > static_cast<size_t>(std::numeric_limits<int>::max())) {
-    return BadFile(fmt::format("'{}' is larger than 2 GiB", name));
-  }
   RKV_RETURN_IF_ERROR(CheckPictureSize(bytes, name));
   const LlamaErrorLog log;
-  const mtmd_helper_bitmap_wrapper decoded = mtmd_helper_bitmap_init_from_buf(
-      model.vision(), reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), false,
-      mtmd_helper_init_opt_default());
+  mtmd_helper_bitmap_wrapper decoded = {};
+  try {
+    decoded = mtmd_helper_bitmap_init_from_buf(model.vision(),
+                                               reinterpret_cast<const unsigned char*>(bytes.data()),
+                                               bytes.size(), false, mtmd_helper_init_opt_default());
+  } catch (const std::exception&) {
+    // A header that claims more samples than memory holds; bitmap stays null.
+  }
   LlamaPtr<mtmd_bitmap> bitmap(decoded.bitmap);
   if (decoded.video_ctx != nullptr) {
     mtmd_helper_video_free(decoded.video_ctx);
@@ -70,6 +72,9 @@ Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view b
         name));
   }
   const bool audio = mtmd_bitmap_is_audio(bitmap.get());
+  if (audio && mtmd_bitmap_get_nx(bitmap.get()) < 2) {
+    return BadFile(fmt::format("'{}' has no sound in it", name));
+  }
   if (audio ? !mtmd_support_audio(model.vision()) : !mtmd_support_vision(model.vision())) {
     return InvalidArgument(fmt::format("'{}' is {}, which this model does not take", name,
                                        audio ? "audio" : "a picture"));

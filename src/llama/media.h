@@ -14,6 +14,9 @@ namespace rkv {
 // Stands for one picture or audio clip in a message's text.
 std::string_view MediaMarker();
 
+// The largest picture or audio file that is read.
+inline constexpr size_t kMaxMediaBytes = size_t{1} << 30;
+
 // Decodes a picture (PNG, JPEG, BMP, GIF, ...) or audio (WAV, MP3, FLAC). kBadFile for what is
 // neither, is damaged, or has more pixels than fit; kInvalidArgument if the model cannot take it.
 Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view bytes,

@@ -69,6 +69,11 @@ Status CheckServable(const llama_model* model, int n_ctx) {
   if (llama_model_is_hybrid(model)) {
     return Unsupported("the model is a hybrid of attention and recurrent layers");
   }
+  char arch[64] = {};
+  llama_model_meta_val_str(model, "general.architecture", arch, sizeof(arch));
+  if (std::string_view(arch) == "minimax-m3") {
+    return Unsupported("the model chooses blocks of its cache by an index of its own (MSA)");
+  }
   if (llama_model_is_diffusion(model)) return Unsupported("the model is a diffusion model");
   if (llama_model_has_encoder(model)) return Unsupported("the model has a text encoder");
   if (!llama_model_has_decoder(model)) return Unsupported("the model does not generate text");
@@ -125,6 +130,8 @@ Status Model::MakeContext() {
   const auto cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   params.n_threads = options_.n_threads > 0 ? options_.n_threads : cores;
   params.n_threads_batch = params.n_threads;
+  // A ubatch cannot be longer than a conversation, and llama.cpp allocates for it.
+  options_.n_ubatch = std::min(options_.n_ubatch, n_ctx_);
   params.n_ubatch = static_cast<uint32_t>(options_.n_ubatch);
   params.n_seq_max = static_cast<uint32_t>(options_.n_seq_max);
   params.no_perf = true;
@@ -142,6 +149,7 @@ Status Model::MakeContext() {
         fmt::format("cannot serve model '{}': {}", options_.model_path, shape.status().message()));
   }
   shape_ = *std::move(shape);
+  n_ctx_ = std::min(n_ctx_, bridge_.end_position());
   return OkStatus();
 }
 
@@ -162,8 +170,9 @@ Status Model::LoadVision() {
   return OkStatus();
 }
 
-bool Model::uses_mrope() const {
-  return vision_ != nullptr && mtmd_decode_use_mrope(vision_.get());
+bool UsesMrope(const llama_model* model) {
+  const llama_rope_type type = llama_model_rope_type(model);
+  return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE;
 }
 
 std::string Model::Description() const {

@@ -22,7 +22,7 @@ struct ModelOptions {
   int n_ctx = 0;            // longest conversation in positions; 0: what the model was trained for
   int n_ubatch = 512;       // tokens per llama_decode
   int n_threads = 0;        // 0: all cores
-  int n_gpu_layers = -1;    // negative: all
+  int n_gpu_layers = 0;     // negative: all
   int image_min_tokens = -1;  // visual tokens per picture; -1: the model's own limits
   int image_max_tokens = -1;
   int n_seq_max = 1;  // conversations decoded at once
@@ -47,6 +47,9 @@ using LlamaPtr = std::unique_ptr<T, LlamaDeleter>;
 // `n_ctx` positions, as far as its metadata tell; Bridge::Probe() finds the rest.
 Status CheckServable(const llama_model* model, int n_ctx);
 
+// True if positions have several components, so that embeddings come with four each.
+bool UsesMrope(const llama_model* model);
+
 class Model {
  public:
   // Fails with kBadFile for missing, broken and mismatched files, kUnsupported for models that
@@ -62,7 +65,7 @@ class Model {
   const MemoryShape& shape() const { return shape_; }
   const ModelOptions& options() const { return options_; }
   int n_ctx() const { return n_ctx_; }  // longest conversation in positions
-  bool uses_mrope() const;
+  bool uses_mrope() const { return UsesMrope(model_.get()); }
 
   // Identifies the weights: a hash over samples of the model file.
   uint64_t fingerprint() const { return fingerprint_; }

@@ -133,6 +133,7 @@ class StockLlama {
     const float* logits = llama_get_logits_ith(context_.get(), i);
     return {logits, logits + llama_vocab_n_tokens(vocab())};
   }
+  llama_context* context() const { return context_.get(); }
   const llama_vocab* vocab() const { return llama_model_get_vocab(model_.get()); }
 
  private:
