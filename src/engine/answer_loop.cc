@@ -1,6 +1,7 @@
 #include "engine/answer_loop.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/utf8.h"
 
@@ -113,14 +114,19 @@ Status AnswerLoop::FillMedia(Active& active) {
 
 void AnswerLoop::FillTokens() {
   const auto max_tokens = static_cast<size_t>(model_.options().n_ubatch);
-  // Answers first: nobody who is being answered waits for somebody else's prompt.
   first_ = (first_ + 1) % active_.size();
-  for (const bool answers : {true, false}) {
+  // Answers first: nobody who is being answered waits for somebody else's prompt.
+  const bool answers_first = !std::exchange(prompt_left_out_, false);
+  for (const bool answers : {answers_first, !answers_first}) {
     for (size_t i = 0; i < active_.size(); ++i) {
       Active& active = active_[(first_ + i) % active_.size()];
       const size_t room = max_tokens - ubatch_.tokens.size();
-      if (active.done || room == 0 || active.next_token.has_value() != answers) continue;
+      if (active.done || active.next_token.has_value() != answers) continue;
       if (!answers && active.conversation->next_is_media()) continue;
+      if (room == 0) {
+        prompt_left_out_ |= !answers;
+        continue;
+      }
       const size_t index = ubatch_.memories.size();
       ubatch_.memories.push_back(&active.conversation->memory());
       active.output_row =

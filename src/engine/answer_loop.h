@@ -57,7 +57,10 @@ class AnswerLoop {
   Model& model_;
   std::vector<Active> active_;
   Ubatch ubatch_;
-  size_t first_ = 0;         // whose turn it is to be first: nobody starves when ubatches are full
+  // Nobody starves when ubatches are full: conversations take turns in being first, and prompts come
+  // first after a step in which one got nothing.
+  size_t first_ = 0;
+  bool prompt_left_out_ = false;
   bool media_last_ = false;  // the last step was a picture: answers get a turn between pictures
 };
 

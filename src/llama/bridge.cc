@@ -157,8 +157,8 @@ void Bridge::Prepare(llama_context_params& params) {
   params.type_v = GGML_TYPE_F16;
   if (params.n_ubatch == 0) params.n_ubatch = params.n_batch;  // As llama.cpp reads it.
   if (params.n_ubatch == 0) params.n_ubatch = 512;
-  params.n_ctx = params.n_ubatch;
-  params.n_batch = params.n_ubatch;
+  params.n_batch = std::max(params.n_ubatch, params.n_seq_max);  // llama.cpp insists.
+  params.n_ctx = params.n_batch;
 }
 
 bool Bridge::OnNode(ggml_tensor* node, bool ask, void* self) {
