@@ -1,0 +1,99 @@
+#include "llama/gguf_builder.h"
+
+#include <string_view>
+
+#include "base/file.h"
+#include "base/random.h"
+
+namespace rkv {
+
+namespace {
+
+uint64_t HashName(std::string_view name) {
+  uint64_t hash = 0xcbf29ce484222325ULL;  // FNV-1a
+  for (unsigned char c : name) hash = (hash ^ c) * 0x100000001b3ULL;
+  return hash;
+}
+
+// Normally distributed numbers, as centred sums of eight 16-bit uniform ones. The sum is an exact
+// integer, which makes the stream the same on every platform; logarithms and cosines, which differ
+// between C libraries in the last bit, would not be.
+class NormalStream {
+ public:
+  NormalStream(uint64_t seed, std::string_view name)
+      : random_(Random(seed).NextU64() ^ HashName(name)) {}
+
+  // Mean 0, standard deviation 1, never beyond +-4.9.
+  double Next() {
+    uint64_t sum = 0;
+    for (int draw = 0; draw < 2; ++draw) {
+      const uint64_t bits = random_.NextU64();
+      for (int shift = 0; shift < 64; shift += 16) sum += (bits >> shift) & 0xffff;
+    }
+    constexpr double kMean = 8 * 65535 / 2.0;
+    static const double kStd = std::sqrt(8 * (65536.0 * 65536.0 - 1) / 12);
+    return (static_cast<double>(sum) - kMean) / kStd;
+  }
+
+ private:
+  Random random_;
+};
+
+constexpr WeightType kWeightTypes[] = {
+    {"f32", GGML_TYPE_F32, GGML_FTYPE_ALL_F32},
+    {"f16", GGML_TYPE_F16, GGML_FTYPE_MOSTLY_F16},
+    {"q8_0", GGML_TYPE_Q8_0, GGML_FTYPE_MOSTLY_Q8_0},
+    {"q4_0", GGML_TYPE_Q4_0, GGML_FTYPE_MOSTLY_Q4_0},
+};
+
+}  // namespace
+
+const WeightType* FindWeightType(const std::string& name) {
+  for (const WeightType& type : kWeightTypes) {
+    if (name == type.name) return &type;
+  }
+  return nullptr;
+}
+
+std::vector<std::string> WeightTypeNames() {
+  std::vector<std::string> names;
+  for (const WeightType& type : kWeightTypes) names.push_back(type.name);
+  return names;
+}
+
+std::string FileBuilder::Weights(const TensorSpec& spec) const {
+  const int64_t n_per_row = spec.shape[0];
+  int64_t n_rows = 1;
+  for (size_t i = 1; i < spec.shape.size(); ++i) n_rows *= spec.shape[i];
+
+  NormalStream stream(seed_, spec.name);
+  std::vector<float> values(static_cast<size_t>(n_rows * n_per_row));
+  for (float& value : values) value = static_cast<float>(spec.mean + spec.std * stream.Next());
+
+  std::string bytes(ggml_row_size(spec.type, n_per_row) * static_cast<size_t>(n_rows), '\0');
+  ggml_quantize_chunk(spec.type, values.data(), bytes.data(), 0, n_rows, n_per_row, nullptr);
+  return bytes;
+}
+
+// gguf.h writes straight to the target, where a full disk would leave half a model behind; so the
+// file is put together here: the metadata, then each tensor padded to the alignment.
+Status FileBuilder::Write(const std::string& path) {
+  const ggml_init_params params = {(tensors_.size() + 1) * ggml_tensor_overhead(), nullptr,
+                                   /*no_alloc=*/true};
+  std::unique_ptr<ggml_context, Deleter> ggml(ggml_init(params));
+  for (const TensorSpec& spec : tensors_) {
+    ggml_tensor* tensor = ggml_new_tensor(ggml.get(), spec.type,
+                                          static_cast<int>(spec.shape.size()), spec.shape.data());
+    ggml_set_name(tensor, spec.name.c_str());
+    gguf_add_tensor(gguf_.get(), tensor);
+  }
+  std::string bytes(gguf_get_meta_size(gguf_.get()), '\0');
+  gguf_get_meta_data(gguf_.get(), bytes.data());
+  for (const TensorSpec& spec : tensors_) {
+    bytes += Weights(spec);
+    bytes.resize(GGML_PAD(bytes.size(), gguf_get_alignment(gguf_.get())), '\0');
+  }
+  return WriteFileAtomically(path, bytes);
+}
+
+}  // namespace rkv
