@@ -45,17 +45,13 @@ class Comparison {
 
   void Add(const Logits& ours, const Logits& theirs) {
     ASSERT_EQ(ours.size(), theirs.size());
-    double difference = 0;
-    double norm = 0;
     double largest = 0;
     for (size_t i = 0; i < ours.size(); ++i) {
       ASSERT_TRUE(std::isfinite(ours[i]));
       const double d = static_cast<double>(ours[i]) - static_cast<double>(theirs[i]);
-      difference += d * d;
-      norm += static_cast<double>(theirs[i]) * static_cast<double>(theirs[i]);
       largest = std::max(largest, std::abs(d));
     }
-    const double error = std::sqrt(difference / norm);
+    const double error = RelativeError(ours, theirs);
     worst_ = std::max(worst_, error);
     ++steps_;
     EXPECT_LE(error, max_error_) << "step " << steps_;
@@ -338,16 +334,7 @@ class RealModelConformanceTest : public testing::Test {
 
   static std::vector<double> Errors(const std::vector<Logits>& a, const std::vector<Logits>& b) {
     std::vector<double> errors;
-    for (size_t i = 0; i < a.size(); ++i) {
-      double difference = 0;
-      double norm = 0;
-      for (size_t j = 0; j < a[i].size(); ++j) {
-        const double d = static_cast<double>(a[i][j]) - static_cast<double>(b[i][j]);
-        difference += d * d;
-        norm += static_cast<double>(b[i][j]) * static_cast<double>(b[i][j]);
-      }
-      errors.push_back(std::sqrt(difference / norm));
-    }
+    for (size_t i = 0; i < a.size(); ++i) errors.push_back(RelativeError(a[i], b[i]));
     std::sort(errors.begin(), errors.end());
     return errors;
   }

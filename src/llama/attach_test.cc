@@ -44,18 +44,7 @@ class Attached {
 
   // Decodes entries with everything explicit, logits for all of them.
   int Decode(const std::vector<BatchEntry>& entries) {
-    llama_batch batch = llama_batch_init(static_cast<int32_t>(entries.size()), 0, 1);
-    batch.n_tokens = static_cast<int32_t>(entries.size());
-    for (size_t i = 0; i < entries.size(); ++i) {
-      batch.token[i] = entries[i].token;
-      batch.pos[i] = entries[i].position;
-      batch.n_seq_id[i] = 1;
-      batch.seq_id[i][0] = entries[i].seq;
-      batch.logits[i] = 1;
-    }
-    const int rc = rkv_decode(cache_, context_.get(), batch);
-    llama_batch_free(batch);
-    return rc;
+    return rkv_decode(cache_, context_.get(), TestBatch(entries).get());
   }
 
   // Decodes tokens of sequence 0 with everything left out.
@@ -81,14 +70,7 @@ class Attached {
 
 void ExpectNear(const Logits& ours, const Logits& stock) {
   ASSERT_EQ(ours.size(), stock.size());
-  double difference = 0;
-  double norm = 0;
-  for (size_t i = 0; i < ours.size(); ++i) {
-    const double d = static_cast<double>(ours[i]) - static_cast<double>(stock[i]);
-    difference += d * d;
-    norm += static_cast<double>(stock[i]) * static_cast<double>(stock[i]);
-  }
-  EXPECT_LE(std::sqrt(difference / norm), 2e-2);
+  EXPECT_LE(RelativeError(ours, stock), 2e-2);
 }
 
 std::vector<llama_token> Tokens(int n, int salt = 0) {

@@ -7,6 +7,7 @@
 #include <mtmd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -22,6 +23,42 @@ struct BatchEntry {
   llama_token token = 0;
   llama_pos position = 0;
 };
+
+// The batch of the entries, with logits for all of them or for the last.
+class TestBatch {
+ public:
+  explicit TestBatch(const std::vector<BatchEntry>& entries, bool only_last = false)
+      : batch_(llama_batch_init(static_cast<int32_t>(entries.size()), 0, 1)) {
+    batch_.n_tokens = static_cast<int32_t>(entries.size());
+    for (size_t i = 0; i < entries.size(); ++i) {
+      batch_.token[i] = entries[i].token;
+      batch_.pos[i] = entries[i].position;
+      batch_.n_seq_id[i] = 1;
+      batch_.seq_id[i][0] = entries[i].seq;
+      batch_.logits[i] = !only_last || i + 1 == entries.size() ? 1 : 0;
+    }
+  }
+  ~TestBatch() { llama_batch_free(batch_); }
+  TestBatch(const TestBatch&) = delete;
+  TestBatch& operator=(const TestBatch&) = delete;
+
+  const llama_batch& get() const { return batch_; }
+
+ private:
+  llama_batch batch_;
+};
+
+// L2 norm of the difference over the L2 norm of `stock`.
+inline double RelativeError(const std::vector<float>& logits, const std::vector<float>& stock) {
+  double difference = 0;
+  double norm = 0;
+  for (size_t i = 0; i < stock.size(); ++i) {
+    const double d = static_cast<double>(logits[i]) - static_cast<double>(stock[i]);
+    difference += d * d;
+    norm += static_cast<double>(stock[i]) * static_cast<double>(stock[i]);
+  }
+  return std::sqrt(difference / norm);
+}
 
 // Its own f16 cache of n_ctx cells. Throws on any failure: tests only.
 class StockLlama {
@@ -55,17 +92,7 @@ class StockLlama {
   // Decodes the batch and returns the logits after each of its entries, or only after the last.
   std::vector<std::vector<float>> Decode(const std::vector<BatchEntry>& entries,
                                          bool only_last = false) {
-    llama_batch batch = llama_batch_init(static_cast<int32_t>(entries.size()), 0, 1);
-    batch.n_tokens = static_cast<int32_t>(entries.size());
-    for (size_t i = 0; i < entries.size(); ++i) {
-      batch.token[i] = entries[i].token;
-      batch.pos[i] = entries[i].position;
-      batch.n_seq_id[i] = 1;
-      batch.seq_id[i][0] = entries[i].seq;
-      batch.logits[i] = !only_last || i + 1 == entries.size() ? 1 : 0;
-    }
-    const int rc = llama_decode(context_.get(), batch);
-    llama_batch_free(batch);
+    const int rc = llama_decode(context_.get(), TestBatch(entries, only_last).get());
     if (rc != 0) throw std::runtime_error("stock llama_decode failed");
     if (only_last) return {Logits(-1)};
     std::vector<std::vector<float>> logits;
