@@ -278,9 +278,7 @@ TEST(CliStockTest, SmolLm2GetsTheTextOfLlamaCompletion) {
   const std::string stock = RKV_LLAMA_DIR "/bin/llama-completion";
   if (!fs::exists(stock)) GTEST_SKIP() << "this llama.cpp has no llama-completion";
   const std::string model = TestModelPath("smollm2-f16");
-  if (!fs::exists(model)) {
-    GTEST_SKIP() << "SmolLM2 was not fetched; scripts/test.sh does it where a network allows";
-  }
+  if (WhyNoRealWeights() != nullptr) GTEST_SKIP() << WhyNoRealWeights();
   // A little over 2,000 tokens.
   const std::string prompt = Prose(5, 112) + "In short, this text is about";
   const std::string file = WriteTestFile(TempPath("prompt.txt"), prompt);

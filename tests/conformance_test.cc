@@ -313,9 +313,7 @@ class RealModelConformanceTest : public testing::Test {
   static constexpr size_t kPromptTokens = 600;
 
   void SetUp() override {
-    if (SmolLm2Path().empty()) {
-      GTEST_SKIP() << "SmolLM2 was not fetched; scripts/test.sh does it where a network allows";
-    }
+    if (WhyNoRealWeights() != nullptr) GTEST_SKIP() << WhyNoRealWeights();
   }
 
   // The logits of a prompt read in two ubatches and of 64 more tokens, one by one.

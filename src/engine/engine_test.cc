@@ -530,9 +530,7 @@ TEST(EngineTest, UnknownChatTemplatesAreRefused) {
 // As shipped, with weights as Q4_1. The text repeats itself, so that the model is sure of what
 // comes next; where it is not, the noise of 8-bit activations decides (docs/conformance.md).
 TEST(EngineTest, SmolLm2WritesWhatStockWritesAfter2000Tokens) {
-  if (SmolLm2Path().empty()) {
-    GTEST_SKIP() << "SmolLM2 was not fetched; scripts/test.sh does it where a network allows";
-  }
+  if (WhyNoRealWeights() != nullptr) GTEST_SKIP() << WhyNoRealWeights();
   EngineOptions options;
   options.model = SmolLm2Path();
   options.chat_template = "none";

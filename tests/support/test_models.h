@@ -46,6 +46,17 @@ inline std::string SmolLm2Path() {
   return std::filesystem::exists(path) ? path : "";
 }
 
+// Why tests on real weights cannot run here, or null if they can.
+inline const char* WhyNoRealWeights() {
+#if defined(__SANITIZE_THREAD__)
+  return "real weights take too long under the thread sanitizer; generated models cover the same "
+         "code";
+#else
+  if (!SmolLm2Path().empty()) return nullptr;
+  return "SmolLM2 was not fetched; scripts/test.sh does it where a network allows";
+#endif
+}
+
 }  // namespace rkv
 
 #endif  // RETENTIVEKV_TESTS_SUPPORT_TEST_MODELS_H_
