@@ -26,7 +26,7 @@ Status AnswerLoop::Run() {
       if (!active.done && Cancelled(active)) HandleCancellation(active);
     }
     if (std::ranges::all_of(active_, &Active::done)) return OkStatus();
-    if (const Status status = Step(); !status.ok()) {
+    if (Status status = Step(); !status.ok()) {
       RollBackUnfinished();
       return status;
     }
@@ -39,7 +39,7 @@ Status AnswerLoop::Run() {
 Result<std::vector<float>> AnswerLoop::ReadPrompt() {
   Active& active = active_.front();
   while (!active.output_row.has_value()) {
-    if (const Status status = Step(); !status.ok()) {
+    if (Status status = Step(); !status.ok()) {
       RollBackUnfinished();
       return status;
     }

@@ -105,40 +105,47 @@ Result<rkv_cache::Sequence*> FindOrMakeSequence(rkv_cache& cache, llama_seq_id s
   return &found->second;
 }
 
+// A sequence in the ubatch that is being put together.
+struct Participant {
+  rkv_cache::Sequence* sequence = nullptr;
+  uint64_t next_index = 0;  // of its next token
+  bool counted = true;      // as Sequence::counted, after the tokens so far
+};
+
 Status DecodeUbatch(rkv_cache& cache, llama_context* ctx, const BatchReader& batch, size_t begin,
                     size_t end) {
   Ubatch ubatch;
-  std::map<llama_seq_id, size_t> index_of;
-  std::vector<rkv_cache::Sequence*> sequences;
-  std::vector<uint64_t> next_index;
-  std::vector<char> counted;
+  std::vector<Participant> participants;
+  std::map<llama_seq_id, size_t> participant_of;
   for (size_t i = begin; i < end; ++i) {
-    const auto [entry, is_new] = index_of.emplace(batch.seq_id(i), sequences.size());
+    const auto [entry, is_new] = participant_of.emplace(batch.seq_id(i), participants.size());
     if (is_new) {
       RKV_ASSIGN_OR_RETURN(rkv_cache::Sequence * sequence,
                            FindOrMakeSequence(cache, batch.seq_id(i)));
-      sequences.push_back(sequence);
+      participants.push_back({.sequence = sequence,
+                              .next_index = sequence->memory.tokens_seen(),
+                              .counted = sequence->counted});
       ubatch.memories.push_back(&sequence->memory);
-      next_index.push_back(sequence->memory.tokens_seen());
-      counted.push_back(sequence->counted);
     }
-    const size_t s = entry->second;
-    if (!batch.has_positions() && !counted[s]) {
+    Participant& participant = participants[entry->second];
+    if (!batch.has_positions() && !participant.counted) {
       return InvalidArgument(
           "the sequence has positions that are not its tokens' numbers, so the batch needs "
           "positions");
     }
-    const UbatchToken token = batch.token(i, s, next_index[s]);
+    const UbatchToken token = batch.token(i, entry->second, participant.next_index);
     if (token.position[0] >= cache.end_position) {
       return InvalidArgument("the batch has a position beyond what the model can be served for");
     }
-    counted[s] = counted[s] && token.position[0] == static_cast<llama_pos>(next_index[s]);
-    ++next_index[s];
+    const auto number = static_cast<llama_pos>(participant.next_index++);
+    participant.counted = participant.counted && token.position[0] == number;
     ubatch.tokens.push_back(token);
   }
   batch.FillEmbeddings(begin, end, ubatch);
   RKV_RETURN_IF_ERROR(cache.bridge.Decode(ctx, ubatch));
-  for (size_t s = 0; s < sequences.size(); ++s) sequences[s]->counted = counted[s] != 0;
+  for (const Participant& participant : participants) {
+    participant.sequence->counted = participant.counted;
+  }
   return OkStatus();
 }
 
