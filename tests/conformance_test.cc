@@ -310,7 +310,7 @@ INSTANTIATE_TEST_SUITE_P(Models, PictureConformanceTest,
 // Real weights, if the set-up could fetch them, on English.
 class RealModelConformanceTest : public testing::Test {
  protected:
-  static constexpr size_t kPromptTokens = 600;
+  static constexpr size_t kPromptTokens = 400;
 
   void SetUp() override {
     if (WhyNoRealWeights() != nullptr) GTEST_SKIP() << WhyNoRealWeights();
@@ -342,7 +342,7 @@ TEST_F(RealModelConformanceTest, SmolLm2AtF16) {
   const std::string path = TestModelPath("smollm2-f16");
   StockLlama stock(path);
   OurLlama ours(path);
-  const std::vector<llama_token> tokens = ours.model().Tokenize(Prose(1, 60), true);
+  const std::vector<llama_token> tokens = ours.model().Tokenize(Prose(1, 40), true);
   const std::vector<Logits> expected = Read(stock, tokens);
   const std::vector<Logits> actual = Read(ours, tokens);
   Comparison comparison(kMaxErrorAgainstStock);
@@ -354,7 +354,7 @@ TEST_F(RealModelConformanceTest, SmolLm2AtF16) {
 // differ as much as ours from stock's, and must not differ less.
 TEST_F(RealModelConformanceTest, SmolLm2AtQ4IsWithinTheNoiseOfStock) {
   const std::vector<llama_token> tokens =
-      OurLlama(SmolLm2Path()).model().Tokenize(Prose(1, 60), true);
+      OurLlama(SmolLm2Path()).model().Tokenize(Prose(1, 40), true);
   StockLlama stock_side(SmolLm2Path());
   const std::vector<Logits> stock = Read(stock_side, tokens);
   StockLlama eager_side(SmolLm2Path(), "", 4096, LLAMA_FLASH_ATTN_TYPE_DISABLED);

@@ -173,6 +173,7 @@ void Memory::Impl::Truncate(uint64_t n_tokens) {
       if (store.token_index(slot) >= n_tokens) slots.push_back(slot);
     }
     store.Remove(slots);
+    if (!slots.empty()) store.Shrink(ExactStore::Slack(store.size()));
   }
   tokens_seen_ = n_tokens;
   EnforceBudget();  // A share of fewer tokens is less.

@@ -216,8 +216,10 @@ TEST(MemoryTest, ImpossibleBudgetsAreRefusedWithTheSmallest) {
 TEST(MemoryTest, TruncateTakesBackTheLastTokens) {
   Memory memory = *Memory::Create(TestShape(), Options("full"));
   Append(memory, 150);
+  const uint64_t held = memory.stats().held_bytes;
   memory.Truncate(90);
   ExpectHolds(memory, Range(0, 90));
+  EXPECT_LT(memory.stats().held_bytes, held * 7 / 10);
   Append(memory, 20);
   ExpectHolds(memory, Range(0, 110));
   memory.Truncate(0);

@@ -47,9 +47,7 @@ void ExactStore::ResizePage(Page& page, size_t capacity, size_t used) {
 void ExactStore::Reserve(size_t extra, size_t max_capacity) {
   const size_t needed = size_ + extra;
   if (needed <= capacity_) return;
-  // A sixteenth of slack bounds both the waste and how often decoding allocates.
-  const size_t slack = std::clamp<size_t>(needed / 16, 4, kPageTokens);
-  const size_t wanted = std::max(needed, std::min(needed + slack, max_capacity));
+  const size_t wanted = std::max(needed, std::min(needed + Slack(needed), max_capacity));
   if (!pages_.empty() && pages_.back().capacity < kPageTokens) {
     const size_t before = (pages_.size() - 1) * kPageTokens;
     ResizePage(pages_.back(), std::min(kPageTokens, wanted - before),

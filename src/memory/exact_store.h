@@ -2,6 +2,7 @@
 #ifndef RETENTIVEKV_MEMORY_EXACT_STORE_H_
 #define RETENTIVEKV_MEMORY_EXACT_STORE_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -46,7 +47,11 @@ class ExactStore {
   void Reserve(size_t extra, size_t max_capacity = kUnlimited);
 
   // Frees what is not needed for size() + `spare` tokens.
-  void Shrink(size_t spare = 0);
+  void Shrink(size_t spare);
+
+  // Room that a store of `n` tokens may have on top: a sixteenth bounds both the waste and how
+  // often decoding allocates.
+  static size_t Slack(size_t n) { return std::clamp<size_t>(n / 16, 4, kPageTokens); }
 
   // Writes token `token_index` to slot size() + i without counting it yet.
   // REQUIRES: Reserve() made room for it. Copies d_k and d_v elements.
