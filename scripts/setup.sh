@@ -17,7 +17,7 @@ say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
 
 install_packages() {
   command -v dpkg-query > /dev/null || return 0 # Not Debian: CMake will say what is missing.
-  local wanted=(g++ cmake ninja-build git libhwy-dev libcli11-dev libcpp-httplib-dev
+  local wanted=(g++ cmake ninja-build git libhwy-dev libcli11-dev
     nlohmann-json3-dev libspdlog-dev libfmt-dev libstb-dev libedit-dev libgtest-dev libgmock-dev
     libbenchmark-dev)
   command -v npm > /dev/null || wanted+=(npm)
