@@ -4,6 +4,7 @@
 #include <iostream>
 #include <memory>
 
+#include "answer.h"
 #include "commands.h"
 #include "flags.h"
 #include "report.h"
@@ -84,21 +85,7 @@ class ChatSession {
     // Files that fail are dropped: the next message should not fail for them again.
     const std::vector<std::string> media = std::exchange(media_, {});
     RKV_RETURN_IF_ERROR(conversation_->AddUserMessage(text, media));
-    ProgressLine progress;
-    const Interrupts::Answering answering;
-    AnswerOptions options;
-    options.max_tokens = flags_.n_predict;
-    options.sampling = flags_.sampling;
-    options.cancel = answering.cancel();
-    options.on_progress = [&](std::string_view what, double f) { progress.Show(what, f); };
-    options.on_text = [&](std::string_view piece) {
-      progress.Clear();
-      std::cout << piece << std::flush;
-      return true;
-    };
-    RKV_ASSIGN_OR_RETURN(answer_, engine_.Answer(*conversation_, options));
-    progress.Clear();
-    std::cout << std::endl;
+    RKV_ASSIGN_OR_RETURN(answer_, StreamAnswer(engine_, *conversation_, flags_));
     if (answer_.stop == StopReason::kCancelled) return Print("(stopped)\n");
     if (answer_.stop == StopReason::kContextFull) {
       return Print("(the context is full; /clear starts a new conversation)\n");

@@ -7,6 +7,7 @@
 #include <iterator>
 #include <memory>
 
+#include "answer.h"
 #include "commands.h"
 #include "flags.h"
 #include "report.h"
@@ -51,20 +52,7 @@ Result<std::string> ReadPromptFile(const std::string& path) {
 
 Status AnswerOne(Engine& engine, Conversation& conversation, const RunFlags& flags,
                  AnswerResult& answer) {
-  ProgressLine progress;
-  const Interrupts::Answering answering;
-  AnswerOptions options;
-  options.max_tokens = flags.common.n_predict;
-  options.sampling = flags.common.sampling;
-  options.cancel = answering.cancel();
-  options.on_progress = [&](std::string_view what, double f) { progress.Show(what, f); };
-  options.on_text = [&](std::string_view piece) {
-    progress.Clear();
-    std::cout << piece << std::flush;
-    return std::cout.good();
-  };
-  RKV_ASSIGN_OR_RETURN(answer, engine.Answer(conversation, options));
-  std::cout << std::endl;
+  RKV_ASSIGN_OR_RETURN(answer, StreamAnswer(engine, conversation, flags.common));
   if (!std::cout) return Internal("cannot write the answer to the output");
   if (answer.stop == StopReason::kCancelled) return Cancelled("interrupted");
   if (answer.stop == StopReason::kContextFull) {

@@ -1,0 +1,29 @@
+#include "answer.h"
+
+#include <iostream>
+
+#include "terminal.h"
+
+namespace rkv::app {
+
+Result<AnswerResult> StreamAnswer(Engine& engine, Conversation& conversation,
+                                  const CommonFlags& flags) {
+  ProgressLine progress;
+  const Interrupts::Answering answering;
+  AnswerOptions options;
+  options.max_tokens = flags.n_predict;
+  options.sampling = flags.sampling;
+  options.cancel = answering.cancel();
+  options.on_progress = [&](std::string_view what, double f) { progress.Show(what, f); };
+  options.on_text = [&](std::string_view piece) {
+    progress.Clear();
+    std::cout << piece << std::flush;
+    return std::cout.good();
+  };
+  RKV_ASSIGN_OR_RETURN(AnswerResult answer, engine.Answer(conversation, options));
+  progress.Clear();
+  std::cout << std::endl;
+  return answer;
+}
+
+}  // namespace rkv::app
