@@ -156,13 +156,16 @@ Result<MemoryOptions> ParseMemoryOptions(const CommonFlags& flags) {
 
 std::string PolicyHelp() {
   std::string text = "Policies:\n";
+  const auto show = [&text](const PolicyDescription::Option& option) {
+    text += fmt::format("    {:<24}{}\n", fmt::format("{}={}", option.name, option.default_value),
+                        option.help);
+  };
   for (const PolicyDescription& policy : DescribePolicies()) {
     text += fmt::format("  {:<26}{}\n", policy.name, policy.summary);
-    for (const auto& option : policy.options) {
-      text += fmt::format("    {:<24}{}\n", fmt::format("{}={}", option.name, option.default_value),
-                          option.help);
-    }
+    for (const auto& option : policy.options) show(option);
   }
+  text += "  every policy but full\n";
+  for (const auto& option : DescribeCommonPolicyOptions()) show(option);
   return text;
 }
 

@@ -2,7 +2,9 @@
 #ifndef RETENTIVEKV_OPTIONS_H_
 #define RETENTIVEKV_OPTIONS_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -27,19 +29,59 @@ struct Budget {
 Result<Budget> ParseBudget(std::string_view text);
 std::string ToString(const Budget& budget);
 
-// A policy by name, with options where they differ from its defaults.
-struct PolicySpec {
-  std::string name = "full";
+// A part of the cache by name, with options where they differ from its defaults.
+struct NamedSpec {
+  std::string name;
   std::vector<std::pair<std::string, double>> options;
+
+  bool operator==(const NamedSpec&) const = default;
 };
 
-// "streaming" or "streaming:sinks=8". Names and options are checked when the policy is made.
+// Which tokens matter: "h2o" or "streaming:sinks=8". Names and options are checked when the policy
+// is made.
+using PolicySpec = NamedSpec;
 Result<PolicySpec> ParsePolicySpec(std::string_view text);
-std::string ToString(const PolicySpec& spec);
+
+// What remembers tokens that leave: "none", "merge", "clusters", "states" or "matrix".
+using AbsorbSpec = NamedSpec;
+Result<AbsorbSpec> ParseAbsorbSpec(std::string_view text);
+
+std::string ToString(const NamedSpec& spec);
+
+// How the elements of K and V are stored: the first four as in llama.cpp, q2 is ours
+// (docs/formats.md).
+enum class ElementType : uint8_t { kF16, kBF16, kQ8_0, kQ4_0, kQ2 };
+inline constexpr size_t kElementTypes = 5;
+Result<ElementType> ParseElementType(std::string_view text);
+std::string_view ToString(ElementType type);
+
+// The precisions that tokens may have, from the highest down.
+struct Ladder {
+  std::vector<ElementType> rungs;
+
+  bool operator==(const Ladder&) const = default;
+};
+// "auto" (f16,q8_0,q4_0,q2), "none" (f16 only), or a list such as "f16,q4_0,q2".
+Result<Ladder> ParseLadder(std::string_view text);
+std::string ToString(const Ladder& ladder);
+
+// How the budget is divided over layers and KV heads.
+enum class Split : uint8_t {
+  kUniform,  // the same bytes for each
+  kPooled,   // to wherever they lower the error most, or the scores are highest
+};
+Result<Split> ParseSplit(std::string_view text);
+std::string_view ToString(Split split);
 
 struct MemoryOptions {
-  PolicySpec policy;
-  Budget budget;
+  PolicySpec policy = {.name = "full", .options = {}};
+  Budget budget = {};
+  std::optional<AbsorbSpec> absorb = std::nullopt;  // unset: what goes with the policy
+  std::optional<Ladder> ladder = std::nullopt;      // unset: what goes with the policy
+  std::optional<Split> split = std::nullopt;        // unset: what goes with the policy
+  // One type for everything, as llama.cpp's -ctk and -ctv; no ladder then. Both or none are set.
+  std::optional<ElementType> type_k = std::nullopt;
+  std::optional<ElementType> type_v = std::nullopt;
 };
 
 // What a user sees in a list of policies; generated from the registry.
@@ -52,9 +94,13 @@ struct PolicyDescription {
   std::string name;
   std::string summary;
   bool evicts = false;  // false: keeps everything and cannot meet a budget
+  std::string absorb;   // what goes with it by default
+  std::string ladder;
   std::vector<Option> options;
 };
 std::vector<PolicyDescription> DescribePolicies();
+// Options that every policy that evicts has.
+std::vector<PolicyDescription::Option> DescribeCommonPolicyOptions();
 
 }  // namespace rkv
 

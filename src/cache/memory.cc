@@ -15,6 +15,7 @@ namespace rkv {
 
 namespace {
 
+constexpr float kAlwaysKeep = std::numeric_limits<float>::infinity();
 constexpr uint64_t kNoLimit = std::numeric_limits<uint64_t>::max();
 constexpr uint32_t kSaveVersion = 1;
 
@@ -63,8 +64,7 @@ size_t MemoryShape::full_token_bytes() const {
   return bytes;
 }
 
-Memory::Impl::Impl(const MemoryShape& shape, const MemoryOptions& options,
-                   std::shared_ptr<const Policy> policy)
+Memory::Impl::Impl(const MemoryShape& shape, const MemoryOptions& options, PolicyChoice policy)
     : shape_(shape), options_(options), policy_(std::move(policy)) {
   size_t n_stores = 0;
   first_store_.reserve(shape_.layers.size());
@@ -91,7 +91,9 @@ uint64_t Memory::Impl::BytesFor(size_t tokens_per_head) const {
   return bytes;
 }
 
-uint64_t Memory::Impl::smallest_budget_bytes() const { return BytesFor(policy_->min_tokens()); }
+uint64_t Memory::Impl::smallest_budget_bytes() const {
+  return BytesFor(policy_.keep.sinks + policy_.keep.window);
+}
 
 uint64_t Memory::Impl::BudgetBytes(uint64_t tokens_seen) const {
   const Budget& budget = options_.budget;
@@ -127,8 +129,16 @@ void Memory::Impl::EvictDownTo(size_t tokens_per_head) {
     for (size_t slot = 0; slot < store.size(); ++slot) {
       scratch.token_index[slot] = store.token_index(slot);
     }
-    policy_->Score({.token_index = scratch.token_index, .tokens_seen = tokens_seen_},
-                   scratch.scores);
+    ScoreContext context;
+    context.token_index = scratch.token_index;
+    context.tokens_seen = tokens_seen_;
+    policy_.policy->Score(context, scratch.scores);
+    for (size_t slot = 0; slot < store.size(); ++slot) {
+      const uint32_t index = scratch.token_index[slot];
+      if (index < policy_.keep.sinks || index + policy_.keep.window > tokens_seen_) {
+        scratch.scores[slot] = kAlwaysKeep;
+      }
+    }
     store.Remove(LowestSlots(scratch, store.size() - tokens_per_head));
   }
 }
@@ -253,8 +263,8 @@ Result<Memory> Memory::Create(const MemoryShape& shape, const MemoryOptions& opt
                       layer.n_kv_head, layer.d_k, layer.d_v));
     }
   }
-  RKV_ASSIGN_OR_RETURN(const PolicyInfo* info, FindPolicy(options.policy.name));
-  RKV_ASSIGN_OR_RETURN(std::shared_ptr<const Policy> policy, MakePolicy(options.policy));
+  RKV_ASSIGN_OR_RETURN(PolicyChoice policy, MakePolicy(options.policy));
+  const PolicyInfo* info = policy.info;
   if (!info->evicts && !options.budget.unlimited()) {
     return InvalidArgument(
         fmt::format("policy '{}' keeps every token and cannot meet the budget {}; choose another "

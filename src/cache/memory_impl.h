@@ -15,7 +15,7 @@ namespace rkv {
 class Memory::Impl {
  public:
   Impl(const MemoryShape& shape, const MemoryOptions& options,
-       std::shared_ptr<const Policy> policy);
+       PolicyChoice policy);
 
   const MemoryShape& shape() const { return shape_; }
   const MemoryOptions& options() const { return options_; }
@@ -59,7 +59,7 @@ class Memory::Impl {
 
   MemoryShape shape_;
   MemoryOptions options_;
-  std::shared_ptr<const Policy> policy_;  // Stateless, so copies share it.
+  PolicyChoice policy_;  // Stateless, so copies share it.
   std::vector<size_t> first_store_;       // [layer]
   std::vector<ExactStore> stores_;        // [layer, kv_head]
   uint64_t tokens_seen_ = 0;

@@ -10,9 +10,8 @@ namespace {
 class FullPolicy : public Policy {
  public:
   void Score(const ScoreContext&, std::span<float> scores) const override {
-    std::fill(scores.begin(), scores.end(), kAlwaysKeep);
+    std::fill(scores.begin(), scores.end(), 0.0f);
   }
-  size_t min_tokens() const override { return 0; }
 };
 
 }  // namespace

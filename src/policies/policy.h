@@ -1,11 +1,11 @@
-// A policy decides which exact tokens go when the budget is short, by scoring them. Selecting and
-// evicting are shared and live in cache/. One policy is one file here and one line in registry.cc.
+// A policy says how much each token of the cache matters. What follows from that (which tokens go
+// down to which precision, which leave, and what remembers them) is shared and lives in cache/.
+// One policy is one file here and one line in registry.cc.
 #ifndef RETENTIVEKV_POLICIES_POLICY_H_
 #define RETENTIVEKV_POLICIES_POLICY_H_
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -15,25 +15,70 @@
 
 namespace rkv {
 
-// The tokens of one KV head that are up for eviction.
-struct ScoreContext {
-  std::span<const uint32_t> token_index;  // [n] place of each token in the conversation
-  uint64_t tokens_seen = 0;               // length of the conversation so far
+enum class Modality : uint8_t { kText, kImage, kAudio };
+
+// Where a token comes from. Text has no cell; audio is one row of cells.
+struct TokenInfo {
+  Modality modality = Modality::kText;
+  uint32_t media = 0;  // which picture or clip of the conversation
+  uint16_t row = 0;
+  uint16_t column = 0;
 };
 
-// Never evicted, whatever the budget.
-inline constexpr float kAlwaysKeep = std::numeric_limits<float>::infinity();
+// n rows of d floats.
+struct RowsView {
+  const float* data = nullptr;
+  size_t n = 0;
+  size_t d = 0;
+
+  std::span<const float> row(size_t i) const { return {data + i * d, d}; }
+};
+
+// What a policy has to be shown. The engine computes no more than that; everything here costs time,
+// and what is kept per token between steps costs bytes of the budget.
+struct PolicyNeeds {
+  enum class Queries {
+    kNone,    // no attention
+    kWindow,  // of the last `window` queries of each ubatch, and of every decoded token
+    kAll,     // of every query
+  };
+  Queries queries = Queries::kNone;
+  size_t window = 32;
+  double decay = 1.0;          // what was accumulated before is multiplied by it, per query
+  bool entropy = false;        // ScoreContext::entropy as well
+  bool only_text = false;      // queries of text tokens only, unless the ubatch has none
+  bool text_weighted = false;  // each query weighs what text gives it of its own attention (TGV)
+  bool expected = false;  // instead of each query's softmax: exp of the Gaussian that they follow
+  bool keys = false;
+  bool values = false;
+};
+
+// Tokens of one KV head, in the order of the conversation, that compete for its bytes.
+struct ScoreContext {
+  size_t layer = 0;
+  size_t kv_head = 0;
+  uint64_t tokens_seen = 0;               // length of the conversation so far
+  std::span<const uint32_t> token_index;  // [n] ascending: place of each token in it
+  std::span<const TokenInfo> tokens;      // [n]
+
+  // Only as far as PolicyNeeds asks for them; else empty.
+  RowsView keys;                     // [n, d_k] as attended to: after RoPE
+  RowsView values;                   // [n, d_v]
+  std::span<const float> attention;  // [n] softmax weight, mean over the query group, summed over
+                                     // the queries with PolicyNeeds::decay
+  std::span<const float> entropy;    // [n] 0 to 1: -sum_t p_t ln p_t / ln T over the T queries
+                                     // observed, p_t being each query's share of `attention`
+};
 
 // Stateless and thread-safe.
 class Policy {
  public:
   virtual ~Policy() = default;
 
-  // Higher is kept longer. REQUIRES: scores.size() == context.token_index.size().
-  virtual void Score(const ScoreContext& context, std::span<float> scores) const = 0;
+  virtual PolicyNeeds needs() const { return {}; }
 
-  // The fewest tokens a KV head must be allowed to hold for this policy to make sense.
-  virtual size_t min_tokens() const = 0;
+  // Higher is kept longer and more precisely. REQUIRES: scores.size() == token_index.size().
+  virtual void Score(const ScoreContext& context, std::span<float> scores) const = 0;
 };
 
 struct PolicyOption {
@@ -48,19 +93,42 @@ struct PolicyInfo {
   std::string_view name;
   std::string_view summary;
   bool evicts;
+  // Scores are squared errors: what is lost, in the units of the values, when a token is forgotten.
+  // Else only their order counts.
+  bool scores_are_errors = false;
+  // Scores of different heads can be compared, so the budget may be pooled over them.
+  bool comparable = false;
+  // What goes with the policy unless the user says otherwise.
+  std::string_view absorb = "none";
+  std::string_view ladder = "none";
   std::span<const PolicyOption> options;
   // `values` has one entry per option, in the order of `options`.
   std::unique_ptr<Policy> (*create)(std::span<const double> values);
 };
 
+// Tokens that stay whatever their score, for every policy that evicts.
+struct AlwaysKeep {
+  size_t sinks = 0;   // first tokens of the conversation
+  size_t window = 0;  // most recent tokens
+};
+
+struct PolicyChoice {
+  const PolicyInfo* info = nullptr;
+  std::shared_ptr<const Policy> policy;
+  AlwaysKeep keep;
+};
+
 // All policies, in the order in which users see them.
 std::span<const PolicyInfo* const> Policies();
+
+// Options that every policy that evicts has beside its own.
+std::span<const PolicyOption> CommonPolicyOptions();
 
 // The description of the policy a spec names; kInvalidArgument with the possible names.
 Result<const PolicyInfo*> FindPolicy(std::string_view name);
 
 // The policy itself; kInvalidArgument for unknown options and values out of range.
-Result<std::unique_ptr<Policy>> MakePolicy(const PolicySpec& spec);
+Result<PolicyChoice> MakePolicy(const PolicySpec& spec);
 
 }  // namespace rkv
 

@@ -22,6 +22,25 @@ namespace {
 constexpr const PolicyInfo* kPolicies[] = {RKV_POLICIES(RKV_ADDRESS)};
 #undef RKV_ADDRESS
 
+constexpr PolicyOption kCommonOptions[] = {
+    {.name = "sinks",
+     .default_value = 4,
+     .min = 0,
+     .max = 1 << 20,
+     .help = "first tokens of the conversation that are always kept"},
+    {.name = "window",
+     .default_value = 16,
+     .min = 1,
+     .max = 1 << 20,
+     .help = "most recent tokens, which are always kept"},
+};
+
+PolicyDescription::Option Describe(const PolicyOption& option) {
+  return {.name = std::string(option.name),
+          .default_value = option.default_value,
+          .help = std::string(option.help)};
+}
+
 template <typename Range>
 std::string JoinNames(const Range& range) {
   std::vector<std::string_view> names;
@@ -47,23 +66,48 @@ Result<const PolicyInfo*> FindPolicy(std::string_view name) {
       fmt::format("unknown policy '{}'; policies are: {}", name, JoinNames(Policies())));
 }
 
-Result<std::unique_ptr<Policy>> MakePolicy(const PolicySpec& spec) {
+namespace {
+
+// The value of an option in `values`, by its place in the policy's own and then the common options.
+Status SetOption(const PolicyInfo& info, const std::string& name, double value,
+                 std::span<double> values) {
+  std::vector<PolicyOption> options(info.options.begin(), info.options.end());
+  if (info.evicts) {
+    options.insert(options.end(), std::begin(kCommonOptions), std::end(kCommonOptions));
+  }
+  const auto option = std::ranges::find(options, name, &PolicyOption::name);
+  if (option == options.end()) {
+    return InvalidArgument(fmt::format("policy '{}' has no option '{}'; its options are: {}",
+                                       info.name, name, JoinNames(options)));
+  }
+  if (!(value >= option->min && value <= option->max)) {
+    return InvalidArgument(fmt::format("option '{}' of policy '{}' is {}; it must be {} to {}",
+                                       name, info.name, value, option->min, option->max));
+  }
+  values[static_cast<size_t>(option - options.begin())] = value;
+  return OkStatus();
+}
+
+}  // namespace
+
+std::span<const PolicyOption> CommonPolicyOptions() { return kCommonOptions; }
+
+Result<PolicyChoice> MakePolicy(const PolicySpec& spec) {
   RKV_ASSIGN_OR_RETURN(const PolicyInfo* info, FindPolicy(spec.name));
   std::vector<double> values;
   for (const PolicyOption& option : info->options) values.push_back(option.default_value);
+  for (const PolicyOption& option : kCommonOptions) values.push_back(option.default_value);
   for (const auto& [name, value] : spec.options) {
-    const auto option = std::ranges::find(info->options, name, &PolicyOption::name);
-    if (option == info->options.end()) {
-      return InvalidArgument(fmt::format("policy '{}' has no option '{}'; its options are: {}",
-                                         spec.name, name, JoinNames(info->options)));
-    }
-    if (!(value >= option->min && value <= option->max)) {
-      return InvalidArgument(fmt::format("option '{}' of policy '{}' is {}; it must be {} to {}",
-                                         name, spec.name, value, option->min, option->max));
-    }
-    values[static_cast<size_t>(option - info->options.begin())] = value;
+    RKV_RETURN_IF_ERROR(SetOption(*info, name, value, values));
   }
-  return info->create(values);
+  const size_t n_own = info->options.size();
+  PolicyChoice choice{
+      .info = info, .policy = info->create(std::span(values).first(n_own)), .keep = {}};
+  if (info->evicts) {
+    choice.keep = {.sinks = static_cast<size_t>(values[n_own]),
+                   .window = static_cast<size_t>(values[n_own + 1])};
+  }
+  return choice;
 }
 
 std::vector<PolicyDescription> DescribePolicies() {
@@ -72,15 +116,21 @@ std::vector<PolicyDescription> DescribePolicies() {
     PolicyDescription description{.name = std::string(info->name),
                                   .summary = std::string(info->summary),
                                   .evicts = info->evicts,
+                                  .absorb = std::string(info->absorb),
+                                  .ladder = std::string(info->ladder),
                                   .options = {}};
     for (const PolicyOption& option : info->options) {
-      description.options.push_back({.name = std::string(option.name),
-                                     .default_value = option.default_value,
-                                     .help = std::string(option.help)});
+      description.options.push_back(Describe(option));
     }
     descriptions.push_back(std::move(description));
   }
   return descriptions;
+}
+
+std::vector<PolicyDescription::Option> DescribeCommonPolicyOptions() {
+  std::vector<PolicyDescription::Option> options;
+  for (const PolicyOption& option : kCommonOptions) options.push_back(Describe(option));
+  return options;
 }
 
 }  // namespace rkv

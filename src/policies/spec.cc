@@ -1,6 +1,8 @@
-// The text form of a policy: NAME[:option=value,...].
+// The text forms of what a user chooses: NAME[:option=value,...], element types, ladders, splits.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "retentivekv/options.h"
@@ -19,17 +21,15 @@ Result<std::pair<std::string, double>> ParseOption(std::string_view text) {
       return std::pair(std::string(text.substr(0, equals)), value);
     }
   }
-  return InvalidArgument(fmt::format(
-      "policy option '{}' is not name=number; write for example streaming:sinks=4", text));
+  return InvalidArgument(
+      fmt::format("option '{}' is not name=number; write for example streaming:sinks=4", text));
 }
 
-}  // namespace
-
-Result<PolicySpec> ParsePolicySpec(std::string_view text) {
-  PolicySpec spec;
+Result<NamedSpec> ParseNamedSpec(std::string_view what, std::string_view text) {
+  NamedSpec spec;
   const size_t colon = text.find(':');
   spec.name = std::string(text.substr(0, colon));
-  if (spec.name.empty()) return InvalidArgument("the policy has no name");
+  if (spec.name.empty()) return InvalidArgument(fmt::format("the {} has no name", what));
   if (colon == std::string_view::npos) return spec;
   std::string_view rest = text.substr(colon + 1);
   while (true) {
@@ -41,7 +41,63 @@ Result<PolicySpec> ParsePolicySpec(std::string_view text) {
   }
 }
 
-std::string ToString(const PolicySpec& spec) {
+constexpr std::string_view kTypeNames[kElementTypes] = {"f16", "bf16", "q8_0", "q4_0", "q2"};
+constexpr std::string_view kSplitNames[] = {"uniform", "pooled"};
+
+}  // namespace
+
+Result<PolicySpec> ParsePolicySpec(std::string_view text) { return ParseNamedSpec("policy", text); }
+Result<AbsorbSpec> ParseAbsorbSpec(std::string_view text) {
+  return ParseNamedSpec("memory of absorbed tokens", text);
+}
+
+Result<ElementType> ParseElementType(std::string_view text) {
+  const auto found = std::ranges::find(kTypeNames, text);
+  if (found != std::end(kTypeNames)) {
+    return static_cast<ElementType>(found - std::begin(kTypeNames));
+  }
+  return InvalidArgument(
+      fmt::format("unknown cache type '{}'; types are: {}", text, fmt::join(kTypeNames, ", ")));
+}
+std::string_view ToString(ElementType type) { return kTypeNames[static_cast<size_t>(type)]; }
+
+Result<Ladder> ParseLadder(std::string_view text) {
+  if (text == "auto") {
+    return Ladder{{ElementType::kF16, ElementType::kQ8_0, ElementType::kQ4_0, ElementType::kQ2}};
+  }
+  if (text == "none") return Ladder{{ElementType::kF16}};
+  Ladder ladder;
+  while (true) {
+    const size_t comma = text.find(',');
+    RKV_ASSIGN_OR_RETURN(const ElementType type, ParseElementType(text.substr(0, comma)));
+    if (!ladder.rungs.empty() && type <= ladder.rungs.back()) {
+      return InvalidArgument(fmt::format(
+          "in the ladder, {} comes after {}; write the types from the most precise down",
+          ToString(type), ToString(ladder.rungs.back())));
+    }
+    ladder.rungs.push_back(type);
+    if (comma == std::string_view::npos) return ladder;
+    text.remove_prefix(comma + 1);
+  }
+}
+std::string ToString(const Ladder& ladder) {
+  std::string text;
+  for (const ElementType type : ladder.rungs) {
+    text += fmt::format("{}{}", text.empty() ? "" : ",", ToString(type));
+  }
+  return text;
+}
+
+Result<Split> ParseSplit(std::string_view text) {
+  for (size_t i = 0; i < std::size(kSplitNames); ++i) {
+    if (kSplitNames[i] == text) return static_cast<Split>(i);
+  }
+  return InvalidArgument(
+      fmt::format("unknown split '{}'; splits are: {}", text, fmt::join(kSplitNames, ", ")));
+}
+std::string_view ToString(Split split) { return kSplitNames[static_cast<size_t>(split)]; }
+
+std::string ToString(const NamedSpec& spec) {
   std::string text = spec.name;
   char separator = ':';
   for (const auto& [name, value] : spec.options) {
