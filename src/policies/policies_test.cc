@@ -1,26 +1,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <vector>
 
 #include "base/random.h"
 #include "policies/policy.h"
+#include "support/score_data.h"
 
 namespace rkv {
 namespace {
-
-std::vector<float> Scores(const PolicySpec& spec, const std::vector<uint32_t>& tokens,
-                          uint64_t tokens_seen) {
-  auto policy = MakePolicy(spec);
-  EXPECT_TRUE(policy.ok()) << policy.status().message();
-  std::vector<float> scores(tokens.size(), -12345.0f);
-  ScoreContext context;
-  context.tokens_seen = tokens_seen;
-  context.token_index = tokens;
-  policy->policy->Score(context, scores);
-  return scores;
-}
 
 TEST(PolicyRegistryTest, NamesAreUniqueAndDescribed) {
   std::set<std::string_view> names;
@@ -55,18 +45,89 @@ TEST(PolicySpecTest, ParsesAndPrints) {
   }
 }
 
+// Every option of every policy, at its limits and just beyond.
+TEST(PolicyRegistryTest, OptionsHaveLimits) {
+  for (const PolicyInfo* info : Policies()) {
+    std::vector<PolicyOption> options(info->options.begin(), info->options.end());
+    if (info->evicts) {
+      const std::span<const PolicyOption> common = CommonPolicyOptions();
+      options.insert(options.end(), common.begin(), common.end());
+    }
+    std::set<std::string_view> names;
+    for (const PolicyOption& option : options) {
+      EXPECT_TRUE(names.insert(option.name).second) << info->name << " has two " << option.name;
+      EXPECT_FALSE(option.help.empty()) << option.name;
+      EXPECT_LT(option.min, option.max) << option.name;
+      const auto made_with = [&](double value) {
+        return MakePolicy(
+            {.name = std::string(info->name), .options = {{std::string(option.name), value}}});
+      };
+      for (const double value : {option.default_value, option.min, option.max}) {
+        EXPECT_TRUE(made_with(value).ok()) << info->name << ":" << option.name << "=" << value;
+      }
+      for (const double value : {option.min - 1, option.max + 1, std::nan(""), HUGE_VAL}) {
+        const auto made = made_with(value);
+        EXPECT_EQ(made.status().code(), StatusCode::kInvalidArgument) << info->name << value;
+        EXPECT_NE(made.status().message().find(option.name), std::string::npos);
+      }
+    }
+  }
+}
+
+// What every policy owes its caller, with its options at their defaults and at their limits: given
+// only what it asks for, it scores every token, with a finite number, the same each time.
+TEST(PolicyMatrixTest, ScoresAreFiniteAndRepeatable) {
+  std::vector<PolicyChoice> choices;
+  for (const PolicyInfo* info : Policies()) {
+    choices.push_back(PolicyFrom(info->name));
+    for (const PolicyOption& option : info->options) {
+      for (const double value : {option.min, option.max}) {
+        auto choice = MakePolicy(
+            {.name = std::string(info->name), .options = {{std::string(option.name), value}}});
+        ASSERT_TRUE(choice.ok());
+        choices.push_back(*choice);
+      }
+    }
+  }
+  ForRandomScoreData([&](const ScoreData& data) {
+    for (const PolicyChoice& choice : choices) {
+      const std::vector<float> scores = ScoresOf(*choice.policy, data);
+      EXPECT_TRUE(std::ranges::all_of(scores, [](float x) { return std::isfinite(x); }))
+          << choice.info->name;
+      EXPECT_EQ(scores, ScoresOf(*choice.policy, data)) << choice.info->name;
+    }
+  });
+}
+
+TEST(PolicyMatrixTest, NoTokensAreNoTrouble) {
+  for (const PolicyInfo* info : Policies()) {
+    const ScoreData none;
+    EXPECT_TRUE(ScoresOf(info->name, none).empty());
+  }
+}
+
+// Policies do not favour a slot: where nothing tells tokens apart, all scores are equal. Only
+// streaming and random tell tokens apart by their place.
+TEST(PolicyMatrixTest, EqualTokensHaveEqualScores) {
+  Random random(11);
+  for (int round = 0; round < 20; ++round) {
+    ScoreData data = RandomScoreData(random, ScoreDataKind::kAllEqual);
+    data.tokens.assign(data.n(), TokenInfo{.modality = static_cast<Modality>(round % 3)});
+    for (const PolicyInfo* info : Policies()) {
+      const std::vector<float> scores = ScoresOf(info->name, data);
+      const bool equal =
+          std::ranges::all_of(scores, [&](float score) { return score == scores.front(); });
+      const bool by_place = info->name == "streaming" || info->name == "random";
+      EXPECT_EQ(equal, !by_place || data.n() == 1) << info->name << " of " << data.n();
+    }
+  }
+}
+
 // The reference: the tokens with the largest index.
 TEST(StreamingPolicyTest, OrdersByRecency) {
-  Random random(1);
-  for (int round = 0; round < 20; ++round) {
-    const uint64_t seen = 1 + random.NextBelow(200);
-    std::vector<uint32_t> tokens;
-    for (uint32_t i = 0; i < seen; ++i) {
-      if (random.NextBelow(2) == 0) tokens.push_back(i);
-    }
-    const std::vector<float> scores = Scores({.name = "streaming", .options = {}}, tokens, seen);
-    EXPECT_TRUE(std::ranges::is_sorted(scores, std::ranges::less_equal())) << seen;
-  }
+  ForRandomScoreData([](const ScoreData& data) {
+    EXPECT_TRUE(std::ranges::is_sorted(ScoresOf("streaming", data), std::ranges::less_equal()));
+  });
 }
 
 }  // namespace
