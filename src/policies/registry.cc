@@ -8,7 +8,10 @@
 // The registry: one line per policy. Command-line help, documentation and the test matrix follow.
 #define RKV_POLICIES(X) \
   X(kFullPolicy)        \
-  X(kStreamingPolicy)
+  X(kStreamingPolicy)   \
+  X(kRandomPolicy)      \
+  X(kKnormPolicy)       \
+  X(kKeyDiffPolicy)
 
 namespace rkv {
 

@@ -1,0 +1,49 @@
+// keydiff: key diversity (KeyDiff; Park et al. 2025, arXiv 2504.15364). A token's score is the
+// negated cosine of its key and the anchor, which is the mean of all keys that are held, each
+// scaled to length 1. As there, keys are compared after RoPE. A key that is all zeros, or an anchor
+// that is, has no direction; the cosine is then taken as 0.
+#include <vector>
+
+#include "policies/score_math.h"
+
+namespace rkv {
+
+namespace {
+
+class KeyDiffPolicy : public Policy {
+ public:
+  PolicyNeeds needs() const override { return {.keys = true}; }
+
+  void Score(const ScoreContext& context, std::span<float> scores) const override {
+    const RowsView& keys = context.keys;
+    std::vector<double> norms(scores.size());
+    std::vector<double> anchor(keys.d);  // times the number of keys, which a cosine does not see
+    for (size_t i = 0; i < scores.size(); ++i) {
+      const std::span<const float> key = keys.row(i);
+      norms[i] = Norm(key);
+      if (norms[i] == 0) continue;
+      const double scale = 1.0 / norms[i];
+      for (size_t c = 0; c < keys.d; ++c) anchor[c] += scale * static_cast<double>(key[c]);
+    }
+    const std::span<const double> direction = anchor;
+    const double anchor_norm = Norm(direction);
+    for (size_t i = 0; i < scores.size(); ++i) {
+      const double norm = norms[i] * anchor_norm;
+      scores[i] = norm == 0 ? 0.0f : ToScore(-Dot(keys.row(i), direction) / norm);
+    }
+  }
+};
+
+}  // namespace
+
+extern const PolicyInfo kKeyDiffPolicy = {
+    .name = "keydiff",
+    .summary = "keep the tokens whose keys differ most from the average key",
+    .evicts = true,
+    .options = {},
+    .create = [](std::span<const double>) -> std::unique_ptr<Policy> {
+      return std::make_unique<KeyDiffPolicy>();
+    },
+};
+
+}  // namespace rkv
