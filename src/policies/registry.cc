@@ -6,12 +6,19 @@
 #include "policies/policy.h"
 
 // The registry: one line per policy. Command-line help, documentation and the test matrix follow.
-#define RKV_POLICIES(X) \
-  X(kFullPolicy)        \
-  X(kStreamingPolicy)   \
-  X(kRandomPolicy)      \
-  X(kKnormPolicy)       \
-  X(kKeyDiffPolicy)
+#define RKV_POLICIES(X)       \
+  X(kFullPolicy)              \
+  X(kStreamingPolicy)         \
+  X(kRandomPolicy)            \
+  X(kH2oPolicy)               \
+  X(kTovaPolicy)              \
+  X(kSnapKvPolicy)            \
+  X(kKnormPolicy)             \
+  X(kKeyDiffPolicy)           \
+  X(kExpectedAttentionPolicy) \
+  X(kLookMPolicy)             \
+  X(kTgvPolicy)               \
+  X(kPaperPolicy)
 
 namespace rkv {
 

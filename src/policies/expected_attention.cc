@@ -1,0 +1,65 @@
+// expected-attention: attention of queries to come (Devoto et al. 2025, arXiv 2510.00636). Queries
+// are taken as Gaussian, and a token's score is the attention it can expect from them, exp(mean
+// logit + half its variance), times the length of its value. There, mean and covariance are those
+// of all queries before RoPE, turned by the average rotation of the next 512 positions. llama.cpp
+// rotates queries before they reach the cache, so here they are those of the last queries as they
+// are: their rotations are the nearest to those that follow.
+#include "policies/score_math.h"
+
+namespace rkv {
+
+namespace {
+
+class ExpectedAttentionPolicy : public Policy {
+ public:
+  ExpectedAttentionPolicy(size_t queries, bool value_norm)
+      : queries_(queries), value_norm_(value_norm) {}
+
+  PolicyNeeds needs() const override {
+    return {.queries = PolicyNeeds::Queries::kWindow,
+            .window = queries_,
+            .decay = DecayOver(queries_),
+            .expected = true,
+            .values = value_norm_};
+  }
+
+  void Score(const ScoreContext& context, std::span<float> scores) const override {
+    for (size_t i = 0; i < scores.size(); ++i) {
+      const float expected = ToScore(context.attention[i]);
+      scores[i] = value_norm_ ? ToScore(expected * Norm(context.values.row(i))) : expected;
+    }
+  }
+
+ private:
+  size_t queries_;
+  bool value_norm_;
+};
+
+constexpr PolicyOption kOptions[] = {
+    {.name = "queries",
+     .default_value = 128,
+     .min = 1,
+     .max = 4096,
+     .help = "last queries that those to come are taken to be like; older ones fade out"},
+    {.name = "value_norm",
+     .default_value = 1,
+     .min = 0,
+     .max = 1,
+     .help = "1: weight by the length of the value, 0: do not"},
+};
+
+}  // namespace
+
+extern const PolicyInfo kExpectedAttentionPolicy = {
+    .name = "expected-attention",
+    .summary = "keep the tokens that queries like the last ones would attend to most",
+    .evicts = true,
+    .comparable = true,
+    .options = kOptions,
+    .create = [](std::span<const double> values) -> std::unique_ptr<Policy> {
+      return std::make_unique<ExpectedAttentionPolicy>(static_cast<size_t>(values[0]),
+                                                       values[1] != 0);
+    },
+};
+
+}  // namespace rkv

@@ -1,0 +1,69 @@
+// paper: the retention estimator of RetentiveKV as published (2026, arXiv 2605.04075):
+//   R = lambda * alpha + (1 - lambda) * H
+// where alpha is the attention that text gave a token, relative to the most that any token of the
+// head got, and H is the entropy of that attention. What leaves flows into the published matrix
+// state. There, H is written as -p ln p of text's attention to pictures; within one query that only
+// orders tokens of low attention as attention does. So here it is taken across the queries: high
+// when no single query has claimed the token, 0 to 1 (ScoreContext::entropy).
+#include "policies/score_math.h"
+
+namespace rkv {
+
+namespace {
+
+class PaperPolicy : public Policy {
+ public:
+  PaperPolicy(double lambda, size_t queries) : lambda_(lambda), queries_(queries) {}
+
+  PolicyNeeds needs() const override {
+    return {.queries = PolicyNeeds::Queries::kWindow,
+            .window = queries_,
+            .decay = DecayOver(queries_),
+            .entropy = uses_entropy(),
+            .only_text = true};
+  }
+
+  void Score(const ScoreContext& context, std::span<float> scores) const override {
+    double most = 0;
+    for (const double attention : context.attention) most = std::max(most, attention);
+    for (size_t i = 0; i < scores.size(); ++i) {
+      double score = most == 0 ? 0.0 : lambda_ * (context.attention[i] / most);
+      if (uses_entropy()) score += (1 - lambda_) * context.entropy[i];
+      scores[i] = ToScore(score);
+    }
+  }
+
+ private:
+  bool uses_entropy() const { return lambda_ < 1; }
+
+  double lambda_;
+  size_t queries_;
+};
+
+constexpr PolicyOption kOptions[] = {
+    {.name = "lambda",
+     .default_value = 0.5,
+     .min = 0,
+     .max = 1,
+     .help = "share of attention in the score; the rest is entropy"},
+    {.name = "queries",
+     .default_value = 32,
+     .min = 1,
+     .max = 4096,
+     .help = "last text queries that count; older ones fade out"},
+};
+
+}  // namespace
+
+extern const PolicyInfo kPaperPolicy = {
+    .name = "paper",
+    .summary = "keep what text attended to most or could not settle on (RetentiveKV's published R)",
+    .evicts = true,
+    .absorb = "matrix",
+    .options = kOptions,
+    .create = [](std::span<const double> values) -> std::unique_ptr<Policy> {
+      return std::make_unique<PaperPolicy>(values[0], static_cast<size_t>(values[1]));
+    },
+};
+
+}  // namespace rkv

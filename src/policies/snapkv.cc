@@ -1,0 +1,82 @@
+// snapkv: an observation window with pooling (SnapKV; Li et al. 2024, arXiv 2404.14469). A token's
+// score is the attention of the last queries, pooled over its neighbours so that what stays is
+// passages and not lone tokens. There, the prompt is compressed once, by its last queries; here the
+// queries of answers count too and older ones fade out, so a conversation can go on. Neighbours are
+// those in the conversation: where tokens between two have left, the two do not become neighbours,
+// and an average is over the neighbours that are there.
+#include "policies/score_math.h"
+
+namespace rkv {
+
+namespace {
+
+class SnapKvPolicy : public Policy {
+ public:
+  SnapKvPolicy(size_t queries, size_t pool, bool average)
+      : queries_(queries), reach_(pool / 2), average_(average) {}
+
+  PolicyNeeds needs() const override {
+    return {
+        .queries = PolicyNeeds::Queries::kWindow, .window = queries_, .decay = DecayOver(queries_)};
+  }
+
+  void Score(const ScoreContext& context, std::span<float> scores) const override {
+    const std::span<const uint32_t> place = context.token_index;
+    size_t first = 0;  // of the neighbours of i
+    size_t end = 0;    // past the last of them
+    for (size_t i = 0; i < scores.size(); ++i) {
+      while (place[i] - place[first] > reach_) ++first;
+      while (end < place.size() && (end <= i || place[end] - place[i] <= reach_)) ++end;
+      scores[i] = Pool(context.attention.subspan(first, end - first));
+    }
+  }
+
+ private:
+  float Pool(std::span<const float> neighbours) const {
+    double largest = 0;
+    double sum = 0;
+    for (const double attention : neighbours) {
+      largest = std::max(largest, attention);
+      sum += attention;
+    }
+    return ToScore(average_ ? sum / static_cast<double>(neighbours.size()) : largest);
+  }
+
+  size_t queries_;
+  size_t reach_;
+  bool average_;
+};
+
+constexpr PolicyOption kOptions[] = {
+    {.name = "queries",
+     .default_value = 32,
+     .min = 1,
+     .max = 4096,
+     .help = "last queries whose attention counts; older ones fade out"},
+    {.name = "pool",
+     .default_value = 7,
+     .min = 1,
+     .max = 255,
+     .help = "neighbours that share a score, itself in their middle (rounded up to odd)"},
+    {.name = "average",
+     .default_value = 0,
+     .min = 0,
+     .max = 1,
+     .help = "1: neighbours share their average, 0: their maximum"},
+};
+
+}  // namespace
+
+extern const PolicyInfo kSnapKvPolicy = {
+    .name = "snapkv",
+    .summary = "keep the tokens that the last queries attended to most, and their neighbours",
+    .evicts = true,
+    .comparable = true,
+    .options = kOptions,
+    .create = [](std::span<const double> values) -> std::unique_ptr<Policy> {
+      return std::make_unique<SnapKvPolicy>(static_cast<size_t>(values[0]),
+                                            static_cast<size_t>(values[1]), values[2] != 0);
+    },
+};
+
+}  // namespace rkv
