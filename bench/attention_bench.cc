@@ -30,11 +30,12 @@ void BM_AttendGroup(benchmark::State& bench) {
     out_rows.push_back(out.data() + i * d);
   }
   const HeadShape shape{.d_k = d, .d_v = d, .scale = 0.1f};
-  const KvSpan span{.k = k.data(), .v = v.data(), .k_stride = d, .v_stride = d, .n = n_tokens};
+  const KvSpan span{
+      .k = k.data(), .v = v.data(), .k_stride = 2 * d, .v_stride = 2 * d, .n = n_tokens};
   const SoftmaxState state{.acc = acc.data(), .max = max.data(), .sum = sum.data()};
   for (auto _ : bench) {
     ResetSoftmax(n_queries, d, state);
-    AttendF16(shape, {.rows = rows.data(), .n = n_queries}, span, nullptr, state, scratch.data());
+    AttendSpan(shape, {.rows = rows.data(), .n = n_queries}, span, nullptr, state, scratch.data());
     FinishSoftmax(n_queries, d, state, nullptr, out_rows.data());
     benchmark::DoNotOptimize(out.data());
   }

@@ -17,10 +17,8 @@ namespace rkv::app {
 namespace {
 
 const std::map<std::string, std::string, std::less<>> kShortFlags = {
-    {"-mm", "--mmproj"},
-    {"-ngl", "--n-gpu-layers"},
-    {"-sys", "--system-prompt"},
-    {"-ub", "--ubatch-size"},
+    {"-ctk", "--cache-type-k"}, {"-ctv", "--cache-type-v"},  {"-mm", "--mmproj"},
+    {"-ngl", "--n-gpu-layers"}, {"-sys", "--system-prompt"}, {"-ub", "--ubatch-size"},
 };
 
 std::string EnvironmentName(const std::string& flag) {
@@ -113,6 +111,20 @@ void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
   AddFlag(command, "--budget", flags.budget,
           "what the cache may hold: 20% (kept), 512t (tokens) or 64MiB; default: no limit")
       ->type_name("BUDGET");
+  AddFlag(command, "--absorb", flags.absorb,
+          "what remembers tokens that leave, NAME[:option=value,...]; see below")
+      ->type_name("MEMORY");
+  AddFlag(command, "--ladder", flags.ladder,
+          "precisions that tokens fade through: auto, none, or a list such as f16,q4_0,q2")
+      ->type_name("LADDER");
+  AddFlag(command, "--split", flags.split,
+          "the budget over layers and heads: uniform, or pooled to where it helps most")
+      ->type_name("SPLIT");
+  AddFlag(command, "--cache-type-k", flags.type_k,
+          "one type for all keys, -ctk: f16, q8_0, q4_0, ...")
+      ->type_name("TYPE");
+  AddFlag(command, "--cache-type-v", flags.type_v, "one type for all values, -ctv")
+      ->type_name("TYPE");
   AddFlag(command, "--kv-report", flags.kv_report, "write what the cache holds as JSON")
       ->type_name("FILE");
   AddFlag(command, "--image", flags.images, "picture; several: repeat, or separate by commas")
@@ -151,6 +163,21 @@ Result<MemoryOptions> ParseMemoryOptions(const CommonFlags& flags) {
   if (!flags.budget.empty()) {
     RKV_ASSIGN_OR_RETURN(options.budget, ParseBudget(flags.budget));
   }
+  if (!flags.absorb.empty()) {
+    RKV_ASSIGN_OR_RETURN(options.absorb, ParseAbsorbSpec(flags.absorb));
+  }
+  if (!flags.ladder.empty()) {
+    RKV_ASSIGN_OR_RETURN(options.ladder, ParseLadder(flags.ladder));
+  }
+  if (!flags.split.empty()) {
+    RKV_ASSIGN_OR_RETURN(options.split, ParseSplit(flags.split));
+  }
+  if (!flags.type_k.empty()) {
+    RKV_ASSIGN_OR_RETURN(options.type_k, ParseElementType(flags.type_k));
+  }
+  if (!flags.type_v.empty()) {
+    RKV_ASSIGN_OR_RETURN(options.type_v, ParseElementType(flags.type_v));
+  }
   return options;
 }
 
@@ -166,6 +193,11 @@ std::string PolicyHelp() {
   }
   text += "  every policy but full\n";
   for (const auto& option : DescribeCommonPolicyOptions()) show(option);
+  text += "\nWhat remembers tokens that leave (--absorb):\n";
+  for (const PolicyDescription& absorber : DescribeAbsorbers()) {
+    text += fmt::format("  {:<26}{}\n", absorber.name, absorber.summary);
+    for (const auto& option : absorber.options) show(option);
+  }
   return text;
 }
 

@@ -18,6 +18,8 @@ struct CommonFlags {
   int n_batch = 0;  // 0: as n_ubatch
   std::string policy = "full";
   std::string budget;
+  std::string absorb, ladder, split;  // empty: what goes with the policy
+  std::string type_k, type_v;
   std::string system_prompt;
   std::string kv_report;
   std::string log_file;

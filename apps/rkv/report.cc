@@ -56,15 +56,31 @@ std::string DescribeSpeed(const AnswerResult& answer) {
 nlohmann::json CacheJson(const Conversation& conversation) {
   const MemoryStats stats = conversation.stats();
   const MemoryOptions& options = conversation.memory_options();
+  nlohmann::json types = nlohmann::json::object();
+  for (size_t i = 0; i < kElementTypes; ++i) {
+    if (stats.bytes_by_type[i] == 0) continue;
+    types[std::string(ToString(static_cast<ElementType>(i)))] = {
+        {"bytes", stats.bytes_by_type[i]}, {"rows", stats.tokens_by_type[i]}};
+  }
   return {{"policy", ToString(options.policy)},
           {"budget", options.budget.unlimited() ? "none" : ToString(options.budget)},
           {"budget_bytes", stats.budget_bytes},
           {"held_bytes", stats.held_bytes},
           {"full_bytes", stats.full_bytes},
           {"exact_bytes", stats.exact_bytes},
+          {"state_bytes", stats.state_bytes},
+          {"metadata_bytes", stats.metadata_bytes},
+          {"types", types},
           {"tokens_seen", stats.tokens_seen},
           {"tokens_exact", stats.tokens_exact},
           {"tokens_evicted", stats.tokens_evicted},
+          {"tokens_absorbed", stats.tokens_absorbed},
+          {"states", stats.states},
+          {"state_share", stats.state_share},
+          {"reactivated", stats.reactivations},
+          {"compressions", stats.compressions},
+          {"compress_ms", 1000 * stats.compress_seconds},
+          {"observe_ms", 1000 * stats.observe_seconds},
           {"kept", stats.kept()},
           {"compression_ratio", 1 - stats.kept()}};
 }

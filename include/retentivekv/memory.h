@@ -3,6 +3,7 @@
 #ifndef RETENTIVEKV_MEMORY_H_
 #define RETENTIVEKV_MEMORY_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -33,15 +34,40 @@ struct MemoryShape {
   bool operator==(const MemoryShape&) const = default;
 };
 
-// What a Memory holds, in bytes and tokens. A token counts as exact while any head holds it.
+// A picture or an audio clip among the tokens: its cells are tokens first_token, first_token + 1, ...
+// row by row. Audio, and pictures without a grid, are one row.
+struct MediaSpan {
+  uint64_t first_token = 0;
+  Modality modality = Modality::kImage;
+  uint32_t rows = 1;
+  uint32_t columns = 1;
+
+  uint64_t n_tokens() const { return uint64_t{rows} * columns; }
+  bool operator==(const MediaSpan&) const = default;
+};
+
+// What a Memory holds, in bytes and tokens. A token counts as exact, in whatever precision, while
+// any head holds it.
 struct MemoryStats {
-  uint64_t tokens_seen = 0;     // ever appended and not rolled back
-  uint64_t tokens_exact = 0;    // the most that any KV head holds
-  uint64_t tokens_evicted = 0;  // tokens_seen - tokens_exact
-  uint64_t held_bytes = 0;      // everything allocated for this sequence
-  uint64_t exact_bytes = 0;     // K and V of exact tokens
-  uint64_t full_bytes = 0;      // what a full f16 cache would hold for tokens_seen
-  uint64_t budget_bytes = 0;    // what may be held now; 0 without a limit
+  uint64_t tokens_seen = 0;      // ever appended and not rolled back
+  uint64_t tokens_exact = 0;     // the most that any KV head holds
+  uint64_t tokens_evicted = 0;   // tokens_seen - tokens_exact
+  uint64_t tokens_absorbed = 0;  // the largest mass of the states of any KV head
+  uint64_t states = 0;           // over all heads
+  uint64_t held_bytes = 0;       // everything allocated for this sequence
+  uint64_t exact_bytes = 0;      // K and V of exact tokens
+  uint64_t state_bytes = 0;      // states, with their masses and sums
+  uint64_t metadata_bytes = 0;   // indices, scores, tables, unused room
+  std::array<uint64_t, kElementTypes> bytes_by_type = {};   // of exact_bytes
+  std::array<uint64_t, kElementTypes> tokens_by_type = {};  // over all heads, by the type of K
+  uint64_t full_bytes = 0;    // what a full f16 cache would hold for tokens_seen
+  uint64_t budget_bytes = 0;  // what may be held now; 0 without a limit
+
+  double state_share = 0;         // of the softmax, taken by states in decoding; mean over heads
+  uint64_t reactivations = 0;     // times that a state took over 5 % of a head's softmax in a step
+  uint64_t compressions = 0;      // times that the budget was enforced by moving tokens
+  double compress_seconds = 0;    // spent on that
+  double observe_seconds = 0;     // spent on accounting for attention that the policy wanted to see
 
   double kept() const {  // share of the full cache that is held
     return full_bytes == 0 ? 1.0
@@ -50,8 +76,8 @@ struct MemoryStats {
 };
 
 // Tokens enter in ubatches: BeginAppend(n), Stage() every row of every layer and KV head, then
-// CommitAppend(), which makes them visible and evicts down to the budget. A copy is deep and
-// independent. Not thread-safe, except: Stage() for different (layer, KV head, i), and Attend(),
+// CommitAppend(), which makes them visible and compresses down to the budget. Until then they are in
+// transit and not held. A copy is deep and independent, but lacks what is in transit. Not thread-safe, except: Stage() for different (layer, KV head, i), and Attend(),
 // may run concurrently with each other between BeginAppend() and CommitAppend().
 class Memory {
  public:
@@ -70,8 +96,11 @@ class Memory {
   uint64_t tokens_seen() const;
   MemoryStats stats() const;
 
-  // Makes room for the next n tokens. May evict, so that after a decode step (n == 1) the bytes
-  // held are within the budget at every point in time.
+  // Says that the tokens from span.first_token on are cells of a picture or clip. Call it before the
+  // BeginAppend() of the first of them. REQUIRES: first_token >= tokens_seen().
+  void AddMedia(const MediaSpan& span);
+
+  // Announces the next n tokens.
   void BeginAppend(size_t n);
   // Copies row i (0 <= i < n) of one KV head: k has d_k and v has d_v half floats.
   void Stage(size_t layer, size_t kv_head, size_t i, const uint16_t* k, const uint16_t* v);
@@ -83,7 +112,8 @@ class Memory {
   void Attend(size_t layer, size_t kv_head, const float* q, size_t n_queries, float scale,
               float softcap, float* out) const;
 
-  // Rolls back to when `n_tokens` had been seen. Tokens that were evicted since stay evicted.
+  // Rolls back to when `n_tokens` had been seen. Tokens that were evicted since stay evicted, and
+  // states keep what they absorbed since.
   // REQUIRES: n_tokens <= tokens_seen().
   void Truncate(uint64_t n_tokens);
 

@@ -48,6 +48,8 @@ Result<AbsorbSpec> ParseAbsorbSpec(std::string_view text);
 
 std::string ToString(const NamedSpec& spec);
 
+enum class Modality : uint8_t { kText, kImage, kAudio };
+
 // How the elements of K and V are stored: the first four as in llama.cpp, q2 is ours
 // (docs/formats.md).
 enum class ElementType : uint8_t { kF16, kBF16, kQ8_0, kQ4_0, kQ2 };
@@ -99,6 +101,8 @@ struct PolicyDescription {
   std::vector<Option> options;
 };
 std::vector<PolicyDescription> DescribePolicies();
+// The same for what remembers tokens that leave (AbsorbSpec).
+std::vector<PolicyDescription> DescribeAbsorbers();
 // Options that every policy that evicts has.
 std::vector<PolicyDescription::Option> DescribeCommonPolicyOptions();
 

@@ -6,52 +6,52 @@
 #include <cassert>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "base/bytes.h"
+#include "base/clock.h"
+#include "cache/compressor.h"
 #include "cache/memory_impl.h"
 
 namespace rkv {
 
 namespace {
 
-constexpr float kAlwaysKeep = std::numeric_limits<float>::infinity();
 constexpr uint64_t kNoLimit = std::numeric_limits<uint64_t>::max();
-constexpr uint32_t kSaveVersion = 1;
-
-// Working memory of one eviction, reused by every conversation on this thread.
-struct EvictionScratch {
-  std::vector<uint32_t> token_index;
-  std::vector<float> scores;
-  std::vector<uint32_t> slots;
-};
-
-// The slots of the `n` lowest scores, at the front of scratch.slots. Ties: the older token goes.
-std::span<uint32_t> LowestSlots(EvictionScratch& scratch, size_t n) {
-  const auto before = [&scratch](uint32_t a, uint32_t b) {
-    if (scratch.scores[a] != scratch.scores[b]) return scratch.scores[a] < scratch.scores[b];
-    return scratch.token_index[a] < scratch.token_index[b];
-  };
-  scratch.slots.resize(scratch.scores.size());
-  if (n == 1) {  // A decode step: one token makes room for one.
-    uint32_t lowest = 0;
-    for (uint32_t slot = 1; slot < scratch.slots.size(); ++slot) {
-      if (before(slot, lowest)) lowest = slot;
-    }
-    scratch.slots[0] = lowest;
-  } else {
-    std::iota(scratch.slots.begin(), scratch.slots.end(), 0u);
-    std::nth_element(scratch.slots.begin(), scratch.slots.begin() + static_cast<ptrdiff_t>(n),
-                     scratch.slots.end(), before);
-  }
-  const auto keep = [&scratch](uint32_t slot) { return scratch.scores[slot] == kAlwaysKeep; };
-  const auto end = scratch.slots.begin() + static_cast<ptrdiff_t>(n);
-  return {scratch.slots.begin(), std::remove_if(scratch.slots.begin(), end, keep)};
-}
+constexpr uint32_t kSaveVersion = 2;
 
 std::string FormatBytes(uint64_t bytes) {
   if (bytes < 10 * 1024) return fmt::format("{}B", bytes);
   return fmt::format("{}KiB", (bytes + 1023) / 1024);
+}
+
+// Spare rows that a store of `n` rows may have: a sixteenth bounds both the waste and how often
+// appending allocates.
+size_t Spare(size_t n) { return std::clamp<size_t>(n / 16, 4, RowStore::kPageRows); }
+
+// Reads a spec that was written as text, empty for unset.
+template <typename T>
+bool ReadOptional(ByteReader& reader, Result<T> (*parse)(std::string_view), std::optional<T>& out) {
+  const std::string text = reader.ReadString();
+  if (text.empty()) return true;
+  Result<T> parsed = parse(text);
+  if (!parsed.ok()) return false;
+  out = *std::move(parsed);
+  return true;
+}
+
+bool ReadOptions(ByteReader& reader, MemoryOptions& options) {
+  Result<PolicySpec> policy = ParsePolicySpec(reader.ReadString());
+  if (!policy.ok()) return false;
+  options.policy = *std::move(policy);
+  options.budget.unit = reader.Read<Budget::Unit>();
+  options.budget.amount = reader.Read<double>();
+  return ReadOptional(reader, ParseAbsorbSpec, options.absorb) &&
+         ReadOptional(reader, ParseLadder, options.ladder) &&
+         ReadOptional(reader, ParseSplit, options.split) &&
+         ReadOptional(reader, ParseElementType, options.type_k) &&
+         ReadOptional(reader, ParseElementType, options.type_v) && reader.ok() &&
+         options.budget.unit <= Budget::Unit::kBytes && options.budget.amount > 0 &&
+         std::isfinite(options.budget.amount);
 }
 
 }  // namespace
@@ -64,180 +64,320 @@ size_t MemoryShape::full_token_bytes() const {
   return bytes;
 }
 
-Memory::Impl::Impl(const MemoryShape& shape, const MemoryOptions& options, PolicyChoice policy)
-    : shape_(shape), options_(options), policy_(std::move(policy)) {
-  size_t n_stores = 0;
-  first_store_.reserve(shape_.layers.size());
-  for (const LayerShape& layer : shape_.layers) {
-    first_store_.push_back(n_stores);
-    n_stores += layer.n_kv_head;
+Memory::Impl::Impl(std::shared_ptr<const CacheConfig> config)
+    : config_(std::move(config)), centres_(config_->rotates() ? config_->n_heads() : 0) {
+  stores_.reserve(config_->n_heads() * config_->n_tiers());
+  for (size_t head = 0; head < config_->n_heads(); ++head) {
+    for (size_t tier = 0; tier < config_->n_tiers(); ++tier) {
+      stores_.emplace_back(config_->layout(head, tier));
+    }
   }
-  stores_.reserve(n_stores);
-  for (const LayerShape& layer : shape_.layers) {
-    for (size_t h = 0; h < layer.n_kv_head; ++h) stores_.emplace_back(layer.d_k, layer.d_v);
+}
+
+Memory::Impl::Impl(const Impl& other)
+    : config_(other.config_),
+      stores_(other.stores_),
+      centres_(other.centres_.size()),
+      media_(other.media_),
+      tokens_seen_(other.tokens_seen_),
+      observed_queries_(other.observed_queries_),
+      state_share_(other.state_share_),
+      state_steps_(other.state_steps_),
+      reactivations_(other.reactivations_),
+      compressions_(other.compressions_),
+      compress_seconds_(other.compress_seconds_),
+      observe_seconds_(other.observe_seconds_) {
+  for (size_t head = 0; head < centres_.size(); ++head) {
+    if (other.centres_[head] == nullptr) continue;
+    const size_t bytes = CentreBytes(config_->layer_shape(head));
+    centres_[head] = std::make_unique_for_overwrite<uint8_t[]>(bytes);
+    std::copy_n(other.centres_[head].get(), bytes, centres_[head].get());
   }
+}
+
+TokenInfo Memory::Impl::token_info(uint32_t index) const {
+  const auto after = std::ranges::upper_bound(media_, uint64_t{index}, {}, &MediaSpan::first_token);
+  if (after == media_.begin()) return {};
+  const MediaSpan& span = *(after - 1);
+  const uint64_t cell = index - span.first_token;
+  if (cell >= span.n_tokens()) return {};
+  return {.modality = span.modality,
+          .media = static_cast<uint32_t>(after - 1 - media_.begin()),
+          .row = static_cast<uint16_t>(cell / span.columns),
+          .column = static_cast<uint16_t>(cell % span.columns)};
 }
 
 uint64_t Memory::Impl::FixedBytes() const {
-  return sizeof(*this) + stores_.capacity() * sizeof(ExactStore) +
-         first_store_.capacity() * sizeof(size_t) + shape_.layers.capacity() * sizeof(LayerShape);
-}
-
-uint64_t Memory::Impl::BytesFor(size_t tokens_per_head) const {
-  uint64_t bytes = FixedBytes();
-  for (const LayerShape& layer : shape_.layers) {
-    bytes += layer.n_kv_head * ExactStore::BytesFor(tokens_per_head, layer.d_k, layer.d_v);
+  uint64_t bytes = sizeof(*this) + stores_.capacity() * sizeof(RowStore) +
+                   centres_.capacity() * sizeof(centres_[0]) +
+                   media_.capacity() * sizeof(MediaSpan);
+  for (size_t head = 0; head < centres_.size(); ++head) {
+    if (centres_[head] != nullptr) bytes += CentreBytes(config_->layer_shape(head));
   }
   return bytes;
 }
 
+uint64_t Memory::Impl::held_bytes() const {
+  uint64_t bytes = FixedBytes();
+  for (const RowStore& rows : stores_) bytes += rows.held_bytes();
+  return bytes;
+}
+
 uint64_t Memory::Impl::smallest_budget_bytes() const {
-  return BytesFor(policy_.keep.sinks + policy_.keep.window);
+  const AlwaysKeep& keep = config_->policy().keep;
+  uint64_t bytes = FixedBytes();
+  for (size_t head = 0; head < config_->n_heads(); ++head) {
+    bytes += RowStore::BytesFor(keep.sinks + keep.window,
+                                config_->layout(head, config_->n_rungs() - 1)) +
+             (config_->n_tiers() + 1) * sizeof(void*);
+    if (config_->absorb().has_states()) {
+      bytes += std::max<size_t>(1, media_.size()) *
+               config_->layout(head, config_->state_tier()).row_bytes();
+    }
+  }
+  return bytes;
 }
 
 uint64_t Memory::Impl::BudgetBytes(uint64_t tokens_seen) const {
-  const Budget& budget = options_.budget;
+  const Budget& budget = config_->options().budget;
   if (budget.unlimited()) return kNoLimit;
   double bytes = budget.amount;
   if (budget.unit != Budget::Unit::kBytes) {
-    const auto token_bytes = static_cast<double>(shape_.full_token_bytes());
+    const auto token_bytes = static_cast<double>(shape().full_token_bytes());
     bytes *= token_bytes;
     if (budget.unit == Budget::Unit::kPercent) bytes *= static_cast<double>(tokens_seen) / 100.0;
   }
   if (bytes >= 0x1p63) return kNoLimit;  // More than any machine has.
-  // A share of a short conversation can be less than the policy's minimum.
+  // A share of a short conversation can be less than the least possible.
   return std::max(static_cast<uint64_t>(bytes), smallest_budget_bytes());
 }
 
-size_t Memory::Impl::TokensThatFit(uint64_t bytes) const {
-  if (bytes == kNoLimit) return ExactStore::kUnlimited;
-  size_t low = 0;  // BytesFor(low) <= bytes
-  size_t high = bytes / std::max<size_t>(1, shape_.full_token_bytes()) + 1;
-  while (high - low > 1) {
-    const size_t middle = low + (high - low) / 2;
-    (BytesFor(middle) <= bytes ? low : high) = middle;
+void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
+  assert(transit_ == nullptr);
+  if (transit == nullptr) {
+    own_transit_ = std::make_unique<Transit>();
+    transit = own_transit_.get();
   }
-  return low;
-}
-
-void Memory::Impl::EvictDownTo(size_t tokens_per_head) {
-  static thread_local EvictionScratch scratch;
-  for (ExactStore& store : stores_) {
-    if (store.size() <= tokens_per_head) continue;
-    scratch.token_index.resize(store.size());
-    scratch.scores.resize(store.size());
-    for (size_t slot = 0; slot < store.size(); ++slot) {
-      scratch.token_index[slot] = store.token_index(slot);
-    }
-    ScoreContext context;
-    context.token_index = scratch.token_index;
-    context.tokens_seen = tokens_seen_;
-    policy_.policy->Score(context, scratch.scores);
-    for (size_t slot = 0; slot < store.size(); ++slot) {
-      const uint32_t index = scratch.token_index[slot];
-      if (index < policy_.keep.sinks || index + policy_.keep.window > tokens_seen_) {
-        scratch.scores[slot] = kAlwaysKeep;
-      }
-    }
-    store.Remove(LowestSlots(scratch, store.size() - tokens_per_head));
+  transit_ = transit;
+  transit->Begin(*config_, n);
+  const PolicyNeeds& needs = config_->needs();
+  if (needs.queries == PolicyNeeds::Queries::kNone) return;
+  const size_t window = needs.queries == PolicyNeeds::Queries::kAll ? n : std::min(n, needs.window);
+  const auto is_text = [this](size_t i) {
+    return token_info(static_cast<uint32_t>(tokens_seen_ + i)).modality == Modality::kText;
+  };
+  bool any_text = false;
+  for (size_t i = 0; i < n && !any_text; ++i) any_text = is_text(i);
+  size_t left = window;
+  std::vector<bool> chosen(n);
+  for (size_t i = n; i-- > 0 && left > 0;) {
+    chosen[i] = !needs.only_text || !any_text || is_text(i);
+    left -= chosen[i] ? 1 : 0;
+  }
+  for (size_t i = 0; i < n; ++i) {
+    if (chosen[i]) transit->Observe(i);
+  }
+  for (size_t head = 0; head < config_->n_heads(); ++head) {
+    transit->PrepareObservation(head, n_rows(head));
   }
 }
 
-void Memory::Impl::BeginAppend(size_t n) {
-  assert(n_staged_ == 0);
-  const size_t limit = TokensThatFit(BudgetBytes(tokens_seen_ + n));
-  // A decoded token takes the place of one that leaves, so the budget holds at every moment. A
-  // prompt's ubatch is evicted from after it has been seen.
-  if (n == 1 && limit != ExactStore::kUnlimited) EvictDownTo(limit - 1);
-  for (ExactStore& store : stores_) store.Reserve(n, limit);
-  n_staged_ = n;
+bool Memory::Impl::AppendExact(size_t n, uint64_t budget) {
+  const auto fits = [&](size_t spare) {
+    uint64_t bytes = held_bytes();
+    for (size_t head = 0; head < config_->n_heads(); ++head) {
+      const RowStore& exact = store(head, 0);
+      if (exact.size() + n <= exact.capacity()) continue;
+      bytes += RowStore::BytesFor(exact.size() + n + spare, exact.layout()) - exact.held_bytes();
+    }
+    return bytes <= budget;
+  };
+  const size_t wanted = Spare(store(0, 0).size() + n);
+  size_t spare = wanted;
+  if (budget != kNoLimit && !fits(spare)) {
+    spare = 0;
+    if (!fits(spare)) return false;
+  }
+  for (size_t head = 0; head < config_->n_heads(); ++head) {
+    RowStore& exact = mutable_store(head, 0);
+    exact.Reserve(n, spare);
+    for (size_t i = 0; i < n; ++i) AppendStaged(head, i);
+  }
+  return true;
+}
+
+void Memory::Impl::AppendStaged(size_t head, size_t i) {
+  RowStore& exact = mutable_store(head, 0);
+  const RowLayout& layout = exact.layout();
+  RowView row{.k = transit_->key(head, i),
+              .v = transit_->value(head, i),
+              .index = static_cast<uint32_t>(tokens_seen_ + i)};
+  if (config_->n_stats() > 0) {
+    row.stats = transit_->observation(head).new_stats.data() + i * config_->n_stats();
+  }
+  if (layout.k_type == ElementType::kF16 && layout.v_type == ElementType::kF16) {
+    exact.Append(row);
+    return;
+  }
+  std::vector<float> k(layout.d_k), v(layout.d_v);
+  std::vector<uint8_t> k_row(layout.k_bytes()), v_row(layout.v_bytes());
+  const RowCodec codec(*this, head);
+  codec.DecodeStaged(transit_->key(head, i), transit_->value(head, i), k.data(), v.data());
+  codec.Encode(layout, config_->rotated(0), k.data(), v.data(), k_row.data(), v_row.data());
+  row.k = k_row.data();
+  row.v = v_row.data();
+  exact.Append(row);
 }
 
 void Memory::Impl::CommitAppend() {
-  for (ExactStore& store : stores_) store.Commit(n_staged_);
-  tokens_seen_ += n_staged_;
-  n_staged_ = 0;
-  EnforceBudget();
+  const size_t n = transit_->n();
+  AccountAttention();
+  const uint64_t budget = BudgetBytes(tokens_seen_ + n);
+  const bool appended = AppendExact(n, budget);
+  tokens_seen_ += n;
+  if (!appended) Compressor(*this, budget).Run(n);
+  transit_ = nullptr;
+  own_transit_.reset();
 }
 
 void Memory::Impl::AbortAppend() {
-  n_staged_ = 0;
-  EnforceBudget();  // Gives back the room that was made.
+  std::erase_if(media_, [this](const MediaSpan& span) { return span.first_token >= tokens_seen_; });
+  transit_ = nullptr;
+  own_transit_.reset();
 }
 
 void Memory::Impl::EnforceBudget() {
-  const size_t limit = TokensThatFit(BudgetBytes(tokens_seen_));
-  if (limit == ExactStore::kUnlimited) return;
-  EvictDownTo(limit);
-  for (ExactStore& store : stores_) {
-    if (store.capacity() > limit) store.Shrink(limit - std::min(limit, store.size()));
-  }
+  const uint64_t budget = BudgetBytes(tokens_seen_);
+  if (held_bytes() > budget) Compressor(*this, budget).Run(0);
 }
 
 void Memory::Impl::Truncate(uint64_t n_tokens) {
   assert(n_tokens <= tokens_seen_);
+  std::erase_if(media_, [n_tokens](const MediaSpan& span) { return span.first_token >= n_tokens; });
   std::vector<uint32_t> slots;
-  for (ExactStore& store : stores_) {
-    slots.clear();
-    for (uint32_t slot = 0; slot < store.size(); ++slot) {
-      if (store.token_index(slot) >= n_tokens) slots.push_back(slot);
+  for (size_t head = 0; head < config_->n_heads(); ++head) {
+    for (size_t tier = 0; tier < config_->n_tiers(); ++tier) {
+      // States cannot be taken apart; without any token before them they are gone altogether.
+      if (tier == config_->state_tier() && n_tokens > 0) continue;
+      RowStore& rows = mutable_store(head, tier);
+      slots.clear();
+      for (uint32_t slot = 0; slot < rows.size(); ++slot) {
+        if (rows.index(slot) >= n_tokens || tier == config_->state_tier()) slots.push_back(slot);
+      }
+      rows.Remove(slots);
+      if (!slots.empty()) {
+        rows.SetCapacity(std::min(rows.capacity(), rows.size() + Spare(rows.size())));
+      }
     }
-    store.Remove(slots);
-    if (!slots.empty()) store.Shrink(ExactStore::Slack(store.size()));
   }
+  if (n_tokens == 0) std::ranges::for_each(centres_, [](auto& centre) { centre.reset(); });
   tokens_seen_ = n_tokens;
   EnforceBudget();  // A share of fewer tokens is less.
-}
-
-void Memory::Impl::Attend(size_t layer, size_t kv_head, const HeadShape& head,
-                          const QueryBlock& queries, const SoftmaxState& state,
-                          float* scratch) const {
-  const ExactStore& tokens = store(layer, kv_head);
-  for (size_t page = 0; page < tokens.n_spans(); ++page) {
-    AttendF16(head, queries, tokens.span(page), nullptr, state, scratch);
-  }
 }
 
 MemoryStats Memory::Impl::stats() const {
   MemoryStats stats;
   stats.tokens_seen = tokens_seen_;
-  stats.held_bytes = FixedBytes();
-  for (size_t l = 0; l < shape_.layers.size(); ++l) {
-    const LayerShape& layer = shape_.layers[l];
-    for (size_t h = 0; h < layer.n_kv_head; ++h) {
-      const ExactStore& tokens = store(l, h);
-      stats.tokens_exact = std::max<uint64_t>(stats.tokens_exact, tokens.size());
-      stats.held_bytes += tokens.held_bytes();
-      stats.exact_bytes += tokens.size() * (layer.d_k + layer.d_v) * sizeof(uint16_t);
+  stats.held_bytes = held_bytes();
+  for (size_t head = 0; head < config_->n_heads(); ++head) {
+    uint64_t n_tokens = 0;
+    for (size_t tier = 0; tier < config_->n_rungs(); ++tier) {
+      const RowStore& rows = store(head, tier);
+      const RowLayout& layout = rows.layout();
+      n_tokens += rows.size();
+      stats.tokens_by_type[static_cast<size_t>(layout.k_type)] += rows.size();
+      stats.bytes_by_type[static_cast<size_t>(layout.k_type)] += rows.size() * layout.k_bytes();
+      stats.bytes_by_type[static_cast<size_t>(layout.v_type)] += rows.size() * layout.v_bytes();
     }
+    stats.tokens_exact = std::max(stats.tokens_exact, n_tokens);
+    if (!config_->absorb().has_states()) continue;
+    const RowStore& states = store(head, config_->state_tier());
+    double mass = 0;
+    for (size_t slot = 0; slot < states.size(); ++slot) {
+      mass += std::exp(static_cast<double>(states.row(slot).log_mass));
+    }
+    stats.tokens_absorbed =
+        std::max(stats.tokens_absorbed, static_cast<uint64_t>(std::llround(mass)));
+    stats.states += states.size();
+    stats.state_bytes += states.size() * states.layout().row_bytes();
   }
+  for (const uint64_t bytes : stats.bytes_by_type) stats.exact_bytes += bytes;
+  stats.metadata_bytes = stats.held_bytes - stats.exact_bytes - stats.state_bytes;
   stats.tokens_evicted = tokens_seen_ - stats.tokens_exact;
-  stats.full_bytes = tokens_seen_ * shape_.full_token_bytes();
+  stats.full_bytes = tokens_seen_ * shape().full_token_bytes();
   const uint64_t budget = BudgetBytes(tokens_seen_);
   stats.budget_bytes = budget == kNoLimit ? 0 : budget;
+  stats.state_share = state_steps_ == 0 ? 0 : state_share_ / static_cast<double>(state_steps_);
+  stats.reactivations = reactivations_;
+  stats.compressions = compressions_;
+  stats.compress_seconds = compress_seconds_;
+  stats.observe_seconds = observe_seconds_;
   return stats;
 }
 
 void Memory::Impl::Save(ByteWriter& writer) const {
+  const MemoryOptions& options = config_->options();
   writer.Write(kSaveVersion);
-  writer.WriteString(ToString(options_.policy));
-  writer.Write(options_.budget.unit);
-  writer.Write(options_.budget.amount);
-  writer.Write(tokens_seen_);
-  writer.Write<uint64_t>(shape_.layers.size());
-  for (const LayerShape& layer : shape_.layers) {
+  writer.WriteString(ToString(options.policy));
+  writer.Write(options.budget.unit);
+  writer.Write(options.budget.amount);
+  writer.WriteString(options.absorb.has_value() ? ToString(*options.absorb) : "");
+  writer.WriteString(options.ladder.has_value() ? ToString(*options.ladder) : "");
+  writer.WriteString(options.split.has_value() ? ToString(*options.split) : "");
+  writer.WriteString(options.type_k.has_value() ? ToString(*options.type_k) : "");
+  writer.WriteString(options.type_v.has_value() ? ToString(*options.type_v) : "");
+  writer.Write<uint64_t>(shape().layers.size());
+  for (const LayerShape& layer : shape().layers) {
     for (const size_t x : {layer.n_head, layer.n_kv_head, layer.d_k, layer.d_v}) {
       writer.Write<uint64_t>(x);
     }
   }
-  for (const ExactStore& tokens : stores_) tokens.Save(writer);
+  writer.Write(tokens_seen_);
+  writer.Write(observed_queries_);
+  writer.Write<uint64_t>(media_.size());
+  for (const MediaSpan& span : media_) {
+    writer.Write(span.first_token);
+    writer.Write(span.modality);
+    writer.Write(span.rows);
+    writer.Write(span.columns);
+  }
+  for (size_t head = 0; head < centres_.size(); ++head) {
+    writer.Write<uint8_t>(centres_[head] != nullptr ? 1 : 0);
+    if (centres_[head] == nullptr) continue;
+    writer.WriteRaw(centres_[head].get(), CentreBytes(config_->layer_shape(head)));
+  }
+  for (const RowStore& rows : stores_) rows.Save(writer);
 }
 
 bool Memory::Impl::LoadTokens(ByteReader& reader) {
-  for (ExactStore& tokens : stores_) {
-    if (!tokens.Load(reader)) return false;
-    for (size_t slot = 0; slot < tokens.size(); ++slot) {
-      if (tokens.token_index(slot) >= tokens_seen_) return false;
+  tokens_seen_ = reader.Read<uint64_t>();
+  observed_queries_ = reader.Read<double>();
+  if (tokens_seen_ > std::numeric_limits<uint32_t>::max() || !(observed_queries_ >= 0))
+    return false;
+  media_.resize(reader.ReadCount(sizeof(uint64_t) + 1 + 2 * sizeof(uint32_t)));
+  uint64_t end = 0;
+  for (MediaSpan& span : media_) {
+    span.first_token = reader.Read<uint64_t>();
+    span.modality = reader.Read<Modality>();
+    span.rows = reader.Read<uint32_t>();
+    span.columns = reader.Read<uint32_t>();
+    const bool sane = span.first_token >= end && span.rows > 0 && span.columns > 0 &&
+                      span.modality <= Modality::kAudio && span.first_token < tokens_seen_ &&
+                      span.n_tokens() <= tokens_seen_ - span.first_token;
+    if (!sane) return false;
+    end = span.first_token + span.n_tokens();
+  }
+  for (size_t head = 0; head < centres_.size(); ++head) {
+    if (reader.Read<uint8_t>() == 0) continue;
+    const size_t bytes = CentreBytes(config_->layer_shape(head));
+    if (bytes > reader.remaining()) return false;
+    centres_[head] = std::make_unique_for_overwrite<uint8_t[]>(bytes);
+    reader.ReadRaw(centres_[head].get(), bytes);
+  }
+  for (RowStore& rows : stores_) {
+    if (!rows.Load(reader)) return false;
+    for (size_t slot = 0; slot < rows.size(); ++slot) {
+      if (rows.index(slot) >= tokens_seen_) return false;
     }
   }
   return reader.ok();
@@ -254,24 +394,8 @@ Memory& Memory::operator=(Memory&&) noexcept = default;
 Memory::~Memory() = default;
 
 Result<Memory> Memory::Create(const MemoryShape& shape, const MemoryOptions& options) {
-  if (shape.layers.empty()) return InvalidArgument("the model has no attention layers");
-  for (const LayerShape& layer : shape.layers) {
-    if (layer.n_kv_head == 0 || layer.n_head % layer.n_kv_head != 0 || layer.d_k == 0 ||
-        layer.d_v == 0) {
-      return InvalidArgument(
-          fmt::format("{} query heads cannot share {} KV heads of {} + {} elements", layer.n_head,
-                      layer.n_kv_head, layer.d_k, layer.d_v));
-    }
-  }
-  RKV_ASSIGN_OR_RETURN(PolicyChoice policy, MakePolicy(options.policy));
-  const PolicyInfo* info = policy.info;
-  if (!info->evicts && !options.budget.unlimited()) {
-    return InvalidArgument(
-        fmt::format("policy '{}' keeps every token and cannot meet the budget {}; choose another "
-                    "policy or leave the budget out",
-                    info->name, ToString(options.budget)));
-  }
-  auto impl = std::make_unique<Impl>(shape, options, std::move(policy));
+  RKV_ASSIGN_OR_RETURN(auto config, CacheConfig::Create(shape, options));
+  auto impl = std::make_unique<Impl>(std::move(config));
   const uint64_t smallest = impl->smallest_budget_bytes();
   const Budget& budget = options.budget;
   const auto token_bytes = static_cast<double>(shape.full_token_bytes());
@@ -280,19 +404,20 @@ Result<Memory> Memory::Create(const MemoryShape& shape, const MemoryOptions& opt
   if (budget.unit != Budget::Unit::kPercent && bytes < static_cast<double>(smallest)) {
     return InvalidArgument(fmt::format(
         "budget {} is too small for policy '{}' with this model; the smallest possible is {} ({}t)",
-        ToString(budget), info->name, FormatBytes(smallest),
+        ToString(budget), options.policy.name, FormatBytes(smallest),
         static_cast<uint64_t>(static_cast<double>(smallest) / token_bytes) + 1));
   }
   return Memory(std::move(impl));
 }
 
 const MemoryShape& Memory::shape() const { return impl_->shape(); }
-const MemoryOptions& Memory::options() const { return impl_->options(); }
+const MemoryOptions& Memory::options() const { return impl_->config().options(); }
 uint64_t Memory::tokens_seen() const { return impl_->tokens_seen(); }
 MemoryStats Memory::stats() const { return impl_->stats(); }
-void Memory::BeginAppend(size_t n) { impl_->BeginAppend(n); }
+void Memory::AddMedia(const MediaSpan& span) { impl_->AddMedia(span); }
+void Memory::BeginAppend(size_t n) { impl_->BeginAppend(n, nullptr); }
 void Memory::Stage(size_t layer, size_t kv_head, size_t i, const uint16_t* k, const uint16_t* v) {
-  impl_->Stage(layer, kv_head, i, k, v);
+  impl_->transit().Stage(impl_->config().head(layer, kv_head), i, k, v);
 }
 void Memory::CommitAppend() { impl_->CommitAppend(); }
 void Memory::AbortAppend() { impl_->AbortAppend(); }
@@ -302,9 +427,9 @@ void Memory::Attend(size_t layer, size_t kv_head, const float* q, size_t n_queri
                     float softcap, float* out) const {
   const LayerShape& shape = impl_->shape().layers[layer];
   const HeadShape head{.d_k = shape.d_k, .d_v = shape.d_v, .scale = scale, .softcap = softcap};
-  std::vector<float> acc(kMaxQueryRows * shape.d_v), max(kMaxQueryRows), sum(kMaxQueryRows);
-  std::vector<float> scratch(AttentionScratchFloats(shape.d_k, shape.d_v));
-  const SoftmaxState state{.acc = acc.data(), .max = max.data(), .sum = sum.data()};
+  AttentionScratch scratch;
+  scratch.Resize(impl_->shape());
+  const SoftmaxState state = scratch.state();
   for (size_t begin = 0; begin < n_queries; begin += kMaxQueryRows) {
     const size_t n = std::min(kMaxQueryRows, n_queries - begin);
     const float* rows[kMaxQueryRows];
@@ -314,7 +439,8 @@ void Memory::Attend(size_t layer, size_t kv_head, const float* q, size_t n_queri
       out_rows[i] = out + (begin + i) * shape.d_v;
     }
     ResetSoftmax(n, shape.d_v, state);
-    impl_->Attend(layer, kv_head, head, {.rows = rows, .n = n}, state, scratch.data());
+    impl_->Attend(impl_->config().head(layer, kv_head), head, {.rows = rows, .n = n}, scratch,
+                  nullptr);
     FinishSoftmax(n, shape.d_v, state, nullptr, out_rows);
   }
 }
@@ -332,12 +458,7 @@ Result<Memory> Memory::Load(const MemoryShape& shape, std::string_view bytes) {
     return BadFile("the saved cache was written by another version of RetentiveKV");
   }
   MemoryOptions options;
-  const Result<PolicySpec> policy = ParsePolicySpec(reader.ReadString());
-  if (!policy.ok()) return damaged;
-  options.policy = *policy;
-  options.budget.unit = reader.Read<Budget::Unit>();
-  options.budget.amount = reader.Read<double>();
-  const uint64_t tokens_seen = reader.Read<uint64_t>();
+  if (!ReadOptions(reader, options)) return damaged;
   MemoryShape saved;
   saved.layers.resize(reader.ReadCount(4 * sizeof(uint64_t)));
   for (LayerShape& layer : saved.layers) {
@@ -345,14 +466,9 @@ Result<Memory> Memory::Load(const MemoryShape& shape, std::string_view bytes) {
       *x = reader.Read<uint64_t>();
     }
   }
-  const Budget& budget = options.budget;
-  const bool sane = budget.unit <= Budget::Unit::kBytes && budget.amount > 0 &&
-                    std::isfinite(budget.amount) &&
-                    tokens_seen <= std::numeric_limits<uint32_t>::max();
-  if (!reader.ok() || !sane) return damaged;
+  if (!reader.ok()) return damaged;
   if (saved != shape) return BadFile("the saved cache belongs to a model of another shape");
   RKV_ASSIGN_OR_RETURN(Memory memory, Create(shape, options));
-  memory.impl_->set_tokens_seen(tokens_seen);
   if (!memory.impl_->LoadTokens(reader) || reader.remaining() != 0) return damaged;
   return memory;
 }

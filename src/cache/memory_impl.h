@@ -3,67 +3,123 @@
 #define RETENTIVEKV_CACHE_MEMORY_IMPL_H_
 
 #include <memory>
+#include <span>
 #include <vector>
 
+#include "cache/config.h"
+#include "cache/transit.h"
 #include "kernels/attention.h"
-#include "memory/exact_store.h"
-#include "policies/policy.h"
+#include "memory/row_store.h"
 #include "retentivekv/memory.h"
 
 namespace rkv {
 
+// Scratch of one thread that attends.
+class AttentionScratch {
+ public:
+  void Resize(const MemoryShape& shape);  // for the largest layer
+
+  SoftmaxState state() { return {.acc = acc_.data(), .max = max_.data(), .sum = sum_.data()}; }
+  float* kernel() { return kernel_.data(); }
+
+  // For Memory::Impl::Attend().
+  struct Rotated {
+    std::vector<float> q;       // [kMaxQueryRows, d_k]
+    std::vector<float> centre;  // [max(d_k, d_v)]
+    float bias[kMaxQueryRows];
+    float half_norm[kMaxQueryRows];
+  };
+  Rotated& rotated() { return rotated_; }
+  std::vector<float>& logits() { return logits_; }
+
+ private:
+  std::vector<float> acc_, max_, sum_, kernel_, logits_;
+  Rotated rotated_;
+};
+
 class Memory::Impl {
  public:
-  Impl(const MemoryShape& shape, const MemoryOptions& options,
-       PolicyChoice policy);
+  explicit Impl(std::shared_ptr<const CacheConfig> config);
+  Impl(const Impl& other);
 
-  const MemoryShape& shape() const { return shape_; }
-  const MemoryOptions& options() const { return options_; }
+  const CacheConfig& config() const { return *config_; }
+  const MemoryShape& shape() const { return config_->shape(); }
   uint64_t tokens_seen() const { return tokens_seen_; }
   MemoryStats stats() const;
 
-  // The least that this policy can be asked to hold, in bytes.
+  // The least that can be asked for, in bytes: sinks, the window, a state per head and the tables.
   uint64_t smallest_budget_bytes() const;
 
-  void BeginAppend(size_t n);
-  void Stage(size_t layer, size_t kv_head, size_t i, const uint16_t* k, const uint16_t* v) {
-    mutable_store(layer, kv_head).Stage(i, k, v, static_cast<uint32_t>(tokens_seen_ + i));
-  }
+  void AddMedia(const MediaSpan& span) { media_.push_back(span); }
+  std::span<const MediaSpan> media() const { return media_; }
+  TokenInfo token_info(uint32_t index) const;
+
+  // `transit` must live until CommitAppend() or AbortAppend(); null: one of our own.
+  void BeginAppend(size_t n, Transit* transit);
+  Transit& transit() { return *transit_; }
   void CommitAppend();
   void AbortAppend();
   void Truncate(uint64_t n_tokens);
 
-  // Adds everything held by one KV head to the softmax of the queries.
-  void Attend(size_t layer, size_t kv_head, const HeadShape& head, const QueryBlock& queries,
-              const SoftmaxState& state, float* scratch) const;
+  // Rows that Attend() visits for a head, states included.
+  size_t n_rows(size_t head) const;
+  // Calls visit(tier, slot) for each of them, in Attend()'s order.
+  template <typename Visit>
+  void VisitRows(size_t head, const Visit& visit) const {
+    for (size_t tier = config_->n_tiers(); tier-- > 0;) {
+      for (size_t slot = 0; slot < store(head, tier).size(); ++slot) visit(tier, slot);
+    }
+  }
 
-  const ExactStore& store(size_t layer, size_t kv_head) const {
-    return stores_[first_store_[layer] + kv_head];
+  // Adds everything held by one KV head to the softmax of the queries, states first. `logits`, if
+  // not null, is where each query's logits go, n_rows(head) each.
+  void Attend(size_t head, const HeadShape& shape, const QueryBlock& queries,
+              AttentionScratch& scratch, float* const* logits) const;
+
+  const RowStore& store(size_t head, size_t tier) const {
+    return stores_[head * config_->n_tiers() + tier];
+  }
+
+  const uint8_t* centre(size_t head) const {
+    return centres_.empty() ? nullptr : centres_[head].get();
   }
 
   void Save(ByteWriter& writer) const;
-  void set_tokens_seen(uint64_t n) { tokens_seen_ = n; }
   bool LoadTokens(ByteReader& reader);
 
  private:
-  ExactStore& mutable_store(size_t layer, size_t kv_head) {
-    return stores_[first_store_[layer] + kv_head];
+  friend class Compressor;
+
+  RowStore& mutable_store(size_t head, size_t tier) {
+    return stores_[head * config_->n_tiers() + tier];
   }
-
   uint64_t BudgetBytes(uint64_t tokens_seen) const;  // kNoLimit without a budget
-  uint64_t BytesFor(size_t tokens_per_head) const;
-  size_t TokensThatFit(uint64_t bytes) const;
-  void EnforceBudget();
-  void EvictDownTo(size_t tokens_per_head);
   uint64_t FixedBytes() const;
+  uint64_t held_bytes() const;
+  bool AppendExact(size_t n, uint64_t budget);
+  void AppendStaged(size_t head, size_t i);
+  void AccountAttention();
+  std::vector<float> ExpectedWeights(size_t head) const;
+  void EnforceBudget();
 
-  MemoryShape shape_;
-  MemoryOptions options_;
-  PolicyChoice policy_;  // Stateless, so copies share it.
-  std::vector<size_t> first_store_;       // [layer]
-  std::vector<ExactStore> stores_;        // [layer, kv_head]
+  std::shared_ptr<const CacheConfig> config_;
+  std::vector<RowStore> stores_;  // [head, tier]
+  // What tokens on quantised rungs are coded relative to, per head: K and V as q8_0, or null.
+  std::vector<std::unique_ptr<uint8_t[]>> centres_;
+  std::vector<MediaSpan> media_;
   uint64_t tokens_seen_ = 0;
-  size_t n_staged_ = 0;
+  double observed_queries_ = 0;  // with decay
+
+  Transit* transit_ = nullptr;            // between BeginAppend() and its end
+  std::unique_ptr<Transit> own_transit_;  // if the caller has none
+
+  // Counters.
+  double state_share_ = 0;
+  uint64_t state_steps_ = 0;
+  uint64_t reactivations_ = 0;
+  uint64_t compressions_ = 0;
+  double compress_seconds_ = 0;
+  double observe_seconds_ = 0;
 };
 
 }  // namespace rkv

@@ -140,13 +140,14 @@ TEST(MemoryTest, AbortedAppendLeavesNoTrace) {
   ExpectHolds(memory, Range(0, 13));
 }
 
-TEST(MemoryTest, AbortedAppendGivesItsRoomBack) {
+TEST(MemoryTest, TokensInTransitAreNotHeld) {
   Memory memory = *Memory::Create(TestShape(), Options("streaming", "40t"));
   Append(memory, 100);
+  const uint64_t held = memory.stats().held_bytes;
   memory.BeginAppend(500);
-  EXPECT_GT(memory.stats().held_bytes, memory.stats().budget_bytes);
-  memory.AbortAppend();
   EXPECT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
+  memory.AbortAppend();
+  EXPECT_EQ(memory.stats().held_bytes, held);
 }
 
 TEST(MemoryTest, BudgetsBeyondAnyMachineAreNoLimit) {
@@ -192,7 +193,8 @@ TEST(MemoryTest, PercentBudgetsGrowWithTheConversation) {
     Append(memory, 1);
     ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
   }
-  EXPECT_NEAR(static_cast<double>(memory.stats().tokens_exact), 195, 8);
+  // Up to a sixteenth is room for the steps until the next compression.
+  EXPECT_NEAR(static_cast<double>(memory.stats().tokens_exact), 188, 10);
   EXPECT_NEAR(memory.stats().kept(), 0.25, 0.01);
 }
 

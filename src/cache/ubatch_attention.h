@@ -55,18 +55,6 @@ struct Segment {
 // Tokens of a segment that one work item handles, so that its query rows fill a kernel call.
 size_t TokensPerWorkItem(const LayerShape& shape);
 
-// Scratch of one thread.
-class AttentionScratch {
- public:
-  void Resize(const MemoryShape& shape);  // for the largest layer
-
-  SoftmaxState state() { return {.acc = acc_.data(), .max = max_.data(), .sum = sum_.data()}; }
-  float* kernel() { return kernel_.data(); }
-
- private:
-  std::vector<float> acc_, max_, sum_, kernel_;
-};
-
 // Stages and attends tokens [first_token, first_token + n_tokens) of the segment for one KV head.
 // Distinct work items may run concurrently.
 void AttendSegment(const Segment& segment, size_t layer, size_t kv_head, size_t first_token,

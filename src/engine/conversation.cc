@@ -179,6 +179,7 @@ Result<std::optional<size_t>> Conversation::Impl::TakeMedia(size_t max_tokens, U
   if (taken_ == 0) {
     RKV_ASSIGN_OR_RETURN(embeddings_, EncodeMedia(model_, chunk));
     positions_ = MediaPositions(model_, chunk, next_position_);
+    ubatch.media.emplace_back(0, MediaGrid(chunk, memory_.tokens_seen()));
   }
   const size_t n = std::min(max_tokens, chunk.n_tokens - taken_);
   const auto width = static_cast<size_t>(llama_model_n_embd_inp(model_.llama()));

@@ -11,29 +11,15 @@
 #include <cmath>
 #include <limits>
 
-#include "base/f16.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 #include "kernels/attention.h"
+#include "kernels/element-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rkv {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-using FloatTag = hn::ScalableTag<float>;
-
-HWY_INLINE void PromoteRow(const uint16_t* HWY_RESTRICT in, size_t n, float* HWY_RESTRICT out) {
-  const FloatTag df;
-  const hn::Rebind<hwy::float16_t, FloatTag> dh;
-  const size_t lanes = hn::Lanes(df);
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    const auto half = hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(in + i));
-    hn::StoreU(hn::PromoteTo(df, half), df, out + i);
-  }
-  for (; i < n; ++i) out[i] = F32FromF16(in[i]);
-}
 
 // Four accumulators hide the latency of the fused multiply-add.
 HWY_INLINE float DotRow(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, size_t n) {
@@ -112,6 +98,24 @@ HWY_INLINE void FoldBlock(size_t d_v, float* HWY_RESTRICT logits, float& max, fl
   sum += hn::GetLane(hn::SumOfLanes(df, vsum));
 }
 
+HWY_INLINE const uint8_t* RowAt(const void* rows, size_t stride, size_t t) {
+  return static_cast<const uint8_t*>(rows) + t * stride;
+}
+
+HWY_INLINE float Logit(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
+                       size_t query, size_t row, float dot) {
+  if (queries.bias != nullptr) dot += queries.bias[query];
+  float logit = shape.scale * dot;
+  if (shape.softcap != 0.0f) logit = shape.softcap * std::tanh(logit / shape.softcap);
+  if (span.log_mass != nullptr) {
+    logit += span.log_mass[row];
+    if (span.spread != nullptr && queries.half_norm != nullptr) {
+      logit += std::min(span.spread[row] * queries.half_norm[query], kMaxSpreadLogit);
+    }
+  }
+  return logit;
+}
+
 HWY_INLINE void AttendBlock(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
                             size_t begin, const size_t* visible, const SoftmaxState& state,
                             float* HWY_RESTRICT scratch) {
@@ -121,20 +125,22 @@ HWY_INLINE void AttendBlock(const HeadShape& shape, const QueryBlock& queries, c
   const float masked = -std::numeric_limits<float>::infinity();
   std::fill(logits, logits + queries.n * kAttentionBlock, masked);
   for (size_t t = 0; t < n; ++t) {
-    PromoteRow(span.k + (begin + t) * span.k_stride, shape.d_k, row);
+    DecodeRowImpl(span.k_type, RowAt(span.k, span.k_stride, begin + t), shape.d_k, row);
     for (size_t i = 0; i < queries.n; ++i) {
       if (visible != nullptr && begin + t >= visible[i]) continue;
-      float logit = shape.scale * DotRow(queries.rows[i], row, shape.d_k);
-      if (shape.softcap != 0.0f) logit = shape.softcap * std::tanh(logit / shape.softcap);
-      logits[i * kAttentionBlock + t] = logit;
+      const float dot = DotRow(queries.rows[i], row, shape.d_k);
+      logits[i * kAttentionBlock + t] = Logit(shape, queries, span, i, begin + t, dot);
     }
   }
   for (size_t i = 0; i < queries.n; ++i) {
+    if (queries.logits != nullptr) {
+      std::copy_n(logits + i * kAttentionBlock, n, queries.logits[i] + begin);
+    }
     FoldBlock(shape.d_v, logits + i * kAttentionBlock, state.max[i], state.sum[i],
               state.acc + i * shape.d_v);
   }
   for (size_t t = 0; t < n; ++t) {
-    PromoteRow(span.v + (begin + t) * span.v_stride, shape.d_v, row);
+    DecodeRowImpl(span.v_type, RowAt(span.v, span.v_stride, begin + t), shape.d_v, row);
     for (size_t i = 0; i < queries.n; ++i) {
       const float p = logits[i * kAttentionBlock + t];
       if (p != 0.0f) AddScaledRow(p, row, shape.d_v, state.acc + i * shape.d_v);
@@ -142,12 +148,18 @@ HWY_INLINE void AttendBlock(const HeadShape& shape, const QueryBlock& queries, c
   }
 }
 
-HWY_INLINE void AttendF16Impl(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
-                              const size_t* visible, const SoftmaxState& state,
-                              float* HWY_RESTRICT scratch) {
+HWY_INLINE void AttendSpanImpl(const HeadShape& shape, const QueryBlock& queries,
+                               const KvSpan& span, const size_t* visible, const SoftmaxState& state,
+                               float* HWY_RESTRICT scratch) {
   size_t end = span.n;
   if (visible != nullptr) {
     end = std::min(end, *std::max_element(visible, visible + queries.n));
+    if (queries.logits != nullptr) {
+      for (size_t i = 0; i < queries.n; ++i) {
+        std::fill(queries.logits[i] + end, queries.logits[i] + span.n,
+                  -std::numeric_limits<float>::infinity());
+      }
+    }
   }
   KvSpan seen = span;
   seen.n = end;

@@ -10,9 +10,9 @@ HWY_BEFORE_NAMESPACE();
 namespace rkv {
 namespace HWY_NAMESPACE {
 
-void AttendF16Target(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
-                     const size_t* visible, const SoftmaxState& state, float* scratch) {
-  AttendF16Impl(shape, queries, span, visible, state, scratch);
+void AttendSpanTarget(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
+                      const size_t* visible, const SoftmaxState& state, float* scratch) {
+  AttendSpanImpl(shape, queries, span, visible, state, scratch);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -22,7 +22,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace rkv {
 
-HWY_EXPORT(AttendF16Target);
+HWY_EXPORT(AttendSpanTarget);
 
 void ResetSoftmax(size_t n, size_t d_v, const SoftmaxState& state) {
   std::fill(state.acc, state.acc + n * d_v, 0.0f);
@@ -30,9 +30,9 @@ void ResetSoftmax(size_t n, size_t d_v, const SoftmaxState& state) {
   std::fill(state.sum, state.sum + n, 0.0f);
 }
 
-void AttendF16(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
-               const size_t* visible, const SoftmaxState& state, float* scratch) {
-  HWY_DYNAMIC_DISPATCH(AttendF16Target)(shape, queries, span, visible, state, scratch);
+void AttendSpan(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
+                const size_t* visible, const SoftmaxState& state, float* scratch) {
+  HWY_DYNAMIC_DISPATCH(AttendSpanTarget)(shape, queries, span, visible, state, scratch);
 }
 
 void FinishSoftmax(size_t n, size_t d_v, const SoftmaxState& state, const float* sink_logit,

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/element.h"
+
 namespace rkv {
 
 // Tokens are processed in blocks of this many; the softmax is rescaled once per block. Results
@@ -27,20 +29,34 @@ struct HeadShape {
   float softcap = 0.0f;  // if not 0: logit = softcap * tanh(logit / softcap)
 };
 
-// A run of tokens: row t of K starts at k + t * k_stride. Elements are IEEE half floats.
+// A run of rows, tokens or states: row t of K starts at byte t * k_stride of k.
 struct KvSpan {
-  const uint16_t* k = nullptr;  // [n, d_k]
-  const uint16_t* v = nullptr;  // [n, d_v]
-  size_t k_stride = 0;          // in elements
-  size_t v_stride = 0;          // in elements
-  size_t n = 0;                 // tokens
+  const void* k = nullptr;  // [n, d_k] elements of k_type
+  const void* v = nullptr;  // [n, d_v] elements of v_type
+  ElementType k_type = ElementType::kF16;
+  ElementType v_type = ElementType::kF16;
+  size_t k_stride = 0;  // in bytes
+  size_t v_stride = 0;  // in bytes
+  size_t n = 0;         // rows
+  // States stand for several tokens: their logit is raised by log_mass, and by spread * half_norm
+  // of the query, the variance term of method section 4. Both after the softcap. Null for tokens.
+  const float* log_mass = nullptr;  // [n]
+  const float* spread = nullptr;    // [n] mean variance of a key element
 };
 
 // The queries of one call. REQUIRES: n <= kMaxQueryRows.
 struct QueryBlock {
   const float* const* rows = nullptr;  // [n] pointers to d_k elements each
   size_t n = 0;
+  const float* bias = nullptr;       // [n] added to every q.k; null: nothing
+  const float* half_norm = nullptr;  // [n] scale^2 |q|^2 / 2, for spans with `spread`
+  // [n] pointers to where the logits of the span's rows go (span.n each, -infinity for what the
+  // query may not see); null: nowhere.
+  float* const* logits = nullptr;
 };
+
+// The variance term of a state is clipped to this: beyond, the Gaussian it assumes is a fiction.
+inline constexpr float kMaxSpreadLogit = 4.0f;
 
 // Running softmax of each query over everything attended so far; the caller owns the memory.
 struct SoftmaxState {
@@ -49,7 +65,7 @@ struct SoftmaxState {
   float* sum = nullptr;  // [n]: sum of exp(logit - max)
 };
 
-// Floats of scratch that AttendF16 needs.
+// Floats of scratch that AttendSpan needs.
 constexpr size_t AttentionScratchFloats(size_t d_k, size_t d_v) {
   return kMaxQueryRows * kAttentionBlock + (d_k > d_v ? d_k : d_v);
 }
@@ -57,10 +73,10 @@ constexpr size_t AttentionScratchFloats(size_t d_k, size_t d_v) {
 // Starts an empty softmax for `n` queries.
 void ResetSoftmax(size_t n, size_t d_v, const SoftmaxState& state);
 
-// Adds the tokens of `span` to the softmax of every query. `visible`, if not null, says how many
+// Adds the rows of `span` to the softmax of every query. `visible`, if not null, says how many
 // of the span's first tokens query i may see (causal masks).
-void AttendF16(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
-               const size_t* visible, const SoftmaxState& state, float* scratch);
+void AttendSpan(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
+                const size_t* visible, const SoftmaxState& state, float* scratch);
 
 // Writes row i = acc / sum to out[i]. `sink_logit`, if not null, adds a logit without a value
 // (an attention sink) to the denominator. A query that saw nothing gives zeros.

@@ -109,12 +109,12 @@ std::vector<float> RunKernel(const Problem& p, bool masked, bool with_sink, size
   for (size_t begin = 0; begin < p.n_tokens; begin += span_tokens) {
     const KvSpan span{.k = p.k.data() + begin * p.k_stride,
                       .v = p.v.data() + begin * p.v_stride,
-                      .k_stride = p.k_stride,
-                      .v_stride = p.v_stride,
+                      .k_stride = 2 * p.k_stride,
+                      .v_stride = 2 * p.v_stride,
                       .n = std::min(span_tokens, p.n_tokens - begin)};
     std::vector<size_t> visible;
     for (size_t v : p.visible) visible.push_back(v > begin ? v - begin : 0);
-    AttendF16(p.shape, queries, span, masked ? visible.data() : nullptr, state, scratch.data());
+    AttendSpan(p.shape, queries, span, masked ? visible.data() : nullptr, state, scratch.data());
   }
   FinishSoftmax(p.n_queries, d_v, state, with_sink ? p.sinks.data() : nullptr, out_rows.data());
   return out;

@@ -67,6 +67,7 @@ bool IsRecurrent(ggml_op op) {
 
 void Ubatch::Clear() {
   memories.clear();
+  media.clear();
   tokens.clear();
   embeddings.clear();
   n_position = 1;
@@ -357,7 +358,11 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch) {
     hook->rewritten = false;
   }
   rewrite_error_ = OkStatus();
-  for (const Segment& segment : segments_) segment.memory->BeginAppend(segment.rows.size());
+  for (const auto& [memory, span] : ubatch.media) segments_[memory].memory->AddMedia(span);
+  while (transits_.size() < segments_.size()) transits_.push_back(std::make_unique<Transit>());
+  for (size_t i = 0; i < segments_.size(); ++i) {
+    segments_[i].memory->BeginAppend(segments_[i].rows.size(), transits_[i].get());
+  }
 
   llama_memory_clear(llama_get_memory(ctx), false);
   decoding_ = true;

@@ -11,6 +11,7 @@
 #include <limits>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "cache/ubatch_attention.h"
@@ -32,6 +33,8 @@ struct UbatchToken {
 // tokens of different Memories may be mixed.
 struct Ubatch {
   std::vector<Memory*> memories;
+  // Pictures and clips that begin in this ubatch: memory index, and where.
+  std::vector<std::pair<size_t, MediaSpan>> media;
   std::vector<UbatchToken> tokens;
   std::vector<float> embeddings;  // [tokens, n_embd] instead of token ids, if not empty
   size_t n_position = 1;          // position components of embeddings: 1 or 4
@@ -98,12 +101,13 @@ class Bridge {
   bool decoding_ = false;              // while Decode() runs
   MemoryShape shape_;
   llama_pos end_position_ = std::numeric_limits<llama_pos>::max();
-  std::vector<int> layer_of_cache_;                // llama's layer index -> ours, or -1
-  std::vector<std::unique_ptr<LayerHook>> hooks_;  // [layer]
-  std::vector<Segment> segments_;                  // of the current decode
-  size_t n_rows_ = 0;                              // tokens of the current decode
-  std::vector<AttentionScratch> scratch_;          // [thread]
-  Status rewrite_error_;                           // of the current decode
+  std::vector<int> layer_of_cache_;                 // llama's layer index -> ours, or -1
+  std::vector<std::unique_ptr<LayerHook>> hooks_;   // [layer]
+  std::vector<Segment> segments_;                   // of the current decode
+  std::vector<std::unique_ptr<Transit>> transits_;  // [segment], reused
+  size_t n_rows_ = 0;                               // tokens of the current decode
+  std::vector<AttentionScratch> scratch_;           // [thread]
+  Status rewrite_error_;                            // of the current decode
 
   // The arrays behind llama_batch.
   std::vector<llama_token> tokens_;

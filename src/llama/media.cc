@@ -156,4 +156,25 @@ std::vector<std::array<llama_pos, 4>> MediaPositions(const Model& model, const P
   return positions;
 }
 
+MediaSpan MediaGrid(const PromptChunk& chunk, uint64_t first_token) {
+  MediaSpan span{.first_token = first_token,
+                 .modality = Modality::kAudio,
+                 .rows = 1,
+                 .columns = static_cast<uint32_t>(chunk.n_tokens)};
+  const mtmd_image_tokens* image = mtmd_input_chunk_get_tokens_image(chunk.media.get());
+  if (image == nullptr) return span;
+  span.modality = Modality::kImage;
+  // Deprecated in favour of positions, which however only tell the grid of M-RoPE models.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+  const size_t columns = mtmd_image_tokens_get_nx(image);
+  const size_t rows = mtmd_image_tokens_get_ny(image);
+#pragma GCC diagnostic pop
+  if (columns * rows == chunk.n_tokens) {
+    span.rows = static_cast<uint32_t>(rows);
+    span.columns = static_cast<uint32_t>(columns);
+  }
+  return span;
+}
+
 }  // namespace rkv

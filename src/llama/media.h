@@ -45,6 +45,10 @@ Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& ch
 std::vector<std::array<llama_pos, 4>> MediaPositions(const Model& model, const PromptChunk& chunk,
                                                      llama_pos first);
 
+// The grid of a media chunk whose first token is `first_token` of the conversation: what mtmd
+// reports; one row for audio, and for pictures whose tokens are no grid.
+MediaSpan MediaGrid(const PromptChunk& chunk, uint64_t first_token);
+
 }  // namespace rkv
 
 #endif  // RETENTIVEKV_LLAMA_MEDIA_H_

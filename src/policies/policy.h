@@ -15,8 +15,6 @@
 
 namespace rkv {
 
-enum class Modality : uint8_t { kText, kImage, kAudio };
-
 // Where a token comes from. Text has no cell; audio is one row of cells.
 struct TokenInfo {
   Modality modality = Modality::kText;

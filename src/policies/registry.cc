@@ -8,6 +8,7 @@
 // The registry: one line per policy. Command-line help, documentation and the test matrix follow.
 #define RKV_POLICIES(X)       \
   X(kFullPolicy)              \
+  X(kRetentivePolicy)         \
   X(kStreamingPolicy)         \
   X(kRandomPolicy)            \
   X(kH2oPolicy)               \

@@ -45,10 +45,11 @@ inline void ReferenceAttend(const Segment& segment, size_t layer, size_t kv_head
   const size_t group = shape.n_head / shape.n_kv_head;
   for (size_t token = first_token; token < first_token + n_tokens; ++token) {
     std::vector<const uint16_t*> k, v;
-    const ExactStore& held = segment.memory->store(layer, kv_head);
+    const size_t held_head = segment.memory->config().head(layer, kv_head);
+    const RowStore& held = segment.memory->store(held_head, 0);
     for (size_t slot = 0; slot < held.size(); ++slot) {
-      k.push_back(held.key(slot));
-      v.push_back(held.value(slot));
+      k.push_back(static_cast<const uint16_t*>(held.row(slot).k));
+      v.push_back(static_cast<const uint16_t*>(held.row(slot).v));
     }
     const size_t end = segment.causal ? token + 1 : segment.rows.size();
     for (size_t other = 0; other < end; ++other) {
@@ -56,8 +57,8 @@ inline void ReferenceAttend(const Segment& segment, size_t layer, size_t kv_head
       v.push_back(tensors.v.row(segment.rows[other], kv_head));
     }
     const size_t row = segment.rows[token];
-    segment.memory->Stage(layer, kv_head, token, tensors.k.row(row, kv_head),
-                          tensors.v.row(row, kv_head));
+    segment.memory->transit().Stage(held_head, token, tensors.k.row(row, kv_head),
+                                    tensors.v.row(row, kv_head));
     for (size_t g = 0; g < group; ++g) {
       const size_t head = kv_head * group + g;
       ReferenceQuery(k, v, shape, tensors.q.row(row, head), tensors,

@@ -1,0 +1,173 @@
+// From the attention that a ubatch showed to what policies score by.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/clock.h"
+#include "cache/compressor.h"
+#include "cache/memory_impl.h"
+
+namespace rkv {
+
+namespace {
+
+// Weights of the observed queries, first to last: what text gives each of them of its own attention
+// (TGV-KV), relative to the mean; the last, which nobody after it could see, counts as the mean.
+std::vector<double> TextWeights(const HeadObservation& observation, const Transit& transit) {
+  const size_t n = transit.n_observed();
+  const size_t n_held = observation.n_columns - transit.n();
+  std::vector<double> weights(n, 1.0);
+  if (n < 2) return weights;
+  double total = 0;
+  for (size_t token = 0; token < transit.n(); ++token) {
+    const int32_t observed = transit.observed(token);
+    if (observed < 0 || static_cast<size_t>(observed) + 1 == n) continue;
+    const auto i = static_cast<size_t>(observed);
+    weights[i] = 0;
+    for (size_t later = i + 1; later < n; ++later) {
+      weights[i] +=
+          static_cast<double>(observation.rows[later * observation.n_columns + n_held + token]);
+    }
+    weights[i] /= static_cast<double>(n - 1 - i);
+    total += weights[i];
+  }
+  const double mean = total / static_cast<double>(n - 1);
+  for (size_t i = 0; i + 1 < n; ++i) weights[i] = mean > 0 ? weights[i] / mean : 1.0;
+  return weights;
+}
+
+// One row of weights from the Gaussian that the observed queries follow (Expected Attention):
+// log E exp(s q.k) = s mu.k + s^2 k^T Sigma k / 2, as a softmax over all columns.
+class ExpectedAttention {
+ public:
+  ExpectedAttention(const HeadObservation& observation, size_t d_k)
+      : observation_(observation), d_k_(d_k), n_(observation.queries.size() / d_k) {}
+
+  double Logit(const float* k) const {
+    double sum = 0;
+    double square = 0;
+    for (size_t q = 0; q < n_; ++q) {
+      double dot = 0;
+      const float* query = observation_.queries.data() + q * d_k_;
+      for (size_t e = 0; e < d_k_; ++e) dot += static_cast<double>(query[e] * k[e]);
+      dot *= static_cast<double>(observation_.scale);
+      sum += dot;
+      square += dot * dot;
+    }
+    const double mean = sum / static_cast<double>(n_);
+    return mean + 0.5 * (square / static_cast<double>(n_) - mean * mean);
+  }
+
+ private:
+  const HeadObservation& observation_;
+  size_t d_k_;
+  size_t n_;
+};
+
+void Normalise(std::vector<float>& logits) {
+  const float max = *std::ranges::max_element(logits);
+  double sum = 0;
+  for (float& x : logits) {
+    x = std::exp(x - max);
+    sum += static_cast<double>(x);
+  }
+  for (float& x : logits) x = static_cast<float>(static_cast<double>(x) / sum);
+}
+
+}  // namespace
+
+std::vector<float> Memory::Impl::ExpectedWeights(size_t head) const {
+  const HeadObservation& observation = transit_->observation(head);
+  const LayerShape& layer = config_->layer_shape(head);
+  const RowCodec codec(*this, head);
+  HeadObservation rotated = observation;
+  if (config_->rotates()) {
+    for (size_t q = 0; q < rotated.queries.size(); q += layer.d_k) {
+      RotateRow(rotated.queries.data() + q, layer.d_k);
+    }
+  }
+  const ExpectedAttention expected(rotated, layer.d_k);
+  std::vector<float> k(layer.d_k), v(layer.d_v), weights;
+  VisitRows(head, [&](size_t tier, size_t slot) {
+    codec.DecodeStored(store(head, tier), config_->rotated(tier), slot, k.data(), v.data());
+    weights.push_back(static_cast<float>(expected.Logit(k.data())));
+  });
+  for (size_t i = 0; i < transit_->n(); ++i) {
+    codec.DecodeStaged(transit_->key(head, i), transit_->value(head, i), k.data(), v.data());
+    weights.push_back(static_cast<float>(expected.Logit(k.data())));
+  }
+  Normalise(weights);
+  return weights;
+}
+
+void Memory::Impl::AccountAttention() {
+  if (transit_->n() == 1 && config_->absorb().has_states()) {
+    double share = 0;
+    for (size_t head = 0; head < config_->n_heads(); ++head) {
+      share += transit_->observation(head).state_share;
+      reactivations_ += transit_->observation(head).reactivated;
+    }
+    state_share_ += share / static_cast<double>(config_->n_heads());
+    ++state_steps_;
+  }
+  if (config_->n_stats() == 0 || transit_->n_observed() == 0) return;
+  const Stopwatch clock;
+  const PolicyNeeds& needs = config_->needs();
+  const size_t n_queries = needs.expected ? 1 : transit_->n_observed();
+  const double retained = std::pow(needs.decay, static_cast<double>(n_queries));
+  const double log_retained =
+      retained > 0 ? static_cast<double>(n_queries) * std::log(needs.decay) : 0.0;
+  std::vector<double> sum, sum_log;
+  for (size_t head = 0; head < config_->n_heads(); ++head) {
+    HeadObservation& observation = transit_->observation(head);
+    sum.assign(observation.n_columns, 0.0);
+    sum_log.assign(observation.n_columns, 0.0);
+    const auto add = [&](size_t column, double p) {
+      if (p <= 0) return;
+      sum[column] += p;
+      sum_log[column] += p * std::log(p);
+    };
+    if (needs.expected) {
+      const std::vector<float> weights = ExpectedWeights(head);
+      for (size_t c = 0; c < weights.size(); ++c) add(c, static_cast<double>(weights[c]));
+    } else if (transit_->observes_rows()) {
+      const std::vector<double> weights = needs.text_weighted ? TextWeights(observation, *transit_)
+                                                              : std::vector<double>(n_queries, 1.0);
+      for (size_t q = 0; q < n_queries; ++q) {
+        const double factor =
+            weights[q] * std::pow(needs.decay, static_cast<double>(n_queries - 1 - q));
+        const float* row = observation.rows.data() + q * observation.n_columns;
+        for (size_t c = 0; c < observation.n_columns; ++c) {
+          add(c, factor * static_cast<double>(row[c]));
+        }
+      }
+    } else {
+      for (size_t c = 0; c < observation.n_columns; ++c) {
+        sum[c] = static_cast<double>(observation.sum[c]);
+        sum_log[c] = needs.entropy ? static_cast<double>(observation.sum_log[c]) : 0.0;
+      }
+    }
+    size_t column = 0;
+    const auto update = [&](std::span<float> stats) {
+      const auto before = static_cast<double>(stats[0]);
+      stats[0] = static_cast<float>(retained * before + sum[column]);
+      if (stats.size() > 1) {
+        const auto entropy = static_cast<double>(stats[1]);
+        stats[1] =
+            static_cast<float>(retained * (entropy + log_retained * before) + sum_log[column]);
+      }
+      ++column;
+    };
+    VisitRows(head,
+              [&](size_t tier, size_t slot) { update(mutable_store(head, tier).stats(slot)); });
+    observation.new_stats.assign(transit_->n() * config_->n_stats(), 0.0f);
+    for (size_t i = 0; i < transit_->n(); ++i) {
+      update(std::span(observation.new_stats).subspan(i * config_->n_stats(), config_->n_stats()));
+    }
+  }
+  observed_queries_ *= retained;
+  for (size_t q = 0; q < n_queries; ++q) observed_queries_ += std::pow(needs.decay, q);
+  observe_seconds_ += clock.Seconds();
+}
+
+}  // namespace rkv

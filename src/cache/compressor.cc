@@ -1,0 +1,621 @@
+#include "cache/compressor.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <numeric>
+
+#include "base/clock.h"
+#include "base/f16.h"
+
+namespace rkv {
+
+namespace {
+
+// Sinks and the window weigh this much more than an average token of their head.
+constexpr float kKeepWeight = 16.0f;
+
+// A centre is worth its bytes where they are at most this share of a head's.
+constexpr uint64_t kCentreShare = 16;
+
+// At most so many steps of decoding between two compressions.
+constexpr uint64_t kMaxSpareRows = 64;
+
+// Errors from scores of which only the order counts: by rank.
+void RanksToErrors(std::span<LadderItem> items) {
+  std::vector<uint32_t> order(items.size());
+  std::iota(order.begin(), order.end(), 0u);
+  std::ranges::stable_sort(
+      order, [items](uint32_t a, uint32_t b) { return items[a].error < items[b].error; });
+  for (size_t rank = 0; rank < order.size(); ++rank) {
+    items[order[rank]].error = static_cast<float>(rank + 1) / static_cast<float>(order.size());
+  }
+}
+
+}  // namespace
+
+RowCodec::RowCodec(const Memory::Impl& memory, size_t head)
+    : d_k_(memory.config().layer_shape(head).d_k),
+      d_v_(memory.config().layer_shape(head).d_v),
+      rotates_(memory.config().rotates()) {
+  const uint8_t* centre = memory.centre(head);
+  if (centre == nullptr) return;
+  k_centre_.resize(d_k_);
+  v_centre_.resize(d_v_);
+  DecodeRow(ElementType::kQ8_0, centre, d_k_, k_centre_.data());
+  DecodeRow(ElementType::kQ8_0, centre + RowBytes(ElementType::kQ8_0, d_k_), d_v_,
+            v_centre_.data());
+}
+
+void RowCodec::DecodeStored(const RowStore& rows, bool rotated, size_t slot, float* k,
+                            float* v) const {
+  rows.DecodeKey(slot, k);
+  rows.DecodeValue(slot, v);
+  if (!rotated && rotates_) {
+    RotateRow(k, d_k_);
+    RotateRow(v, d_v_);
+  }
+  if (!rotated || k_centre_.empty()) return;
+  for (size_t i = 0; i < d_k_; ++i) k[i] += k_centre_[i];
+  for (size_t i = 0; i < d_v_; ++i) v[i] += v_centre_[i];
+}
+
+void RowCodec::DecodeStaged(const uint16_t* k16, const uint16_t* v16, float* k, float* v) const {
+  DecodeRow(ElementType::kF16, k16, d_k_, k);
+  DecodeRow(ElementType::kF16, v16, d_v_, v);
+  if (!rotates_) return;
+  RotateRow(k, d_k_);
+  RotateRow(v, d_v_);
+}
+
+void RowCodec::Encode(const RowLayout& layout, bool rotated, float* k, float* v, uint8_t* k_row,
+                      uint8_t* v_row) const {
+  if (rotated && !k_centre_.empty()) {
+    for (size_t i = 0; i < d_k_; ++i) k[i] -= k_centre_[i];
+    for (size_t i = 0; i < d_v_; ++i) v[i] -= v_centre_[i];
+  }
+  if (!rotated && rotates_) {
+    RotateRow(k, d_k_);
+    RotateRow(v, d_v_);
+  }
+  EncodeRow(layout.k_type, k, d_k_, k_row);
+  EncodeRow(layout.v_type, v, d_v_, v_row);
+}
+
+Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
+    : memory_(memory), config_(memory.config()), budget_(budget) {
+  const uint64_t tokens = budget / std::max<size_t>(1, config_.shape().full_token_bytes());
+  spare_ = static_cast<size_t>(std::min(tokens / 16, kMaxSpareRows));
+  for (size_t layer = 0; layer < config_.shape().layers.size(); ++layer) {
+    std::vector<LadderRung>& rungs = shapes_.emplace_back();
+    const size_t head = config_.head(layer, 0);
+    for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
+      const RowLayout& layout = config_.layout(head, tier);
+      rungs.push_back(
+          {.bytes = layout.row_bytes(),
+           .error = 0.5 * (GaussianError(layout.k_type) + GaussianError(layout.v_type))});
+    }
+  }
+}
+
+void Compressor::Run(size_t n_new) {
+  const Stopwatch clock;
+  for (size_t head = 0; head < config_.n_heads(); ++head) {
+    codecs_.emplace_back(memory_, head);
+    Gather(head, n_new);
+    MakeCentre(head);
+    Score(head);
+  }
+  if (!config_.policy().info->scores_are_errors && config_.split() == Split::kPooled) {
+    RanksToErrors(items_);
+  }
+  for (size_t head = 0; head < config_.n_heads(); ++head) WeighKept(head);
+  Solve();
+  for (size_t head = 0; head < config_.n_heads(); ++head) Apply(head);
+  ++memory_.compressions_;
+  memory_.compress_seconds_ += clock.Seconds();
+}
+
+void Compressor::Gather(size_t head, size_t n_new) {
+  HeadRange range{.begin = candidates_.size()};
+  for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
+    const RowStore& rows = memory_.store(head, tier);
+    for (uint32_t slot = 0; slot < rows.size(); ++slot) {
+      candidates_.push_back(
+          {.index = rows.index(slot), .slot = slot, .tier = static_cast<uint8_t>(tier)});
+    }
+  }
+  const uint64_t first_new = memory_.tokens_seen() - n_new;
+  for (uint32_t i = 0; i < n_new; ++i) {
+    candidates_.push_back(
+        {.index = static_cast<uint32_t>(first_new + i), .slot = i, .is_new = true});
+  }
+  range.end = candidates_.size();
+  std::ranges::sort(candidates_.begin() + static_cast<ptrdiff_t>(range.begin), candidates_.end(),
+                    {}, &Candidate::index);
+  heads_.push_back(range);
+}
+
+void Compressor::Decode(size_t head, const Candidate& candidate, float* k, float* v) const {
+  const RowCodec& codec = codecs_[head];
+  if (candidate.is_new) {
+    Transit& transit = memory_.transit();
+    codec.DecodeStaged(transit.key(head, candidate.slot), transit.value(head, candidate.slot), k,
+                       v);
+  } else {
+    codec.DecodeStored(memory_.store(head, candidate.tier), config_.rotated(candidate.tier),
+                       candidate.slot, k, v);
+  }
+}
+
+std::span<const float> Compressor::Stats(size_t head, const Candidate& candidate) const {
+  if (!candidate.is_new) return memory_.store(head, candidate.tier).stats(candidate.slot);
+  const size_t n = config_.n_stats();
+  const std::vector<float>& stats = memory_.transit().observation(head).new_stats;
+  return std::span(stats).subspan(candidate.slot * n, n);
+}
+
+void Compressor::MakeCentre(size_t head) {
+  const LayerShape& shape = config_.layer_shape(head);
+  const HeadRange& range = heads_[head];
+  const size_t n = range.end - range.begin;
+  if (!config_.rotates() || config_.n_rungs() == 1 || memory_.centre(head) != nullptr || n == 0 ||
+      budget_ < kCentreShare * CentreBytes(shape) * config_.n_heads()) {
+    return;
+  }
+  // What is on quantised rungs already was coded without a centre.
+  for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
+    if (config_.rotated(tier) && memory_.store(head, tier).size() > 0) return;
+  }
+  std::vector<float> k(shape.d_k), v(shape.d_v), k_mean(shape.d_k), v_mean(shape.d_v);
+  const float share = 1.0f / static_cast<float>(n);
+  for (size_t i = range.begin; i < range.end; ++i) {
+    Decode(head, candidates_[i], k.data(), v.data());
+    for (size_t e = 0; e < shape.d_k; ++e) k_mean[e] += share * k[e];
+    for (size_t e = 0; e < shape.d_v; ++e) v_mean[e] += share * v[e];
+  }
+  auto centre = std::make_unique_for_overwrite<uint8_t[]>(CentreBytes(shape));
+  EncodeRow(ElementType::kQ8_0, k_mean.data(), shape.d_k, centre.get());
+  EncodeRow(ElementType::kQ8_0, v_mean.data(), shape.d_v,
+            centre.get() + RowBytes(ElementType::kQ8_0, shape.d_k));
+  memory_.centres_[head] = std::move(centre);
+  codecs_[head] = RowCodec(memory_, head);
+}
+
+void Compressor::Score(size_t head) {
+  const HeadRange& range = heads_[head];
+  const size_t n = range.end - range.begin;
+  const LayerShape& shape = config_.layer_shape(head);
+  const PolicyNeeds& needs = config_.needs();
+  const std::span<const Candidate> candidates = std::span(candidates_).subspan(range.begin, n);
+  std::vector<uint32_t> indices(n);
+  std::vector<TokenInfo> infos(n);
+  for (size_t i = 0; i < n; ++i) {
+    indices[i] = candidates[i].index;
+    infos[i] = memory_.token_info(indices[i]);
+  }
+  ScoreContext context;
+  context.layer = config_.layer_of(head);
+  context.kv_head = config_.kv_head_of(head);
+  context.tokens_seen = memory_.tokens_seen();
+  context.token_index = indices;
+  context.tokens = infos;
+  std::vector<float> k, v;
+  if (needs.keys || needs.values) {
+    k.resize(n * shape.d_k);
+    v.resize(n * shape.d_v);
+    for (size_t i = 0; i < n; ++i) {
+      Decode(head, candidates[i], k.data() + i * shape.d_k, v.data() + i * shape.d_v);
+    }
+    if (needs.keys) context.keys = {.data = k.data(), .n = n, .d = shape.d_k};
+    if (needs.values) context.values = {.data = v.data(), .n = n, .d = shape.d_v};
+  }
+  std::vector<float> attention, entropy;
+  if (config_.n_stats() > 0) {
+    const double t = memory_.observed_queries_;
+    for (const Candidate& candidate : candidates) {
+      const std::span<const float> stats = Stats(head, candidate);
+      attention.push_back(stats[0]);
+      if (!needs.entropy) continue;
+      // sum p ln p with p = a / s, from s = sum a and e = sum a ln a.
+      const double s = static_cast<double>(stats[0]);
+      const double h =
+          s > 0 && t > 1 ? (std::log(s) - static_cast<double>(stats[1]) / s) / std::log(t) : 0.0;
+      entropy.push_back(static_cast<float>(std::clamp(h, 0.0, 1.0)));
+    }
+    context.attention = attention;
+    context.entropy = entropy;
+  }
+  std::vector<float> scores(n);
+  config_.policy().policy->Score(context, scores);
+
+  const size_t first_item = items_.size();
+  items_.resize(first_item + n);
+  const std::span<LadderItem> items = std::span(items_).subspan(first_item, n);
+  for (size_t i = 0; i < n; ++i) items[i].error = scores[i];
+  if (config_.policy().info->scores_are_errors) {
+    for (LadderItem& item : items) item.error = std::max(item.error, 0.0f);
+  } else if (config_.split() == Split::kUniform) {
+    RanksToErrors(items);
+  }
+  const AlwaysKeep& keep = config_.policy().keep;
+  for (size_t i = 0; i < n; ++i) {
+    items[i].shape = static_cast<uint16_t>(config_.layer_of(head));
+    items[i].rung = candidates[i].tier;
+    items[i].keep =
+        indices[i] < keep.sinks || uint64_t{indices[i]} + keep.window >= memory_.tokens_seen();
+  }
+}
+
+void Compressor::WeighKept(size_t head) {
+  const HeadRange& range = heads_[head];
+  const std::span<LadderItem> items =
+      std::span(items_).subspan(range.begin, range.end - range.begin);
+  double mean = 0;
+  for (const LadderItem& item : items) mean += static_cast<double>(item.error);
+  mean /= static_cast<double>(std::max<size_t>(items.size(), 1));
+  for (LadderItem& item : items) {
+    if (item.keep) item.error = std::max(item.error, kKeepWeight * static_cast<float>(mean));
+  }
+}
+
+uint64_t Compressor::TakenBytes(size_t head) const {
+  // Every tier may end with a page of its own.
+  const size_t n = heads_[head].end - heads_[head].begin;
+  const size_t most = budget_ / config_.n_heads() / shapes_[config_.layer_of(head)].back().bytes;
+  return (config_.n_tiers() + 1 + std::min<size_t>(n, most) / RowStore::kPageRows) * sizeof(void*);
+}
+
+uint64_t Compressor::KeptBytes(size_t head) const {
+  const HeadRange& range = heads_[head];
+  uint64_t bytes = 0;
+  for (size_t i = range.begin; i < range.end; ++i) {
+    if (items_[i].keep) bytes += shapes_[items_[i].shape].back().bytes;
+  }
+  return bytes;
+}
+
+void Compressor::Solve() {
+  uint64_t taken = memory_.FixedBytes();
+  uint64_t kept = 0;
+  uint64_t spare_bytes = 0;  // of one spare row per head
+  uint64_t weight = 0;
+  for (size_t head = 0; head < config_.n_heads(); ++head) {
+    taken += TakenBytes(head);
+    kept += KeptBytes(head);
+    spare_bytes += config_.layout(head, 0).row_bytes();
+    weight += shapes_[config_.layer_of(head)].back().bytes;
+    if (config_.absorb().has_states())
+      kept += config_.layout(head, config_.state_tier()).row_bytes();
+  }
+  const uint64_t rows = budget_ > taken ? budget_ - taken : 0;
+  // Spare room comes after what must be kept.
+  spare_ = std::min<uint64_t>(spare_, rows > kept ? (rows - kept) / spare_bytes : 0);
+  const uint64_t budget = rows - spare_ * spare_bytes;
+  if (config_.split() == Split::kUniform) {
+    for (size_t head = 0; head < config_.n_heads(); ++head) {
+      SolveHead(head, budget * shapes_[config_.layer_of(head)].back().bytes / weight);
+    }
+    return;
+  }
+  std::vector<LadderItem> pooled = items_;
+  SolveLadder(shapes_, budget, pooled);
+  for (size_t head = 0; head < config_.n_heads(); ++head) {
+    const HeadRange& range = heads_[head];
+    uint64_t bytes = 0;
+    for (size_t i = range.begin; i < range.end; ++i) {
+      const std::vector<LadderRung>& rungs = shapes_[items_[i].shape];
+      if (pooled[i].rung < rungs.size()) bytes += rungs[pooled[i].rung].bytes;
+    }
+    SolveHead(head, bytes);
+  }
+}
+
+void Compressor::SolveHead(size_t head, uint64_t budget) {
+  HeadRange& range = heads_[head];
+  const std::span<LadderItem> items =
+      std::span(items_).subspan(range.begin, range.end - range.begin);
+  const std::vector<LadderItem> before(items.begin(), items.end());
+  SolveLadder(shapes_, budget, items);
+  if (!config_.absorb().has_states()) return;
+  const size_t n_held = memory_.store(head, config_.state_tier()).size();
+  const size_t n_rungs = config_.n_rungs();
+  const auto forgotten = [n_rungs](const LadderItem& item) { return item.rung == n_rungs; };
+  if (n_held == 0 && std::ranges::none_of(items, forgotten)) return;
+  const size_t row_bytes = config_.layout(head, config_.state_tier()).row_bytes();
+  const double share = config_.absorb().share;
+  const uint64_t kept = KeptBytes(head);
+  const size_t room = budget > kept ? (budget - kept) / row_bytes : 0;
+  const auto solve_with = [&](size_t n_states) {
+    n_states = std::min(n_states, std::max<size_t>(room, 1));
+    std::ranges::copy(before, items.begin());
+    const uint64_t taken = n_states * row_bytes;
+    SolveLadder(shapes_, budget > taken ? budget - taken : 0, items);
+    range.n_states = n_states;
+  };
+  if (share >= 0) {
+    const auto limit = static_cast<size_t>(share * static_cast<double>(budget)) / row_bytes;
+    return solve_with(share > 0 ? std::max<size_t>(limit, 1) : 0);
+  }
+  // As many as leave the least error: states displace tokens.
+  const size_t most = std::min<size_t>(budget / row_bytes / 2, 64);
+  size_t best = 0;
+  double least = std::numeric_limits<double>::infinity();
+  for (size_t n_states = 0; n_states <= most; n_states = n_states == 0 ? 1 : 2 * n_states) {
+    solve_with(n_states);
+    const double error = StateError(head, n_states);
+    if (error < least) {
+      least = error;
+      best = n_states;
+    }
+  }
+  solve_with(best);
+}
+
+double Compressor::StateError(size_t head, size_t n_states) {
+  const HeadRange& range = heads_[head];
+  const LayerShape& shape = config_.layer_shape(head);
+  double error = 0;
+  std::vector<StateSums> points = LoadStates(head);
+  const double held_mass = std::accumulate(
+      points.begin(), points.end(), 0.0,
+      [](double sum, const StateSums& state) { return sum + static_cast<double>(state.mass); });
+  std::vector<float> k(shape.d_k), v(shape.d_v);
+  double forgotten_error = 0;
+  size_t n_forgotten = 0;
+  for (size_t i = range.begin; i < range.end; ++i) {
+    const LadderItem& item = items_[i];
+    if (item.rung < config_.n_rungs()) {
+      error += static_cast<double>(item.error) * shapes_[item.shape][item.rung].error;
+      continue;
+    }
+    Decode(head, candidates_[i], k.data(), v.data());
+    points.push_back(StateSums::FromMeans(k, v, 1.0f, 0.0f));
+    forgotten_error += static_cast<double>(item.error);
+    ++n_forgotten;
+  }
+  if (points.empty()) return error;
+  if (n_states == 0) return error + forgotten_error + held_mass;
+  // What clustering leaves of the error that one state for all would make.
+  const double total = ClusterError(points, 1, metric_);
+  const double left = ClusterError(points, n_states, metric_);
+  const double scale = forgotten_error + held_mass;
+  return error + scale * (total > 0 ? left / total : 0.0);
+}
+
+void Compressor::Apply(size_t head) {
+  const HeadRange& range = heads_[head];
+  const LayerShape& shape = config_.layer_shape(head);
+  struct Placed {
+    uint8_t tier = 0;
+    size_t bytes_at = 0;
+    uint32_t index = 0;
+    size_t stats_at = 0;
+  };
+  std::vector<Placed> placed;
+  std::vector<uint8_t> bytes;
+  std::vector<float> stats;
+  std::vector<StateSums> forgotten;
+  std::vector<std::vector<uint32_t>> leaving(config_.n_rungs());
+  std::vector<float> k(shape.d_k), v(shape.d_v);
+  const size_t n_rungs = config_.n_rungs();
+  const bool remembers = config_.absorb().kind != AbsorbKind::kNone;
+  double entropy = 0;
+  for (size_t i = range.begin; i < range.end; ++i) {
+    const Candidate& candidate = candidates_[i];
+    const size_t rung = items_[i].rung;
+    if (!candidate.is_new && rung == candidate.tier) continue;
+    if (!candidate.is_new) leaving[candidate.tier].push_back(candidate.slot);
+    if (rung == n_rungs && !remembers) continue;
+    if (rung == n_rungs) {
+      Decode(head, candidate, k.data(), v.data());
+      StateSums single(shape.d_k, shape.d_v);
+      single.Absorb(k, v);
+      single.index = candidate.index;
+      forgotten.push_back(std::move(single));
+      continue;
+    }
+    const RowLayout& layout = config_.layout(head, rung);
+    placed.push_back({.tier = static_cast<uint8_t>(rung),
+                      .bytes_at = bytes.size(),
+                      .index = candidate.index,
+                      .stats_at = stats.size()});
+    bytes.resize(bytes.size() + layout.k_bytes() + layout.v_bytes());
+    uint8_t* k_row = bytes.data() + placed.back().bytes_at;
+    uint8_t* v_row = k_row + layout.k_bytes();
+    if (candidate.is_new && layout.k_type == ElementType::kF16 &&
+        layout.v_type == ElementType::kF16 && !config_.rotated(rung)) {
+      Transit& transit = memory_.transit();
+      std::memcpy(k_row, transit.key(head, candidate.slot), layout.k_bytes());
+      std::memcpy(v_row, transit.value(head, candidate.slot), layout.v_bytes());
+    } else {
+      Decode(head, candidate, k.data(), v.data());
+      codecs_[head].Encode(layout, config_.rotated(rung), k.data(), v.data(), k_row, v_row);
+    }
+    const std::span<const float> own = Stats(head, candidate);
+    stats.insert(stats.end(), own.begin(), own.end());
+  }
+  std::vector<size_t> arriving(n_rungs);
+  for (const Placed& row : placed) ++arriving[row.tier];
+  for (size_t tier = 0; tier < n_rungs; ++tier) {
+    RowStore& rows = memory_.mutable_store(head, tier);
+    rows.Remove(leaving[tier]);
+    rows.SetCapacity(rows.size() + arriving[tier] + (tier == 0 ? spare_ : 0));
+  }
+  for (const Placed& row : placed) {
+    const RowLayout& layout = config_.layout(head, row.tier);
+    const uint8_t* k_row = bytes.data() + row.bytes_at;
+    memory_.mutable_store(head, row.tier)
+        .Append({.k = k_row,
+                 .v = k_row + layout.k_bytes(),
+                 .index = row.index,
+                 .stats = stats.data() + row.stats_at});
+  }
+  if (config_.absorb().kind == AbsorbKind::kMerge) {
+    MergeIntoKept(head, forgotten);
+  } else if (config_.absorb().has_states()) {
+    Absorb(head, std::move(forgotten), entropy);
+  }
+}
+
+std::vector<StateSums> Compressor::LoadStates(size_t head) const {
+  const RowStore& rows = memory_.store(head, config_.state_tier());
+  const LayerShape& shape = config_.layer_shape(head);
+  std::vector<float> k(shape.d_k), v(shape.d_v);
+  std::vector<StateSums> states;
+  for (size_t slot = 0; slot < rows.size(); ++slot) {
+    codecs_[head].DecodeStored(rows, config_.rotated(config_.state_tier()), slot, k.data(),
+                               v.data());
+    const RowView row = rows.row(slot);
+    states.push_back(StateSums::FromMeans(k, v, std::exp(row.log_mass), row.spread));
+    states.back().index = row.index;
+  }
+  return states;
+}
+
+void Compressor::StoreStates(size_t head, const std::vector<StateSums>& states) {
+  const LayerShape& shape = config_.layer_shape(head);
+  const size_t tier = config_.state_tier();
+  const RowLayout& layout = config_.layout(head, tier);
+  RowStore rows(layout);
+  rows.SetCapacity(states.size());
+  std::vector<float> k(shape.d_k), v(shape.d_v);
+  std::vector<uint8_t> k_row(layout.k_bytes()), v_row(layout.v_bytes());
+  for (const StateSums& state : states) {
+    state.Means(k, v);
+    codecs_[head].Encode(layout, config_.rotated(tier), k.data(), v.data(), k_row.data(),
+                         v_row.data());
+    rows.Append({.k = k_row.data(),
+                 .v = v_row.data(),
+                 .index = state.index,
+                 .log_mass = std::log(state.mass),
+                 .spread = state.Spread()});
+  }
+  memory_.mutable_store(head, tier) = std::move(rows);
+}
+
+void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten, double) {
+  const size_t limit = heads_[head].n_states;
+  if (forgotten.empty() && limit >= memory_.store(head, config_.state_tier()).size()) return;
+  std::vector<StateSums> states = LoadStates(head);
+  if (limit == 0) {
+    states.clear();
+  } else if (config_.absorb().kind == AbsorbKind::kClusters) {
+    for (StateSums& single : forgotten) states.push_back(std::move(single));
+    if (!states.empty()) Cluster(states, limit, metric_);
+  } else {
+    AbsorbByPlace(head, states, forgotten);
+    const auto same_media = [](const void* context, uint32_t a, uint32_t b) {
+      const auto* memory = static_cast<const Memory::Impl*>(context);
+      const TokenInfo x = memory->token_info(a);
+      const TokenInfo y = memory->token_info(b);
+      return x.modality == y.modality && x.media == y.media;
+    };
+    MergeNeighbours(states, limit, metric_, same_media, &memory_);
+  }
+  StoreStates(head, states);
+}
+
+void Compressor::AbsorbByPlace(size_t head, std::vector<StateSums>& states,
+                               std::vector<StateSums>& forgotten) const {
+  (void)head;
+  const auto n_roots = static_cast<double>(config_.absorb().roots);
+  const auto segment = static_cast<uint32_t>(config_.absorb().segment);
+  for (StateSums& single : forgotten) {
+    const TokenInfo cell = memory_.token_info(single.index);
+    uint32_t root = single.index;
+    if (cell.modality == Modality::kImage) {
+      // The grid is cut into about `roots` blocks; a block's middle cell is its root.
+      const MediaSpan& span = memory_.media()[cell.media];
+      const double side = std::sqrt(n_roots * span.rows / static_cast<double>(span.columns));
+      const auto block_rows =
+          static_cast<uint32_t>(std::clamp(std::round(side), 1.0, static_cast<double>(span.rows)));
+      const auto block_columns = static_cast<uint32_t>(
+          std::clamp(std::round(n_roots / block_rows), 1.0, static_cast<double>(span.columns)));
+      const uint32_t row = cell.row * block_rows / span.rows;
+      const uint32_t column = cell.column * block_columns / span.columns;
+      const uint32_t root_row = (2 * row + 1) * span.rows / (2 * block_rows);
+      const uint32_t root_column = (2 * column + 1) * span.columns / (2 * block_columns);
+      root = static_cast<uint32_t>(span.first_token) + root_row * span.columns + root_column;
+    } else {
+      root = single.index / segment * segment;
+      // A segment does not reach back into a picture.
+      while (memory_.token_info(root).modality == Modality::kImage) ++root;
+    }
+    single.index = root;
+    const auto same = std::ranges::find(states, root, &StateSums::index);
+    if (same == states.end()) {
+      states.push_back(std::move(single));
+    } else {
+      same->Merge(single);
+      same->index = root;
+    }
+  }
+}
+
+void Compressor::MergeIntoKept(size_t head, const std::vector<StateSums>& forgotten) {
+  const LayerShape& shape = config_.layer_shape(head);
+  struct Kept {
+    size_t tier = 0;
+    size_t slot = 0;
+    std::vector<float> k = {}, v = {}, k_merged = {}, v_merged = {};
+    float norm = 0;
+    float n = 0;
+  };
+  const auto norm = [](const std::vector<float>& x) {
+    float sum = 0;
+    for (const float e : x) sum += e * e;
+    return std::sqrt(sum);
+  };
+  if (forgotten.empty()) return;
+  std::vector<Kept> kept;
+  for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
+    const RowStore& rows = memory_.store(head, tier);
+    for (size_t slot = 0; slot < rows.size(); ++slot) {
+      Kept& row = kept.emplace_back(Kept{.tier = tier, .slot = slot});
+      row.k.resize(shape.d_k);
+      row.v.resize(shape.d_v);
+      codecs_[head].DecodeStored(rows, config_.rotated(tier), slot, row.k.data(), row.v.data());
+      row.norm = norm(row.k);
+    }
+  }
+  if (kept.empty()) return;
+  // The evicted token and its pivot meet in the middle; a pivot of several becomes their mean.
+  for (const StateSums& single : forgotten) {
+    Kept* pivot = nullptr;
+    float most = -std::numeric_limits<float>::infinity();
+    for (Kept& row : kept) {
+      float dot = 0;
+      for (size_t e = 0; e < shape.d_k; ++e) dot += row.k[e] * single.key_sum[e];
+      const float cosine = row.norm > 0 ? dot / row.norm : 0.0f;
+      if (cosine > most) {
+        most = cosine;
+        pivot = &row;
+      }
+    }
+    if (pivot->n == 0) {
+      pivot->k_merged = pivot->k;
+      pivot->v_merged = pivot->v;
+      pivot->n = 1;
+    }
+    for (size_t e = 0; e < shape.d_k; ++e) {
+      pivot->k_merged[e] += 0.5f * (single.key_sum[e] + pivot->k[e]);
+    }
+    for (size_t e = 0; e < shape.d_v; ++e) {
+      pivot->v_merged[e] += 0.5f * (single.value_sum[e] + pivot->v[e]);
+    }
+    pivot->n += 1;
+  }
+  for (Kept& row : kept) {
+    if (row.n == 0) continue;
+    for (float& e : row.k_merged) e /= row.n;
+    for (float& e : row.v_merged) e /= row.n;
+    const RowLayout& layout = config_.layout(head, row.tier);
+    std::vector<uint8_t> k_row(layout.k_bytes()), v_row(layout.v_bytes());
+    codecs_[head].Encode(layout, config_.rotated(row.tier), row.k_merged.data(),
+                         row.v_merged.data(), k_row.data(), v_row.data());
+    memory_.mutable_store(head, row.tier).SetKeyAndValue(row.slot, k_row.data(), v_row.data());
+  }
+}
+
+}  // namespace rkv

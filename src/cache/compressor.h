@@ -1,0 +1,95 @@
+// Makes a Memory fit its budget: scores its tokens, decides who sits on which rung, moves them, and
+// lets states absorb what leaves.
+#ifndef RETENTIVEKV_CACHE_COMPRESSOR_H_
+#define RETENTIVEKV_CACHE_COMPRESSOR_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cache/ladder_solver.h"
+#include "cache/memory_impl.h"
+#include "memory/states.h"
+
+namespace rkv {
+
+// K and V of a head's centre, as q8_0.
+inline size_t CentreBytes(const LayerShape& shape) {
+  return RowBytes(ElementType::kQ8_0, shape.d_k) + RowBytes(ElementType::kQ8_0, shape.d_v);
+}
+
+// K and V of a head's rows in the basis where tokens are compared: rotated, if any rung is.
+class RowCodec {
+ public:
+  RowCodec(const Memory::Impl& memory, size_t head);
+
+  void DecodeStored(const RowStore& rows, bool rotated, size_t slot, float* k, float* v) const;
+  void DecodeStaged(const uint16_t* k16, const uint16_t* v16, float* k, float* v) const;
+  // Into the types of a tier. k and v are overwritten.
+  void Encode(const RowLayout& layout, bool rotated, float* k, float* v, uint8_t* k_row,
+              uint8_t* v_row) const;
+
+ private:
+  size_t d_k_;
+  size_t d_v_;
+  bool rotates_;
+  std::vector<float> k_centre_, v_centre_;  // empty without a centre
+};
+
+class Compressor {
+ public:
+  // Down to `budget` bytes.
+  Compressor(Memory::Impl& memory, uint64_t budget);
+
+  // The last `n_new` tokens are in the Memory's transit and not yet held.
+  void Run(size_t n_new);
+
+ private:
+  // A token that competes: held in a tier, or new.
+  struct Candidate {
+    uint32_t index = 0;
+    uint32_t slot = 0;  // in its tier; of a new token: its place in the ubatch
+    uint8_t tier = 0;
+    bool is_new = false;
+  };
+  struct HeadRange {
+    size_t begin = 0;  // in candidates_ and items_
+    size_t end = 0;
+    size_t n_states = 0;  // that may be held
+  };
+
+  void Gather(size_t head, size_t n_new);
+  void Score(size_t head);
+  void WeighKept(size_t head);
+  void MakeCentre(size_t head);
+  void Solve();
+  void SolveHead(size_t head, uint64_t budget);
+  double StateError(size_t head, size_t n_states);
+  uint64_t TakenBytes(size_t head) const;  // by page tables
+  uint64_t KeptBytes(size_t head) const;   // by what may not be forgotten, at the least
+  void Apply(size_t head);
+  void Absorb(size_t head, std::vector<StateSums> forgotten, double mean_entropy);
+  void AbsorbByPlace(size_t head, std::vector<StateSums>& states,
+                     std::vector<StateSums>& forgotten) const;
+  void MergeIntoKept(size_t head, const std::vector<StateSums>& forgotten);
+  void Decode(size_t head, const Candidate& candidate, float* k, float* v) const;
+  std::vector<StateSums> LoadStates(size_t head) const;
+  void StoreStates(size_t head, const std::vector<StateSums>& states);
+  std::span<const float> Stats(size_t head, const Candidate& candidate) const;
+
+  Memory::Impl& memory_;
+  const CacheConfig& config_;
+  uint64_t budget_;
+  size_t spare_ = 0;  // exact rows per head that stay free, so that steps to come need not compress
+  std::vector<RowCodec> codecs_;  // [head]
+  std::vector<Candidate> candidates_;
+  std::vector<LadderItem> items_;
+  std::vector<HeadRange> heads_;
+  std::vector<std::vector<LadderRung>> shapes_;  // [layer]
+  StateMetric metric_;
+};
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_CACHE_COMPRESSOR_H_

@@ -1,0 +1,94 @@
+#include "cache/config.h"
+
+#include <fmt/format.h>
+
+namespace rkv {
+
+namespace {
+
+Status CheckShape(const MemoryShape& shape) {
+  if (shape.layers.empty()) return InvalidArgument("the model has no attention layers");
+  for (const LayerShape& layer : shape.layers) {
+    if (layer.n_kv_head == 0 || layer.n_head % layer.n_kv_head != 0 || layer.d_k == 0 ||
+        layer.d_v == 0) {
+      return InvalidArgument(
+          fmt::format("{} query heads cannot share {} KV heads of {} + {} elements", layer.n_head,
+                      layer.n_kv_head, layer.d_k, layer.d_v));
+    }
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const CacheConfig>> CacheConfig::Create(const MemoryShape& shape,
+                                                               const MemoryOptions& options) {
+  RKV_RETURN_IF_ERROR(CheckShape(shape));
+  const std::shared_ptr<CacheConfig> config(new CacheConfig);
+  config->shape_ = shape;
+  config->options_ = options;
+  RKV_ASSIGN_OR_RETURN(config->policy_, MakePolicy(options.policy));
+  const PolicyInfo& info = *config->policy_.info;
+  if (!info.evicts && !options.budget.unlimited()) {
+    return InvalidArgument(
+        fmt::format("policy '{}' keeps every token and cannot meet the budget {}; choose another "
+                    "policy or leave the budget out",
+                    info.name, ToString(options.budget)));
+  }
+  config->needs_ = config->policy_.policy->needs();
+  const AbsorbSpec own_absorb{.name = std::string(info.absorb), .options = {}};
+  RKV_ASSIGN_OR_RETURN(config->absorb_, MakeAbsorb(options.absorb.value_or(own_absorb)));
+  config->split_ = options.split.value_or(Split::kUniform);
+  if (config->split_ == Split::kPooled && !info.comparable) {
+    return InvalidArgument(fmt::format(
+        "the scores of policy '{}' cannot be compared between heads; use --split uniform",
+        info.name));
+  }
+  if (config->needs_.queries != PolicyNeeds::Queries::kNone) {
+    config->n_stats_ = config->needs_.entropy ? 2 : 1;
+  }
+  RKV_RETURN_IF_ERROR(config->MakeLayouts());
+  return std::shared_ptr<const CacheConfig>(config);
+}
+
+Status CacheConfig::MakeLayouts() {
+  const bool fixed = options_.type_k.has_value() || options_.type_v.has_value();
+  if (fixed && options_.ladder.has_value()) {
+    return InvalidArgument("a fixed cache type (-ctk, -ctv) and a ladder exclude each other");
+  }
+  Ladder ladder;
+  if (options_.ladder.has_value()) {
+    ladder = *options_.ladder;
+  } else {
+    RKV_ASSIGN_OR_RETURN(ladder, ParseLadder(policy_.info->ladder));
+  }
+  if (ladder.rungs.empty()) return InvalidArgument("the ladder has no rungs");
+  if (fixed) ladder.rungs = {ElementType::kF16};
+  n_rungs_ = ladder.rungs.size();
+  elements_before_.push_back(0);
+  for (size_t l = 0; l < shape_.layers.size(); ++l) {
+    const LayerShape& layer = shape_.layers[l];
+    first_head_.push_back(layer_of_head_.size());
+    for (size_t h = 0; h < layer.n_kv_head; ++h) {
+      layer_of_head_.push_back(l);
+      elements_before_.push_back(elements_before_.back() + layer.d_k + layer.d_v);
+    }
+    RowLayout layout{.d_k = layer.d_k, .d_v = layer.d_v, .n_stats = n_stats_};
+    for (const ElementType type : ladder.rungs) {
+      layout.k_type = fixed ? options_.type_k.value_or(ElementType::kF16) : type;
+      layout.v_type = fixed ? options_.type_v.value_or(ElementType::kF16) : type;
+      layouts_.push_back(layout);
+    }
+    layout.is_state = true;
+    if (absorb_.has_states()) layouts_.push_back(layout);
+  }
+  rotates_ = rotated(n_rungs_ - 1);
+  return OkStatus();
+}
+
+bool CacheConfig::rotated(size_t tier) const {
+  const RowLayout& layout = layouts_[tier];
+  return IsQuantized(layout.k_type) || IsQuantized(layout.v_type);
+}
+
+}  // namespace rkv

@@ -1,0 +1,73 @@
+// What all conversations with the same model and options share.
+#ifndef RETENTIVEKV_CACHE_CONFIG_H_
+#define RETENTIVEKV_CACHE_CONFIG_H_
+
+#include <memory>
+#include <vector>
+
+#include "memory/absorb.h"
+#include "memory/row_store.h"
+#include "policies/policy.h"
+#include "retentivekv/memory.h"
+
+namespace rkv {
+
+// Every KV head has one store per rung of the ladder, the most precise first, and one for states if
+// the absorber has any. Heads of all layers are numbered through.
+class CacheConfig {
+ public:
+  static Result<std::shared_ptr<const CacheConfig>> Create(const MemoryShape& shape,
+                                                           const MemoryOptions& options);
+
+  const MemoryShape& shape() const { return shape_; }
+  const MemoryOptions& options() const { return options_; }
+  const PolicyChoice& policy() const { return policy_; }
+  const PolicyNeeds& needs() const { return needs_; }
+  const AbsorbChoice& absorb() const { return absorb_; }
+  Split split() const { return split_; }
+
+  size_t n_rungs() const { return n_rungs_; }
+  size_t n_tiers() const { return n_rungs_ + (absorb_.has_states() ? 1 : 0); }
+  size_t state_tier() const { return n_rungs_; }
+  size_t n_heads() const { return layer_of_head_.size(); }
+  size_t head(size_t layer, size_t kv_head) const { return first_head_[layer] + kv_head; }
+  size_t layer_of(size_t head) const { return layer_of_head_[head]; }
+  size_t kv_head_of(size_t head) const { return head - first_head_[layer_of_head_[head]]; }
+  const LayerShape& layer_shape(size_t head) const { return shape_.layers[layer_of_head_[head]]; }
+  size_t group(size_t head) const { return layer_shape(head).n_head / layer_shape(head).n_kv_head; }
+  const RowLayout& layout(size_t head, size_t tier) const {
+    return layouts_[layer_of_head_[head] * n_tiers() + tier];
+  }
+
+  // Rows of this tier are kept rotated (kernels/element.h), so queries have to be rotated for them.
+  bool rotated(size_t tier) const;
+  // Tokens are compared, averaged and quantised in the rotated basis.
+  bool rotates() const { return rotates_; }
+  size_t n_stats() const { return n_stats_; }
+
+  // Elements of K and V of one token over all heads before `head`.
+  size_t elements_before(size_t head) const { return elements_before_[head]; }
+  size_t elements() const { return elements_before_.back(); }
+
+ private:
+  CacheConfig() = default;
+  Status MakeLayouts();
+
+  MemoryShape shape_;
+  MemoryOptions options_;
+  PolicyChoice policy_;
+  PolicyNeeds needs_;
+  AbsorbChoice absorb_;
+  Split split_ = Split::kUniform;
+  size_t n_rungs_ = 1;
+  size_t n_stats_ = 0;
+  bool rotates_ = false;
+  std::vector<size_t> first_head_;       // [layer]
+  std::vector<size_t> layer_of_head_;    // [head]
+  std::vector<RowLayout> layouts_;       // [layer, tier]
+  std::vector<size_t> elements_before_;  // [head + 1]
+};
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_CACHE_CONFIG_H_

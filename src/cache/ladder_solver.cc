@@ -1,0 +1,96 @@
+#include "cache/ladder_solver.h"
+
+#include <algorithm>
+
+namespace rkv {
+
+namespace {
+
+// A step up: from one rung of a hull to the next.
+struct HullStep {
+  uint8_t to = 0;
+  size_t bytes = 0;    // that it costs
+  double avoided = 0;  // error, for an item with error 1
+};
+
+// The steps that a token now on rung `top` may take, from `bottom` (rungs.size(): forgotten) up.
+std::vector<HullStep> HullSteps(const std::vector<LadderRung>& rungs, size_t top, size_t bottom) {
+  std::vector<HullStep> steps;
+  size_t at = bottom;
+  while (at > top) {
+    const double error = at == rungs.size() ? 1.0 : rungs[at].error;
+    const size_t bytes = at == rungs.size() ? 0 : rungs[at].bytes;
+    HullStep best;
+    double best_rate = 0;
+    for (size_t next = at; next-- > top;) {
+      if (rungs[next].bytes <= bytes) continue;
+      const HullStep step{.to = static_cast<uint8_t>(next),
+                          .bytes = rungs[next].bytes - bytes,
+                          .avoided = error - rungs[next].error};
+      const double rate = step.avoided / static_cast<double>(step.bytes);
+      if (rate >= best_rate && step.avoided > 0) {
+        best_rate = rate;
+        best = step;
+      }
+    }
+    if (best.bytes == 0) break;
+    steps.push_back(best);
+    at = best.to;
+  }
+  return steps;
+}
+
+struct Move {
+  double rate = 0;  // error avoided per byte
+  uint32_t item = 0;
+  uint32_t bytes = 0;
+  uint8_t to = 0;
+  uint8_t number = 0;  // of the item's steps
+};
+
+}  // namespace
+
+uint64_t SolveLadder(std::span<const std::vector<LadderRung>> shapes, uint64_t budget,
+                     std::span<LadderItem> items) {
+  // hulls[shape][present rung][keep]
+  std::vector<std::vector<std::vector<HullStep>>> hulls;
+  for (const std::vector<LadderRung>& rungs : shapes) {
+    std::vector<std::vector<HullStep>>& hull = hulls.emplace_back();
+    for (size_t top = 0; top < rungs.size(); ++top) {
+      hull.push_back(HullSteps(rungs, top, rungs.size()));
+      hull.push_back(HullSteps(rungs, top, rungs.size() - 1));
+    }
+  }
+  uint64_t used = 0;
+  std::vector<Move> moves;
+  for (uint32_t i = 0; i < items.size(); ++i) {
+    LadderItem& item = items[i];
+    const std::vector<LadderRung>& rungs = shapes[item.shape];
+    const auto& steps = hulls[item.shape][2 * size_t{item.rung} + (item.keep ? 1 : 0)];
+    for (uint8_t n = 0; n < steps.size(); ++n) {
+      moves.push_back({.rate = static_cast<double>(item.error) * steps[n].avoided /
+                               static_cast<double>(steps[n].bytes),
+                       .item = i,
+                       .bytes = static_cast<uint32_t>(steps[n].bytes),
+                       .to = steps[n].to,
+                       .number = n});
+    }
+    item.rung = static_cast<uint8_t>(rungs.size() - (item.keep ? 1 : 0));
+    if (item.keep) used += rungs.back().bytes;
+  }
+  std::ranges::sort(moves, [](const Move& a, const Move& b) {
+    if (a.rate != b.rate) return a.rate > b.rate;
+    if (a.item != b.item) return a.item > b.item;
+    return a.number < b.number;
+  });
+  std::vector<uint8_t> taken(items.size(), 0);
+  for (const Move& move : moves) {
+    if (move.number != taken[move.item] || used + move.bytes > budget) continue;
+    ++taken[move.item];
+    used += move.bytes;
+    items[move.item].rung = move.to;
+  }
+  return used;
+}
+
+}  // namespace rkv

@@ -1,0 +1,35 @@
+// Which token sits on which rung: the most error avoided within a number of bytes.
+#ifndef RETENTIVEKV_CACHE_LADDER_SOLVER_H_
+#define RETENTIVEKV_CACHE_LADDER_SOLVER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace rkv {
+
+// One rung for tokens of one shape.
+struct LadderRung {
+  size_t bytes = 0;  // of a row
+  double error = 0;  // share of a token's error that remains on this rung; 1 when it is forgotten
+};
+
+struct LadderItem {
+  float error = 0;     // what is lost if the token is forgotten; not negative
+  uint16_t shape = 0;  // which list of rungs
+  uint8_t rung = 0;    // in: the rung it is on. out: where it should be; rungs.size(): forgotten
+  bool keep = false;   // may not be forgotten
+};
+
+// Chooses for every item its present rung, a lower one, or none, so that the sum of errors is small
+// and the sum of bytes is at most `budget`, as far as the items to keep allow it. Steps up each
+// item's convex hull of (bytes, error) are taken in the order of error avoided per byte, which is
+// optimal up to the last step (the greedy solution of the multiple-choice knapsack). Among equals
+// the later item wins. Returns the bytes used.
+uint64_t SolveLadder(std::span<const std::vector<LadderRung>> shapes, uint64_t budget,
+                     std::span<LadderItem> items);
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_CACHE_LADDER_SOLVER_H_

@@ -1,0 +1,116 @@
+// Reading a Memory: attention over everything a head holds.
+#include <algorithm>
+#include <cmath>
+
+#include "cache/compressor.h"
+#include "cache/memory_impl.h"
+#include "kernels/element.h"
+
+namespace rkv {
+
+namespace {
+
+float SquaredNorm(const float* x, size_t n) {
+  float sum = 0;
+  for (size_t i = 0; i < n; ++i) sum += x[i] * x[i];
+  return sum;
+}
+
+float Dot(const float* a, const float* b, size_t n) {
+  float sum = 0;
+  for (size_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+}  // namespace
+
+void AttentionScratch::Resize(const MemoryShape& shape) {
+  size_t d_k = 0;
+  size_t d_v = 0;
+  for (const LayerShape& layer : shape.layers) {
+    d_k = std::max(d_k, layer.d_k);
+    d_v = std::max(d_v, layer.d_v);
+  }
+  acc_.resize(kMaxQueryRows * d_v);
+  max_.resize(kMaxQueryRows);
+  sum_.resize(kMaxQueryRows);
+  kernel_.resize(AttentionScratchFloats(d_k, d_v));
+  rotated_.q.resize(kMaxQueryRows * d_k);
+  rotated_.centre.resize(std::max(d_k, d_v));
+}
+
+size_t Memory::Impl::n_rows(size_t head) const {
+  size_t n = 0;
+  for (size_t tier = 0; tier < config_->n_tiers(); ++tier) n += store(head, tier).size();
+  return n;
+}
+
+void Memory::Impl::Attend(size_t head, const HeadShape& shape, const QueryBlock& queries,
+                          AttentionScratch& scratch, float* const* logits) const {
+  const SoftmaxState state = scratch.state();
+  AttentionScratch::Rotated& rotated = scratch.rotated();
+  QueryBlock block = queries;
+  size_t column = 0;
+  float* columns[kMaxQueryRows];
+  const auto attend_tier = [&](size_t tier) {
+    const RowStore& rows = store(head, tier);
+    for (size_t page = 0; page < rows.n_spans(); ++page) {
+      const KvSpan span = rows.span(page);
+      if (logits != nullptr) {
+        for (size_t i = 0; i < queries.n; ++i) columns[i] = logits[i] + column;
+        block.logits = columns;
+      }
+      AttendSpan(shape, block, span, nullptr, state, scratch.kernel());
+      column += span.n;
+    }
+  };
+  size_t tier = config_->n_tiers();
+  if (config_->absorb().has_states() && config_->absorb().variance != 0 &&
+      store(head, config_->state_tier()).size() > 0) {
+    for (size_t i = 0; i < queries.n; ++i) {
+      rotated.half_norm[i] =
+          0.5f * shape.scale * shape.scale * SquaredNorm(queries.rows[i], shape.d_k);
+    }
+    block.half_norm = rotated.half_norm;
+  }
+  if (config_->rotates()) {
+    size_t n_rotated = 0;
+    for (size_t t = 0; t < tier; ++t) n_rotated += config_->rotated(t) ? store(head, t).size() : 0;
+    if (n_rotated > 0) {
+      const float* rows[kMaxQueryRows];
+      for (size_t i = 0; i < queries.n; ++i) {
+        float* row = rotated.q.data() + i * shape.d_k;
+        std::copy_n(queries.rows[i], shape.d_k, row);
+        RotateRow(row, shape.d_k);
+        rows[i] = row;
+      }
+      block.rows = rows;
+      const uint8_t* centre = centres_[head].get();
+      if (centre != nullptr) {  // q.(k - c) + q.c
+        DecodeRow(ElementType::kQ8_0, centre, shape.d_k, rotated.centre.data());
+        for (size_t i = 0; i < queries.n; ++i) {
+          rotated.bias[i] = Dot(rows[i], rotated.centre.data(), shape.d_k);
+        }
+        block.bias = rotated.bias;
+      }
+      while (tier > 0 && config_->rotated(tier - 1)) attend_tier(--tier);
+      // Everything so far is in the rotated basis, and its values lack the centre.
+      if (centre != nullptr) {
+        DecodeRow(ElementType::kQ8_0, centre + RowBytes(ElementType::kQ8_0, shape.d_k), shape.d_v,
+                  rotated.centre.data());
+      }
+      for (size_t i = 0; i < queries.n; ++i) {
+        float* acc = state.acc + i * shape.d_v;
+        for (size_t j = 0; j < shape.d_v && centre != nullptr; ++j) {
+          acc[j] += state.sum[i] * rotated.centre[j];
+        }
+        RotateRow(acc, shape.d_v);
+      }
+      block.rows = queries.rows;
+      block.bias = nullptr;
+    }
+  }
+  while (tier > 0) attend_tier(--tier);
+}
+
+}  // namespace rkv

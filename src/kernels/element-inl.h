@@ -1,0 +1,106 @@
+// SIMD bodies of element.h, compiled once per target.
+#if defined(RETENTIVEKV_KERNELS_ELEMENT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef RETENTIVEKV_KERNELS_ELEMENT_INL_H_
+#undef RETENTIVEKV_KERNELS_ELEMENT_INL_H_
+#else
+#define RETENTIVEKV_KERNELS_ELEMENT_INL_H_
+#endif
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "base/f16.h"
+#include "hwy/highway.h"
+#include "kernels/element.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace rkv {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using FloatTag = hn::ScalableTag<float>;
+
+HWY_INLINE void DecodeF16(const uint8_t* HWY_RESTRICT bytes, size_t n, float* HWY_RESTRICT out) {
+  const auto* in = reinterpret_cast<const uint16_t*>(bytes);
+  const FloatTag df;
+  const hn::Rebind<hwy::float16_t, FloatTag> dh;
+  const size_t lanes = hn::Lanes(df);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto half = hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(in + i));
+    hn::StoreU(hn::PromoteTo(df, half), df, out + i);
+  }
+  for (; i < n; ++i) out[i] = F32FromF16(in[i]);
+}
+
+HWY_INLINE void DecodeBF16(const uint8_t* HWY_RESTRICT bytes, size_t n, float* HWY_RESTRICT out) {
+  const auto* in = reinterpret_cast<const uint16_t*>(bytes);
+  for (size_t i = 0; i < n; ++i) out[i] = std::bit_cast<float>(static_cast<uint32_t>(in[i]) << 16);
+}
+
+// One block; written so that compilers make vectors of it for each target.
+HWY_INLINE void DecodeQ8Block(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+  uint16_t half;
+  std::memcpy(&half, block, sizeof(half));
+  const float scale = F32FromF16(half);
+  const auto* codes = reinterpret_cast<const int8_t*>(block + 2);
+  for (size_t i = 0; i < kQuantBlock; ++i) out[i] = scale * static_cast<float>(codes[i]);
+}
+
+HWY_INLINE void DecodeQ4Block(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+  uint16_t half;
+  std::memcpy(&half, block, sizeof(half));
+  const float scale = F32FromF16(half);
+  const uint8_t* codes = block + 2;
+  for (size_t i = 0; i < kQuantBlock / 2; ++i) {
+    out[i] = scale * static_cast<float>((codes[i] & 15) - 8);
+    out[i + kQuantBlock / 2] = scale * static_cast<float>((codes[i] >> 4) - 8);
+  }
+}
+
+HWY_INLINE void DecodeQ2Block(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+  constexpr size_t kBytes = kQuantBlock / 4;
+  const float scale = Q2Scale(block[0]);
+  const uint8_t* codes = block + 1;
+  for (size_t part = 0; part < 4; ++part) {
+    for (size_t i = 0; i < kBytes; ++i) {
+      const int code = (codes[i] >> (2 * part)) & 3;
+      out[part * kBytes + i] = scale * (static_cast<float>(code) - 1.5f);
+    }
+  }
+}
+
+template <void (*DecodeBlock)(const uint8_t*, float*)>
+HWY_INLINE void DecodeBlocks(const uint8_t* HWY_RESTRICT row, size_t unit, size_t d,
+                             float* HWY_RESTRICT out) {
+  size_t i = 0;
+  for (; i + kQuantBlock <= d; i += kQuantBlock, row += unit) DecodeBlock(row, out + i);
+  if (i < d) {
+    float last[kQuantBlock];
+    DecodeBlock(row, last);
+    std::memcpy(out + i, last, (d - i) * sizeof(float));
+  }
+}
+
+HWY_INLINE void DecodeRowImpl(ElementType type, const uint8_t* HWY_RESTRICT row, size_t d,
+                              float* HWY_RESTRICT out) {
+  switch (type) {
+    case ElementType::kF16:
+      return DecodeF16(row, d, out);
+    case ElementType::kBF16:
+      return DecodeBF16(row, d, out);
+    case ElementType::kQ8_0:
+      return DecodeBlocks<DecodeQ8Block>(row, UnitBytes(type), d, out);
+    case ElementType::kQ4_0:
+      return DecodeBlocks<DecodeQ4Block>(row, UnitBytes(type), d, out);
+    case ElementType::kQ2:
+      return DecodeBlocks<DecodeQ2Block>(row, UnitBytes(type), d, out);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace rkv
+HWY_AFTER_NAMESPACE();
+
+#endif  // RETENTIVEKV_KERNELS_ELEMENT_INL_H_

@@ -1,0 +1,174 @@
+#include "kernels/element.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/element.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+// After foreach_target.h, which re-includes this file once per target.
+#include <algorithm>
+#include <limits>
+
+#include "kernels/element-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace rkv {
+namespace HWY_NAMESPACE {
+
+void DecodeRowTarget(ElementType type, const uint8_t* row, size_t d, float* x) {
+  DecodeRowImpl(type, row, d, x);
+}
+
+HWY_INLINE void HadamardBlock(float* HWY_RESTRICT x, size_t n) {
+  for (size_t half = 1; half < n; half *= 2) {
+    for (size_t begin = 0; begin < n; begin += 2 * half) {
+      for (size_t i = begin; i < begin + half; ++i) {
+        const float a = x[i];
+        const float b = x[i + half];
+        x[i] = a + b;
+        x[i + half] = a - b;
+      }
+    }
+  }
+}
+
+void RotateRowTarget(float* HWY_RESTRICT x, size_t d) {
+  const size_t n = d & (~d + 1);
+  for (size_t begin = 0; begin < d; begin += n) HadamardBlock(x + begin, n);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(n));
+  for (size_t i = 0; i < d; ++i) x[i] *= scale;
+}
+
+// The error of quantising a block by step `step` to codes 0..3 at (code - 1.5) steps.
+HWY_INLINE float Q2Error(const float* HWY_RESTRICT x, float step) {
+  const float inverse = 1.0f / step;
+  float error = 0;
+  for (size_t i = 0; i < kQuantBlock; ++i) {
+    const float level = std::min(std::max(std::floor(x[i] * inverse), -2.0f), 1.0f) + 0.5f;
+    const float e = x[i] - level * step;
+    error += e * e;
+  }
+  return error;
+}
+
+// The scale code with the least squared error for one block.
+uint8_t BestQ2ScaleTarget(const float* HWY_RESTRICT x) {
+  float square = 0;
+  for (size_t i = 0; i < kQuantBlock; ++i) square += x[i] * x[i];
+  if (square == 0) return 0;
+  // A Gaussian's best step is its standard deviation; other blocks are within half and double.
+  const float rms = std::sqrt(square / static_cast<float>(kQuantBlock));
+  const int middle = static_cast<int>(std::lround(8 * std::log2(rms))) + 144;
+  uint8_t best = 1;
+  float least = std::numeric_limits<float>::infinity();
+  for (int code = std::max(1, middle - 6); code <= std::min(255, middle + 6); ++code) {
+    const float error = Q2Error(x, Q2Scale(static_cast<uint8_t>(code)));
+    if (error < least) {
+      least = error;
+      best = static_cast<uint8_t>(code);
+    }
+  }
+  return best;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace rkv
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace rkv {
+
+HWY_EXPORT(DecodeRowTarget);
+HWY_EXPORT(RotateRowTarget);
+HWY_EXPORT(BestQ2ScaleTarget);
+
+namespace {
+
+void EncodeQ8Block(const float* x, uint8_t* block) {
+  float max = 0;
+  for (size_t i = 0; i < kQuantBlock; ++i) max = std::max(max, std::abs(x[i]));
+  const float scale = max / 127.0f;
+  const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
+  const uint16_t half = F16FromF32(scale);
+  std::memcpy(block, &half, sizeof(half));
+  for (size_t i = 0; i < kQuantBlock; ++i) {
+    block[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(std::lround(x[i] * inverse)));
+  }
+}
+
+void EncodeQ4Block(const float* x, uint8_t* block) {
+  float extreme = 0;  // the element of largest magnitude becomes -8
+  for (size_t i = 0; i < kQuantBlock; ++i) {
+    if (std::abs(x[i]) > std::abs(extreme)) extreme = x[i];
+  }
+  const float scale = extreme / -8.0f;
+  const float inverse = scale != 0 ? 1.0f / scale : 0.0f;
+  const uint16_t half = F16FromF32(scale);
+  std::memcpy(block, &half, sizeof(half));
+  const auto code = [inverse](float value) {
+    return static_cast<uint8_t>(std::min(15, static_cast<int>(value * inverse + 8.5f)));
+  };
+  for (size_t i = 0; i < kQuantBlock / 2; ++i) {
+    block[2 + i] = static_cast<uint8_t>(code(x[i]) | (code(x[i + kQuantBlock / 2]) << 4));
+  }
+}
+
+void EncodeQ2Block(const float* x, uint8_t* block) {
+  constexpr size_t kBytes = kQuantBlock / 4;
+  block[0] = HWY_DYNAMIC_DISPATCH(BestQ2ScaleTarget)(x);
+  const float step = Q2Scale(block[0]);
+  const float inverse = step > 0 ? 1.0f / step : 0.0f;
+  for (size_t i = 0; i < kBytes; ++i) {
+    unsigned byte = 0;
+    for (size_t part = 0; part < 4; ++part) {
+      const float level = std::floor(x[part * kBytes + i] * inverse);
+      byte |= static_cast<unsigned>(std::clamp(level, -2.0f, 1.0f) + 2.0f) << (2 * part);
+    }
+    block[1 + i] = static_cast<uint8_t>(byte);
+  }
+}
+
+using EncodeBlock = void (*)(const float*, uint8_t*);
+
+void EncodeBlocks(EncodeBlock encode, size_t unit, const float* x, size_t d, uint8_t* row) {
+  size_t i = 0;
+  for (; i + kQuantBlock <= d; i += kQuantBlock, row += unit) encode(x + i, row);
+  if (i < d) {
+    float last[kQuantBlock] = {};
+    std::copy(x + i, x + d, last);
+    encode(last, row);
+  }
+}
+
+uint16_t BF16FromF32(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+
+}  // namespace
+
+void EncodeRow(ElementType type, const float* x, size_t d, void* row) {
+  auto* bytes = static_cast<uint8_t*>(row);
+  auto* halves = static_cast<uint16_t*>(row);
+  switch (type) {
+    case ElementType::kF16:
+      for (size_t i = 0; i < d; ++i) halves[i] = F16FromF32(x[i]);
+      return;
+    case ElementType::kBF16:
+      for (size_t i = 0; i < d; ++i) halves[i] = BF16FromF32(x[i]);
+      return;
+    case ElementType::kQ8_0:
+      return EncodeBlocks(EncodeQ8Block, UnitBytes(type), x, d, bytes);
+    case ElementType::kQ4_0:
+      return EncodeBlocks(EncodeQ4Block, UnitBytes(type), x, d, bytes);
+    case ElementType::kQ2:
+      return EncodeBlocks(EncodeQ2Block, UnitBytes(type), x, d, bytes);
+  }
+}
+
+void DecodeRow(ElementType type, const void* row, size_t d, float* x) {
+  HWY_DYNAMIC_DISPATCH(DecodeRowTarget)(type, static_cast<const uint8_t*>(row), d, x);
+}
+
+void RotateRow(float* x, size_t d) { HWY_DYNAMIC_DISPATCH(RotateRowTarget)(x, d); }
+
+}  // namespace rkv
+#endif  // HWY_ONCE

@@ -1,0 +1,98 @@
+// Rows of K and V in every element type that the cache stores. f16, bf16, q8_0 and q4_0 have
+// llama.cpp's layouts; q2 is ours. docs/formats.md describes them.
+#ifndef RETENTIVEKV_KERNELS_ELEMENT_H_
+#define RETENTIVEKV_KERNELS_ELEMENT_H_
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include "retentivekv/options.h"
+
+namespace rkv {
+
+// Quantised types work in blocks of this many elements; a row that is no multiple of it is padded
+// with zeros.
+inline constexpr size_t kQuantBlock = 32;
+
+constexpr bool IsQuantized(ElementType type) { return type >= ElementType::kQ8_0; }
+
+// Bytes of one block of a quantised type, of one element of the others.
+constexpr size_t UnitBytes(ElementType type) {
+  switch (type) {
+    case ElementType::kF16:
+    case ElementType::kBF16:
+      return 2;
+    case ElementType::kQ8_0:
+      return 2 + kQuantBlock;  // f16 scale, signed bytes
+    case ElementType::kQ4_0:
+      return 2 + kQuantBlock / 2;  // f16 scale, nibbles
+    case ElementType::kQ2:
+      return 1 + kQuantBlock / 4;  // logarithmic scale of one byte, two bits each
+  }
+  return 0;
+}
+
+// Bytes of a row of d elements.
+constexpr size_t RowBytes(ElementType type, size_t d) {
+  return UnitBytes(type) * (IsQuantized(type) ? (d + kQuantBlock - 1) / kQuantBlock : d);
+}
+
+// Bound on the error of one element after Encode and Decode, as a share of the largest magnitude in
+// its block (for f16 and bf16: of its own magnitude, in the type's normal range).
+constexpr double ElementErrorBound(ElementType type) {
+  switch (type) {
+    case ElementType::kF16:
+      return 0x1p-11;
+    case ElementType::kBF16:
+      return 0x1p-8;
+    case ElementType::kQ8_0:
+      return 0.5 / 127 + 0x1p-10;
+    case ElementType::kQ4_0:
+      return 1.0 / 8 + 0x1p-10;
+    case ElementType::kQ2:
+      return 0.8;
+  }
+  return 0;
+}
+
+// Mean squared error of Gaussian elements after Encode and Decode, as a share of their variance:
+// what the ladder reckons with for rotated rows. Measured; a test checks them.
+constexpr double GaussianError(ElementType type) {
+  switch (type) {
+    case ElementType::kF16:
+      return 4.3e-8;
+    case ElementType::kBF16:
+      return 2.8e-6;
+    case ElementType::kQ8_0:
+      return 2.4e-5;
+    case ElementType::kQ4_0:
+      return 7.0e-3;
+    case ElementType::kQ2:
+      return 0.105;
+  }
+  return 0;
+}
+
+// The scale that a q2 block's first byte stands for: 0, or 2^((code - 144) / 8).
+inline float Q2Scale(uint8_t code) {
+  constexpr float kEighths[] = {1.0f,       1.0905077f, 1.1892071f, 1.2968396f,
+                                1.4142136f, 1.5422108f, 1.6817928f, 1.8340081f};
+  // 2^(code / 8 - 18) by its exponent bits.
+  const uint32_t power = (static_cast<uint32_t>(code / 8) + 127 - 18) << 23;
+  return code == 0 ? 0.0f : std::bit_cast<float>(power) * kEighths[code % 8];
+}
+
+// `row` has RowBytes(type, d) bytes. Elements must be finite and within f16's range.
+void EncodeRow(ElementType type, const float* x, size_t d, void* row);
+void DecodeRow(ElementType type, const void* row, size_t d, float* x);
+
+// Multiplies x by an orthonormal symmetric matrix, so that calling it twice gives x back: Hadamard
+// transforms of the largest power of two that divides d (each a block of its own), by the fast
+// algorithm, d log d. Outlier channels are spread over the block, and dot products stay as they
+// were, which is what makes few bits enough (QuaRot; Ashkboos et al. 2024, arXiv 2404.00456).
+void RotateRow(float* x, size_t d);
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_KERNELS_ELEMENT_H_

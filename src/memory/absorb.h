@@ -1,0 +1,57 @@
+// What happens to tokens that leave the cache, by name.
+#ifndef RETENTIVEKV_MEMORY_ABSORB_H_
+#define RETENTIVEKV_MEMORY_ABSORB_H_
+
+#include <cstddef>
+#include <span>
+#include <string_view>
+
+#include "retentivekv/options.h"
+#include "retentivekv/status.h"
+
+namespace rkv {
+
+enum class AbsorbKind {
+  kNone,      // plain eviction
+  kMerge,     // into the most similar token that stays (LOOK-M)
+  kClusters,  // into states by similarity of keys and values
+  kStates,    // into root patches of the picture's grid, and time segments of text and audio
+  kMatrix,    // into one matrix of k^T v per head, read additively (the paper)
+};
+
+struct AbsorbOption {
+  std::string_view name;
+  double default_value;
+  double min;
+  double max;
+  std::string_view help;
+};
+
+struct AbsorbInfo {
+  AbsorbKind kind;
+  std::string_view name;
+  std::string_view summary;
+  std::span<const AbsorbOption> options;
+};
+std::span<const AbsorbInfo> Absorbers();
+
+// An absorber with its options.
+struct AbsorbChoice {
+  AbsorbKind kind = AbsorbKind::kNone;
+  double share = -1;    // of the bytes that states may take; -1: solved
+  double roots = 4;     // states per picture at first
+  double segment = 64;  // tokens per state of text and audio at first
+  double kappa = 0;     // retention h = 1 - kappa (1 - mean entropy)
+  double weigh = 0;     // 1: absorb with a = relative attention, 0: a = 1
+  double variance = 1;  // 1: with the variance term
+  double additive = 0;  // 1: the paper's additive readout
+
+  bool has_states() const { return kind == AbsorbKind::kClusters || kind == AbsorbKind::kStates; }
+};
+
+// kInvalidArgument, with what is possible, for unknown names and options.
+Result<AbsorbChoice> MakeAbsorb(const AbsorbSpec& spec);
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_MEMORY_ABSORB_H_

@@ -1,0 +1,232 @@
+#include "memory/states.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+namespace rkv {
+
+namespace {
+
+// Means of many states, side by side for the distance loops.
+class MeanTable {
+ public:
+  MeanTable(const std::vector<StateSums>& states, const StateMetric& metric)
+      : d_k_(states.front().key_sum.size()), d_(d_k_ + states.front().value_sum.size()) {
+    rows_.resize(states.size() * d_);
+    const float k_scale = std::sqrt(metric.key_weight);
+    const float v_scale = std::sqrt(metric.value_weight);
+    for (size_t i = 0; i < states.size(); ++i) {
+      float* row = rows_.data() + i * d_;
+      states[i].Means({row, d_k_}, {row + d_k_, d_ - d_k_});
+      for (size_t e = 0; e < d_; ++e) row[e] *= e < d_k_ ? k_scale : v_scale;
+    }
+  }
+  float Distance(size_t i, const float* other) const {
+    const float* row = rows_.data() + i * d_;
+    float sum = 0;
+    for (size_t e = 0; e < d_; ++e) {
+      const float difference = row[e] - other[e];
+      sum += difference * difference;
+    }
+    return sum;
+  }
+  const float* row(size_t i) const { return rows_.data() + i * d_; }
+  size_t d() const { return d_; }
+
+ private:
+  size_t d_k_;
+  size_t d_;
+  std::vector<float> rows_;  // [states, d_k + d_v]
+};
+
+// The nearest of the centres for every state.
+void Assign(const MeanTable& table, const std::vector<float>& centres,
+            std::vector<size_t>& nearest) {
+  const size_t n_centres = centres.size() / table.d();
+  for (size_t i = 0; i < nearest.size(); ++i) {
+    float least = std::numeric_limits<float>::infinity();
+    for (size_t c = 0; c < n_centres; ++c) {
+      const float distance = table.Distance(i, centres.data() + c * table.d());
+      if (distance < least) {
+        least = distance;
+        nearest[i] = c;
+      }
+    }
+  }
+}
+
+std::vector<float> Seeds(const std::vector<StateSums>& states, const MeanTable& table,
+                         size_t limit) {
+  std::vector<float> centres;
+  std::vector<float> distance(states.size(), std::numeric_limits<float>::infinity());
+  size_t next =
+      static_cast<size_t>(std::ranges::max_element(states, {}, &StateSums::mass) - states.begin());
+  for (size_t c = 0; c < limit; ++c) {
+    centres.insert(centres.end(), table.row(next), table.row(next) + table.d());
+    float most = 0;
+    for (size_t i = 0; i < states.size(); ++i) {
+      distance[i] = std::min(distance[i], table.Distance(i, centres.data() + c * table.d()));
+      const float error = states[i].mass * distance[i];
+      if (error > most) {
+        most = error;
+        next = i;
+      }
+    }
+    if (most == 0) break;  // The rest are copies.
+  }
+  return centres;
+}
+
+struct Clustering {
+  std::vector<size_t> cluster_of;  // [states]
+  size_t n_clusters = 0;
+  double error = 0;  // sum of mass * squared distance to the cluster's mean
+};
+
+Clustering FindClusters(const std::vector<StateSums>& states, size_t limit,
+                        const StateMetric& metric) {
+  const MeanTable table(states, metric);
+  std::vector<float> centres = Seeds(states, table, limit);
+  Clustering found{.cluster_of = std::vector<size_t>(states.size()),
+                   .n_clusters = centres.size() / table.d()};
+  constexpr int kRounds = 3;
+  for (int round = 0; round < kRounds; ++round) {
+    Assign(table, centres, found.cluster_of);
+    std::fill(centres.begin(), centres.end(), 0.0f);
+    std::vector<float> mass(found.n_clusters);
+    for (size_t i = 0; i < states.size(); ++i) {
+      mass[found.cluster_of[i]] += states[i].mass;
+      float* centre = centres.data() + found.cluster_of[i] * table.d();
+      for (size_t e = 0; e < table.d(); ++e) centre[e] += states[i].mass * table.row(i)[e];
+    }
+    for (size_t c = 0; c < found.n_clusters; ++c) {
+      for (size_t e = 0; e < table.d() && mass[c] > 0; ++e) centres[c * table.d() + e] /= mass[c];
+    }
+  }
+  for (size_t i = 0; i < states.size(); ++i) {
+    const float* centre = centres.data() + found.cluster_of[i] * table.d();
+    found.error += static_cast<double>(states[i].mass * table.Distance(i, centre));
+  }
+  return found;
+}
+
+}  // namespace
+
+StateSums StateSums::FromMeans(std::span<const float> key, std::span<const float> value, float mass,
+                               float spread) {
+  StateSums sums(key.size(), value.size());
+  sums.mass = mass;
+  for (size_t i = 0; i < key.size(); ++i) {
+    sums.key_sum[i] = mass * key[i];
+    sums.key_square[i] = mass * (key[i] * key[i] + spread);
+  }
+  for (size_t i = 0; i < value.size(); ++i) sums.value_sum[i] = mass * value[i];
+  return sums;
+}
+
+void StateSums::Absorb(std::span<const float> key, std::span<const float> value, float a) {
+  mass += a;
+  for (size_t i = 0; i < key.size(); ++i) {
+    key_sum[i] += a * key[i];
+    key_square[i] += a * key[i] * key[i];
+  }
+  for (size_t i = 0; i < value.size(); ++i) value_sum[i] += a * value[i];
+}
+
+void StateSums::Retain(float h) {
+  mass *= h;
+  for (std::vector<float>* sum : {&key_sum, &value_sum, &key_square}) {
+    for (float& x : *sum) x *= h;
+  }
+}
+
+void StateSums::Merge(const StateSums& other) {
+  if (other.mass > mass) index = other.index;
+  mass += other.mass;
+  const auto add = [](std::vector<float>& to, const std::vector<float>& from) {
+    for (size_t i = 0; i < to.size(); ++i) to[i] += from[i];
+  };
+  add(key_sum, other.key_sum);
+  add(value_sum, other.value_sum);
+  add(key_square, other.key_square);
+}
+
+void StateSums::Means(std::span<float> key, std::span<float> value) const {
+  assert(mass > 0);
+  const float scale = 1.0f / mass;
+  for (size_t i = 0; i < key.size(); ++i) key[i] = scale * key_sum[i];
+  for (size_t i = 0; i < value.size(); ++i) value[i] = scale * value_sum[i];
+}
+
+float StateSums::Spread() const {
+  double sum = 0;
+  for (size_t i = 0; i < key_sum.size(); ++i) {
+    const double mean = static_cast<double>(key_sum[i]) / static_cast<double>(mass);
+    sum += static_cast<double>(key_square[i]) / static_cast<double>(mass) - mean * mean;
+  }
+  return static_cast<float>(std::max(0.0, sum / static_cast<double>(key_sum.size())));
+}
+
+float MergeCost(const StateSums& a, const StateSums& b, const StateMetric& metric) {
+  const auto distance = [&a, &b](const std::vector<float>& x, const std::vector<float>& y) {
+    float sum = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const float difference = x[i] / a.mass - y[i] / b.mass;
+      sum += difference * difference;
+    }
+    return sum;
+  };
+  return a.mass * b.mass / (a.mass + b.mass) *
+         (metric.key_weight * distance(a.key_sum, b.key_sum) +
+          metric.value_weight * distance(a.value_sum, b.value_sum));
+}
+
+void Cluster(std::vector<StateSums>& states, size_t limit, const StateMetric& metric) {
+  assert(limit > 0);
+  if (states.size() <= limit) return;
+  const Clustering found = FindClusters(states, limit, metric);
+  std::vector<StateSums> clusters(found.n_clusters);
+  for (size_t i = 0; i < states.size(); ++i) {
+    StateSums& cluster = clusters[found.cluster_of[i]];
+    if (cluster.mass == 0) {
+      cluster = std::move(states[i]);
+    } else {
+      cluster.Merge(states[i]);
+    }
+  }
+  std::erase_if(clusters, [](const StateSums& cluster) { return cluster.mass == 0; });
+  states = std::move(clusters);
+}
+
+double ClusterError(const std::vector<StateSums>& states, size_t limit, const StateMetric& metric) {
+  assert(limit > 0);
+  return states.size() <= limit ? 0.0 : FindClusters(states, limit, metric).error;
+}
+
+void MergeNeighbours(std::vector<StateSums>& states, size_t limit, const StateMetric& metric,
+                     bool (*may_merge)(const void* context, uint32_t a, uint32_t b),
+                     const void* context) {
+  assert(limit > 0);
+  std::ranges::sort(states, {}, &StateSums::index);
+  while (states.size() > limit) {
+    size_t best = 0;
+    float least = std::numeric_limits<float>::infinity();
+    bool allowed = false;
+    for (size_t i = 0; i + 1 < states.size(); ++i) {
+      const bool may = may_merge(context, states[i].index, states[i + 1].index);
+      const float cost = MergeCost(states[i], states[i + 1], metric);
+      if ((may && !allowed) || (may == allowed && cost < least)) {
+        allowed = allowed || may;
+        least = cost;
+        best = i;
+      }
+    }
+    states[best].Merge(states[best + 1]);
+    states.erase(states.begin() + static_cast<ptrdiff_t>(best) + 1);
+  }
+}
+
+}  // namespace rkv
