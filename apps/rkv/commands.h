@@ -8,6 +8,7 @@ namespace rkv::app {
 
 void AddRunCommand(CLI::App& program, int& exit_code);
 void AddChatCommand(CLI::App& program, int& exit_code);
+void AddEvalCommand(CLI::App& program, int& exit_code);
 void AddMakeModelCommand(CLI::App& program, int& exit_code);
 
 }  // namespace rkv::app

@@ -36,6 +36,39 @@ CLI::Option* AddFlag(CLI::App& command, const std::string& names, T& value,
   return command.add_option(names, value, help)->envname(EnvironmentName(long_name));
 }
 
+void AddSamplingFlags(CLI::App& command, CommonFlags& flags) {
+  SamplingOptions& sampling = flags.sampling;
+  const auto tokens = [](const std::string& text) {
+    return text == "-1" || CLI::PositiveNumber(text).empty()
+               ? std::string()
+               : "must be a positive number of tokens, or -1 for no limit";
+  };
+  AddFlag(command, "-n,--predict,--n-predict", flags.n_predict,
+          "longest answer in tokens; -1: no limit")
+      ->check(CLI::Validator(tokens, ""))
+      ->type_name("N");
+  AddFlag(command, "-s,--seed", sampling.seed, "random seed; default: a new one each time")
+      ->type_name("N");
+  command.add_flag("--ignore-eos", sampling.ignore_eos, "never end an answer before -n tokens")
+      ->envname("RKV_IGNORE_EOS");
+  AddFlag(command, "--temp", sampling.temperature,
+          "temperature (0.8); 0: always the likeliest token");
+  AddFlag(command, "--top-k", sampling.top_k, "sample among the k likeliest tokens (40); 0: off");
+  AddFlag(command, "--top-p", sampling.top_p, "sample among the tokens with this mass (0.95)")
+      ->check(CLI::Range(0.0, 1.0));
+  AddFlag(command, "--min-p", sampling.min_p,
+          "drop tokens below this share of the likeliest (0.05)")
+      ->check(CLI::Range(0.0, 1.0));
+}
+
+}  // namespace
+
+std::vector<std::string> CommonFlags::media() const {
+  std::vector<std::string> files = images;
+  files.insert(files.end(), audio.begin(), audio.end());
+  return files;
+}
+
 void AddModelFlags(CLI::App& command, CommonFlags& flags) {
   EngineOptions& engine = flags.engine;
   AddFlag(command, "-m,--model", engine.model, "model file (GGUF); default: the bundled model")
@@ -70,37 +103,11 @@ void AddModelFlags(CLI::App& command, CommonFlags& flags) {
       ->type_name("TEXT");
 }
 
-void AddSamplingFlags(CLI::App& command, CommonFlags& flags) {
-  SamplingOptions& sampling = flags.sampling;
-  const auto tokens = [](const std::string& text) {
-    return text == "-1" || CLI::PositiveNumber(text).empty()
-               ? std::string()
-               : "must be a positive number of tokens, or -1 for no limit";
-  };
-  AddFlag(command, "-n,--predict,--n-predict", flags.n_predict,
-          "longest answer in tokens; -1: no limit")
-      ->check(CLI::Validator(tokens, ""))
-      ->type_name("N");
-  AddFlag(command, "-s,--seed", sampling.seed, "random seed; default: a new one each time")
-      ->type_name("N");
-  command.add_flag("--ignore-eos", sampling.ignore_eos, "never end an answer before -n tokens")
-      ->envname("RKV_IGNORE_EOS");
-  AddFlag(command, "--temp", sampling.temperature,
-          "temperature (0.8); 0: always the likeliest token");
-  AddFlag(command, "--top-k", sampling.top_k, "sample among the k likeliest tokens (40); 0: off");
-  AddFlag(command, "--top-p", sampling.top_p, "sample among the tokens with this mass (0.95)")
-      ->check(CLI::Range(0.0, 1.0));
-  AddFlag(command, "--min-p", sampling.min_p,
-          "drop tokens below this share of the likeliest (0.05)")
-      ->check(CLI::Range(0.0, 1.0));
-}
-
-}  // namespace
-
-std::vector<std::string> CommonFlags::media() const {
-  std::vector<std::string> files = images;
-  files.insert(files.end(), audio.begin(), audio.end());
-  return files;
+void AddLogFlags(CLI::App& command, CommonFlags& flags) {
+  AddFlag(command, "--log-file", flags.log_file, "write logs there instead of to stderr")
+      ->type_name("FILE");
+  command.add_flag("-v,--verbose", flags.verbose, "log what llama.cpp says")
+      ->envname("RKV_VERBOSE");
 }
 
 void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
@@ -137,10 +144,7 @@ void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
       ->expected(1)
       ->take_all()
       ->type_name("FILE");
-  AddFlag(command, "--log-file", flags.log_file, "write logs there instead of to stderr")
-      ->type_name("FILE");
-  command.add_flag("-v,--verbose", flags.verbose, "log what llama.cpp says")
-      ->envname("RKV_VERBOSE");
+  AddLogFlags(command, flags);
   command.footer(PolicyHelp());
 }
 

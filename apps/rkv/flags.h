@@ -34,6 +34,9 @@ struct CommonFlags {
 // Registers the flags; `flags` must outlive the parse. Each flag of the form --long-name can also
 // be set by the environment variable RKV_LONG_NAME.
 void AddCommonFlags(CLI::App& command, CommonFlags& flags);
+// Those of them about the model, and about logs.
+void AddModelFlags(CLI::App& command, CommonFlags& flags);
+void AddLogFlags(CLI::App& command, CommonFlags& flags);
 
 // llama.cpp has short flags of several letters (-mm, -ngl, -sys, -ub), which CLI11 would read as
 // several flags: gives the arguments with their long forms.

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -38,6 +39,15 @@ struct EngineOptions {
       -1;  // visual tokens per picture, for models with a choice; -1: model's own
   int image_max_tokens = -1;
   int max_conversations = 1;  // answered at once
+  // Embeddings of pictures and clips are kept in up to so many bytes, by what is in the files, so
+  // that the encoder runs once for each. 0: none are kept.
+  size_t media_cache_bytes = 0;
+};
+
+// A picture or audio file in memory.
+struct MediaFile {
+  std::string name;  // for messages
+  std::string bytes;
 };
 
 struct SamplingOptions {
@@ -63,6 +73,13 @@ struct AnswerOptions {
   std::function<bool(std::string_view piece)> on_text;
   ProgressFunction on_progress;               // encoding pictures and reading the prompt
   const std::atomic<bool>* cancel = nullptr;  // polled between decoding steps
+
+  // For evaluation. The answer is this text, then the model's end of an answer, whatever the model
+  // would say; max_tokens does not apply.
+  std::optional<std::string> forced_text;
+  // Gets the next-token logits [n_vocab] before each token of the answer is chosen, its end
+  // included. `forced`: the token that is going to be taken, or -1 without forced_text.
+  std::function<void(std::span<const float> logits, int32_t forced)> on_logits;
 };
 
 struct AnswerResult {
@@ -87,6 +104,8 @@ class Conversation {
   // Appends a user's message; files (pictures, audio) come before the text. It is read when it is
   // answered. On an error the conversation is as it was.
   Status AddUserMessage(std::string_view text, std::span<const std::string> files = {});
+  // The same with files that are in memory.
+  Status AddUserMessageWithMedia(std::string_view text, std::span<const MediaFile> media);
 
   // Takes back the last message of the user and its answer. Tokens that were evicted meanwhile, to
   // make room for what is taken back, stay evicted. kInvalidArgument if there is none.
@@ -130,6 +149,10 @@ class Engine {
   Result<std::unique_ptr<Conversation>> NewConversation(const MemoryOptions& options,
                                                         std::string_view system_prompt = {});
 
+  // An independent conversation that goes on from the same state. kInvalidArgument while a message
+  // of it waits for its answer.
+  Result<std::unique_ptr<Conversation>> CopyConversation(const Conversation& conversation);
+
   // Restores what Conversation::Save() wrote. kBadFile for files that are truncated, damaged, of
   // another kind, or saved with another model.
   Result<std::unique_ptr<Conversation>> LoadConversation(const std::string& path);
@@ -144,6 +167,10 @@ class Engine {
   // Next-token logits [n_vocab] after the prompt that is waiting in the conversation, which is
   // read. For evaluation and comparison; the turn stays open, so take it back with Undo().
   Result<std::vector<float>> ReadPrompt(Conversation& conversation);
+
+  // Tokens of a text by itself, without a beginning-of-sequence token, and the text of tokens.
+  std::vector<int32_t> Tokenize(std::string_view text) const;
+  std::string Detokenize(std::span<const int32_t> tokens) const;
 
   const EngineOptions& options() const;
   const MemoryShape& shape() const;

@@ -14,6 +14,10 @@ AnswerLoop::AnswerLoop(Model& model, std::span<AnswerRequest> requests) : model_
     active.request = &request;
     active.conversation = &request.conversation->impl();
     active.sampler = std::make_unique<Sampler>(request.options.sampling, model.vocab());
+    if (request.options.forced_text.has_value()) {
+      active.forced = model.Tokenize(*request.options.forced_text, false);
+      active.forced.push_back(model.EndOfAnswer());
+    }
     request.result = {};
     request.result.n_prompt_tokens = active.conversation->n_waiting_tokens();
     active_.push_back(std::move(active));
@@ -144,16 +148,28 @@ void AnswerLoop::ReportProgress(const Active& active) const {
   options.on_progress("reading the prompt", 1.0 - waiting / total);
 }
 
+llama_token AnswerLoop::ChooseToken(Active& active) const {
+  const auto row = static_cast<int32_t>(*active.output_row);
+  const bool forced = !active.forced.empty();
+  const llama_token token = forced ? active.forced[active.n_forced++] : LLAMA_TOKEN_NULL;
+  if (const auto& on_logits = active.request->options.on_logits) {
+    const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(model_.vocab()));
+    on_logits({llama_get_logits_ith(model_.context(), row), n_vocab}, token);
+  }
+  return forced ? token : active.sampler->Sample(model_.context(), row);
+}
+
 void AnswerLoop::Sample(Active& active) {
   AnswerResult& result = active.request->result;
   if (!active.next_token.has_value()) {
     result.prompt_seconds = active.clock.Seconds() - result.encode_seconds;
     active.clock.Restart();
   }
-  const llama_token token =
-      active.sampler->Sample(model_.context(), static_cast<int32_t>(*active.output_row));
+  const llama_token token = ChooseToken(active);
   active.next_token.reset();
-  if (llama_vocab_is_eog(model_.vocab(), token)) {
+  const bool forced = !active.forced.empty();
+  if (forced ? active.n_forced == active.forced.size()
+             : llama_vocab_is_eog(model_.vocab(), token)) {
     Finish(active, StopReason::kEndOfAnswer);
     return;
   }
@@ -163,7 +179,7 @@ void AnswerLoop::Sample(Active& active) {
   Show(active, false);
   const int max_tokens = active.request->options.max_tokens;
   if (active.done) return;
-  if (max_tokens >= 0 && result.n_generated >= static_cast<size_t>(max_tokens)) {
+  if (!forced && max_tokens >= 0 && result.n_generated >= static_cast<size_t>(max_tokens)) {
     Finish(active, StopReason::kMaxTokens);
   } else if (active.conversation->next_position() + 1 >= model_.n_ctx()) {
     Finish(active, StopReason::kContextFull);

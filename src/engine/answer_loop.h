@@ -35,6 +35,8 @@ class AnswerLoop {
     AnswerRequest* request = nullptr;
     Conversation::Impl* conversation = nullptr;
     std::unique_ptr<Sampler> sampler;
+    std::vector<llama_token> forced;        // with AnswerOptions::forced_text
+    size_t n_forced = 0;                    // of these taken
     std::optional<llama_token> next_token;  // sampled and shown, not yet decoded
     std::optional<size_t> output_row;       // whose logits come out of the current ubatch
     size_t n_shown = 0;                     // bytes of result.text given to on_text
@@ -46,6 +48,7 @@ class AnswerLoop {
   Status FillMedia(Active& active);
   void FillTokens();
   void Sample(Active& active);
+  llama_token ChooseToken(Active& active) const;
   void Show(Active& active, bool complete);
   void Finish(Active& active, StopReason reason);
   void HandleCancellation(Active& active);
@@ -57,8 +60,8 @@ class AnswerLoop {
   Model& model_;
   std::vector<Active> active_;
   Ubatch ubatch_;
-  // Nobody starves when ubatches are full: conversations take turns in being first, and prompts come
-  // first after a step in which one got nothing.
+  // Nobody starves when ubatches are full: conversations take turns in being first, and prompts
+  // come first after a step in which one got nothing.
   size_t first_ = 0;
   bool prompt_left_out_ = false;
   bool media_last_ = false;  // the last step was a picture: answers get a turn between pictures

@@ -29,7 +29,17 @@ size_t CountMarkers(std::string_view text) {
 Conversation::Conversation(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Conversation::~Conversation() = default;
 Status Conversation::AddUserMessage(std::string_view text, std::span<const std::string> files) {
-  return impl_->AddUserMessage(text, files);
+  std::vector<MediaFile> media;
+  for (const std::string& file : files) {
+    RKV_ASSIGN_OR_RETURN(std::string bytes,
+                         ReadFile(file, "picture or audio file", kMaxMediaBytes));
+    media.push_back({.name = file, .bytes = std::move(bytes)});
+  }
+  return impl_->AddUserMessage(text, media);
+}
+Status Conversation::AddUserMessageWithMedia(std::string_view text,
+                                             std::span<const MediaFile> media) {
+  return impl_->AddUserMessage(text, media);
 }
 Status Conversation::Undo() { return impl_->Undo(); }
 Status Conversation::Save(const std::string& path) const { return impl_->Save(path); }
@@ -74,14 +84,11 @@ Status Conversation::Impl::CheckLength(const std::vector<PromptChunk>& chunks) c
   return OkStatus();
 }
 
-Status Conversation::Impl::AddUserMessage(std::string_view text,
-                                          std::span<const std::string> files) {
+Status Conversation::Impl::AddUserMessage(std::string_view text, std::span<const MediaFile> files) {
   if (turn_open_) return InvalidArgument("the last message has not been answered yet");
   std::vector<LlamaPtr<mtmd_bitmap>> media;
-  for (const std::string& file : files) {
-    RKV_ASSIGN_OR_RETURN(const std::string bytes,
-                         ReadFile(file, "picture or audio file", kMaxMediaBytes));
-    RKV_ASSIGN_OR_RETURN(auto bitmap, DecodeMedia(model_, bytes, file));
+  for (const MediaFile& file : files) {
+    RKV_ASSIGN_OR_RETURN(auto bitmap, DecodeMedia(model_, file.bytes, file.name));
     media.push_back(std::move(bitmap));
   }
   std::string content;
@@ -117,6 +124,16 @@ Status Conversation::Impl::AddUserMessage(std::string_view text,
   messages_ = std::move(messages);
   turn_open_ = true;
   return OkStatus();
+}
+
+Result<std::unique_ptr<Conversation::Impl>> Conversation::Impl::Copy() const {
+  if (turn_open_) return InvalidArgument("the last message has to be answered before copying");
+  auto copy = std::make_unique<Impl>(model_, template_, memory_);
+  copy->messages_ = messages_;
+  copy->turns_ = turns_;
+  copy->next_position_ = next_position_;
+  copy->undecoded_ = undecoded_;
+  return copy;
 }
 
 Status Conversation::Impl::Undo() {

@@ -21,11 +21,12 @@ class Conversation::Impl {
   Impl(const Model& model, const ChatTemplate& chat_template, Memory memory)
       : model_(model), template_(chat_template), memory_(std::move(memory)) {}
 
-  Status AddUserMessage(std::string_view text, std::span<const std::string> files);
+  Status AddUserMessage(std::string_view text, std::span<const MediaFile> files);
   void AddSystemPrompt(std::string_view text) {
     messages_.push_back({.role = "system", .content = std::string(text)});
   }
   Status Undo();
+  Result<std::unique_ptr<Impl>> Copy() const;
 
   const std::vector<ChatMessage>& messages() const { return messages_; }
   Memory& memory() { return memory_; }

@@ -65,7 +65,8 @@ Result<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options,
                                                 .n_gpu_layers = options.n_gpu_layers,
                                                 .image_min_tokens = options.image_min_tokens,
                                                 .image_max_tokens = options.image_max_tokens,
-                                                .n_seq_max = options.max_conversations},
+                                                .n_seq_max = options.max_conversations,
+                                                .media_cache_bytes = options.media_cache_bytes},
                                                load_progress));
   RKV_ASSIGN_OR_RETURN(auto chat_template,
                        ChatTemplate::Create(model->llama(), options.chat_template));
@@ -80,6 +81,11 @@ Result<std::unique_ptr<Conversation>> Engine::NewConversation(const MemoryOption
       std::make_unique<Conversation::Impl>(*impl_->model, impl_->chat_template, std::move(memory));
   if (!system_prompt.empty()) conversation->AddSystemPrompt(system_prompt);
   return std::unique_ptr<Conversation>(new Conversation(std::move(conversation)));
+}
+
+Result<std::unique_ptr<Conversation>> Engine::CopyConversation(const Conversation& conversation) {
+  RKV_ASSIGN_OR_RETURN(auto copy, conversation.impl().Copy());
+  return std::unique_ptr<Conversation>(new Conversation(std::move(copy)));
 }
 
 Result<std::unique_ptr<Conversation>> Engine::LoadConversation(const std::string& path) {
@@ -118,6 +124,15 @@ Result<std::vector<float>> Engine::ReadPrompt(Conversation& conversation) {
   if (!conversation.impl().waiting()) return InvalidArgument("there is no prompt to read");
   AnswerRequest request{.conversation = &conversation, .options = {}, .result = {}};
   return AnswerLoop(*impl_->model, {&request, 1}).ReadPrompt();
+}
+
+std::vector<int32_t> Engine::Tokenize(std::string_view text) const {
+  return impl_->model->Tokenize(text, false);
+}
+std::string Engine::Detokenize(std::span<const int32_t> tokens) const {
+  std::string text;
+  for (const int32_t token : tokens) text += impl_->model->TokenText(token, true);
+  return text;
 }
 
 const EngineOptions& Engine::options() const { return impl_->options; }

@@ -4,6 +4,9 @@
 #include <mtmd-helper.h>
 #include <mtmd.h>
 
+#include <map>
+
+#include "base/bytes.h"
 #include "llama/log.h"
 
 // Only the header parser is used, to refuse pictures before they are decoded.
@@ -21,6 +24,9 @@ namespace {
 
 // Decoding and resizing take some twenty bytes a pixel; vision towers see far fewer pixels anyway.
 constexpr int64_t kMaxPixels = 64 * 1000 * 1000;
+
+// Two hashes of 64 bits name a file.
+constexpr uint64_t kSecondHashSeed = 0x9E3779B97F4A7C15;
 
 Status CheckPictureSize(std::string_view bytes, std::string_view name) {
   int width = 0;
@@ -71,6 +77,9 @@ Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view b
         "'{}' is not a readable picture (PNG, JPEG, BMP, GIF) or audio file (WAV, MP3, FLAC)",
         name));
   }
+  mtmd_bitmap_set_id(bitmap.get(), fmt::format("{:016x}{:016x}-{}", Hash64(bytes),
+                                               Hash64(bytes, kSecondHashSeed), bytes.size())
+                                       .c_str());
   const bool audio = mtmd_bitmap_is_audio(bitmap.get());
   if (audio && mtmd_bitmap_get_nx(bitmap.get()) < 2) {
     return BadFile(fmt::format("'{}' has no sound in it", name));
@@ -108,6 +117,7 @@ Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_
         fmt::format("the text has another number of '{}' than there are files", MediaMarker()));
   }
   if (rc != 0) return BadFile(fmt::format("cannot prepare the picture or audio{}", log.Reason()));
+  std::map<std::string, size_t> n_pieces;  // a large picture may be cut into several
   for (size_t i = 0; i < mtmd_input_chunks_size(split.get()); ++i) {
     const mtmd_input_chunk* part = mtmd_input_chunks_get(split.get(), i);
     PromptChunk chunk;
@@ -119,6 +129,8 @@ Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_
       chunk.tokens.assign(tokens, tokens + n);
     } else {
       chunk.media.reset(mtmd_input_chunk_copy(part));
+      const char* id = mtmd_input_chunk_get_id(part);
+      if (id != nullptr) chunk.key = fmt::format("{}/{}", id, n_pieces[id]++);
       chunk.causal = !mtmd_decode_use_non_causal(model.vision(), part);
     }
     if (chunk.n_tokens > 0) chunks.push_back(std::move(chunk));
@@ -127,6 +139,7 @@ Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_
 }
 
 Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& chunk) {
+  if (const std::vector<float>* known = model.embedding_cache().Find(chunk.key)) return *known;
   const LlamaErrorLog log;
   const int rc = mtmd_encode_chunk(model.vision(), chunk.media.get());
   const float* embeddings = rc == 0 ? mtmd_get_output_embd(model.vision()) : nullptr;
@@ -134,7 +147,9 @@ Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& ch
     return Internal(fmt::format("the vision encoder failed{}", log.Reason()));
   }
   const auto width = static_cast<size_t>(llama_model_n_embd_inp(model.llama()));
-  return std::vector<float>(embeddings, embeddings + chunk.n_tokens * width);
+  std::vector<float> result(embeddings, embeddings + chunk.n_tokens * width);
+  model.embedding_cache().Add(chunk.key, result);
+  return result;
 }
 
 std::vector<std::array<llama_pos, 4>> MediaPositions(const Model& model, const PromptChunk& chunk,

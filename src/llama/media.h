@@ -29,6 +29,7 @@ struct PromptChunk {
   size_t n_tokens = 0;
   llama_pos n_positions = 0;  // how far it moves the conversation's position
   bool causal = true;
+  std::string key;  // of media: the same for the same piece of the same file
 };
 
 // Splits text with one MediaMarker() per bitmap into chunks. `add_special` adds the model's
@@ -37,7 +38,7 @@ Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_
                                                 const std::vector<LlamaPtr<mtmd_bitmap>>& media,
                                                 bool add_special);
 
-// Runs the vision or audio encoder: [n_tokens, n_embd] embeddings.
+// Runs the vision or audio encoder, unless the model's embedding cache has the chunk: [n_tokens, n_embd] embeddings.
 Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& chunk);
 
 // Position of each token of a media chunk that starts at `first`: (t, row, column, 0) for M-RoPE

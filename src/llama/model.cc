@@ -181,6 +181,11 @@ std::string Model::Description() const {
   return text;
 }
 
+llama_token Model::EndOfAnswer() const {
+  const llama_token end = llama_vocab_eos(vocab());
+  return end != LLAMA_TOKEN_NULL ? end : llama_vocab_eot(vocab());
+}
+
 std::vector<llama_token> Model::Tokenize(std::string_view text, bool add_special) const {
   const auto size = static_cast<int32_t>(text.size());
   std::vector<llama_token> tokens(text.size() + 2);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "llama/bridge.h"
+#include "llama/embedding_cache.h"
 #include "retentivekv/status.h"
 
 namespace rkv {
@@ -25,7 +26,8 @@ struct ModelOptions {
   int n_gpu_layers = 0;     // negative: all
   int image_min_tokens = -1;  // visual tokens per picture; -1: the model's own limits
   int image_max_tokens = -1;
-  int n_seq_max = 1;  // conversations decoded at once
+  int n_seq_max = 1;             // conversations decoded at once
+  size_t media_cache_bytes = 0;  // for embeddings of pictures and clips
 };
 
 // Fraction of loading that is done, 0 to 1.
@@ -67,6 +69,11 @@ class Model {
   int n_ctx() const { return n_ctx_; }  // longest conversation in positions
   bool uses_mrope() const { return UsesMrope(model_.get()); }
 
+  EmbeddingCache& embedding_cache() const { return embedding_cache_; }
+
+  // The token that ends an answer.
+  llama_token EndOfAnswer() const;
+
   // Identifies the weights: a hash over samples of the model file.
   uint64_t fingerprint() const { return fingerprint_; }
   std::string Description() const;  // e.g. "qwen2vl 1B Q4_0"
@@ -77,7 +84,8 @@ class Model {
   std::string TokenText(llama_token token, bool special) const;
 
  private:
-  explicit Model(const ModelOptions& options) : options_(options) {}
+  explicit Model(const ModelOptions& options)
+      : options_(options), embedding_cache_(options.media_cache_bytes) {}
   Status LoadWeights(const LoadProgress& progress);
   Status MakeContext();
   Status LoadVision();
@@ -90,6 +98,7 @@ class Model {
   MemoryShape shape_;
   int n_ctx_ = 0;
   uint64_t fingerprint_ = 0;
+  mutable EmbeddingCache embedding_cache_;
 };
 
 }  // namespace rkv

@@ -1,0 +1,230 @@
+// rkv eval: what each policy keeps, measured against the full cache.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <memory>
+
+#include "commands.h"
+#include "eval/configurations.h"
+#include "eval/deferred.h"
+#include "eval/table.h"
+#include "flags.h"
+#include "retentivekv/version.h"
+#include "terminal.h"
+
+namespace rkv::app {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+const std::vector<std::string> kSuites = {"deferred"};
+const std::vector<std::string> kFormats = {"md", "json", "csv"};
+constexpr const char* kBudgets = "50%,20%,10%,5%,2.5%";
+constexpr const char* kQuickBudgets = "50%,20%";
+constexpr int kConversations = 24;
+constexpr int kQuickConversations = 6;
+// Policies of --quick, those of them that there are.
+const std::vector<std::string> kQuickPolicies = {"streaming", "h2o", "retentive"};
+constexpr int kMostAtOnce = 24;  // conversations decoded together
+
+struct EvalFlags {
+  CommonFlags common;
+  std::string suite;
+  std::vector<std::string> policies;
+  std::string absorb;
+  std::string ladder;
+  std::string split;
+  std::string budgets;
+  bool controls = false;
+  bool quick = false;
+  int n_conversations = 0;  // 0: as many as the suite wants
+  uint64_t seed = 1;
+  std::vector<std::string> formats = {"md"};
+  std::string out;
+};
+
+Status CheckFlags(const EvalFlags& flags) {
+  if (std::ranges::find(kSuites, flags.suite) == kSuites.end()) {
+    return InvalidArgument(
+        fmt::format("unknown suite '{}'; suites are: {}", flags.suite, fmt::join(kSuites, ", ")));
+  }
+  for (const std::string& format : flags.formats) {
+    if (std::ranges::find(kFormats, format) == kFormats.end()) {
+      return InvalidArgument(fmt::format("unknown output format '{}'; formats are: {}", format,
+                                         fmt::join(kFormats, ", ")));
+    }
+  }
+  if (flags.formats.size() > 1 && flags.out.empty()) {
+    return InvalidArgument("several output formats need a directory: pass --out");
+  }
+  return OkStatus();
+}
+
+Result<ConfigurationChoices> ParseChoices(const EvalFlags& flags) {
+  ConfigurationChoices choices;
+  std::vector<std::string> lists = flags.policies;
+  if (lists.empty() && flags.quick) {
+    for (const PolicyDescription& policy : DescribePolicies()) {
+      if (std::ranges::find(kQuickPolicies, policy.name) != kQuickPolicies.end()) {
+        lists.push_back(policy.name);
+      }
+    }
+  }
+  if (lists.empty()) lists = {"all"};
+  RKV_ASSIGN_OR_RETURN(choices.policies, ParsePolicyList(lists));
+  if (!flags.absorb.empty()) {
+    RKV_ASSIGN_OR_RETURN(choices.absorb, ParseAbsorbSpec(flags.absorb));
+  }
+  if (!flags.ladder.empty()) {
+    RKV_ASSIGN_OR_RETURN(choices.ladder, ParseLadder(flags.ladder));
+  }
+  if (!flags.split.empty()) {
+    RKV_ASSIGN_OR_RETURN(choices.split, ParseSplit(flags.split));
+  }
+  choices.controls = flags.controls;
+  return choices;
+}
+
+// "3 min left", once there is something to judge by.
+std::string TimeLeft(Clock::time_point start, double fraction) {
+  const double elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+  if (fraction <= 0 || elapsed < 1) return "";
+  const double left = elapsed * (1 - fraction) / fraction;
+  return left < 90 ? fmt::format(", {:.0f} s left", left)
+                   : fmt::format(", {:.0f} min left", left / 60);
+}
+
+Status WriteOutputs(const EvalFlags& flags, const EvalHeader& header, const SuiteResult& result) {
+  for (const std::string& format : flags.formats) {
+    const std::string text = format == "md"     ? MarkdownTable(header, result)
+                             : format == "json" ? JsonTable(header, result)
+                                                : CsvTable(header, result);
+    if (flags.out.empty()) {
+      std::cout << text << std::flush;
+      if (!std::cout) return Internal("cannot write the results to the output");
+      continue;
+    }
+    std::error_code error;
+    std::filesystem::create_directories(flags.out, error);
+    const std::filesystem::path path =
+        std::filesystem::path(flags.out) / fmt::format("eval-{}.{}", flags.suite, format);
+    std::ofstream file(path);
+    file << text;
+    file.close();
+    if (!file) return BadFile(fmt::format("cannot write '{}'", path.string()));
+  }
+  return OkStatus();
+}
+
+Status Eval(EvalFlags& flags, const std::string& command) {
+  const auto start = Clock::now();
+  RKV_RETURN_IF_ERROR(CheckFlags(flags));
+  RKV_RETURN_IF_ERROR(StartLogging(flags.common));
+  RKV_ASSIGN_OR_RETURN(ConfigurationChoices choices, ParseChoices(flags));
+  std::string budget_list = flags.budgets;
+  if (budget_list.empty()) budget_list = flags.quick ? kQuickBudgets : kBudgets;
+  RKV_ASSIGN_OR_RETURN(const std::vector<Budget> budgets, ParseBudgetList(budget_list));
+  DeferredOptions options{.seed = flags.seed};
+  options.n_conversations = flags.n_conversations > 0 ? flags.n_conversations
+                            : flags.quick             ? kQuickConversations
+                                                      : kConversations;
+  choices.defaults = {{"sinks", 1}, {"window", 1}};
+  RKV_ASSIGN_OR_RETURN(const auto configurations, MakeConfigurations(choices));
+
+  const Interrupts interrupts;
+  flags.common.engine.max_conversations = std::min(options.n_conversations, kMostAtOnce);
+  flags.common.engine.media_cache_bytes = size_t{256} << 20;
+  RKV_ASSIGN_OR_RETURN(const auto engine, LoadEngine(flags.common));
+  ProgressLine progress;
+  const auto measuring = Clock::now();
+  RKV_ASSIGN_OR_RETURN(
+      const SuiteResult result,
+      RunDeferred(
+          *engine, options, configurations, budgets, [&](std::string_view what, double fraction) {
+            progress.Show(fmt::format("{}{}", what, TimeLeft(measuring, fraction)), fraction);
+          }));
+  progress.Clear();
+  const EvalHeader header{
+      .suite = flags.suite,
+      .command = command,
+      .model = fmt::format("{} ({})", engine->model_description(),
+                           std::filesystem::path(flags.common.engine.model).filename().string()),
+      .version = fmt::format("rkv {} on llama.cpp {}", kVersion, LlamaVersion()),
+      .seed = flags.seed,
+      .n_conversations = options.n_conversations,
+      .seconds = std::chrono::duration<double>(Clock::now() - start).count(),
+      .notes = {"policies that evict have sinks=1,window=1 unless they are given others, since "
+                "these budgets are a few tokens"}};
+  return WriteOutputs(flags, header, result);
+}
+
+std::string CommandLine(const CLI::App& program, const CLI::App& command) {
+  std::string text = fmt::format("{} {}", program.get_name(), command.get_name());
+  for (const CLI::Option* option : command.parse_order()) {
+    const bool flag = option->get_expected_max() == 0;
+    for (const std::string& value : option->results()) {
+      const bool quote = value.find_first_of(" ;'\"*?") != std::string::npos;
+      if (!option->get_positional()) text += fmt::format(" {}", option->get_name());
+      if (!flag) text += quote ? fmt::format(" '{}'", value) : fmt::format(" {}", value);
+    }
+  }
+  return text;
+}
+
+}  // namespace
+
+void AddEvalCommand(CLI::App& program, int& exit_code) {
+  CLI::App* command =
+      program.add_subcommand("eval", "measure what each cache policy keeps, at equal bytes");
+  auto flags = std::make_shared<EvalFlags>();
+  command->add_option("suite", flags->suite, fmt::format("{}", fmt::join(kSuites, ", ")))
+      ->required()
+      ->type_name("SUITE");
+  command
+      ->add_option("--policies", flags->policies,
+                   "policies, as h2o,snapkv:window=4,sinks=2,tova; repeatable; default: all")
+      ->expected(1)
+      ->take_all()
+      ->type_name("LIST");
+  command->add_option("--budgets", flags->budgets, fmt::format("budgets ({})", kBudgets))
+      ->type_name("LIST");
+  command->add_option("--absorb", flags->absorb, "what remembers tokens that leave, for all")
+      ->type_name("SPEC");
+  command->add_option("--ladder", flags->ladder, "precisions of tokens, for all")
+      ->type_name("TYPES");
+  command
+      ->add_option("--split", flags->split, "how the budget is divided, for all: uniform, pooled")
+      ->type_name("HOW");
+  command->add_flag("--controls", flags->controls,
+                    "add quantised full caches and parts left out of the method");
+  command
+      ->add_option("--conversations", flags->n_conversations,
+                   fmt::format("conversations ({})", kConversations))
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+  command->add_option("-s,--seed", flags->seed, "the same seed gives the same conversations (1)")
+      ->type_name("N");
+  command->add_flag("--quick", flags->quick, "few conversations, policies and budgets");
+  command->add_option("-o,--output", flags->formats, "md, json, csv; several: separate by commas")
+      ->delimiter(',')
+      ->expected(1)
+      ->take_all()
+      ->type_name("FORMAT");
+  command->add_option("--out", flags->out, "write eval-SUITE.FORMAT there instead of to stdout")
+      ->type_name("DIR");
+  AddModelFlags(*command, flags->common);
+  AddLogFlags(*command, flags->common);
+  command->footer(PolicyHelp());
+  command->callback([flags, command, &program, &exit_code] {
+    const Status status = Eval(*flags, CommandLine(program, *command));
+    exit_code = status.ok() ? 0 : Fail(status);
+  });
+}
+
+}  // namespace rkv::app

@@ -1,0 +1,43 @@
+// What `rkv eval` compares: the rows of its tables.
+#ifndef RETENTIVEKV_APPS_RKV_EVAL_CONFIGURATIONS_H_
+#define RETENTIVEKV_APPS_RKV_EVAL_CONFIGURATIONS_H_
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "retentivekv/options.h"
+#include "retentivekv/status.h"
+
+namespace rkv::app {
+
+struct Configuration {
+  std::string label;
+  MemoryOptions options;      // without the budget
+  bool takes_budget = false;  // false: measured once
+};
+
+// Policies of a list such as "h2o,snapkv:window=4,sinks=2,tova": what has a '=' and no ':' is one
+// more option of the policy before it. "all" stands for every policy.
+Result<std::vector<PolicySpec>> ParsePolicyList(const std::vector<std::string>& lists);
+
+// Budgets of a list such as "50%,20%,64t".
+Result<std::vector<Budget>> ParseBudgetList(std::string_view list);
+
+struct ConfigurationChoices {
+  std::vector<PolicySpec> policies;
+  std::optional<AbsorbSpec> absorb;  // for every policy that evicts
+  std::optional<Ladder> ladder;
+  std::optional<Split> split;
+  bool controls = false;
+  // Options that policies that evict have unless they set them.
+  std::vector<std::pair<std::string, double>> defaults;
+};
+
+// Policy "full" first, then the policies, then the controls. kInvalidArgument for unknown policies
+// and options.
+Result<std::vector<Configuration>> MakeConfigurations(const ConfigurationChoices& choices);
+
+}  // namespace rkv::app
+
+#endif  // RETENTIVEKV_APPS_RKV_EVAL_CONFIGURATIONS_H_

@@ -1,0 +1,62 @@
+// The results of a suite: for each regime, configuration and budget one measurement.
+#ifndef RETENTIVEKV_APPS_RKV_EVAL_MEASUREMENT_H_
+#define RETENTIVEKV_APPS_RKV_EVAL_MEASUREMENT_H_
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "eval/configurations.h"
+#include "eval/statistics.h"
+#include "retentivekv/engine.h"
+
+namespace rkv::app {
+
+struct Measurement {
+  std::string refused;      // why there is none
+  Ratio accuracy;           // right answers, or places whose likeliest token is that of `full`
+  Ratio kl;                 // KL(full || this) of the next token, in nats
+  uint64_t held_bytes = 0;  // the most after any turn
+  double kept = 0;          // held_bytes over those of a full f16 cache, the most after any turn
+  double seconds = 0;
+
+  void AddStats(const MemoryStats& stats);
+};
+
+struct Regime {
+  std::string name;
+  std::string description;
+  // [configuration][budget]; a configuration that takes no budget has one.
+  std::vector<std::vector<Measurement>> cells;
+};
+
+struct SuiteResult {
+  std::string accuracy_name;  // what Measurement::accuracy is
+  std::string unit_name;      // what the bootstrap resamples
+  std::vector<Configuration> configurations;
+  std::vector<Budget> budgets;
+  std::vector<Regime> regimes;
+};
+
+// Called as the suite goes on: what is measured now, and how much of all is done (0 to 1).
+using EvalProgress = std::function<void(std::string_view what, double fraction)>;
+
+// The budgets of a configuration: all, or none.
+std::vector<std::optional<Budget>> BudgetsOf(const Configuration& configuration,
+                                             const std::vector<Budget>& budgets);
+
+// "h2o 20%"
+std::string NameOf(const Configuration& configuration, const std::optional<Budget>& budget);
+
+// The options with the budget in them.
+MemoryOptions WithBudget(const MemoryOptions& options, const std::optional<Budget>& budget);
+
+// How many measurements a regime has.
+size_t CountCells(const std::vector<Configuration>& configurations,
+                  const std::vector<Budget>& budgets);
+
+}  // namespace rkv::app
+
+#endif  // RETENTIVEKV_APPS_RKV_EVAL_MEASUREMENT_H_
