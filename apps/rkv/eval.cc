@@ -165,6 +165,11 @@ Result<SuiteResult> EvalDeferred(EvalFlags& flags, const EvalPlan& plan, EvalHea
   options.n_conversations = Count(flags, kConversations, kQuickConversations);
   flags.common.engine.max_conversations = std::min(options.n_conversations, kMostAtOnce);
   flags.common.engine.media_cache_bytes = size_t{256} << 20;
+  // Steps of the bundled model are so short that threads cost more in waiting for each other, on a
+  // machine that has other work, than they gain.
+  if (flags.common.engine.model.empty() && flags.common.engine.n_threads == 0) {
+    flags.common.engine.n_threads = 1;
+  }
   RKV_ASSIGN_OR_RETURN(const auto engine, LoadEngine(flags.common));
   header.model = engine->model_description();
   header.n_conversations = options.n_conversations;

@@ -11,7 +11,7 @@ namespace rkv::app {
 
 namespace {
 
-constexpr size_t kBlock = 32;  // positions that the bootstrap draws together
+constexpr size_t kBlock = 16;  // positions that the bootstrap draws together
 constexpr size_t kLead = 4;    // tokens of a continuation that are read and not measured
 
 // The regimes.
