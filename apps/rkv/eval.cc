@@ -53,6 +53,7 @@ struct EvalFlags {
   bool quick = false;
   int n_conversations = 0;  // 0: as many as the suite wants
   uint64_t seed = 1;
+  int n_pictures = 2;
   int n_context = 0;  // 0: as the suite wants
   std::string text;
   std::string then;
@@ -163,6 +164,7 @@ Result<SuiteResult> EvalDeferred(EvalFlags& flags, const EvalPlan& plan, EvalHea
                                  const EvalProgress& progress) {
   DeferredOptions options{.seed = flags.seed};
   options.n_conversations = Count(flags, kConversations, kQuickConversations);
+  options.n_pictures = flags.n_pictures;
   flags.common.engine.max_conversations = std::min(options.n_conversations, kMostAtOnce);
   flags.common.engine.media_cache_bytes = size_t{256} << 20;
   // Steps of the bundled model are so short that threads cost more in waiting for each other, on a
@@ -279,6 +281,9 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
       ->check(CLI::PositiveNumber)
       ->type_name("N");
   command->add_option("-s,--seed", flags->seed, "the same seed gives the same conversations (1)")
+      ->type_name("N");
+  command->add_option("--pictures", flags->n_pictures, "deferred: pictures of a conversation (2)")
+      ->check(CLI::Range(1, 3))
       ->type_name("N");
   command
       ->add_option("--context", flags->n_context,
