@@ -244,6 +244,99 @@ TEST(CliRunTest, AReaderThatGoesAwayIsNotACrash) {
   EXPECT_NE(run.err.find("error: "), std::string::npos) << run.err;
 }
 
+TEST(CliEvalTest, DeferredComparesPoliciesWithFull) {
+  const std::string out = TempPath("eval");
+  const ProcessResult run =
+      Rkv({"eval", "deferred", "--quick", "--policies", "streaming,streaming:sinks=2,window=3",
+           "--budgets", "90%,300B", "--controls", "-o", "md,json,csv", "--out", out});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(run.out, "");
+  EXPECT_EQ(run.err, "");
+  const auto json = nlohmann::json::parse(*ReadFile(out + "/eval-deferred.json", "results"));
+  EXPECT_EQ(json["conversations"], 6);
+  EXPECT_NE(json["version"].get<std::string>().find("llama.cpp"), std::string::npos);
+  for (const char* regime : {"known", "unknown"}) {
+    const auto& rows = json["regimes"][regime]["rows"];
+    ASSERT_GE(rows.size(), 5u) << rows;
+    EXPECT_EQ(rows[0]["label"], "full");
+    EXPECT_GE(rows[0]["accuracy"], 0.9);
+    EXPECT_EQ(rows[0]["kl"], 0.0);
+    EXPECT_EQ(rows[1]["policy"], "streaming:sinks=1,window=1");
+    EXPECT_EQ(rows[1]["budget"], "90%");
+    EXPECT_GT(rows[1]["kl"], 0.0);
+    EXPECT_LE(rows[1]["kept"], 0.91);
+    EXPECT_LE(rows[1]["accuracy_95"][0], rows[1]["accuracy"]);
+    EXPECT_GE(rows[1]["accuracy_95"][1], rows[1]["accuracy"]);
+    EXPECT_NE(rows[2]["refused"].get<std::string>().find("too small"), std::string::npos);
+    EXPECT_EQ(rows[3]["policy"], "streaming:sinks=2,window=3");
+  }
+  const std::string table = *ReadFile(out + "/eval-deferred.md", "results");
+  for (const char* expected : {"| full |", "| streaming |", "q8_0 full cache",
+                               "refused: ", "--budgets 90%,300B", "seed 1"}) {
+    EXPECT_NE(table.find(expected), std::string::npos) << expected << " in\n" << table;
+  }
+  const std::string csv = *ReadFile(out + "/eval-deferred.csv", "results");
+  EXPECT_NE(csv.find("deferred,known,\"full\",\"full\",none,"), std::string::npos) << csv;
+}
+
+TEST(CliEvalTest, SeedsMakeResultsRepeatable) {
+  const auto rows = [](const std::string& seed) {
+    const ProcessResult run = Rkv({"eval", "deferred", "--policies", "streaming", "--budgets",
+                                   "60%", "--conversations", "2", "-s", seed, "-o", "json"});
+    auto regimes = nlohmann::json::parse(run.out)["regimes"];
+    for (auto& regime : regimes) {
+      for (auto& row : regime["rows"]) row.erase("seconds");
+    }
+    return regimes;
+  };
+  EXPECT_EQ(rows("3"), rows("3"));
+  EXPECT_NE(rows("3"), rows("4"));
+}
+
+TEST(CliEvalTest, TextKlComparesDistributions) {
+  const std::string text = WriteTestFile(TempPath("text.txt"), Prose(1, 40));
+  const std::string then = WriteTestFile(TempPath("then.txt"), Prose(2, 40));
+  const ProcessResult run =
+      Rkv({"eval", "text-kl", "-m", TestModelPath("qwen2-d64"), "--quick", "--context", "200",
+           "--text", text, "--then", then, "--policies", "streaming", "-o", "json"});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const auto json = nlohmann::json::parse(run.out);
+  for (const char* regime : {"continue", "change"}) {
+    const auto& rows = json["regimes"][regime]["rows"];
+    ASSERT_EQ(rows.size(), 3u);
+    EXPECT_EQ(rows[0]["accuracy"], 1.0);
+    EXPECT_EQ(rows[0]["kl"], 0.0);
+    EXPECT_EQ(rows[0]["measured"], 64.0);
+    EXPECT_GT(rows[2]["kl"], rows[1]["kl"]);
+  }
+}
+
+TEST(CliEvalTest, WrongUsageExitsWith2AndSaysWhat) {
+  const WrongUsage cases[] = {
+      {{"eval"}, "suite"},
+      {{"eval", "no-such-suite"}, "deferred, text-kl"},
+      {{"eval", "deferred", "--policies", "nonsense"}, "nonsense"},
+      {{"eval", "deferred", "--policies", "streaming:sink=1"}, "sink"},
+      {{"eval", "deferred", "--budgets", "0.2"}, "has no unit"},
+      {{"eval", "deferred", "--budgets", "50%,,20%"}, "budget"},
+      {{"eval", "deferred", "--conversations", "0"}, "--conversations"},
+      {{"eval", "deferred", "-o", "xml"}, "xml"},
+      {{"eval", "deferred", "-o", "md,json"}, "--out"},
+      {{"eval", "text-kl"}, "-m"},
+      {{"eval", "text-kl", "-m", TestModelPath("qwen2-d64"), "--context", "100000"}, "--context"},
+  };
+  for (const WrongUsage& wrong : cases) {
+    const ProcessResult run = Rkv(wrong.arguments);
+    EXPECT_EQ(run.exit_code, 2) << testing::PrintToString(wrong.arguments) << run.err;
+    EXPECT_NE(run.err.find(wrong.says), std::string::npos) << run.err;
+    EXPECT_EQ(run.out, "");
+  }
+  EXPECT_EQ(Rkv({"eval", "deferred", "--quick", "--out", "/dev/null/x"}).exit_code, 1);
+  EXPECT_EQ(
+      Rkv({"eval", "text-kl", "-m", TestModelPath("qwen2-d64"), "--text", "/no/such"}).exit_code,
+      1);
+}
+
 // --- against llama.cpp's own programs ---------------------------------------------------------
 
 // What a program of llama.cpp's writes. These print through a thread of their own and sometimes end

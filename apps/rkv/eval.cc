@@ -13,7 +13,9 @@
 #include "eval/configurations.h"
 #include "eval/deferred.h"
 #include "eval/table.h"
+#include "eval/text_kl.h"
 #include "flags.h"
+#include "reference_model.h"
 #include "retentivekv/version.h"
 #include "terminal.h"
 
@@ -23,12 +25,18 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-const std::vector<std::string> kSuites = {"deferred"};
+constexpr const char* kDeferred = "deferred";
+constexpr const char* kTextKl = "text-kl";
+const std::vector<std::string> kSuites = {kDeferred, kTextKl};
 const std::vector<std::string> kFormats = {"md", "json", "csv"};
 constexpr const char* kBudgets = "50%,20%,10%,5%,2.5%";
 constexpr const char* kQuickBudgets = "50%,20%";
 constexpr int kConversations = 24;
 constexpr int kQuickConversations = 6;
+constexpr int kWindows = 3;  // of text-kl
+constexpr int kContext = 2048;
+constexpr int kQuickContext = 512;
+constexpr int kQuickForced = 64;
 // Policies of --quick, those of them that there are.
 const std::vector<std::string> kQuickPolicies = {"streaming", "h2o", "retentive"};
 constexpr int kMostAtOnce = 24;  // conversations decoded together
@@ -45,6 +53,10 @@ struct EvalFlags {
   bool quick = false;
   int n_conversations = 0;  // 0: as many as the suite wants
   uint64_t seed = 1;
+  int n_pictures = 2;
+  int n_context = 0;  // 0: as the suite wants
+  std::string text;
+  std::string then;
   std::vector<std::string> formats = {"md"};
   std::string out;
 };
@@ -62,6 +74,9 @@ Status CheckFlags(const EvalFlags& flags) {
   }
   if (flags.formats.size() > 1 && flags.out.empty()) {
     return InvalidArgument("several output formats need a directory: pass --out");
+  }
+  if (flags.suite == kTextKl && flags.common.engine.model.empty()) {
+    return InvalidArgument("suite text-kl needs a model that writes prose: pass one with -m");
   }
   return OkStatus();
 }
@@ -122,45 +137,101 @@ Status WriteOutputs(const EvalFlags& flags, const EvalHeader& header, const Suit
   return OkStatus();
 }
 
+Result<std::string> ReadText(const std::string& path, const char* bundled) {
+  std::string name = path;
+  if (name.empty()) {
+    RKV_ASSIGN_OR_RETURN(name, FindReferenceFile(bundled));
+  }
+  std::ifstream file(name, std::ios::binary);
+  std::string text(std::istreambuf_iterator<char>(file), {});
+  if (!file || text.empty()) return BadFile(fmt::format("cannot read the text '{}'", name));
+  return text;
+}
+
+// How many conversations or windows.
+int Count(const EvalFlags& flags, int usual, int quick) {
+  if (flags.n_conversations > 0) return flags.n_conversations;
+  return flags.quick ? quick : usual;
+}
+
+// What is the same for every suite.
+struct EvalPlan {
+  std::vector<Configuration> configurations;
+  std::vector<Budget> budgets;
+};
+
+Result<SuiteResult> EvalDeferred(EvalFlags& flags, const EvalPlan& plan, EvalHeader& header,
+                                 const EvalProgress& progress) {
+  DeferredOptions options{.seed = flags.seed};
+  options.n_conversations = Count(flags, kConversations, kQuickConversations);
+  options.n_pictures = flags.n_pictures;
+  flags.common.engine.max_conversations = std::min(options.n_conversations, kMostAtOnce);
+  flags.common.engine.media_cache_bytes = size_t{256} << 20;
+  // Steps of the bundled model are so short that threads cost more in waiting for each other, on a
+  // machine that has other work, than they gain.
+  if (flags.common.engine.model.empty() && flags.common.engine.n_threads == 0) {
+    flags.common.engine.n_threads = 1;
+  }
+  RKV_ASSIGN_OR_RETURN(const auto engine, LoadEngine(flags.common));
+  header.model = engine->model_description();
+  header.n_conversations = options.n_conversations;
+  return RunDeferred(*engine, options, plan.configurations, plan.budgets, progress);
+}
+
+Result<SuiteResult> EvalTextKl(EvalFlags& flags, const EvalPlan& plan, EvalHeader& header,
+                               const EvalProgress& progress) {
+  TextKlOptions options;
+  RKV_ASSIGN_OR_RETURN(options.text, ReadText(flags.text, "prose/alice.txt"));
+  RKV_ASSIGN_OR_RETURN(options.then, ReadText(flags.then, "prose/opticks.txt"));
+  options.n_windows = Count(flags, kWindows, 1);
+  options.n_context = flags.n_context > 0 ? flags.n_context
+                      : flags.quick       ? kQuickContext
+                                          : kContext;
+  if (flags.quick) options.n_forced = kQuickForced;
+  flags.common.engine.max_conversations = 2;
+  flags.common.engine.chat_template = "none";
+  RKV_ASSIGN_OR_RETURN(const auto engine, LoadEngine(flags.common));
+  header.model = engine->model_description();
+  header.n_conversations = options.n_windows;
+  return RunTextKl(*engine, options, plan.configurations, plan.budgets, progress);
+}
+
 Status Eval(EvalFlags& flags, const std::string& command) {
   const auto start = Clock::now();
   RKV_RETURN_IF_ERROR(CheckFlags(flags));
+  const bool deferred = flags.suite == kDeferred;
   RKV_RETURN_IF_ERROR(StartLogging(flags.common));
   RKV_ASSIGN_OR_RETURN(ConfigurationChoices choices, ParseChoices(flags));
-  std::string budget_list = flags.budgets;
-  if (budget_list.empty()) budget_list = flags.quick ? kQuickBudgets : kBudgets;
-  RKV_ASSIGN_OR_RETURN(const std::vector<Budget> budgets, ParseBudgetList(budget_list));
-  DeferredOptions options{.seed = flags.seed};
-  options.n_conversations = flags.n_conversations > 0 ? flags.n_conversations
-                            : flags.quick             ? kQuickConversations
-                                                      : kConversations;
-  choices.defaults = {{"sinks", 1}, {"window", 1}};
-  RKV_ASSIGN_OR_RETURN(const auto configurations, MakeConfigurations(choices));
+  EvalHeader header;
+  header.suite = flags.suite;
+  header.command = command;
+  header.seed = flags.seed;
+  if (deferred) {
+    choices.defaults = {{"sinks", 1}, {"window", 1}};
+    header.notes.push_back(
+        "policies that evict have sinks=1,window=1 unless they are given others, since these "
+        "budgets are a few tokens");
+  }
+  EvalPlan plan;
+  RKV_ASSIGN_OR_RETURN(plan.configurations, MakeConfigurations(choices));
+  std::string budgets = flags.budgets;
+  if (budgets.empty()) budgets = flags.quick ? kQuickBudgets : kBudgets;
+  RKV_ASSIGN_OR_RETURN(plan.budgets, ParseBudgetList(budgets));
 
   const Interrupts interrupts;
-  flags.common.engine.max_conversations = std::min(options.n_conversations, kMostAtOnce);
-  flags.common.engine.media_cache_bytes = size_t{256} << 20;
-  RKV_ASSIGN_OR_RETURN(const auto engine, LoadEngine(flags.common));
-  ProgressLine progress;
-  const auto measuring = Clock::now();
-  RKV_ASSIGN_OR_RETURN(
-      const SuiteResult result,
-      RunDeferred(
-          *engine, options, configurations, budgets, [&](std::string_view what, double fraction) {
-            progress.Show(fmt::format("{}{}", what, TimeLeft(measuring, fraction)), fraction);
-          }));
-  progress.Clear();
-  const EvalHeader header{
-      .suite = flags.suite,
-      .command = command,
-      .model = fmt::format("{} ({})", engine->model_description(),
-                           std::filesystem::path(flags.common.engine.model).filename().string()),
-      .version = fmt::format("rkv {} on llama.cpp {}", kVersion, LlamaVersion()),
-      .seed = flags.seed,
-      .n_conversations = options.n_conversations,
-      .seconds = std::chrono::duration<double>(Clock::now() - start).count(),
-      .notes = {"policies that evict have sinks=1,window=1 unless they are given others, since "
-                "these budgets are a few tokens"}};
+  ProgressLine line;
+  std::optional<Clock::time_point> measuring;
+  const EvalProgress progress = [&](std::string_view what, double fraction) {
+    if (!measuring.has_value()) measuring = Clock::now();
+    line.Show(fmt::format("{}{}", what, TimeLeft(*measuring, fraction)), fraction);
+  };
+  RKV_ASSIGN_OR_RETURN(const SuiteResult result,
+                       (deferred ? EvalDeferred : EvalTextKl)(flags, plan, header, progress));
+  line.Clear();
+  header.model = fmt::format("{} ({})", header.model,
+                             std::filesystem::path(flags.common.engine.model).filename().string());
+  header.version = fmt::format("rkv {} on llama.cpp {}", kVersion, LlamaVersion());
+  header.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return WriteOutputs(flags, header, result);
 }
 
@@ -204,12 +275,25 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
   command->add_flag("--controls", flags->controls,
                     "add quantised full caches and parts left out of the method");
   command
-      ->add_option("--conversations", flags->n_conversations,
-                   fmt::format("conversations ({})", kConversations))
+      ->add_option(
+          "--conversations", flags->n_conversations,
+          fmt::format("conversations ({}), or windows of text ({})", kConversations, kWindows))
       ->check(CLI::PositiveNumber)
       ->type_name("N");
   command->add_option("-s,--seed", flags->seed, "the same seed gives the same conversations (1)")
       ->type_name("N");
+  command->add_option("--pictures", flags->n_pictures, "deferred: pictures of a conversation (2)")
+      ->check(CLI::Range(1, 3))
+      ->type_name("N");
+  command
+      ->add_option("--context", flags->n_context,
+                   fmt::format("text-kl: tokens read first ({})", kContext))
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+  command->add_option("--text", flags->text, "text-kl: what is read; default: bundled")
+      ->type_name("FILE");
+  command->add_option("--then", flags->then, "text-kl: the change of subject; default: bundled")
+      ->type_name("FILE");
   command->add_flag("--quick", flags->quick, "few conversations, policies and budgets");
   command->add_option("-o,--output", flags->formats, "md, json, csv; several: separate by commas")
       ->delimiter(',')

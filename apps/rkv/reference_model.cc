@@ -41,4 +41,14 @@ Status UseReferenceModel(EngineOptions& options) {
   return BadFile(fmt::format("the bundled model was not found in:{}; pass a model with -m", tried));
 }
 
+Result<std::string> FindReferenceFile(const std::string& name) {
+  std::error_code error;
+  std::string tried;
+  for (const fs::path& dir : SearchPath()) {
+    if (fs::exists(dir / name, error)) return (dir / name).string();
+    tried += fmt::format(" {}", dir.string());
+  }
+  return BadFile(fmt::format("'{}' was not found in:{}", name, tried));
+}
+
 }  // namespace rkv::app

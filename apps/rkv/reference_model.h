@@ -1,6 +1,8 @@
 #ifndef RETENTIVEKV_APPS_RKV_REFERENCE_MODEL_H_
 #define RETENTIVEKV_APPS_RKV_REFERENCE_MODEL_H_
 
+#include <string>
+
 #include "retentivekv/engine.h"
 
 namespace rkv::app {
@@ -8,6 +10,9 @@ namespace rkv::app {
 // Fills in the bundled model's files. They are looked for in $RKV_REFERENCE_DIR, beside an
 // installed rkv (../share/retentivekv/reference), and in the source tree it was built from.
 Status UseReferenceModel(EngineOptions& options);
+
+// The path of a file beside the bundled model.
+Result<std::string> FindReferenceFile(const std::string& name);
 
 }  // namespace rkv::app
 

@@ -29,17 +29,11 @@ size_t CountMarkers(std::string_view text) {
 Conversation::Conversation(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Conversation::~Conversation() = default;
 Status Conversation::AddUserMessage(std::string_view text, std::span<const std::string> files) {
-  std::vector<MediaFile> media;
-  for (const std::string& file : files) {
-    RKV_ASSIGN_OR_RETURN(std::string bytes,
-                         ReadFile(file, "picture or audio file", kMaxMediaBytes));
-    media.push_back({.name = file, .bytes = std::move(bytes)});
-  }
-  return impl_->AddUserMessage(text, media);
+  return impl_->AddUserMessage(text, files);
 }
 Status Conversation::AddUserMessageWithMedia(std::string_view text,
                                              std::span<const MediaFile> media) {
-  return impl_->AddUserMessage(text, media);
+  return impl_->AddUserMessageWithMedia(text, media);
 }
 Status Conversation::Undo() { return impl_->Undo(); }
 Status Conversation::Save(const std::string& path) const { return impl_->Save(path); }
@@ -84,7 +78,19 @@ Status Conversation::Impl::CheckLength(const std::vector<PromptChunk>& chunks) c
   return OkStatus();
 }
 
-Status Conversation::Impl::AddUserMessage(std::string_view text, std::span<const MediaFile> files) {
+Status Conversation::Impl::AddUserMessage(std::string_view text,
+                                          std::span<const std::string> files) {
+  std::vector<MediaFile> media;
+  for (const std::string& file : files) {
+    RKV_ASSIGN_OR_RETURN(std::string bytes,
+                         ReadFile(file, "picture or audio file", kMaxMediaBytes));
+    media.push_back({.name = file, .bytes = std::move(bytes)});
+  }
+  return AddUserMessageWithMedia(text, media);
+}
+
+Status Conversation::Impl::AddUserMessageWithMedia(std::string_view text,
+                                                   std::span<const MediaFile> files) {
   if (turn_open_) return InvalidArgument("the last message has not been answered yet");
   std::vector<LlamaPtr<mtmd_bitmap>> media;
   for (const MediaFile& file : files) {

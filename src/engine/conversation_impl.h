@@ -21,7 +21,8 @@ class Conversation::Impl {
   Impl(const Model& model, const ChatTemplate& chat_template, Memory memory)
       : model_(model), template_(chat_template), memory_(std::move(memory)) {}
 
-  Status AddUserMessage(std::string_view text, std::span<const MediaFile> files);
+  Status AddUserMessage(std::string_view text, std::span<const std::string> files);
+  Status AddUserMessageWithMedia(std::string_view text, std::span<const MediaFile> files);
   void AddSystemPrompt(std::string_view text) {
     messages_.push_back({.role = "system", .content = std::string(text)});
   }

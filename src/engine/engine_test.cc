@@ -139,6 +139,110 @@ TEST(EngineTest, MoreConversationsThanTheEngineIsForAreRefused) {
   EXPECT_EQ(engine->AnswerAll(requests).code(), StatusCode::kInvalidArgument);
 }
 
+TEST(EngineTest, ForcedAnswersAreTakenWhateverTheModelSays) {
+  const auto engine = LoadReference();
+  const auto conversation = *engine->NewConversation({});
+  ASSERT_TRUE(conversation->AddUserMessage("value of W", std::array{Picture("doc-1.png")}).ok());
+  // What the model would say, token by token, and what it says after a wrong answer.
+  struct Seen {
+    std::vector<int32_t> forced;
+    std::vector<int32_t> likeliest;
+  };
+  const auto force = [&](Conversation& forced_conversation, const std::string& text) {
+    Seen seen;
+    AnswerOptions options = Greedy(1);  // max_tokens does not apply.
+    options.forced_text = text;
+    options.on_logits = [&](std::span<const float> logits, int32_t forced) {
+      seen.forced.push_back(forced);
+      seen.likeliest.push_back(
+          static_cast<int32_t>(std::ranges::max_element(logits) - logits.begin()));
+    };
+    const auto answer = engine->Answer(forced_conversation, options);
+    EXPECT_TRUE(answer.ok()) << answer.status().message();
+    EXPECT_EQ(answer->text, text);
+    EXPECT_EQ(answer->stop, StopReason::kEndOfAnswer);
+    return seen;
+  };
+  const Seen right = force(*conversation, "59");
+  EXPECT_EQ(right.forced.size(), 3u);  // Its end included.
+  EXPECT_EQ(right.forced, right.likeliest);
+  EXPECT_EQ(engine->Detokenize(std::span(right.forced).first(2)), "59");
+  EXPECT_EQ(engine->Tokenize("59"), std::vector(right.forced.begin(), right.forced.end() - 1));
+
+  ASSERT_TRUE(conversation->AddUserMessage("value of Z").ok());
+  const Seen wrong = force(*conversation, "green");
+  EXPECT_EQ(wrong.forced.size(), 2u);
+  EXPECT_NE(wrong.forced, wrong.likeliest);
+  EXPECT_EQ(conversation->messages().back().content, "green");
+  EXPECT_EQ(Ask(*engine, *conversation, "value of Q"), "18");
+
+  // An empty answer ends the turn and reads its prompt.
+  const auto silent = *engine->NewConversation({});
+  ASSERT_TRUE(silent->AddUserMessage("", std::array{Picture("doc-1.png")}).ok());
+  EXPECT_EQ(force(*silent, "").forced.size(), 1u);
+  EXPECT_GT(silent->stats().tokens_seen, 64u);
+  EXPECT_EQ(Ask(*engine, *silent, "value of W"), "59");
+}
+
+TEST(EngineTest, LogitsOfFreeAnswersAreShownToo) {
+  const auto engine = LoadReference();
+  const auto conversation = *engine->NewConversation({});
+  ASSERT_TRUE(conversation->AddUserMessage("value of W", std::array{Picture("doc-1.png")}).ok());
+  size_t n = 0;
+  AnswerOptions options = Greedy();
+  options.on_logits = [&](std::span<const float>, int32_t forced) {
+    EXPECT_EQ(forced, -1);
+    ++n;
+  };
+  const auto answer = engine->Answer(*conversation, options);
+  ASSERT_TRUE(answer.ok());
+  EXPECT_EQ(n, answer->n_generated + 1);
+}
+
+TEST(EngineTest, CopiesGoOnByThemselves) {
+  const auto engine = LoadReference();
+  const auto conversation = *engine->NewConversation({});
+  ASSERT_TRUE(conversation->AddUserMessage("value of W", std::array{Picture("doc-1.png")}).ok());
+  EXPECT_EQ(engine->CopyConversation(*conversation).status().code(), StatusCode::kInvalidArgument);
+  ASSERT_TRUE(engine->Answer(*conversation, Greedy()).ok());
+  const auto copy = *engine->CopyConversation(*conversation);
+  EXPECT_EQ(Ask(*engine, *conversation, "value of Z"), "27");
+  EXPECT_EQ(copy->messages().size(), 2u);
+  EXPECT_EQ(Ask(*engine, *copy, "value of Q"), "18");
+  ASSERT_TRUE(copy->Undo().ok());
+  ASSERT_TRUE(copy->Undo().ok());
+  EXPECT_EQ(copy->stats().tokens_seen, 0u);
+  EXPECT_EQ(Ask(*engine, *conversation, "value of I"), "07");
+}
+
+TEST(EngineTest, PicturesInMemoryAndRememberedOnesAreThoseInFiles) {
+  EngineOptions options = ReferenceOptions();
+  options.media_cache_bytes = 1 << 20;
+  const auto caching = *Engine::Load(options);
+  const auto engine = LoadReference();
+  const std::string path = Picture("doc-1.png");
+  const MediaFile file{.name = "a page", .bytes = *ReadFile(path, "picture")};
+  const auto logits = [&](Engine& with, const std::string& picture) {
+    const auto conversation = *with.NewConversation({});
+    const Status added = picture.empty()
+                             ? conversation->AddUserMessageWithMedia("value of W", std::array{file})
+                             : conversation->AddUserMessage("value of W", std::array{picture});
+    EXPECT_TRUE(added.ok()) << added.message();
+    return *with.ReadPrompt(*conversation);
+  };
+  const std::vector<float> expected = logits(*engine, path);
+  EXPECT_EQ(logits(*engine, ""), expected);
+  EXPECT_EQ(logits(*caching, path), expected);
+  EXPECT_NE(logits(*caching, Picture("doc-2.png")), expected);
+  EXPECT_EQ(logits(*caching, ""), expected);  // Found by its bytes.
+
+  const MediaFile text{.name = "some text", .bytes = "not a picture"};
+  const auto conversation = *engine->NewConversation({});
+  const Status refused = conversation->AddUserMessageWithMedia("x", std::array{text});
+  EXPECT_EQ(refused.code(), StatusCode::kBadFile);
+  EXPECT_NE(refused.message().find("some text"), std::string::npos);
+}
+
 TEST(EngineTest, StreamedPiecesAreTheAnswer) {
   const auto engine = LoadReference();
   const auto conversation = *engine->NewConversation({});

@@ -91,7 +91,10 @@ Result<std::vector<PolicySpec>> ParsePolicyList(const std::vector<std::string>& 
     for (const std::string_view part : Split(list, ',')) {
       const bool option =
           part.find('=') != std::string_view::npos && part.find(':') == std::string_view::npos;
-      if (option && !first) {
+      if (option && first) {
+        return InvalidArgument(fmt::format("the option '{}' follows no policy", part));
+      }
+      if (option) {
         texts.back() += fmt::format(",{}", part);
       } else if (part == "all") {
         for (const PolicyDescription& policy : DescribePolicies()) texts.push_back(policy.name);

@@ -1,0 +1,199 @@
+#include "eval/text_kl.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <chrono>
+#include <memory>
+#include <span>
+
+namespace rkv::app {
+
+namespace {
+
+constexpr size_t kBlock = 16;  // positions that the bootstrap draws together
+constexpr size_t kLead = 4;    // tokens of a continuation that are read and not measured
+
+// The regimes.
+constexpr size_t kContinue = 0;
+constexpr size_t kChange = 1;
+constexpr size_t kEnds = 2;
+
+// A text that is read, and two ways to go on.
+struct Window {
+  std::string prompt;
+  std::array<std::string, kEnds> leads;
+  std::array<std::string, kEnds> forced;
+};
+
+Result<std::vector<Window>> MakeWindows(const Engine& engine, const TextKlOptions& options) {
+  const std::vector<int32_t> text = engine.Tokenize(options.text);
+  const std::vector<int32_t> then = engine.Tokenize(options.then);
+  const auto n_context = static_cast<size_t>(options.n_context);
+  const size_t n_end = kLead + static_cast<size_t>(options.n_forced);
+  const size_t n_window = n_context + n_end;
+  if (text.size() < n_window) {
+    return InvalidArgument(
+        fmt::format("the text has {} tokens, but {} are needed: pass a longer "
+                    "--text or a shorter --context",
+                    text.size(), n_window));
+  }
+  if (then.size() < n_end) {
+    return InvalidArgument(
+        fmt::format("the text of --then has {} tokens, but {} are needed", then.size(), n_end));
+  }
+  // A few more than counted, for texts that are split otherwise when they stand alone.
+  if (n_window + 16 > static_cast<size_t>(engine.n_ctx())) {
+    return InvalidArgument(
+        fmt::format("a context of {} tokens and {} after it do not fit the "
+                    "model's {}",
+                    n_context, n_end, engine.n_ctx()));
+  }
+  const auto words = [&engine](const std::vector<int32_t>& tokens, size_t begin, size_t n) {
+    return engine.Detokenize(std::span(tokens).subspan(begin, n));
+  };
+  std::vector<Window> windows;
+  const auto n_windows = static_cast<size_t>(options.n_windows);
+  for (size_t i = 0; i < n_windows; ++i) {
+    const size_t steps = std::max<size_t>(1, n_windows - 1);
+    const size_t begin = i * (text.size() - n_window) / steps;
+    const size_t then_begin = i * (then.size() - n_end) / steps;
+    Window window;
+    window.prompt = words(text, begin, n_context);
+    window.leads[kContinue] = words(text, begin + n_context, kLead);
+    window.forced[kContinue] = words(text, begin + n_context + kLead, n_end - kLead);
+    window.leads[kChange] = "\n\n" + words(then, then_begin, kLead);
+    window.forced[kChange] = words(then, then_begin + kLead, n_end - kLead);
+    windows.push_back(std::move(window));
+  }
+  return windows;
+}
+
+// Next-token logits at every measured position.
+using Logits = std::vector<std::vector<float>>;
+
+class Runner {
+ public:
+  Runner(Engine& engine, const Window& window) : engine_(engine), window_(window) {
+    for (size_t end = 0; end < kEnds; ++end) {
+      n_positions_[end] = engine.Tokenize(window.forced[end]).size();
+    }
+  }
+
+  // Adds to the measurements of both regimes.
+  Status Measure(const MemoryOptions& options, std::array<Measurement*, kEnds> measurements) {
+    const auto start = std::chrono::steady_clock::now();
+    Result<std::unique_ptr<Conversation>> created = engine_.NewConversation(options);
+    if (!created.ok()) {
+      for (Measurement* measurement : measurements) {
+        measurement->refused = created.status().message();
+      }
+      return OkStatus();
+    }
+    std::array<std::unique_ptr<Conversation>, kEnds> conversations;
+    conversations[kContinue] = *std::move(created);
+    RKV_RETURN_IF_ERROR(conversations[kContinue]->AddUserMessage(window_.prompt));
+    AnswerOptions nothing;
+    nothing.forced_text = "";
+    RKV_RETURN_IF_ERROR(Answered(engine_.Answer(*conversations[kContinue], nothing)));
+    for (Measurement* measurement : measurements) {
+      measurement->AddStats(conversations[kContinue]->stats());
+    }
+    RKV_ASSIGN_OR_RETURN(conversations[kChange],
+                         engine_.CopyConversation(*conversations[kContinue]));
+
+    const bool is_full = full_[kContinue].empty();
+    std::array<Logits, kEnds> logits;
+    std::vector<AnswerRequest> requests(kEnds);
+    for (size_t end = 0; end < kEnds; ++end) {
+      RKV_RETURN_IF_ERROR(conversations[end]->AddUserMessage(window_.leads[end]));
+      requests[end].conversation = conversations[end].get();
+      requests[end].options.forced_text = window_.forced[end];
+      requests[end].options.on_logits = [&logits, end](std::span<const float> row, int32_t) {
+        logits[end].emplace_back(row.begin(), row.end());
+      };
+    }
+    RKV_RETURN_IF_ERROR(engine_.AnswerAll(requests));
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    for (size_t end = 0; end < kEnds; ++end) {
+      RKV_RETURN_IF_ERROR(Answered(std::move(requests[end].result)));
+      measurements[end]->AddStats(conversations[end]->stats());
+      measurements[end]->seconds += elapsed.count() / kEnds;
+      logits[end].resize(n_positions_[end]);  // Where the answer ends, the text does not.
+      if (is_full) full_[end] = logits[end];
+      Compare(logits[end], full_[end], *measurements[end]);
+    }
+    return OkStatus();
+  }
+
+ private:
+  static Status Answered(const Result<AnswerResult>& answer) {
+    if (!answer.ok()) return answer.status();
+    if (answer->stop == StopReason::kEndOfAnswer) return OkStatus();
+    return ResourceExhausted("the text does not fit the context");
+  }
+
+  static void Compare(const Logits& logits, const Logits& full, Measurement& measurement) {
+    for (size_t begin = 0; begin < full.size(); begin += kBlock) {
+      const size_t end = std::min(begin + kBlock, full.size());
+      double kl = 0;
+      double same = 0;
+      for (size_t i = begin; i < end; ++i) {
+        kl += KlDivergence(full[i], logits[i]);
+        same += ArgMax(full[i]) == ArgMax(logits[i]) ? 1 : 0;
+      }
+      measurement.kl.Add(kl, static_cast<double>(end - begin));
+      measurement.accuracy.Add(same, static_cast<double>(end - begin));
+    }
+  }
+
+  Engine& engine_;
+  const Window& window_;
+  std::array<size_t, kEnds> n_positions_ = {};
+  std::array<Logits, kEnds> full_;
+};
+
+}  // namespace
+
+Result<SuiteResult> RunTextKl(Engine& engine, const TextKlOptions& options,
+                              const std::vector<Configuration>& configurations,
+                              const std::vector<Budget>& budgets, const EvalProgress& progress) {
+  RKV_ASSIGN_OR_RETURN(const std::vector<Window> windows, MakeWindows(engine, options));
+  SuiteResult result{.accuracy_name = "top-1 agreement with full",
+                     .unit_name = fmt::format("blocks of {} positions", kBlock),
+                     .configurations = configurations,
+                     .budgets = budgets,
+                     .regimes = {}};
+  result.regimes = {{.name = "continue",
+                     .description = fmt::format("{} tokens of a text, then {} that follow in it",
+                                                options.n_context, options.n_forced),
+                     .cells = {}},
+                    {.name = "change",
+                     .description = fmt::format("{} tokens of a text, then {} of another",
+                                                options.n_context, options.n_forced),
+                     .cells = {}}};
+  for (Regime& regime : result.regimes) {
+    for (const Configuration& configuration : configurations) {
+      regime.cells.emplace_back(BudgetsOf(configuration, budgets).size());
+    }
+  }
+  const size_t n_cells = windows.size() * CountCells(configurations, budgets);
+  size_t n_done = 0;
+  // Window by window, since the logits of one take a hundred megabytes.
+  for (size_t w = 0; w < windows.size(); ++w) {
+    Runner runner(engine, windows[w]);
+    for (size_t c = 0; c < configurations.size(); ++c) {
+      const auto row = BudgetsOf(configurations[c], budgets);
+      for (size_t b = 0; b < row.size(); ++b) {
+        progress(fmt::format("{}, window {}", NameOf(configurations[c], row[b]), w + 1),
+                 static_cast<double>(n_done++) / static_cast<double>(n_cells));
+        RKV_RETURN_IF_ERROR(runner.Measure(
+            WithBudget(configurations[c].options, row[b]),
+            {&result.regimes[kContinue].cells[c][b], &result.regimes[kChange].cells[c][b]}));
+      }
+    }
+  }
+  return result;
+}
+
+}  // namespace rkv::app
