@@ -13,7 +13,7 @@ namespace rkv {
 namespace {
 
 // Sinks and the window weigh this much more than an average token of their head.
-constexpr float kKeepWeight = 16.0f;
+const float kKeepWeight = getenv("KW") ? atof(getenv("KW")) : 16.0f;
 
 // A centre is worth its bytes where they are at most this share of a head's.
 constexpr uint64_t kCentreShare = 16;
@@ -259,13 +259,6 @@ void Compressor::WeighKept(size_t head) {
   }
 }
 
-uint64_t Compressor::TakenBytes(size_t head) const {
-  // Every tier may end with a page of its own.
-  const size_t n = heads_[head].end - heads_[head].begin;
-  const size_t most = budget_ / config_.n_heads() / shapes_[config_.layer_of(head)].back().bytes;
-  return (config_.n_tiers() + 1 + std::min<size_t>(n, most) / RowStore::kPageRows) * sizeof(void*);
-}
-
 uint64_t Compressor::KeptBytes(size_t head) const {
   const HeadRange& range = heads_[head];
   uint64_t bytes = 0;
@@ -275,23 +268,55 @@ uint64_t Compressor::KeptBytes(size_t head) const {
   return bytes;
 }
 
+uint64_t Compressor::PlannedBytes() const {
+  uint64_t bytes = memory_.FixedBytes();
+  std::vector<size_t> rows(config_.n_rungs() + 1);
+  for (size_t head = 0; head < config_.n_heads(); ++head) {
+    std::ranges::fill(rows, 0);
+    for (size_t i = heads_[head].begin; i < heads_[head].end; ++i) ++rows[items_[i].rung];
+    rows[0] += spare_;
+    for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
+      bytes += StoreBytesFor(rows[tier], config_.layout(head, tier));
+    }
+    if (config_.absorb().has_states()) {
+      bytes += StoreBytesFor(heads_[head].n_states, config_.layout(head, config_.state_tier()));
+    }
+  }
+  return bytes;
+}
+
 void Compressor::Solve() {
   uint64_t taken = memory_.FixedBytes();
   uint64_t kept = 0;
   uint64_t spare_bytes = 0;  // of one spare row per head
-  uint64_t weight = 0;
   for (size_t head = 0; head < config_.n_heads(); ++head) {
-    taken += TakenBytes(head);
+    taken += sizeof(RowStore) + sizeof(void*);
     kept += KeptBytes(head);
     spare_bytes += config_.layout(head, 0).row_bytes();
-    weight += shapes_[config_.layer_of(head)].back().bytes;
-    if (config_.absorb().has_states())
-      kept += config_.layout(head, config_.state_tier()).row_bytes();
+    if (config_.absorb().has_states()) {
+      kept += StoreBytesFor(1, config_.layout(head, config_.state_tier()));
+    }
   }
-  const uint64_t rows = budget_ > taken ? budget_ - taken : 0;
+  uint64_t rows = budget_ > taken ? budget_ - taken : 0;
   // Spare room comes after what must be kept.
   spare_ = std::min<uint64_t>(spare_, rows > kept ? (rows - kept) / spare_bytes : 0);
-  const uint64_t budget = rows - spare_ * spare_bytes;
+  // What tables take depends on how many tiers and pages come into use: seen only afterwards.
+  for (int round = 0; round < 8; ++round) {
+    const uint64_t spare = spare_ * spare_bytes;
+    SolveWithin(rows > spare ? rows - spare : 0);
+    const uint64_t planned = PlannedBytes();
+    if (planned <= budget_) return;
+    rows -= std::min(rows, planned - budget_);
+    if (round >= 4) spare_ = 0;
+  }
+}
+
+void Compressor::SolveWithin(uint64_t budget) {
+  for (size_t i = 0; i < items_.size(); ++i) items_[i].rung = candidates_[i].tier;
+  uint64_t weight = 0;
+  for (size_t head = 0; head < config_.n_heads(); ++head) {
+    weight += shapes_[config_.layer_of(head)].back().bytes;
+  }
   if (config_.split() == Split::kUniform) {
     for (size_t head = 0; head < config_.n_heads(); ++head) {
       SolveHead(head, budget * shapes_[config_.layer_of(head)].back().bytes / weight);
@@ -313,6 +338,7 @@ void Compressor::Solve() {
 
 void Compressor::SolveHead(size_t head, uint64_t budget) {
   HeadRange& range = heads_[head];
+  range.n_states = 0;
   const std::span<LadderItem> items =
       std::span(items_).subspan(range.begin, range.end - range.begin);
   const std::vector<LadderItem> before(items.begin(), items.end());
@@ -438,9 +464,9 @@ void Compressor::Apply(size_t head) {
   std::vector<size_t> arriving(n_rungs);
   for (const Placed& row : placed) ++arriving[row.tier];
   for (size_t tier = 0; tier < n_rungs; ++tier) {
-    RowStore& rows = memory_.mutable_store(head, tier);
-    rows.Remove(leaving[tier]);
-    rows.SetCapacity(rows.size() + arriving[tier] + (tier == 0 ? spare_ : 0));
+    if (!leaving[tier].empty()) memory_.mutable_store(head, tier).Remove(leaving[tier]);
+    memory_.SetCapacity(
+        head, tier, memory_.store(head, tier).size() + arriving[tier] + (tier == 0 ? spare_ : 0));
   }
   for (const Placed& row : placed) {
     const RowLayout& layout = config_.layout(head, row.tier);
@@ -477,7 +503,9 @@ void Compressor::StoreStates(size_t head, const std::vector<StateSums>& states) 
   const LayerShape& shape = config_.layer_shape(head);
   const size_t tier = config_.state_tier();
   const RowLayout& layout = config_.layout(head, tier);
-  RowStore rows(layout);
+  memory_.SetCapacity(head, tier, 0);
+  if (states.empty()) return;
+  RowStore& rows = memory_.mutable_store(head, tier);
   rows.SetCapacity(states.size());
   std::vector<float> k(shape.d_k), v(shape.d_v);
   std::vector<uint8_t> k_row(layout.k_bytes()), v_row(layout.v_bytes());
@@ -491,7 +519,6 @@ void Compressor::StoreStates(size_t head, const std::vector<StateSums>& states) 
                  .log_mass = std::log(state.mass),
                  .spread = state.Spread()});
   }
-  memory_.mutable_store(head, tier) = std::move(rows);
 }
 
 void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten, double) {

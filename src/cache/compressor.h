@@ -19,6 +19,11 @@ inline size_t CentreBytes(const LayerShape& shape) {
   return RowBytes(ElementType::kQ8_0, shape.d_k) + RowBytes(ElementType::kQ8_0, shape.d_v);
 }
 
+// A store with exactly room for `n` rows, none being allocated for none.
+inline uint64_t StoreBytesFor(size_t n, const RowLayout& layout) {
+  return n == 0 ? 0 : sizeof(RowStore) + RowStore::BytesFor(n, layout);
+}
+
 // K and V of a head's rows in the basis where tokens are compared: rotated, if any rung is.
 class RowCodec {
  public:
@@ -66,8 +71,9 @@ class Compressor {
   void Solve();
   void SolveHead(size_t head, uint64_t budget);
   double StateError(size_t head, size_t n_states);
-  uint64_t TakenBytes(size_t head) const;  // by page tables
-  uint64_t KeptBytes(size_t head) const;   // by what may not be forgotten, at the least
+  uint64_t KeptBytes(size_t head) const;  // of what may not be forgotten, at the least
+  uint64_t PlannedBytes() const;          // held once Apply() has run
+  void SolveWithin(uint64_t budget);
   void Apply(size_t head);
   void Absorb(size_t head, std::vector<StateSums> forgotten, double mean_entropy);
   void AbsorbByPlace(size_t head, std::vector<StateSums>& states,

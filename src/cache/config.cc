@@ -82,6 +82,7 @@ Status CacheConfig::MakeLayouts() {
     layout.is_state = true;
     if (absorb_.has_states()) layouts_.push_back(layout);
   }
+  for (const RowLayout& layout : layouts_) empty_stores_.emplace_back(layout);
   rotates_ = rotated(n_rungs_ - 1);
   return OkStatus();
 }

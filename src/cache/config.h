@@ -39,6 +39,11 @@ class CacheConfig {
     return layouts_[layer_of_head_[head] * n_tiers() + tier];
   }
 
+  // Stands for stores without rows.
+  const RowStore& empty_store(size_t head, size_t tier) const {
+    return empty_stores_[layer_of_head_[head] * n_tiers() + tier];
+  }
+
   // Rows of this tier are kept rotated (kernels/element.h), so queries have to be rotated for them.
   bool rotated(size_t tier) const;
   // Tokens are compared, averaged and quantised in the rotated basis.
@@ -65,6 +70,7 @@ class CacheConfig {
   std::vector<size_t> first_head_;       // [layer]
   std::vector<size_t> layer_of_head_;    // [head]
   std::vector<RowLayout> layouts_;       // [layer, tier]
+  std::vector<RowStore> empty_stores_;   // [layer, tier]
   std::vector<size_t> elements_before_;  // [head + 1]
 };
 

@@ -24,6 +24,8 @@ std::string FormatBytes(uint64_t bytes) {
   return fmt::format("{}KiB", (bytes + 1023) / 1024);
 }
 
+uint64_t StoreBytes(const RowStore& rows) { return sizeof(RowStore) + rows.held_bytes(); }
+
 // Spare rows that a store of `n` rows may have: a sixteenth bounds both the waste and how often
 // appending allocates.
 size_t Spare(size_t n) { return std::clamp<size_t>(n / 16, 4, RowStore::kPageRows); }
@@ -65,18 +67,13 @@ size_t MemoryShape::full_token_bytes() const {
 }
 
 Memory::Impl::Impl(std::shared_ptr<const CacheConfig> config)
-    : config_(std::move(config)), centres_(config_->rotates() ? config_->n_heads() : 0) {
-  stores_.reserve(config_->n_heads() * config_->n_tiers());
-  for (size_t head = 0; head < config_->n_heads(); ++head) {
-    for (size_t tier = 0; tier < config_->n_tiers(); ++tier) {
-      stores_.emplace_back(config_->layout(head, tier));
-    }
-  }
-}
+    : config_(std::move(config)),
+      stores_(config_->n_heads() * config_->n_tiers()),
+      centres_(config_->rotates() ? config_->n_heads() : 0) {}
 
 Memory::Impl::Impl(const Impl& other)
     : config_(other.config_),
-      stores_(other.stores_),
+      stores_(other.stores_.size()),
       centres_(other.centres_.size()),
       media_(other.media_),
       tokens_seen_(other.tokens_seen_),
@@ -87,6 +84,9 @@ Memory::Impl::Impl(const Impl& other)
       compressions_(other.compressions_),
       compress_seconds_(other.compress_seconds_),
       observe_seconds_(other.observe_seconds_) {
+  for (size_t i = 0; i < stores_.size(); ++i) {
+    if (other.stores_[i] != nullptr) stores_[i] = std::make_unique<RowStore>(*other.stores_[i]);
+  }
   for (size_t head = 0; head < centres_.size(); ++head) {
     if (other.centres_[head] == nullptr) continue;
     const size_t bytes = CentreBytes(config_->layer_shape(head));
@@ -108,7 +108,7 @@ TokenInfo Memory::Impl::token_info(uint32_t index) const {
 }
 
 uint64_t Memory::Impl::FixedBytes() const {
-  uint64_t bytes = sizeof(*this) + stores_.capacity() * sizeof(RowStore) +
+  uint64_t bytes = sizeof(*this) + stores_.capacity() * sizeof(stores_[0]) +
                    centres_.capacity() * sizeof(centres_[0]) +
                    media_.capacity() * sizeof(MediaSpan);
   for (size_t head = 0; head < centres_.size(); ++head) {
@@ -117,9 +117,17 @@ uint64_t Memory::Impl::FixedBytes() const {
   return bytes;
 }
 
+void Memory::Impl::SetCapacity(size_t head, size_t tier, size_t rows) {
+  if (rows > 0) {
+    mutable_store(head, tier).SetCapacity(rows);
+  } else {
+    stores_[head * config_->n_tiers() + tier].reset();
+  }
+}
+
 uint64_t Memory::Impl::held_bytes() const {
   uint64_t bytes = FixedBytes();
-  for (const RowStore& rows : stores_) bytes += rows.held_bytes();
+  for (const auto& rows : stores_) bytes += rows != nullptr ? StoreBytes(*rows) : 0;
   return bytes;
 }
 
@@ -127,12 +135,10 @@ uint64_t Memory::Impl::smallest_budget_bytes() const {
   const AlwaysKeep& keep = config_->policy().keep;
   uint64_t bytes = FixedBytes();
   for (size_t head = 0; head < config_->n_heads(); ++head) {
-    bytes += RowStore::BytesFor(keep.sinks + keep.window,
-                                config_->layout(head, config_->n_rungs() - 1)) +
-             (config_->n_tiers() + 1) * sizeof(void*);
+    bytes += StoreBytesFor(keep.sinks + keep.window, config_->layout(head, config_->n_rungs() - 1));
     if (config_->absorb().has_states()) {
-      bytes += std::max<size_t>(1, media_.size()) *
-               config_->layout(head, config_->state_tier()).row_bytes();
+      bytes += StoreBytesFor(std::max<size_t>(1, media_.size()),
+                             config_->layout(head, config_->state_tier()));
     }
   }
   return bytes;
@@ -188,7 +194,8 @@ bool Memory::Impl::AppendExact(size_t n, uint64_t budget) {
     for (size_t head = 0; head < config_->n_heads(); ++head) {
       const RowStore& exact = store(head, 0);
       if (exact.size() + n <= exact.capacity()) continue;
-      bytes += RowStore::BytesFor(exact.size() + n + spare, exact.layout()) - exact.held_bytes();
+      bytes += StoreBytesFor(exact.size() + n + spare, exact.layout());
+      bytes -= exact.capacity() > 0 ? StoreBytes(exact) : 0;
     }
     return bytes <= budget;
   };
@@ -259,6 +266,7 @@ void Memory::Impl::Truncate(uint64_t n_tokens) {
     for (size_t tier = 0; tier < config_->n_tiers(); ++tier) {
       // States cannot be taken apart; without any token before them they are gone altogether.
       if (tier == config_->state_tier() && n_tokens > 0) continue;
+      if (store(head, tier).capacity() == 0) continue;
       RowStore& rows = mutable_store(head, tier);
       slots.clear();
       for (uint32_t slot = 0; slot < rows.size(); ++slot) {
@@ -266,7 +274,7 @@ void Memory::Impl::Truncate(uint64_t n_tokens) {
       }
       rows.Remove(slots);
       if (!slots.empty()) {
-        rows.SetCapacity(std::min(rows.capacity(), rows.size() + Spare(rows.size())));
+        SetCapacity(head, tier, std::min(rows.capacity(), rows.size() + Spare(rows.size())));
       }
     }
   }
@@ -346,7 +354,9 @@ void Memory::Impl::Save(ByteWriter& writer) const {
     if (centres_[head] == nullptr) continue;
     writer.WriteRaw(centres_[head].get(), CentreBytes(config_->layer_shape(head)));
   }
-  for (const RowStore& rows : stores_) rows.Save(writer);
+  for (size_t head = 0; head < config_->n_heads(); ++head) {
+    for (size_t tier = 0; tier < config_->n_tiers(); ++tier) store(head, tier).Save(writer);
+  }
 }
 
 bool Memory::Impl::LoadTokens(ByteReader& reader) {
@@ -374,10 +384,14 @@ bool Memory::Impl::LoadTokens(ByteReader& reader) {
     centres_[head] = std::make_unique_for_overwrite<uint8_t[]>(bytes);
     reader.ReadRaw(centres_[head].get(), bytes);
   }
-  for (RowStore& rows : stores_) {
-    if (!rows.Load(reader)) return false;
-    for (size_t slot = 0; slot < rows.size(); ++slot) {
-      if (rows.index(slot) >= tokens_seen_) return false;
+  for (size_t head = 0; head < config_->n_heads(); ++head) {
+    for (size_t tier = 0; tier < config_->n_tiers(); ++tier) {
+      RowStore rows(config_->layout(head, tier));
+      if (!rows.Load(reader)) return false;
+      for (size_t slot = 0; slot < rows.size(); ++slot) {
+        if (rows.index(slot) >= tokens_seen_) return false;
+      }
+      if (rows.size() > 0) mutable_store(head, tier) = std::move(rows);
     }
   }
   return reader.ok();

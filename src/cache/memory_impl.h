@@ -77,7 +77,8 @@ class Memory::Impl {
               AttentionScratch& scratch, float* const* logits) const;
 
   const RowStore& store(size_t head, size_t tier) const {
-    return stores_[head * config_->n_tiers() + tier];
+    const auto& rows = stores_[head * config_->n_tiers() + tier];
+    return rows != nullptr ? *rows : config_->empty_store(head, tier);
   }
 
   const uint8_t* centre(size_t head) const {
@@ -91,8 +92,12 @@ class Memory::Impl {
   friend class Compressor;
 
   RowStore& mutable_store(size_t head, size_t tier) {
-    return stores_[head * config_->n_tiers() + tier];
+    auto& rows = stores_[head * config_->n_tiers() + tier];
+    if (rows == nullptr) rows = std::make_unique<RowStore>(config_->layout(head, tier));
+    return *rows;
   }
+  // Sets the room of a store, which is gone when it has none.
+  void SetCapacity(size_t head, size_t tier, size_t rows);
   uint64_t BudgetBytes(uint64_t tokens_seen) const;  // kNoLimit without a budget
   uint64_t FixedBytes() const;
   uint64_t held_bytes() const;
@@ -103,7 +108,7 @@ class Memory::Impl {
   void EnforceBudget();
 
   std::shared_ptr<const CacheConfig> config_;
-  std::vector<RowStore> stores_;  // [head, tier]
+  std::vector<std::unique_ptr<RowStore>> stores_;  // [head, tier]; null: without rows
   // What tokens on quantised rungs are coded relative to, per head: K and V as q8_0, or null.
   std::vector<std::unique_ptr<uint8_t[]>> centres_;
   std::vector<MediaSpan> media_;

@@ -28,23 +28,77 @@ class RetentivePolicy : public Policy {
 
   void Score(const ScoreContext& context, std::span<float> scores) const override {
     std::fill(scores.begin(), scores.end(), 0.0f);
-    AddResiduals(context.keys, key_share_, scores);
-    AddResiduals(context.values, 1.0f - key_share_, scores);
+    static const int mode = getenv("MODE") ? atoi(getenv("MODE")) : 0;
+    static const float tw = getenv("TW") ? atof(getenv("TW")) : 1;
+    if (mode <= 1) {
+      std::vector<uint32_t> group(scores.size());
+      for (size_t i = 0; i < scores.size(); ++i)
+        group[i] = mode == 0 ? 0 : context.tokens[i].modality == Modality::kText ? 0 : 1 + context.tokens[i].media;
+      AddResiduals(context.keys, key_share_, scores, group);
+      AddResiduals(context.values, 1.0f - key_share_, scores, group);
+    } else {
+      Farthest(context, scores, mode);
+    }
+    for (size_t i = 0; i < scores.size(); ++i)
+      if (context.tokens[i].modality == Modality::kText) scores[i] *= tw;
+    static const float vp = getenv("VP") ? atof(getenv("VP")) : 0;
+    if (vp != 0) {
+      std::vector<float> m(context.values.d); double t = 0;
+      for (size_t i = 0; i < scores.size(); ++i) for (size_t e = 0; e < m.size(); ++e) m[e] += context.values.row(i)[e] / scores.size();
+      for (size_t i = 0; i < scores.size(); ++i) for (size_t e = 0; e < m.size(); ++e) { double q = context.values.row(i)[e] - m[e]; t += q*q; }
+      const float f = std::pow(t / scores.size(), vp);
+      for (float& s : scores) s *= f;
+    }
+    static const float lw = getenv("LW") ? atof(getenv("LW")) : 1;
+    for (float& s : scores) s *= std::pow(lw, context.layer);
+    static const float ex = getenv("EX") ? atof(getenv("EX")) : 1;
+    if (ex != 1) for (float& s : scores) s = std::pow(s, ex);
   }
 
  private:
-  // Squared distances to the mean, in units of their own mean.
-  static void AddResiduals(const RowsView& rows, float share, std::span<float> scores) {
-    std::vector<float> mean(rows.d);
-    for (size_t i = 0; i < rows.n; ++i) {
-      for (size_t e = 0; e < rows.d; ++e) mean[e] += rows.row(i)[e];
+  void Farthest(const ScoreContext& context, std::span<float> scores, int mode) const {
+    const size_t n = scores.size();
+    const size_t d = context.keys.d + context.values.d;
+    std::vector<float> x(n * d), mean(d);
+    for (size_t i = 0; i < n; ++i) {
+      std::copy_n(context.keys.row(i).data(), context.keys.d, x.data() + i * d);
+      std::copy_n(context.values.row(i).data(), context.values.d, x.data() + i * d + context.keys.d);
     }
-    for (float& x : mean) x /= static_cast<float>(rows.n);
+    for (size_t i = 0; i < n; ++i) for (size_t e = 0; e < d; ++e) mean[e] += x[i * d + e] / n;
+    double kv = 0, vv = 0;
+    for (size_t i = 0; i < n; ++i) for (size_t e = 0; e < d; ++e) { double t = x[i*d+e]-mean[e]; (e < context.keys.d ? kv : vv) += t*t; }
+    const float ks = std::sqrt(key_share_ * n / std::max(kv, 1e-20)), vs = std::sqrt((1 - key_share_) * n / std::max(vv, 1e-20));
+    for (size_t i = 0; i < n; ++i) for (size_t e = 0; e < d; ++e) x[i*d+e] = (x[i*d+e] - mean[e]) * (e < context.keys.d ? ks : vs);
+    std::vector<float> dist(n);
+    std::vector<bool> done(n);
+    for (size_t i = 0; i < n; ++i) { float t = 0; for (size_t e = 0; e < d; ++e) t += x[i*d+e]*x[i*d+e]; dist[i] = mode == 3 ? 1e30f : t; }
+    for (size_t r = 0; r < n; ++r) {
+      size_t best = n;
+      for (size_t i = n; i-- > 0;) if (!done[i] && (best == n || dist[i] > dist[best])) best = i;
+      done[best] = true;
+      scores[best] = std::min(dist[best], 1e6f);
+      for (size_t i = 0; i < n; ++i) if (!done[i]) {
+        float t = 0; for (size_t e = 0; e < d; ++e) { float q = x[i*d+e]-x[best*d+e]; t += q*q; }
+        dist[i] = std::min(dist[i], t);
+      }
+    }
+  }
+
+  // Squared distances to the mean, in units of their own mean.
+  static void AddResiduals(const RowsView& rows, float share, std::span<float> scores, const std::vector<uint32_t>& group) {
+    const size_t n_groups = 1 + *std::ranges::max_element(group);
+    std::vector<float> mean(rows.d * n_groups), count(n_groups);
+    for (size_t i = 0; i < rows.n; ++i) {
+      for (size_t e = 0; e < rows.d; ++e) mean[group[i] * rows.d + e] += rows.row(i)[e];
+      count[group[i]] += 1;
+    }
+    for (size_t g = 0; g < n_groups; ++g)
+    for (size_t e = 0; e < rows.d; ++e) mean[g * rows.d + e] /= std::max(count[g], 1.f);
     std::vector<float> distance(rows.n);
     float total = 0;
     for (size_t i = 0; i < rows.n; ++i) {
       for (size_t e = 0; e < rows.d; ++e) {
-        const float difference = rows.row(i)[e] - mean[e];
+        const float difference = rows.row(i)[e] - mean[group[i] * rows.d + e];
         distance[i] += difference * difference;
       }
       total += distance[i];
