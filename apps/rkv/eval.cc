@@ -237,7 +237,8 @@ Status Eval(EvalFlags& flags, const std::string& command) {
 
 std::string CommandLine(const CLI::App& program, const CLI::App& command) {
   std::string text = fmt::format("{} {}", program.get_name(), command.get_name());
-  for (const CLI::Option* option : command.parse_order()) {
+  // Not in the order given: what the environment sets is part of it.
+  for (const CLI::Option* option : command.get_options()) {
     const bool flag = option->get_expected_max() == 0;
     for (const std::string& value : option->results()) {
       const bool quote = value.find_first_of(" ;'\"*?") != std::string::npos;
@@ -304,6 +305,10 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
       ->type_name("DIR");
   AddModelFlags(*command, flags->common);
   AddLogFlags(*command, flags->common);
+  for (CLI::Option* option : command->get_options()) {
+    const bool positional = option->get_positional() || option->check_lname("help");
+    if (!positional) option->envname(EnvironmentName("--" + option->get_lnames().front()));
+  }
   command->footer(PolicyHelp());
   command->callback([flags, command, &program, &exit_code] {
     const Status status = Eval(*flags, CommandLine(program, *command));

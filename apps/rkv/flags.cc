@@ -21,14 +21,6 @@ const std::map<std::string, std::string, std::less<>> kShortFlags = {
     {"-ngl", "--n-gpu-layers"}, {"-sys", "--system-prompt"}, {"-ub", "--ubatch-size"},
 };
 
-std::string EnvironmentName(const std::string& flag) {
-  std::string name = "RKV_";
-  for (const char c : flag.substr(2)) {
-    name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-  }
-  return name;
-}
-
 template <typename T>
 CLI::Option* AddFlag(CLI::App& command, const std::string& names, T& value,
                      const std::string& help) {
@@ -67,6 +59,14 @@ std::vector<std::string> CommonFlags::media() const {
   std::vector<std::string> files = images;
   files.insert(files.end(), audio.begin(), audio.end());
   return files;
+}
+
+std::string EnvironmentName(const std::string& flag) {
+  std::string name = "RKV_";
+  for (const char c : flag.substr(2)) {
+    name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  }
+  return name;
 }
 
 void AddModelFlags(CLI::App& command, CommonFlags& flags) {

@@ -38,6 +38,9 @@ void AddCommonFlags(CLI::App& command, CommonFlags& flags);
 void AddModelFlags(CLI::App& command, CommonFlags& flags);
 void AddLogFlags(CLI::App& command, CommonFlags& flags);
 
+// RKV_LONG_NAME for "--long-name".
+std::string EnvironmentName(const std::string& flag);
+
 // llama.cpp has short flags of several letters (-mm, -ngl, -sys, -ub), which CLI11 would read as
 // several flags: gives the arguments with their long forms.
 std::vector<std::string> ExpandShortFlags(int argc, char** argv);
