@@ -149,6 +149,10 @@ void Memory::Impl::AccountAttention() {
     }
     size_t column = 0;
     const auto update = [&](std::span<float> stats) {
+      if (stats.empty()) {
+        ++column;
+        return;
+      }
       const auto before = static_cast<double>(stats[0]);
       stats[0] = static_cast<float>(retained * before + sum[column]);
       if (stats.size() > 1) {

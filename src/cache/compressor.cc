@@ -13,7 +13,7 @@ namespace rkv {
 namespace {
 
 // Sinks and the window weigh this much more than an average token of their head.
-const float kKeepWeight = getenv("KW") ? atof(getenv("KW")) : 16.0f;
+const float kKeepWeight = getenv("KW") ? atof(getenv("KW")) : 64.0f;
 
 // A centre is worth its bytes where they are at most this share of a head's.
 constexpr uint64_t kCentreShare = 16;
@@ -28,7 +28,9 @@ void RanksToErrors(std::span<LadderItem> items) {
   std::ranges::stable_sort(
       order, [items](uint32_t a, uint32_t b) { return items[a].error < items[b].error; });
   for (size_t rank = 0; rank < order.size(); ++rank) {
-    items[order[rank]].error = static_cast<float>(rank + 1) / static_cast<float>(order.size());
+    LadderItem& item = items[order[rank]];
+    item.error = static_cast<float>(rank + 1) / static_cast<float>(order.size());
+    item.precision_error = item.error;
   }
 }
 
@@ -83,7 +85,10 @@ void RowCodec::Encode(const RowLayout& layout, bool rotated, float* k, float* v,
 }
 
 Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
-    : memory_(memory), config_(memory.config()), budget_(budget) {
+    : memory_(memory),
+      config_(memory.config()),
+      budget_(budget),
+      metrics_(memory.config().n_heads()) {
   const uint64_t tokens = budget / std::max<size_t>(1, config_.shape().full_token_bytes());
   spare_ = static_cast<size_t>(std::min(tokens / 16, kMaxSpareRows));
   for (size_t layer = 0; layer < config_.shape().layers.size(); ++layer) {
@@ -100,15 +105,17 @@ Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
 
 void Compressor::Run(size_t n_new) {
   const Stopwatch clock;
+  uint64_t least = memory_.FixedBytes();  // with every token of the conversation on the lowest rung
   for (size_t head = 0; head < config_.n_heads(); ++head) {
     codecs_.emplace_back(memory_, head);
     Gather(head, n_new);
     MakeCentre(head);
-    Score(head);
+    least += StoreBytesFor(memory_.tokens_seen(), config_.layout(head, config_.n_rungs() - 1));
   }
-  if (!config_.policy().info->scores_are_errors && config_.split() == Split::kPooled) {
-    RanksToErrors(items_);
-  }
+  may_forget_ = least > budget_;
+  pooled_ = config_.split() == Split::kPooled || (config_.split() == Split::kAuto && may_forget_);
+  for (size_t head = 0; head < config_.n_heads(); ++head) Score(head);
+  if (!config_.policy().info->scores_are_errors && pooled_) RanksToErrors(items_);
   for (size_t head = 0; head < config_.n_heads(); ++head) WeighKept(head);
   Solve();
   for (size_t head = 0; head < config_.n_heads(); ++head) Apply(head);
@@ -210,12 +217,15 @@ void Compressor::Score(size_t head) {
     if (needs.keys) context.keys = {.data = k.data(), .n = n, .d = shape.d_k};
     if (needs.values) context.values = {.data = v.data(), .n = n, .d = shape.d_v};
   }
+  if (config_.absorb().kind == AbsorbKind::kClusters ||
+      config_.absorb().kind == AbsorbKind::kStates)
+    MeasureMetric(head);
   std::vector<float> attention, entropy;
   if (config_.n_stats() > 0) {
     const double t = memory_.observed_queries_;
     for (const Candidate& candidate : candidates) {
       const std::span<const float> stats = Stats(head, candidate);
-      attention.push_back(stats[0]);
+      attention.push_back(stats.empty() ? 0.0f : stats[0]);
       if (!needs.entropy) continue;
       // sum p ln p with p = a / s, from s = sum a and e = sum a ln a.
       const double s = static_cast<double>(stats[0]);
@@ -226,6 +236,7 @@ void Compressor::Score(size_t head) {
     context.attention = attention;
     context.entropy = entropy;
   }
+  context.may_forget = may_forget_;
   std::vector<float> scores(n);
   config_.policy().policy->Score(context, scores);
 
@@ -234,8 +245,12 @@ void Compressor::Score(size_t head) {
   const std::span<LadderItem> items = std::span(items_).subspan(first_item, n);
   for (size_t i = 0; i < n; ++i) items[i].error = scores[i];
   if (config_.policy().info->scores_are_errors) {
-    for (LadderItem& item : items) item.error = std::max(item.error, 0.0f);
-  } else if (config_.split() == Split::kUniform) {
+    config_.policy().policy->Precision(context, scores);
+    for (size_t i = 0; i < n; ++i) {
+      items[i].error = std::max(items[i].error, 0.0f);
+      items[i].precision_error = std::max(scores[i], 0.0f);
+    }
+  } else if (!pooled_) {
     RanksToErrors(items);
   }
   const AlwaysKeep& keep = config_.policy().keep;
@@ -252,10 +267,11 @@ void Compressor::WeighKept(size_t head) {
   const std::span<LadderItem> items =
       std::span(items_).subspan(range.begin, range.end - range.begin);
   double mean = 0;
-  for (const LadderItem& item : items) mean += static_cast<double>(item.error);
+  for (const LadderItem& item : items) mean += static_cast<double>(item.precision_error);
   mean /= static_cast<double>(std::max<size_t>(items.size(), 1));
   for (LadderItem& item : items) {
-    if (item.keep) item.error = std::max(item.error, kKeepWeight * static_cast<float>(mean));
+    if (!item.keep) continue;
+    item.precision_error = std::max(item.precision_error, kKeepWeight * static_cast<float>(mean));
   }
 }
 
@@ -317,7 +333,7 @@ void Compressor::SolveWithin(uint64_t budget) {
   for (size_t head = 0; head < config_.n_heads(); ++head) {
     weight += shapes_[config_.layer_of(head)].back().bytes;
   }
-  if (config_.split() == Split::kUniform) {
+  if (!pooled_) {
     for (size_t head = 0; head < config_.n_heads(); ++head) {
       SolveHead(head, budget * shapes_[config_.layer_of(head)].back().bytes / weight);
     }
@@ -378,17 +394,35 @@ void Compressor::SolveHead(size_t head, uint64_t budget) {
   solve_with(best);
 }
 
+void Compressor::MeasureMetric(size_t head) {
+  const HeadRange& range = heads_[head];
+  const LayerShape& shape = config_.layer_shape(head);
+  std::vector<float> k(shape.d_k), v(shape.d_v);
+  StateSums all(shape.d_k, shape.d_v);
+  double v_square = 0;
+  for (size_t i = range.begin; i < range.end; ++i) {
+    Decode(head, candidates_[i], k.data(), v.data());
+    all.Absorb(k, v);
+    for (const float x : v) v_square += static_cast<double>(x) * static_cast<double>(x);
+  }
+  StateMetric& metric = metrics_[head];
+  if (all.mass == 0) return;
+  all.Means(k, v);
+  v_square /= static_cast<double>(all.mass);
+  for (const float x : v) v_square -= static_cast<double>(x) * static_cast<double>(x);
+  const double k_square = static_cast<double>(all.Spread()) * static_cast<double>(shape.d_k);
+  metric = {.key_weight = k_square > 0 ? static_cast<float>(0.5 * v_square / k_square) : 0.0f,
+            .value_weight = 0.5f};
+}
+
 double Compressor::StateError(size_t head, size_t n_states) {
   const HeadRange& range = heads_[head];
   const LayerShape& shape = config_.layer_shape(head);
   double error = 0;
   std::vector<StateSums> points = LoadStates(head);
-  const double held_mass = std::accumulate(
-      points.begin(), points.end(), 0.0,
-      [](double sum, const StateSums& state) { return sum + static_cast<double>(state.mass); });
+  std::vector<float> limits;
+  limits.assign(points.size(), 1e30f);
   std::vector<float> k(shape.d_k), v(shape.d_v);
-  double forgotten_error = 0;
-  size_t n_forgotten = 0;
   for (size_t i = range.begin; i < range.end; ++i) {
     const LadderItem& item = items_[i];
     if (item.rung < config_.n_rungs()) {
@@ -397,16 +431,16 @@ double Compressor::StateError(size_t head, size_t n_states) {
     }
     Decode(head, candidates_[i], k.data(), v.data());
     points.push_back(StateSums::FromMeans(k, v, 1.0f, 0.0f));
-    forgotten_error += static_cast<double>(item.error);
-    ++n_forgotten;
+    limits.push_back(item.error);
   }
   if (points.empty()) return error;
-  if (n_states == 0) return error + forgotten_error + held_mass;
-  // What clustering leaves of the error that one state for all would make.
-  const double total = ClusterError(points, 1, metric_);
-  const double left = ClusterError(points, n_states, metric_);
-  const double scale = forgotten_error + held_mass;
-  return error + scale * (total > 0 ? left / total : 0.0);
+  if (n_states == 0) {
+    for (float l : limits) error += l;
+    return error;
+  }
+  const std::vector<float> left = ClusterErrors(points, n_states, metrics_[head]);
+  for (size_t i = 0; i < left.size(); ++i) error += std::min(left[i], limits[i]);
+  return error;
 }
 
 void Compressor::Apply(size_t head) {
@@ -460,6 +494,7 @@ void Compressor::Apply(size_t head) {
     }
     const std::span<const float> own = Stats(head, candidate);
     stats.insert(stats.end(), own.begin(), own.end());
+    if (own.empty()) stats.resize(stats.size() + config_.n_stats());
   }
   std::vector<size_t> arriving(n_rungs);
   for (const Placed& row : placed) ++arriving[row.tier];
@@ -529,7 +564,7 @@ void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten, double) {
     states.clear();
   } else if (config_.absorb().kind == AbsorbKind::kClusters) {
     for (StateSums& single : forgotten) states.push_back(std::move(single));
-    if (!states.empty()) Cluster(states, limit, metric_);
+    if (!states.empty()) Cluster(states, limit, metrics_[head]);
   } else {
     AbsorbByPlace(head, states, forgotten);
     const auto same_media = [](const void* context, uint32_t a, uint32_t b) {
@@ -538,7 +573,7 @@ void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten, double) {
       const TokenInfo y = memory->token_info(b);
       return x.modality == y.modality && x.media == y.media;
     };
-    MergeNeighbours(states, limit, metric_, same_media, &memory_);
+    MergeNeighbours(states, limit, metrics_[head], same_media, &memory_);
   }
   StoreStates(head, states);
 }

@@ -70,6 +70,7 @@ class Compressor {
   void MakeCentre(size_t head);
   void Solve();
   void SolveHead(size_t head, uint64_t budget);
+  void MeasureMetric(size_t head);
   double StateError(size_t head, size_t n_states);
   uint64_t KeptBytes(size_t head) const;  // of what may not be forgotten, at the least
   uint64_t PlannedBytes() const;          // held once Apply() has run
@@ -87,13 +88,15 @@ class Compressor {
   Memory::Impl& memory_;
   const CacheConfig& config_;
   uint64_t budget_;
+  bool may_forget_ = true;  // even on the lowest rung there is no room for all
+  bool pooled_ = false;
   size_t spare_ = 0;  // exact rows per head that stay free, so that steps to come need not compress
   std::vector<RowCodec> codecs_;  // [head]
   std::vector<Candidate> candidates_;
   std::vector<LadderItem> items_;
   std::vector<HeadRange> heads_;
   std::vector<std::vector<LadderRung>> shapes_;  // [layer]
-  StateMetric metric_;
+  std::vector<StateMetric> metrics_;             // [head]
 };
 
 }  // namespace rkv

@@ -38,8 +38,8 @@ Result<std::shared_ptr<const CacheConfig>> CacheConfig::Create(const MemoryShape
   config->needs_ = config->policy_.policy->needs();
   const AbsorbSpec own_absorb{.name = std::string(info.absorb), .options = {}};
   RKV_ASSIGN_OR_RETURN(config->absorb_, MakeAbsorb(options.absorb.value_or(own_absorb)));
-  config->split_ = options.split.value_or(Split::kUniform);
-  if (config->split_ == Split::kPooled && !info.comparable) {
+  config->split_ = options.split.value_or(info.split);
+  if (config->split_ != Split::kUniform && !info.comparable) {
     return InvalidArgument(fmt::format(
         "the scores of policy '{}' cannot be compared between heads; use --split uniform",
         info.name));
@@ -75,11 +75,16 @@ Status CacheConfig::MakeLayouts() {
     }
     RowLayout layout{.d_k = layer.d_k, .d_v = layer.d_v, .n_stats = n_stats_};
     for (const ElementType type : ladder.rungs) {
+      // The lowest rung can only be left for good, so nobody asks what its tokens' precision is
+      // worth.
+      const bool last = layouts_.size() % n_tiers() + 1 == n_rungs_;
+      layout.n_stats = needs_.precision && last ? 0 : n_stats_;
       layout.k_type = fixed ? options_.type_k.value_or(ElementType::kF16) : type;
       layout.v_type = fixed ? options_.type_v.value_or(ElementType::kF16) : type;
       layouts_.push_back(layout);
     }
     layout.is_state = true;
+    layout.n_stats = 0;
     if (absorb_.has_states()) layouts_.push_back(layout);
   }
   for (const RowLayout& layout : layouts_) empty_stores_.emplace_back(layout);

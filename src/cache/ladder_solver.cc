@@ -1,6 +1,7 @@
 #include "cache/ladder_solver.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace rkv {
 
@@ -67,9 +68,14 @@ uint64_t SolveLadder(std::span<const std::vector<LadderRung>> shapes, uint64_t b
     LadderItem& item = items[i];
     const std::vector<LadderRung>& rungs = shapes[item.shape];
     const auto& steps = hulls[item.shape][2 * size_t{item.rung} + (item.keep ? 1 : 0)];
+    double rate = std::numeric_limits<double>::infinity();
     for (uint8_t n = 0; n < steps.size(); ++n) {
-      moves.push_back({.rate = static_cast<double>(item.error) * steps[n].avoided /
-                               static_cast<double>(steps[n].bytes),
+      // A later step is never taken before an earlier one.
+      const bool enters = n == 0 && !item.keep;
+      const float error = enters ? item.error : item.precision_error;
+      rate = std::min(rate, static_cast<double>(error) * steps[n].avoided /
+                                static_cast<double>(steps[n].bytes));
+      moves.push_back({.rate = rate,
                        .item = i,
                        .bytes = static_cast<uint32_t>(steps[n].bytes),
                        .to = steps[n].to,

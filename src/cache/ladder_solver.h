@@ -16,17 +16,18 @@ struct LadderRung {
 };
 
 struct LadderItem {
-  float error = 0;     // what is lost if the token is forgotten; not negative
-  uint16_t shape = 0;  // which list of rungs
-  uint8_t rung = 0;    // in: the rung it is on. out: where it should be; rungs.size(): forgotten
-  bool keep = false;   // may not be forgotten
+  float error = 0;            // what is lost if the token is forgotten; not negative
+  float precision_error = 0;  // what its rung's share of is lost if it is not
+  uint16_t shape = 0;         // which list of rungs
+  uint8_t rung = 0;   // in: the rung it is on. out: where it should be; rungs.size(): forgotten
+  bool keep = false;  // may not be forgotten
 };
 
 // Chooses for every item its present rung, a lower one, or none, so that the sum of errors is small
 // and the sum of bytes is at most `budget`, as far as the items to keep allow it. Steps up each
-// item's convex hull of (bytes, error) are taken in the order of error avoided per byte, which is
-// optimal up to the last step (the greedy solution of the multiple-choice knapsack). Among equals
-// the later item wins. Returns the bytes used.
+// item's convex hull of (bytes, error) are taken in the order of error avoided per byte (the greedy
+// solution of the multiple-choice knapsack); where both errors of the items are the same, that is
+// optimal up to the last step. Among equals the later item wins. Returns the bytes used.
 uint64_t SolveLadder(std::span<const std::vector<LadderRung>> shapes, uint64_t budget,
                      std::span<LadderItem> items);
 

@@ -28,6 +28,7 @@ std::vector<LadderItem> RandomItems(Random& random, size_t n) {
   std::vector<LadderItem> items(n);
   for (LadderItem& item : items) {
     item.error = static_cast<float>(std::exp(2 * random.NextGaussian()));
+    item.precision_error = item.error;
     item.shape = static_cast<uint16_t>(random.NextBelow(2));
     item.rung = static_cast<uint8_t>(random.NextBelow(kShapes[item.shape].size()));
     item.keep = random.NextBelow(8) == 0;
@@ -126,12 +127,29 @@ TEST(LadderSolverTest, MoreBytesNeverLoseMoreError) {
 }
 
 TEST(LadderSolverTest, AmongEqualsTheNewerStays) {
-  std::vector<LadderItem> items(5, {.error = 1.0f, .shape = 1});
+  std::vector<LadderItem> items(5, {.error = 1.0f, .precision_error = 1.0f, .shape = 1});
   Solve(items, 200);
   EXPECT_EQ(items[0].rung, 1);
   EXPECT_EQ(items[2].rung, 1);
   EXPECT_EQ(items[3].rung, 0);
   EXPECT_EQ(items[4].rung, 0);
+}
+
+// Attention may ask for precision without deciding who stays.
+TEST(LadderSolverTest, PrecisionIsOrderedByItsOwnError) {
+  const std::vector<LadderItem> before = {{.error = 1.0f, .precision_error = 500.0f},
+                                          {.error = 20.0f, .precision_error = 1.0f},
+                                          {.error = 30.0f, .precision_error = 1.0f}};
+  std::vector<LadderItem> items = before;
+  Solve(items, 2 * 40);
+  EXPECT_EQ(items[0].rung, 3);  // The least error, so it goes, whatever its precision is worth.
+  EXPECT_EQ(items[1].rung, 2);
+  EXPECT_EQ(items[2].rung, 2);
+  items = before;
+  Solve(items, 3 * 40 + 220);
+  EXPECT_EQ(items[0].rung, 0);
+  EXPECT_EQ(items[1].rung, 2);
+  EXPECT_EQ(items[2].rung, 2);
 }
 
 TEST(LadderSolverTest, NothingToDo) {

@@ -219,7 +219,7 @@ void Memory::Impl::AppendStaged(size_t head, size_t i) {
   RowView row{.k = transit_->key(head, i),
               .v = transit_->value(head, i),
               .index = static_cast<uint32_t>(tokens_seen_ + i)};
-  if (config_->n_stats() > 0) {
+  if (layout.n_stats > 0) {
     row.stats = transit_->observation(head).new_stats.data() + i * config_->n_stats();
   }
   if (layout.k_type == ElementType::kF16 && layout.v_type == ElementType::kF16) {

@@ -83,7 +83,7 @@ std::vector<float> Seeds(const std::vector<StateSums>& states, const MeanTable& 
 struct Clustering {
   std::vector<size_t> cluster_of;  // [states]
   size_t n_clusters = 0;
-  double error = 0;  // sum of mass * squared distance to the cluster's mean
+  std::vector<float> errors = {};  // [states] mass * squared distance to the cluster's mean
 };
 
 Clustering FindClusters(const std::vector<StateSums>& states, size_t limit,
@@ -108,7 +108,7 @@ Clustering FindClusters(const std::vector<StateSums>& states, size_t limit,
   }
   for (size_t i = 0; i < states.size(); ++i) {
     const float* centre = centres.data() + found.cluster_of[i] * table.d();
-    found.error += static_cast<double>(states[i].mass * table.Distance(i, centre));
+    found.errors.push_back(states[i].mass * table.Distance(i, centre));
   }
   return found;
 }
@@ -201,9 +201,11 @@ void Cluster(std::vector<StateSums>& states, size_t limit, const StateMetric& me
   states = std::move(clusters);
 }
 
-double ClusterError(const std::vector<StateSums>& states, size_t limit, const StateMetric& metric) {
+std::vector<float> ClusterErrors(const std::vector<StateSums>& states, size_t limit,
+                                 const StateMetric& metric) {
   assert(limit > 0);
-  return states.size() <= limit ? 0.0 : FindClusters(states, limit, metric).error;
+  if (states.size() <= limit) return std::vector<float>(states.size(), 0.0f);
+  return FindClusters(states, limit, metric).errors;
 }
 
 void MergeNeighbours(std::vector<StateSums>& states, size_t limit, const StateMetric& metric,

@@ -52,9 +52,10 @@ float MergeCost(const StateSums& a, const StateSums& b, const StateMetric& metri
 // k-means follow. Mass is conserved. REQUIRES: limit > 0.
 void Cluster(std::vector<StateSums>& states, size_t limit, const StateMetric& metric);
 
-// The error that Cluster() would leave: the sum over states of mass times the squared distance to
-// the mean of its cluster.
-double ClusterError(const std::vector<StateSums>& states, size_t limit, const StateMetric& metric);
+// The error that Cluster() would leave for each state: mass times the squared distance to the mean
+// of its cluster.
+std::vector<float> ClusterErrors(const std::vector<StateSums>& states, size_t limit,
+                                 const StateMetric& metric);
 
 // Merges the cheapest pair among neighbours until at most `limit` are left. Neighbours are
 // consecutive in order of `index`, and `may_merge(a, b)` of their indices must agree while any such

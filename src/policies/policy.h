@@ -49,13 +49,16 @@ struct PolicyNeeds {
   bool expected = false;  // instead of each query's softmax: exp of the Gaussian that they follow
   bool keys = false;
   bool values = false;
+  bool precision =
+      false;  // attention is for Precision() alone, so rows on the lowest rung have none
 };
 
 // Tokens of one KV head, in the order of the conversation, that compete for its bytes.
 struct ScoreContext {
   size_t layer = 0;
   size_t kv_head = 0;
-  uint64_t tokens_seen = 0;               // length of the conversation so far
+  uint64_t tokens_seen = 0;  // length of the conversation so far
+  bool may_forget = true;    // false: there is room for all, only precision is at stake
   std::span<const uint32_t> token_index;  // [n] ascending: place of each token in it
   std::span<const TokenInfo> tokens;      // [n]
 
@@ -77,6 +80,10 @@ class Policy {
 
   // Higher is kept longer and more precisely. REQUIRES: scores.size() == token_index.size().
   virtual void Score(const ScoreContext& context, std::span<float> scores) const = 0;
+
+  // What a token is worth on a higher rung, where that is something else than its score: errors, as
+  // PolicyInfo::scores_are_errors. In: the scores.
+  virtual void Precision(const ScoreContext&, std::span<float>) const {}
 };
 
 struct PolicyOption {
@@ -99,6 +106,7 @@ struct PolicyInfo {
   // What goes with the policy unless the user says otherwise.
   std::string_view absorb = "none";
   std::string_view ladder = "none";
+  Split split = Split::kUniform;
   std::span<const PolicyOption> options;
   // `values` has one entry per option, in the order of `options`.
   std::unique_ptr<Policy> (*create)(std::span<const double> values);

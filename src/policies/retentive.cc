@@ -1,8 +1,10 @@
-// retentive: our default. For questions not yet asked, attention is the wrong witness; what counts
-// is how badly a token is represented by what stays when it goes, its residual against the state
-// that would take it (docs/method.md).
+// retentive: our default. Who stays is decided for the questions that are yet to come, for which
+// attention is the wrong witness: by novelty, how badly a token is represented by what stays when
+// it goes. How precise it stays is decided for the question at hand: by its residual against the
+// mean of its kind, and by the attention it gets. docs/policies.md tells what was measured.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "policies/policy.h"
@@ -16,111 +18,172 @@ constexpr PolicyOption kOptions[] = {
      .default_value = 0.5,
      .min = 0,
      .max = 1,
-     .help = "share of the keys in the residual; the rest is the values'"},
+     .help = "share of the keys in a token's residual; the rest is the values'"},
+    {.name = "attention",
+     .default_value = 2,
+     .min = 0,
+     .max = 1000,
+     .help = "weight of a token's attention, relative to the mean, for its precision; 0: none"},
+    {.name = "power", .default_value = 1.5, .min = 0.1, .max = 4, .help = "power of that weight"},
+    {.name = "queries",
+     .default_value = 32,
+     .min = 1,
+     .max = 4096,
+     .help = "last queries whose attention counts"},
+    {.name = "novelty",
+     .default_value = 256,
+     .min = 0,
+     .max = 1 << 20,
+     .help =
+         "tokens per head whose residual is against all that matter more; the others', and with "
+         "0 all, is against the mean of their kind"},
+};
+
+// Rows of K and V side by side, scaled so that squared distances are errors in the units of the
+// values: keys count as much as values do, by the given share.
+class Points {
+ public:
+  Points(const ScoreContext& context, float key_share)
+      : n_(context.token_index.size()), d_k_(context.keys.d), d_(d_k_ + context.values.d) {
+    data_.resize(n_ * d_);
+    for (size_t i = 0; i < n_; ++i) {
+      std::ranges::copy(context.keys.row(i), row(i));
+      std::ranges::copy(context.values.row(i), row(i) + d_k_);
+    }
+    SubtractMeans(context);
+    double k_square = 0;
+    double v_square = 0;
+    for (size_t i = 0; i < n_; ++i) {
+      for (size_t e = 0; e < d_; ++e) {
+        const auto x = static_cast<double>(row(i)[e]);
+        (e < d_k_ ? k_square : v_square) += x * x;
+      }
+    }
+    const double ratio = k_square > 0 ? v_square / k_square : 0.0;
+    const auto k_scale = static_cast<float>(std::sqrt(static_cast<double>(key_share) * ratio));
+    const float v_scale = std::sqrt(1.0f - key_share);
+    for (size_t i = 0; i < n_; ++i) {
+      for (size_t e = 0; e < d_; ++e) row(i)[e] *= e < d_k_ ? k_scale : v_scale;
+    }
+  }
+
+  size_t n() const { return n_; }
+  float SquaredNorm(size_t i) const {
+    float sum = 0;
+    for (size_t e = 0; e < d_; ++e) sum += row(i)[e] * row(i)[e];
+    return sum;
+  }
+  float SquaredDistance(size_t i, size_t j) const {
+    const float* a = row(i);
+    const float* b = row(j);
+    float sum = 0;
+    for (size_t e = 0; e < d_; ++e) sum += (a[e] - b[e]) * (a[e] - b[e]);
+    return sum;
+  }
+
+ private:
+  float* row(size_t i) { return data_.data() + i * d_; }
+  const float* row(size_t i) const { return data_.data() + i * d_; }
+
+  // Text, and each picture or clip, is a kind of its own.
+  static size_t Kind(const TokenInfo& token) {
+    return token.modality == Modality::kText ? 0 : 1 + token.media;
+  }
+  void SubtractMeans(const ScoreContext& context) {
+    size_t n_kinds = 1;
+    for (const TokenInfo& token : context.tokens) n_kinds = std::max(n_kinds, Kind(token) + 1);
+    std::vector<float> mean(n_kinds * d_), count(n_kinds);
+    for (size_t i = 0; i < n_; ++i) {
+      const size_t kind = Kind(context.tokens[i]);
+      count[kind] += 1;
+      for (size_t e = 0; e < d_; ++e) mean[kind * d_ + e] += row(i)[e];
+    }
+    for (size_t i = 0; i < n_; ++i) {
+      const size_t kind = Kind(context.tokens[i]);
+      for (size_t e = 0; e < d_; ++e) row(i)[e] -= mean[kind * d_ + e] / count[kind];
+    }
+  }
+
+  size_t n_;
+  size_t d_k_;
+  size_t d_;
+  std::vector<float> data_;  // [n, d]
 };
 
 class RetentivePolicy : public Policy {
  public:
   explicit RetentivePolicy(std::span<const double> values)
-      : key_share_(static_cast<float>(values[0])) {}
+      : key_share_(static_cast<float>(values[0])),
+        attention_(values[1]),
+        power_(values[2]),
+        queries_(static_cast<size_t>(values[3])),
+        n_picks_(static_cast<size_t>(values[4])) {}
 
-  PolicyNeeds needs() const override { return {.keys = true, .values = true}; }
+  PolicyNeeds needs() const override {
+    PolicyNeeds needs{.keys = true, .values = true, .precision = true};
+    if (attention_ > 0) {
+      needs.queries = PolicyNeeds::Queries::kWindow;
+      needs.window = queries_;
+      needs.decay = 1.0 - 1.0 / static_cast<double>(queries_);
+    }
+    return needs;
+  }
 
   void Score(const ScoreContext& context, std::span<float> scores) const override {
-    std::fill(scores.begin(), scores.end(), 0.0f);
-    static const int mode = getenv("MODE") ? atoi(getenv("MODE")) : 0;
-    static const float tw = getenv("TW") ? atof(getenv("TW")) : 1;
-    if (mode <= 1) {
-      std::vector<uint32_t> group(scores.size());
-      for (size_t i = 0; i < scores.size(); ++i)
-        group[i] = mode == 0 ? 0 : context.tokens[i].modality == Modality::kText ? 0 : 1 + context.tokens[i].media;
-      AddResiduals(context.keys, key_share_, scores, group);
-      AddResiduals(context.values, 1.0f - key_share_, scores, group);
-    } else {
-      Farthest(context, scores, mode);
+    const Points points(context, key_share_);
+    for (size_t i = 0; i < points.n(); ++i) scores[i] = points.SquaredNorm(i);
+    if (context.may_forget && n_picks_ > 0) PickFarthest(points, scores);
+  }
+
+  void Precision(const ScoreContext& context, std::span<float> errors) const override {
+    const Points points(context, key_share_);
+    const double total = std::accumulate(context.attention.begin(), context.attention.end(), 0.0);
+    static const bool sc = getenv("SC") != nullptr;
+    const double scale = total > 0 && (sc || !context.may_forget) ? attention_ * static_cast<double>(points.n()) / total : 0.0;
+    for (size_t i = 0; i < points.n(); ++i) {
+      double weight = 1.0;
+      if (scale > 0) {
+        weight += std::pow(scale * static_cast<double>(context.attention[i]), power_);
+      }
+      errors[i] = points.SquaredNorm(i) * static_cast<float>(weight);
     }
-    for (size_t i = 0; i < scores.size(); ++i)
-      if (context.tokens[i].modality == Modality::kText) scores[i] *= tw;
-    static const float vp = getenv("VP") ? atof(getenv("VP")) : 0;
-    if (vp != 0) {
-      std::vector<float> m(context.values.d); double t = 0;
-      for (size_t i = 0; i < scores.size(); ++i) for (size_t e = 0; e < m.size(); ++e) m[e] += context.values.row(i)[e] / scores.size();
-      for (size_t i = 0; i < scores.size(); ++i) for (size_t e = 0; e < m.size(); ++e) { double q = context.values.row(i)[e] - m[e]; t += q*q; }
-      const float f = std::pow(t / scores.size(), vp);
-      for (float& s : scores) s *= f;
-    }
-    static const float lw = getenv("LW") ? atof(getenv("LW")) : 1;
-    for (float& s : scores) s *= std::pow(lw, context.layer);
-    static const float ex = getenv("EX") ? atof(getenv("EX")) : 1;
-    if (ex != 1) for (float& s : scores) s = std::pow(s, ex);
   }
 
  private:
-  void Farthest(const ScoreContext& context, std::span<float> scores, int mode) const {
-    const size_t n = scores.size();
-    const size_t d = context.keys.d + context.values.d;
-    std::vector<float> x(n * d), mean(d);
-    for (size_t i = 0; i < n; ++i) {
-      std::copy_n(context.keys.row(i).data(), context.keys.d, x.data() + i * d);
-      std::copy_n(context.values.row(i).data(), context.values.d, x.data() + i * d + context.keys.d);
-    }
-    for (size_t i = 0; i < n; ++i) for (size_t e = 0; e < d; ++e) mean[e] += x[i * d + e] / n;
-    double kv = 0, vv = 0;
-    for (size_t i = 0; i < n; ++i) for (size_t e = 0; e < d; ++e) { double t = x[i*d+e]-mean[e]; (e < context.keys.d ? kv : vv) += t*t; }
-    const float ks = std::sqrt(key_share_ * n / std::max(kv, 1e-20)), vs = std::sqrt((1 - key_share_) * n / std::max(vv, 1e-20));
-    for (size_t i = 0; i < n; ++i) for (size_t e = 0; e < d; ++e) x[i*d+e] = (x[i*d+e] - mean[e]) * (e < context.keys.d ? ks : vs);
-    std::vector<float> dist(n);
-    std::vector<bool> done(n);
-    for (size_t i = 0; i < n; ++i) { float t = 0; for (size_t e = 0; e < d; ++e) t += x[i*d+e]*x[i*d+e]; dist[i] = mode == 3 ? 1e30f : t; }
-    for (size_t r = 0; r < n; ++r) {
-      size_t best = n;
-      for (size_t i = n; i-- > 0;) if (!done[i] && (best == n || dist[i] > dist[best])) best = i;
-      done[best] = true;
-      scores[best] = std::min(dist[best], 1e6f);
-      for (size_t i = 0; i < n; ++i) if (!done[i]) {
-        float t = 0; for (size_t e = 0; e < d; ++e) { float q = x[i*d+e]-x[best*d+e]; t += q*q; }
-        dist[i] = std::min(dist[i], t);
+  // Takes tokens one by one, always the one that is farthest from the means and from all taken so
+  // far; its distance then is what would be lost without it. Of equals the newer is taken first.
+  void PickFarthest(const Points& points, std::span<float> distance) const {
+    std::vector<bool> taken(points.n());
+    for (size_t pick = 0; pick < std::min(n_picks_, points.n()); ++pick) {
+      size_t farthest = points.n();
+      for (size_t i = points.n(); i-- > 0;) {
+        if (!taken[i] && (farthest == points.n() || distance[i] > distance[farthest])) farthest = i;
+      }
+      taken[farthest] = true;
+      for (size_t i = 0; i < points.n(); ++i) {
+        if (!taken[i]) distance[i] = std::min(distance[i], points.SquaredDistance(i, farthest));
       }
     }
-  }
-
-  // Squared distances to the mean, in units of their own mean.
-  static void AddResiduals(const RowsView& rows, float share, std::span<float> scores, const std::vector<uint32_t>& group) {
-    const size_t n_groups = 1 + *std::ranges::max_element(group);
-    std::vector<float> mean(rows.d * n_groups), count(n_groups);
-    for (size_t i = 0; i < rows.n; ++i) {
-      for (size_t e = 0; e < rows.d; ++e) mean[group[i] * rows.d + e] += rows.row(i)[e];
-      count[group[i]] += 1;
-    }
-    for (size_t g = 0; g < n_groups; ++g)
-    for (size_t e = 0; e < rows.d; ++e) mean[g * rows.d + e] /= std::max(count[g], 1.f);
-    std::vector<float> distance(rows.n);
-    float total = 0;
-    for (size_t i = 0; i < rows.n; ++i) {
-      for (size_t e = 0; e < rows.d; ++e) {
-        const float difference = rows.row(i)[e] - mean[group[i] * rows.d + e];
-        distance[i] += difference * difference;
-      }
-      total += distance[i];
-    }
-    if (total <= 0) return;
-    const float scale = share * static_cast<float>(rows.n) / total;
-    for (size_t i = 0; i < rows.n; ++i) scores[i] += scale * distance[i];
   }
 
   float key_share_;
+  double attention_;
+  double power_;
+  size_t queries_;
+  size_t n_picks_;
 };
 
 }  // namespace
 
 extern const PolicyInfo kRetentivePolicy = {
     .name = "retentive",
-    .summary = "let tokens fade in precision by how badly their state would represent them",
+    .summary = "let tokens fade in precision, and forget those that others represent best",
     .evicts = true,
     .scores_are_errors = true,
     .comparable = true,
-    .absorb = "clusters",
+    .absorb = "none",
     .ladder = "auto",
+    .split = Split::kAuto,
     .options = kOptions,
     .create = [](std::span<const double> values) -> std::unique_ptr<Policy> {
       return std::make_unique<RetentivePolicy>(values);

@@ -42,7 +42,7 @@ Result<NamedSpec> ParseNamedSpec(std::string_view what, std::string_view text) {
 }
 
 constexpr std::string_view kTypeNames[kElementTypes] = {"f16", "bf16", "q8_0", "q4_0", "q2"};
-constexpr std::string_view kSplitNames[] = {"uniform", "pooled"};
+constexpr std::string_view kSplitNames[] = {"uniform", "pooled", "auto"};
 
 }  // namespace
 
