@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "retentivekv/inspect.h"
 #include "retentivekv/memory.h"
 #include "retentivekv/options.h"
 #include "retentivekv/status.h"
@@ -117,6 +118,10 @@ class Conversation {
 
   const std::vector<ChatMessage>& messages() const;
   MemoryStats stats() const;
+  // As Memory::StartTracing() and Memory::Inspect(); the last answer's shares are those since the
+  // last user message.
+  void StartTracing();
+  Inspection Inspect() const;
   const MemoryOptions& memory_options() const;
 
   class Impl;

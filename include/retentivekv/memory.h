@@ -34,8 +34,8 @@ struct MemoryShape {
   bool operator==(const MemoryShape&) const = default;
 };
 
-// A picture or an audio clip among the tokens: its cells are tokens first_token, first_token + 1, ...
-// row by row. Audio, and pictures without a grid, are one row.
+// A picture or an audio clip among the tokens: its cells are tokens first_token, first_token + 1,
+// ... row by row. Audio, and pictures without a grid, are one row.
 struct MediaSpan {
   uint64_t first_token = 0;
   Modality modality = Modality::kImage;
@@ -63,11 +63,11 @@ struct MemoryStats {
   uint64_t full_bytes = 0;    // what a full f16 cache would hold for tokens_seen
   uint64_t budget_bytes = 0;  // what may be held now; 0 without a limit
 
-  double state_share = 0;         // of the softmax, taken by states in decoding; mean over heads
-  uint64_t reactivations = 0;     // times that a state took over 5 % of a head's softmax in a step
-  uint64_t compressions = 0;      // times that the budget was enforced by moving tokens
-  double compress_seconds = 0;    // spent on that
-  double observe_seconds = 0;     // spent on accounting for attention that the policy wanted to see
+  double state_share = 0;       // of the softmax, taken by states in decoding; mean over heads
+  uint64_t reactivations = 0;   // times that a state took over 5 % of a head's softmax in a step
+  uint64_t compressions = 0;    // times that the budget was enforced by moving tokens
+  double compress_seconds = 0;  // spent on that
+  double observe_seconds = 0;   // spent on accounting for attention that the policy wanted to see
 
   double kept() const {  // share of the full cache that is held
     return full_bytes == 0 ? 1.0
@@ -75,10 +75,13 @@ struct MemoryStats {
   }
 };
 
+struct Inspection;  // retentivekv/inspect.h
+
 // Tokens enter in ubatches: BeginAppend(n), Stage() every row of every layer and KV head, then
-// CommitAppend(), which makes them visible and compresses down to the budget. Until then they are in
-// transit and not held. A copy is deep and independent, but lacks what is in transit. Not thread-safe, except: Stage() for different (layer, KV head, i), and Attend(),
-// may run concurrently with each other between BeginAppend() and CommitAppend().
+// CommitAppend(), which makes them visible and compresses down to the budget. Until then they are
+// in transit and not held. A copy is deep and independent, but lacks what is in transit. Not
+// thread-safe, except: Stage() for different (layer, KV head, i), and Attend(), may run
+// concurrently with each other between BeginAppend() and CommitAppend().
 class Memory {
  public:
   // Fails with kInvalidArgument for an unknown policy or option, a policy that cannot meet the
@@ -96,8 +99,8 @@ class Memory {
   uint64_t tokens_seen() const;
   MemoryStats stats() const;
 
-  // Says that the tokens from span.first_token on are cells of a picture or clip. Call it before the
-  // BeginAppend() of the first of them. REQUIRES: first_token >= tokens_seen().
+  // Says that the tokens from span.first_token on are cells of a picture or clip. Call it before
+  // the BeginAppend() of the first of them. REQUIRES: first_token >= tokens_seen().
   void AddMedia(const MediaSpan& span);
 
   // Announces the next n tokens.
@@ -111,6 +114,12 @@ class Memory {
   // held (not over staged tokens). q: [n_queries, d_k], out: [n_queries, d_v].
   void Attend(size_t layer, size_t kv_head, const float* q, size_t n_queries, float scale,
               float softcap, float* out) const;
+
+  // Keeps track from now on of where absorbed tokens go and of the softmax share of every token in
+  // the last answer, for Inspect(). Costs memory that is not counted as held, and time.
+  void StartTracing();
+  // What is remembered of every token. Roots and shares need StartTracing().
+  Inspection Inspect() const;
 
   // Rolls back to when `n_tokens` had been seen. Tokens that were evicted since stay evicted, and
   // states keep what they absorbed since.

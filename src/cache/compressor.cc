@@ -12,8 +12,9 @@ namespace rkv {
 
 namespace {
 
-// Sinks and the window weigh this much more than an average token of their head.
-const float kKeepWeight = getenv("KW") ? atof(getenv("KW")) : 64.0f;
+// Sinks and the window are at least this much more precise than an average token of their head, as
+// long as no token has to be forgotten for it.
+constexpr float kKeepWeight = 64.0f;
 
 // A centre is worth its bytes where they are at most this share of a head's.
 constexpr uint64_t kCentreShare = 16;
@@ -217,9 +218,7 @@ void Compressor::Score(size_t head) {
     if (needs.keys) context.keys = {.data = k.data(), .n = n, .d = shape.d_k};
     if (needs.values) context.values = {.data = v.data(), .n = n, .d = shape.d_v};
   }
-  if (config_.absorb().kind == AbsorbKind::kClusters ||
-      config_.absorb().kind == AbsorbKind::kStates)
-    MeasureMetric(head);
+  if (config_.absorb().has_states()) MeasureMetric(head);
   std::vector<float> attention, entropy;
   if (config_.n_stats() > 0) {
     const double t = memory_.observed_queries_;
@@ -269,9 +268,9 @@ void Compressor::WeighKept(size_t head) {
   double mean = 0;
   for (const LadderItem& item : items) mean += static_cast<double>(item.precision_error);
   mean /= static_cast<double>(std::max<size_t>(items.size(), 1));
+  const float least = (may_forget_ ? 1.0f : kKeepWeight) * static_cast<float>(mean);
   for (LadderItem& item : items) {
-    if (!item.keep) continue;
-    item.precision_error = std::max(item.precision_error, kKeepWeight * static_cast<float>(mean));
+    if (item.keep) item.precision_error = std::max(item.precision_error, least);
   }
 }
 
@@ -460,7 +459,6 @@ void Compressor::Apply(size_t head) {
   std::vector<float> k(shape.d_k), v(shape.d_v);
   const size_t n_rungs = config_.n_rungs();
   const bool remembers = config_.absorb().kind != AbsorbKind::kNone;
-  double entropy = 0;
   for (size_t i = range.begin; i < range.end; ++i) {
     const Candidate& candidate = candidates_[i];
     const size_t rung = items_[i].rung;
@@ -515,7 +513,7 @@ void Compressor::Apply(size_t head) {
   if (config_.absorb().kind == AbsorbKind::kMerge) {
     MergeIntoKept(head, forgotten);
   } else if (config_.absorb().has_states()) {
-    Absorb(head, std::move(forgotten), entropy);
+    Absorb(head, std::move(forgotten));
   }
 }
 
@@ -556,31 +554,58 @@ void Compressor::StoreStates(size_t head, const std::vector<StateSums>& states) 
   }
 }
 
-void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten, double) {
+void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten) {
   const size_t limit = heads_[head].n_states;
   if (forgotten.empty() && limit >= memory_.store(head, config_.state_tier()).size()) return;
   std::vector<StateSums> states = LoadStates(head);
+  // Where tokens are, for those who trace it: by the roots of the states that have them.
+  std::vector<uint32_t> roots_before;
+  for (const StateSums& state : states) roots_before.push_back(state.index);
+  std::vector<uint32_t> tokens;
+  for (const StateSums& single : forgotten) tokens.push_back(single.index);
+  std::vector<size_t> went;
   if (limit == 0) {
     states.clear();
   } else if (config_.absorb().kind == AbsorbKind::kClusters) {
     for (StateSums& single : forgotten) states.push_back(std::move(single));
-    if (!states.empty()) Cluster(states, limit, metrics_[head]);
+    went = Cluster(states, limit, metrics_[head]);
   } else {
-    AbsorbByPlace(head, states, forgotten);
+    const std::vector<size_t> placed = AbsorbByPlace(states, forgotten);
     const auto same_media = [](const void* context, uint32_t a, uint32_t b) {
       const auto* memory = static_cast<const Memory::Impl*>(context);
       const TokenInfo x = memory->token_info(a);
       const TokenInfo y = memory->token_info(b);
       return x.modality == y.modality && x.media == y.media;
     };
-    MergeNeighbours(states, limit, metrics_[head], same_media, &memory_);
+    const std::vector<size_t> merged =
+        MergeNeighbours(states, limit, metrics_[head], same_media, &memory_);
+    for (const size_t i : placed) went.push_back(merged[i]);
   }
   StoreStates(head, states);
+  if (memory_.tracing()) TraceRoots(head, roots_before, tokens, states, went);
 }
 
-void Compressor::AbsorbByPlace(size_t head, std::vector<StateSums>& states,
-                               std::vector<StateSums>& forgotten) const {
-  (void)head;
+void Compressor::TraceRoots(size_t head, const std::vector<uint32_t>& roots_before,
+                            const std::vector<uint32_t>& tokens,
+                            const std::vector<StateSums>& states, const std::vector<size_t>& went) {
+  std::vector<int64_t>& root = memory_.trace_->heads[head].root;
+  root.resize(memory_.tokens_seen(), -1);
+  const auto now = [&](size_t point) {
+    return point < went.size() ? static_cast<int64_t>(states[went[point]].index) : -1;
+  };
+  std::vector<int64_t> moved = root;
+  for (size_t i = 0; i < root.size(); ++i) {
+    const auto at = std::ranges::find(roots_before, root[i]);
+    if (at != roots_before.end()) moved[i] = now(static_cast<size_t>(at - roots_before.begin()));
+  }
+  for (size_t i = 0; i < tokens.size(); ++i) moved[tokens[i]] = now(roots_before.size() + i);
+  root = std::move(moved);
+}
+
+std::vector<size_t> Compressor::AbsorbByPlace(std::vector<StateSums>& states,
+                                              std::vector<StateSums>& forgotten) const {
+  std::vector<size_t> went(states.size());
+  std::iota(went.begin(), went.end(), size_t{0});
   const auto n_roots = static_cast<double>(config_.absorb().roots);
   const auto segment = static_cast<uint32_t>(config_.absorb().segment);
   for (StateSums& single : forgotten) {
@@ -606,6 +631,7 @@ void Compressor::AbsorbByPlace(size_t head, std::vector<StateSums>& states,
     }
     single.index = root;
     const auto same = std::ranges::find(states, root, &StateSums::index);
+    went.push_back(static_cast<size_t>(same - states.begin()));
     if (same == states.end()) {
       states.push_back(std::move(single));
     } else {
@@ -613,6 +639,7 @@ void Compressor::AbsorbByPlace(size_t head, std::vector<StateSums>& states,
       same->index = root;
     }
   }
+  return went;
 }
 
 void Compressor::MergeIntoKept(size_t head, const std::vector<StateSums>& forgotten) {

@@ -76,9 +76,13 @@ class Compressor {
   uint64_t PlannedBytes() const;          // held once Apply() has run
   void SolveWithin(uint64_t budget);
   void Apply(size_t head);
-  void Absorb(size_t head, std::vector<StateSums> forgotten, double mean_entropy);
-  void AbsorbByPlace(size_t head, std::vector<StateSums>& states,
-                     std::vector<StateSums>& forgotten) const;
+  void Absorb(size_t head, std::vector<StateSums> forgotten);
+  // Each returns where the states and the forgotten went.
+  std::vector<size_t> AbsorbByPlace(std::vector<StateSums>& states,
+                                    std::vector<StateSums>& forgotten) const;
+  void TraceRoots(size_t head, const std::vector<uint32_t>& roots_before,
+                  const std::vector<uint32_t>& tokens, const std::vector<StateSums>& states,
+                  const std::vector<size_t>& went);
   void MergeIntoKept(size_t head, const std::vector<StateSums>& forgotten);
   void Decode(size_t head, const Candidate& candidate, float* k, float* v) const;
   std::vector<StateSums> LoadStates(size_t head) const;

@@ -84,6 +84,7 @@ Memory::Impl::Impl(const Impl& other)
       compressions_(other.compressions_),
       compress_seconds_(other.compress_seconds_),
       observe_seconds_(other.observe_seconds_) {
+  if (other.trace_ != nullptr) trace_ = std::make_unique<Trace>(*other.trace_);
   for (size_t i = 0; i < stores_.size(); ++i) {
     if (other.stores_[i] != nullptr) stores_[i] = std::make_unique<RowStore>(*other.stores_[i]);
   }
@@ -167,7 +168,8 @@ void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
   transit_ = transit;
   transit->Begin(*config_, n);
   const PolicyNeeds& needs = config_->needs();
-  if (needs.queries == PolicyNeeds::Queries::kNone) return;
+  if (tracing() && n == 1) transit->StartTrace();
+  if (needs.queries == PolicyNeeds::Queries::kNone && !transit->traces()) return;
   const size_t window = needs.queries == PolicyNeeds::Queries::kAll ? n : std::min(n, needs.window);
   const auto is_text = [this](size_t i) {
     return token_info(static_cast<uint32_t>(tokens_seen_ + i)).modality == Modality::kText;
@@ -180,7 +182,7 @@ void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
     chosen[i] = !needs.only_text || !any_text || is_text(i);
     left -= chosen[i] ? 1 : 0;
   }
-  for (size_t i = 0; i < n; ++i) {
+  for (size_t i = 0; i < n && needs.queries != PolicyNeeds::Queries::kNone; ++i) {
     if (chosen[i]) transit->Observe(i);
   }
   for (size_t head = 0; head < config_->n_heads(); ++head) {
@@ -239,6 +241,7 @@ void Memory::Impl::AppendStaged(size_t head, size_t i) {
 void Memory::Impl::CommitAppend() {
   const size_t n = transit_->n();
   AccountAttention();
+  TraceShares();
   const uint64_t budget = BudgetBytes(tokens_seen_ + n);
   const bool appended = AppendExact(n, budget);
   tokens_seen_ += n;
@@ -435,6 +438,8 @@ void Memory::Stage(size_t layer, size_t kv_head, size_t i, const uint16_t* k, co
 }
 void Memory::CommitAppend() { impl_->CommitAppend(); }
 void Memory::AbortAppend() { impl_->AbortAppend(); }
+void Memory::StartTracing() { impl_->StartTracing(); }
+Inspection Memory::Inspect() const { return impl_->Inspect(); }
 void Memory::Truncate(uint64_t n_tokens) { impl_->Truncate(n_tokens); }
 
 void Memory::Attend(size_t layer, size_t kv_head, const float* q, size_t n_queries, float scale,

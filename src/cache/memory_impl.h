@@ -10,6 +10,7 @@
 #include "cache/transit.h"
 #include "kernels/attention.h"
 #include "memory/row_store.h"
+#include "retentivekv/inspect.h"
 #include "retentivekv/memory.h"
 
 namespace rkv {
@@ -37,6 +38,17 @@ class AttentionScratch {
   Rotated rotated_;
 };
 
+// What StartTracing() keeps, per head and token.
+struct Trace {
+  struct Head {
+    std::vector<int64_t> root;       // of absorbed tokens; -1: not absorbed
+    std::vector<float> share;        // of tokens, summed over the answer's tokens
+    std::vector<float> state_share;  // likewise, by the root of a state
+  };
+  std::vector<Head> heads;
+  uint64_t answer_tokens = 0;
+};
+
 class Memory::Impl {
  public:
   explicit Impl(std::shared_ptr<const CacheConfig> config);
@@ -60,6 +72,11 @@ class Memory::Impl {
   void CommitAppend();
   void AbortAppend();
   void Truncate(uint64_t n_tokens);
+
+  void StartTracing();
+  bool tracing() const { return trace_ != nullptr; }
+  void BeginAnswer();  // shares count from here
+  Inspection Inspect() const;
 
   // Rows that Attend() visits for a head, states included.
   size_t n_rows(size_t head) const;
@@ -104,6 +121,7 @@ class Memory::Impl {
   bool AppendExact(size_t n, uint64_t budget);
   void AppendStaged(size_t head, size_t i);
   void AccountAttention();
+  void TraceShares();
   std::vector<float> ExpectedWeights(size_t head) const;
   void EnforceBudget();
 
@@ -117,6 +135,8 @@ class Memory::Impl {
 
   Transit* transit_ = nullptr;            // between BeginAppend() and its end
   std::unique_ptr<Transit> own_transit_;  // if the caller has none
+
+  std::unique_ptr<Trace> trace_;  // if tracing
 
   // Counters.
   double state_share_ = 0;

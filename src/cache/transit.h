@@ -23,6 +23,7 @@ struct HeadObservation {
   std::vector<float> sum, sum_log;
   std::vector<float> queries;    // expected: [observed tokens * group, d_k]
   float scale = 0;               // of the layer's logits
+  std::vector<float> traced;     // [columns] weights of the only token, if it is traced
   std::vector<float> new_stats;  // [n, n_stats] of the ubatch's tokens, when accounted for
   double state_share = 0;        // softmax share that states took, mean over the group
   uint32_t reactivated = 0;      // states that took more than kReactivationShare
@@ -44,6 +45,7 @@ class Transit {
     observations_.resize(config.n_heads());
     observed_.assign(n, -1);
     n_observed_ = 0;
+    traces_ = false;
     for (HeadObservation& observation : observations_) {
       observation.state_share = 0;
       observation.reactivated = 0;
@@ -68,12 +70,16 @@ class Transit {
   void Observe(size_t i) { observed_[i] = static_cast<int32_t>(n_observed_++); }
   int32_t observed(size_t i) const { return observed_[i]; }
   size_t n_observed() const { return n_observed_; }
+  // The ubatch is a step of decoding whose weights are traced.
+  void StartTrace() { traces_ = true; }
+  bool traces() const { return traces_; }
   // Weights are kept by query, not only their sum.
   bool observes_rows() const { return n_observed_ <= kMaxObservedRows; }
   // After the last Observe(): room for what a head with `n_held` rows will show.
   void PrepareObservation(size_t head, size_t n_held) {
     HeadObservation& observation = observations_[head];
     observation.n_columns = n_held + n_;
+    if (traces_) observation.traced.assign(observation.n_columns, 0.0f);
     if (config_->needs().expected) {
       observation.queries.assign(
           n_observed_ * config_->group(head) * config_->layer_shape(head).d_k, 0.0f);
@@ -90,6 +96,7 @@ class Transit {
   const CacheConfig* config_ = nullptr;
   size_t n_ = 0;
   size_t n_observed_ = 0;
+  bool traces_ = false;
   std::vector<uint16_t> rows_;  // per head: keys [n, d_k], values [n, d_v]
   std::vector<int32_t> observed_;
   std::vector<HeadObservation> observations_;

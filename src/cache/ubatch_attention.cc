@@ -78,7 +78,8 @@ class HeadAttention {
     // A step of decoding tells what states are worth; a prompt's tokens would race for the
     // counters.
     const bool watch_states = n_states_ > 0 && segment_.rows.size() == 1;
-    bool observe = watch_states;
+    const bool trace = memory_.transit().traces();
+    bool observe = watch_states || trace;
     for (size_t i = 0; i < block.n && !observe; ++i) {
       observe =
           memory_.transit().observed(block.token[i]) >= 0 && !memory_.config().needs().expected;
@@ -99,6 +100,8 @@ class HeadAttention {
     if (!observe) return;
     for (size_t i = 0; i < block.n; ++i) ToWeights(block, i, state, n_columns, logits[i]);
     if (watch_states) WatchStates(block, logits);
+    for (size_t i = 0; i < block.n && trace; ++i)
+      AddTo(memory_.transit().observation(head_).traced.data(), logits[i], n_columns);
     for (size_t i = 0; i < block.n; ++i) {
       const int32_t observed = memory_.transit().observed(block.token[i]);
       if (observed >= 0) Observe(static_cast<size_t>(observed), logits[i], n_columns);
@@ -151,15 +154,20 @@ class HeadAttention {
     }
   }
 
+  // Adds a query's weights to the mean over its group.
+  void AddTo(float* mean, const float* weights, size_t n_columns) const {
+    const float share = 1.0f / static_cast<float>(group_);
+    for (size_t c = 0; c < n_columns; ++c) mean[c] += share * weights[c];
+  }
+
   void Observe(size_t observed, const float* weights, size_t n_columns) {
     Transit& transit = memory_.transit();
     HeadObservation& observation = transit.observation(head_);
-    const float share = 1.0f / static_cast<float>(group_);
     if (transit.observes_rows()) {  // All of a token's queries are this thread's.
-      float* row = observation.rows.data() + observed * n_columns;
-      for (size_t c = 0; c < n_columns; ++c) row[c] += share * weights[c];
+      AddTo(observation.rows.data() + observed * n_columns, weights, n_columns);
       return;
     }
+    const float share = 1.0f / static_cast<float>(group_);
     const PolicyNeeds& needs = memory_.config().needs();
     const auto age = static_cast<double>(transit.n_observed() - 1 - observed);
     const float decay = share * static_cast<float>(std::pow(needs.decay, age));

@@ -38,6 +38,8 @@ Status Conversation::AddUserMessageWithMedia(std::string_view text,
 Status Conversation::Undo() { return impl_->Undo(); }
 Status Conversation::Save(const std::string& path) const { return impl_->Save(path); }
 const std::vector<ChatMessage>& Conversation::messages() const { return impl_->messages(); }
+void Conversation::StartTracing() { impl_->memory().StartTracing(); }
+Inspection Conversation::Inspect() const { return impl_->memory().Inspect(); }
 MemoryStats Conversation::stats() const { return impl_->memory().stats(); }
 const MemoryOptions& Conversation::memory_options() const { return impl_->memory().options(); }
 
@@ -128,6 +130,7 @@ Status Conversation::Impl::AddUserMessageWithMedia(std::string_view text,
   }
   for (PromptChunk& chunk : chunks) prompt_.push_back(std::move(chunk));
   messages_ = std::move(messages);
+  memory_.impl().BeginAnswer();
   turn_open_ = true;
   return OkStatus();
 }

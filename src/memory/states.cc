@@ -184,21 +184,28 @@ float MergeCost(const StateSums& a, const StateSums& b, const StateMetric& metri
           metric.value_weight * distance(a.value_sum, b.value_sum));
 }
 
-void Cluster(std::vector<StateSums>& states, size_t limit, const StateMetric& metric) {
+std::vector<size_t> Cluster(std::vector<StateSums>& states, size_t limit,
+                            const StateMetric& metric) {
   assert(limit > 0);
-  if (states.size() <= limit) return;
-  const Clustering found = FindClusters(states, limit, metric);
-  std::vector<StateSums> clusters(found.n_clusters);
+  std::vector<size_t> went(states.size());
+  std::iota(went.begin(), went.end(), size_t{0});
+  if (states.size() <= limit) return went;
+  went = FindClusters(states, limit, metric).cluster_of;
+  // Clusters that got nothing leave no gap.
+  std::vector<size_t> place(states.size(), states.size());
+  std::vector<StateSums> clusters;
   for (size_t i = 0; i < states.size(); ++i) {
-    StateSums& cluster = clusters[found.cluster_of[i]];
-    if (cluster.mass == 0) {
-      cluster = std::move(states[i]);
+    size_t& at = place[went[i]];
+    if (at == states.size()) {
+      at = clusters.size();
+      clusters.push_back(std::move(states[i]));
     } else {
-      cluster.Merge(states[i]);
+      clusters[at].Merge(states[i]);
     }
+    went[i] = at;
   }
-  std::erase_if(clusters, [](const StateSums& cluster) { return cluster.mass == 0; });
   states = std::move(clusters);
+  return went;
 }
 
 std::vector<float> ClusterErrors(const std::vector<StateSums>& states, size_t limit,
@@ -208,27 +215,45 @@ std::vector<float> ClusterErrors(const std::vector<StateSums>& states, size_t li
   return FindClusters(states, limit, metric).errors;
 }
 
-void MergeNeighbours(std::vector<StateSums>& states, size_t limit, const StateMetric& metric,
-                     bool (*may_merge)(const void* context, uint32_t a, uint32_t b),
-                     const void* context) {
+std::vector<size_t> MergeNeighbours(std::vector<StateSums>& states, size_t limit,
+                                    const StateMetric& metric,
+                                    bool (*may_merge)(const void* context, uint32_t a, uint32_t b),
+                                    const void* context) {
   assert(limit > 0);
-  std::ranges::sort(states, {}, &StateSums::index);
-  while (states.size() > limit) {
+  std::vector<size_t> order(states.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::stable_sort(order, {}, [&states](size_t i) { return states[i].index; });
+  std::vector<StateSums> merged;
+  std::vector<std::vector<size_t>> members;
+  for (const size_t i : order) {
+    merged.push_back(std::move(states[i]));
+    members.push_back({i});
+  }
+  while (merged.size() > limit) {
     size_t best = 0;
     float least = std::numeric_limits<float>::infinity();
     bool allowed = false;
-    for (size_t i = 0; i + 1 < states.size(); ++i) {
-      const bool may = may_merge(context, states[i].index, states[i + 1].index);
-      const float cost = MergeCost(states[i], states[i + 1], metric);
+    for (size_t i = 0; i + 1 < merged.size(); ++i) {
+      const bool may = may_merge(context, merged[i].index, merged[i + 1].index);
+      const float cost = MergeCost(merged[i], merged[i + 1], metric);
       if ((may && !allowed) || (may == allowed && cost < least)) {
         allowed = allowed || may;
         least = cost;
         best = i;
       }
     }
-    states[best].Merge(states[best + 1]);
-    states.erase(states.begin() + static_cast<ptrdiff_t>(best) + 1);
+    const auto next = static_cast<ptrdiff_t>(best) + 1;
+    merged[best].Merge(merged[best + 1]);
+    members[best].insert(members[best].end(), members[best + 1].begin(), members[best + 1].end());
+    merged.erase(merged.begin() + next);
+    members.erase(members.begin() + next);
   }
+  std::vector<size_t> went(states.size());
+  for (size_t m = 0; m < members.size(); ++m) {
+    for (const size_t i : members[m]) went[i] = m;
+  }
+  states = std::move(merged);
+  return went;
 }
 
 }  // namespace rkv

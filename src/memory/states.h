@@ -49,8 +49,9 @@ float MergeCost(const StateSums& a, const StateSums& b, const StateMetric& metri
 
 // Sums `states` up in at most `limit` states by similarity: seeds are the heaviest state and then,
 // one by one, the one that adds most error to the seeds so far (what is most novel); two rounds of
-// k-means follow. Mass is conserved. REQUIRES: limit > 0.
-void Cluster(std::vector<StateSums>& states, size_t limit, const StateMetric& metric);
+// k-means follow. Mass is conserved. Returns where each state went. REQUIRES: limit > 0.
+std::vector<size_t> Cluster(std::vector<StateSums>& states, size_t limit,
+                            const StateMetric& metric);
 
 // The error that Cluster() would leave for each state: mass times the squared distance to the mean
 // of its cluster.
@@ -59,10 +60,11 @@ std::vector<float> ClusterErrors(const std::vector<StateSums>& states, size_t li
 
 // Merges the cheapest pair among neighbours until at most `limit` are left. Neighbours are
 // consecutive in order of `index`, and `may_merge(a, b)` of their indices must agree while any such
-// pair is left. REQUIRES: limit > 0.
-void MergeNeighbours(std::vector<StateSums>& states, size_t limit, const StateMetric& metric,
-                     bool (*may_merge)(const void* context, uint32_t a, uint32_t b),
-                     const void* context);
+// pair is left. Returns where each state went. REQUIRES: limit > 0.
+std::vector<size_t> MergeNeighbours(std::vector<StateSums>& states, size_t limit,
+                                    const StateMetric& metric,
+                                    bool (*may_merge)(const void* context, uint32_t a, uint32_t b),
+                                    const void* context);
 
 }  // namespace rkv
 

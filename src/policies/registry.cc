@@ -43,7 +43,7 @@ constexpr PolicyOption kCommonOptions[] = {
      .default_value = 16,
      .min = 1,
      .max = 1 << 20,
-     .help = "most recent tokens, which are always kept"},
+     .help = "most recent tokens, which are always kept (retentive: 64)"},
 };
 
 PolicyDescription::Option Describe(const PolicyOption& option) {
@@ -107,7 +107,9 @@ Result<PolicyChoice> MakePolicy(const PolicySpec& spec) {
   RKV_ASSIGN_OR_RETURN(const PolicyInfo* info, FindPolicy(spec.name));
   std::vector<double> values;
   for (const PolicyOption& option : info->options) values.push_back(option.default_value);
-  for (const PolicyOption& option : kCommonOptions) values.push_back(option.default_value);
+  for (const PolicyOption& option : kCommonOptions) {
+    values.push_back(option.name == "window" ? info->window : option.default_value);
+  }
   for (const auto& [name, value] : spec.options) {
     RKV_RETURN_IF_ERROR(SetOption(*info, name, value, values));
   }

@@ -25,6 +25,11 @@ constexpr PolicyOption kOptions[] = {
      .max = 1000,
      .help = "weight of a token's attention, relative to the mean, for its precision; 0: none"},
     {.name = "power", .default_value = 1.5, .min = 0.1, .max = 4, .help = "power of that weight"},
+    {.name = "cap",
+     .default_value = 1.5,
+     .min = 1,
+     .max = 1e6,
+     .help = "most that attention raises a token's precision while others have to be forgotten"},
     {.name = "queries",
      .default_value = 32,
      .min = 1,
@@ -90,6 +95,7 @@ class Points {
     return token.modality == Modality::kText ? 0 : 1 + token.media;
   }
   void SubtractMeans(const ScoreContext& context) {
+    if (d_ == 0) return;
     size_t n_kinds = 1;
     for (const TokenInfo& token : context.tokens) n_kinds = std::max(n_kinds, Kind(token) + 1);
     std::vector<float> mean(n_kinds * d_), count(n_kinds);
@@ -116,8 +122,9 @@ class RetentivePolicy : public Policy {
       : key_share_(static_cast<float>(values[0])),
         attention_(values[1]),
         power_(values[2]),
-        queries_(static_cast<size_t>(values[3])),
-        n_picks_(static_cast<size_t>(values[4])) {}
+        cap_(values[3]),
+        queries_(static_cast<size_t>(values[4])),
+        n_picks_(static_cast<size_t>(values[5])) {}
 
   PolicyNeeds needs() const override {
     PolicyNeeds needs{.keys = true, .values = true, .precision = true};
@@ -138,13 +145,13 @@ class RetentivePolicy : public Policy {
   void Precision(const ScoreContext& context, std::span<float> errors) const override {
     const Points points(context, key_share_);
     const double total = std::accumulate(context.attention.begin(), context.attention.end(), 0.0);
-    static const bool sc = getenv("SC") != nullptr;
-    const double scale = total > 0 && (sc || !context.may_forget) ? attention_ * static_cast<double>(points.n()) / total : 0.0;
+    const double scale = total > 0 ? attention_ * static_cast<double>(points.n()) / total : 0.0;
     for (size_t i = 0; i < points.n(); ++i) {
       double weight = 1.0;
       if (scale > 0) {
         weight += std::pow(scale * static_cast<double>(context.attention[i]), power_);
       }
+      if (context.may_forget) weight = std::min(weight, cap_);
       errors[i] = points.SquaredNorm(i) * static_cast<float>(weight);
     }
   }
@@ -169,6 +176,7 @@ class RetentivePolicy : public Policy {
   float key_share_;
   double attention_;
   double power_;
+  double cap_;
   size_t queries_;
   size_t n_picks_;
 };
@@ -184,6 +192,7 @@ extern const PolicyInfo kRetentivePolicy = {
     .absorb = "none",
     .ladder = "auto",
     .split = Split::kAuto,
+    .window = 64,
     .options = kOptions,
     .create = [](std::span<const double> values) -> std::unique_ptr<Policy> {
       return std::make_unique<RetentivePolicy>(values);
