@@ -14,7 +14,7 @@ namespace {
 
 // Sinks and the window are at least this much more precise than an average token of their head, as
 // long as no token has to be forgotten for it.
-constexpr float kKeepWeight = 64.0f;
+constexpr double kKeepWeight = 64.0;
 
 // A centre is worth its bytes where they are at most this share of a head's.
 constexpr uint64_t kCentreShare = 16;
@@ -113,8 +113,8 @@ void Compressor::Run(size_t n_new) {
     MakeCentre(head);
     least += StoreBytesFor(memory_.tokens_seen(), config_.layout(head, config_.n_rungs() - 1));
   }
-  may_forget_ = least > budget_;
-  pooled_ = config_.split() == Split::kPooled || (config_.split() == Split::kAuto && may_forget_);
+  room_ = std::min(1.0, static_cast<double>(budget_) / static_cast<double>(least));
+  pooled_ = config_.split() == Split::kPooled || (config_.split() == Split::kAuto && room_ < 1);
   for (size_t head = 0; head < config_.n_heads(); ++head) Score(head);
   if (!config_.policy().info->scores_are_errors && pooled_) RanksToErrors(items_);
   for (size_t head = 0; head < config_.n_heads(); ++head) WeighKept(head);
@@ -229,7 +229,7 @@ void Compressor::Score(size_t head) {
     context.attention = attention;
     context.entropy = entropy;
   }
-  context.may_forget = may_forget_;
+  context.room = room_;
   std::vector<float> scores(n);
   config_.policy().policy->Score(context, scores);
 
@@ -262,9 +262,9 @@ void Compressor::WeighKept(size_t head) {
   double mean = 0;
   for (const LadderItem& item : items) mean += static_cast<double>(item.precision_error);
   mean /= static_cast<double>(std::max<size_t>(items.size(), 1));
-  const float least = (may_forget_ ? 1.0f : kKeepWeight) * static_cast<float>(mean);
+  const double least = std::pow(kKeepWeight, room_ * room_) * mean;
   for (LadderItem& item : items) {
-    if (item.keep) item.precision_error = std::max(item.precision_error, least);
+    if (item.keep) item.precision_error = std::max(item.precision_error, static_cast<float>(least));
   }
 }
 

@@ -94,7 +94,7 @@ class Compressor {
   Memory::Impl& memory_;
   const CacheConfig& config_;
   uint64_t budget_;
-  bool may_forget_ = true;  // even on the lowest rung there is no room for all
+  double room_ = 0;  // ScoreContext::room
   bool pooled_ = false;
   size_t spare_ = 0;  // exact rows per head that stay free, so that steps to come need not compress
   std::vector<RowCodec> codecs_;  // [head]

@@ -58,7 +58,9 @@ struct ScoreContext {
   size_t layer = 0;
   size_t kv_head = 0;
   uint64_t tokens_seen = 0;  // length of the conversation so far
-  bool may_forget = true;    // false: there is room for all, only precision is at stake
+  // Share of the conversation's tokens for which there is room on the lowest rung; 1: for all, so
+  // that only precision is at stake.
+  double room = 0;
   std::span<const uint32_t> token_index;  // [n] ascending: place of each token in it
   std::span<const TokenInfo> tokens;      // [n]
 

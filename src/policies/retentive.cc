@@ -25,11 +25,6 @@ constexpr PolicyOption kOptions[] = {
      .max = 1000,
      .help = "weight of a token's attention, relative to the mean, for its precision; 0: none"},
     {.name = "power", .default_value = 1.5, .min = 0.1, .max = 4, .help = "power of that weight"},
-    {.name = "cap",
-     .default_value = 1.5,
-     .min = 1,
-     .max = 1e6,
-     .help = "most that attention raises a token's precision while others have to be forgotten"},
     {.name = "queries",
      .default_value = 32,
      .min = 1,
@@ -122,9 +117,8 @@ class RetentivePolicy : public Policy {
       : key_share_(static_cast<float>(values[0])),
         attention_(values[1]),
         power_(values[2]),
-        cap_(values[3]),
-        queries_(static_cast<size_t>(values[4])),
-        n_picks_(static_cast<size_t>(values[5])) {}
+        queries_(static_cast<size_t>(values[3])),
+        n_picks_(static_cast<size_t>(values[4])) {}
 
   PolicyNeeds needs() const override {
     PolicyNeeds needs{.keys = true, .values = true, .precision = true};
@@ -139,19 +133,20 @@ class RetentivePolicy : public Policy {
   void Score(const ScoreContext& context, std::span<float> scores) const override {
     const Points points(context, key_share_);
     for (size_t i = 0; i < points.n(); ++i) scores[i] = points.SquaredNorm(i);
-    if (context.may_forget && n_picks_ > 0) PickFarthest(points, scores);
+    if (context.room < 1 && n_picks_ > 0) PickFarthest(points, scores);
   }
 
   void Precision(const ScoreContext& context, std::span<float> errors) const override {
     const Points points(context, key_share_);
     const double total = std::accumulate(context.attention.begin(), context.attention.end(), 0.0);
     const double scale = total > 0 ? attention_ * static_cast<double>(points.n()) / total : 0.0;
+    // The less room there is, the less precision may cost others their place.
     for (size_t i = 0; i < points.n(); ++i) {
       double weight = 1.0;
       if (scale > 0) {
         weight += std::pow(scale * static_cast<double>(context.attention[i]), power_);
+        weight = std::pow(weight, context.room * context.room);
       }
-      if (context.may_forget) weight = std::min(weight, cap_);
       errors[i] = points.SquaredNorm(i) * static_cast<float>(weight);
     }
   }
@@ -176,7 +171,6 @@ class RetentivePolicy : public Policy {
   float key_share_;
   double attention_;
   double power_;
-  double cap_;
   size_t queries_;
   size_t n_picks_;
 };
