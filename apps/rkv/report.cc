@@ -37,6 +37,10 @@ std::string DescribeCache(const Conversation& conversation) {
       1 - stats.kept(), ToString(options.policy));
   if (options.budget.unlimited()) return text + ", no budget";
   text += fmt::format(", budget {}", ToString(options.budget));
+  if (stats.tokens_evicted == 0 && stats.tokens_absorbed > 0) {
+    return text + fmt::format(": states absorbed up to {} of {} tokens of a head",
+                              stats.tokens_absorbed, stats.tokens_seen);
+  }
   if (stats.tokens_evicted == 0) return text + ": nothing had to be evicted";
   return text + fmt::format(": {} of {} tokens evicted", stats.tokens_evicted, stats.tokens_seen);
 }

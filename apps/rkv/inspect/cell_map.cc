@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 namespace rkv::app {
@@ -57,6 +58,10 @@ double Cell::precision() const {
   return sum;
 }
 
+double CellMap::read_scale() const {
+  return std::max(max_softmax, 0.1 / static_cast<double>(std::max<size_t>(1, cells.size())));
+}
+
 CellMap MakeCellMap(const Inspection& inspection, const MediaSpan& span, const HeadFilter& filter) {
   CellMap map;
   map.span = span;
@@ -78,7 +83,8 @@ CellMap MakeCellMap(const Inspection& inspection, const MediaSpan& span, const H
       } else {
         cell.forgotten += part;
       }
-      cell.softmax += part * static_cast<double>(head.share[token]);
+      const auto share = static_cast<double>(head.share[token]);
+      if (std::isfinite(share)) cell.softmax += part * share;
     }
     int most = 0;
     for (const auto& [root, n] : roots) {

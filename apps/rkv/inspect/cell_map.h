@@ -51,6 +51,11 @@ struct CellMap {
   std::vector<std::string> rungs;  // names, the most precise first
   std::vector<Cell> cells;         // row by row
   double max_softmax = 0;          // of any cell
+
+  // The share of the softmax that counts as 1 for read(): the largest of any cell, but at least a
+  // tenth of what each would have if nothing else were read, so that noise does not stand out.
+  double read_scale() const;
+  double read(const Cell& cell) const { return cell.softmax / read_scale(); }
 };
 
 CellMap MakeCellMap(const Inspection& inspection, const MediaSpan& span, const HeadFilter& filter);

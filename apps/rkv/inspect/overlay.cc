@@ -200,8 +200,8 @@ void AddCells(const CellMap& map, bool has_shares, double text_height, Overlay& 
     overlay.shapes.push_back(Fill(inner, PrecisionColor(map.cells[i].precision())));
     overlay.shapes.back().text = CellText(map, i);
   }
-  for (size_t i = 0; has_shares && map.max_softmax > 0 && i < map.cells.size(); ++i) {
-    const double read = map.cells[i].softmax / map.max_softmax;
+  for (size_t i = 0; has_shares && i < map.cells.size(); ++i) {
+    const double read = map.read(map.cells[i]);
     if (read >= kLeastRead) overlay.shapes.push_back(Frame(box(i), 1 + read * size / 6));
   }
   for (size_t i = 0; i < map.cells.size(); ++i) {
@@ -256,8 +256,8 @@ void AddLegend(const CellMap& map, std::string_view title, bool has_shares, doub
     });
     legend.NewLine();
   }
-  if (has_shares && map.max_softmax > 0) {
-    legend.Add(fmt::format("read in the last answer; thickest: {:.2f} %", 100 * map.max_softmax),
+  if (has_shares) {
+    legend.Add(fmt::format("read in the last answer; thickest: {:.2f} %", 100 * map.read_scale()),
                [&](const Box& box) { overlay.shapes.push_back(Frame(box, text_height / 6)); });
   }
   legend.Finish();

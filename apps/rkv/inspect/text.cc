@@ -90,15 +90,17 @@ std::string DescribeBytes(const MemoryStats& stats) {
 }
 
 std::string StatsText(const MemoryStats& stats) {
-  std::string text = fmt::format(
-      "  bytes      {} held of {}; a full cache: {}\n", FormatBytes(stats.held_bytes),
-      stats.budget_bytes == 0 ? "no budget" : "a budget of " + FormatBytes(stats.budget_bytes),
-      FormatBytes(stats.full_bytes));
+  std::string text =
+      fmt::format("  bytes      {} held{}; a full cache: {}\n", FormatBytes(stats.held_bytes),
+                  stats.budget_bytes == 0 ? ", no budget"
+                                          : " of a budget of " + FormatBytes(stats.budget_bytes),
+                  FormatBytes(stats.full_bytes));
   text += fmt::format("  of these   {}\n", DescribeBytes(stats));
-  const uint64_t absorbed = std::min(stats.tokens_absorbed, stats.tokens_evicted);
-  text +=
-      fmt::format("  tokens     {} seen: {} exact, {} absorbed, {} forgotten\n", stats.tokens_seen,
-                  stats.tokens_exact, absorbed, stats.tokens_evicted - absorbed);
+  const uint64_t remembered = stats.tokens_exact + stats.tokens_absorbed;
+  text += fmt::format(
+      "  tokens     {} seen: {} exact, {} absorbed (the most in any head), {} forgotten\n",
+      stats.tokens_seen, stats.tokens_exact, stats.tokens_absorbed,
+      stats.tokens_seen - std::min(stats.tokens_seen, remembered));
   text += fmt::format("  states     {}, which took {:.1f} % of attention; {} reactivation{}\n",
                       stats.states, 100 * stats.state_share, stats.reactivations,
                       Plural(stats.reactivations));
@@ -129,7 +131,7 @@ std::string MapText(const CellMap& map, bool has_shares) {
   }
   if (has_shares) {
     panels.push_back(MakePanel(map, "read in the answer", [&](const Cell& cell) {
-      return cell.softmax > 0 ? Digit(cell.softmax / map.max_softmax) : '.';
+      return cell.softmax > 0 ? Digit(map.read(cell)) : '.';
     }));
   }
   std::string text = SideBySide(panels) + "  legend: ";
@@ -141,10 +143,9 @@ std::string MapText(const CellMap& map, bool has_shares) {
     text += "  heads that hold it: 0 under a tenth of them ... 9 nearly all or all, . none\n";
   }
   if (has_shares) {
-    text += fmt::format(
-        "  read in the answer: 9 most (up to {:.2f} % of the softmax), 0 a tenth of that or less, "
-        ". nothing\n",
-        100 * map.max_softmax);
+    text +=
+        fmt::format("  read in the answer: 0 to 9 tenths of {:.2f} % of the softmax, . nothing\n",
+                    100 * map.read_scale());
   }
   return text;
 }
