@@ -198,9 +198,9 @@ TEST(CliChatTest, CommandsAndErrorsInOneConversation) {
                              "value of W\n";
   const ProcessResult chat = Rkv({"chat", "--temp", "0"}, script);
   EXPECT_EQ(chat.exit_code, 0) << chat.err;
-  for (const char* expected : {"59\n", "27\n", "18\n", "42\n", "saved to", "loaded 4 messages",
-                               "cache: holds", "  bytes ", "f16 ", "  tokens ", "  states ",
-                               "  time ", "speed: read"}) {
+  for (const char* expected :
+       {"59\n", "27\n", "18\n", "42\n", "saved to", "loaded 4 messages", "cache: holds", "  bytes ",
+        "f16 ", "  tokens ", "  states ", "  time ", "speed: read"}) {
     EXPECT_NE(chat.out.find(expected), std::string::npos) << expected << " in\n" << chat.out;
   }
   for (const char* expected :
@@ -345,8 +345,10 @@ TEST(CliEvalTest, WrongUsageExitsWith2AndSaysWhat) {
 
 // About the bundled sample picture, which has 8 x 8 cells.
 ProcessResult InspectSample(std::vector<std::string> extra) {
-  std::vector<std::string> arguments = {"inspect", "--image",  SourcePath("models/reference/sample.png"),
-                                        "-p",      "value of W", "--temp", "0", "-t", "1"};
+  std::vector<std::string> arguments = {
+      "inspect", "--image",    SourcePath("models/reference/sample.png"),
+      "-p",      "value of W", "--temp",
+      "0",       "-t",         "1"};
   arguments.insert(arguments.end(), extra.begin(), extra.end());
   return Rkv(arguments);
 }
@@ -420,7 +422,8 @@ TEST(CliInspectTest, TextHasAMapOfThePicture) {
   int n_rows = 0;
   for (std::string line; std::getline(lines, line);) n_rows += std::regex_match(line, row) ? 1 : 0;
   EXPECT_EQ(n_rows, 8) << run.out;
-  for (const char* expected : {"policy retentive, budget 10%", "metadata", "compression", "    all"}) {
+  for (const char* expected :
+       {"policy retentive, budget 10%", "metadata", "compression", "    all"}) {
     EXPECT_NE(run.out.find(expected), std::string::npos) << expected << " in\n" << run.out;
   }
 }
@@ -434,17 +437,20 @@ TEST(CliInspectTest, DrawingsAreWritten) {
   EXPECT_NE(run.out.find("layer 1, KV head 0"), std::string::npos) << run.out;
   EXPECT_TRUE(ReadFile(svg, "drawing")->ends_with("</svg>\n"));
   // The drawing is a picture that can be shown to the model.
-  const ProcessResult again = Rkv({"run", "--image", png, "-p", "value of W", "-n", "1", "-t", "1"});
+  const ProcessResult again =
+      Rkv({"run", "--image", png, "-p", "value of W", "-n", "1", "-t", "1"});
   EXPECT_EQ(again.exit_code, 0) << again.err;
 }
 
 TEST(CliInspectTest, SavedConversationsAndTextAlone) {
   const std::string saved = TempPath("conversation");
   const std::string picture = SourcePath("models/reference/sample.png");
-  Rkv({"chat", "--temp", "0", "--policy", "streaming", "--budget", "60%", "--image", picture, "-t", "1"},
+  Rkv({"chat", "--temp", "0", "--policy", "streaming", "--budget", "60%", "--image", picture, "-t",
+       "1"},
       "value of W\n/save " + saved + "\n");
   const std::string png = TempPath("map.png");
-  const ProcessResult run = Rkv({"inspect", "--load", saved, "--image", picture, "--png", png, "-t", "1"});
+  const ProcessResult run =
+      Rkv({"inspect", "--load", saved, "--image", picture, "--png", png, "-t", "1"});
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_NE(run.out.find("a saved conversation does not tell"), std::string::npos) << run.out;
   EXPECT_NE(run.out.find("picture 1: 8 x 8 cells"), std::string::npos) << run.out;

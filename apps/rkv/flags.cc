@@ -138,7 +138,8 @@ void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
           "precisions that tokens fade through: auto, none, or a list such as f16,q4_0,q2")
       ->type_name("LADDER");
   AddFlag(command, "--split", flags.split,
-          "the budget over layers and heads: uniform, pooled (to where it helps most), or auto (pooled once tokens must be forgotten)")
+          "the budget over layers and heads: uniform, pooled (to where it helps most), or auto "
+          "(pooled once tokens must be forgotten)")
       ->type_name("SPLIT");
   AddFlag(command, "--cache-type-k", flags.type_k,
           "one type for all keys, -ctk: f16, q8_0, q4_0, ...")

@@ -63,8 +63,8 @@ nlohmann::json CacheJson(const Conversation& conversation) {
   nlohmann::json types = nlohmann::json::object();
   for (size_t i = 0; i < kElementTypes; ++i) {
     if (stats.bytes_by_type[i] == 0) continue;
-    types[std::string(ToString(static_cast<ElementType>(i)))] = {
-        {"bytes", stats.bytes_by_type[i]}, {"rows", stats.tokens_by_type[i]}};
+    types[std::string(ToString(static_cast<ElementType>(i)))] = {{"bytes", stats.bytes_by_type[i]},
+                                                                 {"rows", stats.tokens_by_type[i]}};
   }
   return {{"policy", ToString(options.policy)},
           {"budget", options.budget.unlimited() ? "none" : ToString(options.budget)},

@@ -67,6 +67,9 @@ std::string SideBySide(const std::vector<Panel>& panels) {
   return text;
 }
 
+// A model may compute nonsense, which has a sign that says nothing.
+double Percent(double share) { return 100 * std::abs(share); }
+
 double Rounded(float share) { return std::round(static_cast<double>(share) * 1e7) / 1e7; }
 
 }  // namespace
@@ -169,9 +172,10 @@ std::string LayerTable(const Inspection& inspection, const HeadFilter& filter) {
       text += fmt::format("{:>8}\n", "-");
       return;
     }
-    text += fmt::format("{:>8.1f} %{:>6.1f} %", 100 * sum.picture_share, 100 * sum.text_share);
-    if (audio) text += fmt::format("{:>6.1f} %", 100 * sum.audio_share);
-    text += fmt::format("{:>6.1f} %\n", 100 * sum.state_share);
+    text +=
+        fmt::format("{:>8.1f} %{:>6.1f} %", Percent(sum.picture_share), Percent(sum.text_share));
+    if (audio) text += fmt::format("{:>6.1f} %", Percent(sum.audio_share));
+    text += fmt::format("{:>6.1f} %\n", Percent(sum.state_share));
   };
   for (size_t layer = 0; layer < inspection.shape.layers.size(); ++layer) {
     if (filter.layer.value_or(layer) != layer) continue;
