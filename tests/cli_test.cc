@@ -4,7 +4,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <regex>
+#include <sstream>
 
 #include "base/file.h"
 #include "support/pictures.h"
@@ -195,8 +198,9 @@ TEST(CliChatTest, CommandsAndErrorsInOneConversation) {
                              "value of W\n";
   const ProcessResult chat = Rkv({"chat", "--temp", "0"}, script);
   EXPECT_EQ(chat.exit_code, 0) << chat.err;
-  for (const char* expected : {"59\n", "27\n", "18\n", "42\n", "saved to", "loaded 4 messages",
-                               "cache: holds", "speed: read"}) {
+  for (const char* expected :
+       {"59\n", "27\n", "18\n", "42\n", "saved to", "loaded 4 messages", "cache: holds", "  bytes ",
+        "f16 ", "  tokens ", "  states ", "  time ", "speed: read"}) {
     EXPECT_NE(chat.out.find(expected), std::string::npos) << expected << " in\n" << chat.out;
   }
   for (const char* expected :
@@ -335,6 +339,157 @@ TEST(CliEvalTest, WrongUsageExitsWith2AndSaysWhat) {
   EXPECT_EQ(
       Rkv({"eval", "text-kl", "-m", TestModelPath("qwen2-d64"), "--text", "/no/such"}).exit_code,
       1);
+}
+
+// --- rkv inspect ------------------------------------------------------------------------------
+
+// About the bundled sample picture, which has 8 x 8 cells.
+ProcessResult InspectSample(std::vector<std::string> extra) {
+  std::vector<std::string> arguments = {
+      "inspect", "--image",    SourcePath("models/reference/sample.png"),
+      "-p",      "value of W", "--temp",
+      "0",       "-t",         "1"};
+  arguments.insert(arguments.end(), extra.begin(), extra.end());
+  return Rkv(arguments);
+}
+
+TEST(CliInspectTest, JsonAgreesWithItsStats) {
+  for (const std::vector<std::string>& cache :
+       {std::vector<std::string>{"--policy", "retentive", "--budget", "10%"},
+        {"--policy", "h2o", "--budget", "40%", "--absorb", "clusters", "--split", "pooled"},
+        {"--policy", "streaming", "--budget", "60%"}}) {
+    std::vector<std::string> arguments = cache;
+    arguments.insert(arguments.end(), {"-o", "json"});
+    const ProcessResult run = InspectSample(arguments);
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+    const auto json = nlohmann::json::parse(run.out);
+    const size_t n_tokens = json["kv"]["tokens_seen"];
+    EXPECT_EQ(json["tokens"], n_tokens);
+    EXPECT_EQ(json["turns"][0]["question"], "value of W");
+    EXPECT_EQ(json["media"][0]["rows"], 8);
+    EXPECT_EQ(json["media"][0]["columns"], 8);
+    EXPECT_GT(json["answer_tokens"], 0);
+    std::map<std::string, uint64_t> rows;  // by rung
+    uint64_t most_exact = 0;
+    double most_absorbed = 0;
+    size_t n_states = 0;
+    for (const auto& head : json["heads"]) {
+      ASSERT_EQ(head["rung"].size(), n_tokens);
+      ASSERT_EQ(head["root"].size(), n_tokens);
+      ASSERT_EQ(head["share"].size(), n_tokens);
+      uint64_t exact = 0;
+      double absorbed = 0;
+      double softmax = 0;
+      double mass = 0;
+      for (size_t token = 0; token < n_tokens; ++token) {
+        if (!head["rung"][token].is_null()) {
+          ++exact;
+          ++rows[json["rungs"][head["rung"][token].get<size_t>()]];
+          EXPECT_TRUE(head["root"][token].is_null());
+        } else if (!head["root"][token].is_null()) {
+          ++absorbed;
+        }
+        softmax += head["share"][token].get<double>();
+      }
+      for (const auto& state : head["states"]) {
+        softmax += state["share"].get<double>();
+        mass += state["mass"].get<double>();
+      }
+      // What was read of states that joined others during the answer is in no state.
+      EXPECT_NEAR(softmax, 1, head["states"].empty() ? 0.001 : 0.5);
+      EXPECT_NEAR(mass, absorbed, 0.01);
+      n_states += head["states"].size();
+      most_exact = std::max(most_exact, exact);
+      most_absorbed = std::max(most_absorbed, absorbed);
+    }
+    EXPECT_EQ(most_exact, json["kv"]["tokens_exact"]);
+    EXPECT_NEAR(most_absorbed, json["kv"]["tokens_absorbed"].get<double>(), 1);
+    EXPECT_EQ(n_states, json["kv"]["states"]);
+    for (const auto& [rung, type] : json["kv"]["types"].items()) {
+      EXPECT_EQ(rows[rung], type["rows"]) << rung;
+    }
+  }
+}
+
+TEST(CliInspectTest, TextHasAMapOfThePicture) {
+  const ProcessResult run =
+      InspectSample({"--policy", "retentive", "--budget", "10%", "-p", "value of Z"});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_NE(run.out.find("picture 1: 8 x 8 cells"), std::string::npos) << run.out;
+  EXPECT_NE(run.out.find("> value of Z\n"), std::string::npos) << run.out;
+  std::istringstream lines(run.out);
+  const std::regex row("  [FB842~.]{8} +[0-9.]{8} +[0-9.]{8}");
+  int n_rows = 0;
+  for (std::string line; std::getline(lines, line);) n_rows += std::regex_match(line, row) ? 1 : 0;
+  EXPECT_EQ(n_rows, 8) << run.out;
+  for (const char* expected :
+       {"policy retentive, budget 10%", "metadata", "compression", "    all"}) {
+    EXPECT_NE(run.out.find(expected), std::string::npos) << expected << " in\n" << run.out;
+  }
+}
+
+TEST(CliInspectTest, DrawingsAreWritten) {
+  const std::string png = TempPath("map.png");
+  const std::string svg = TempPath("map.svg");
+  const ProcessResult run = InspectSample({"--policy", "streaming", "--budget", "60%", "--layer",
+                                           "1", "--head", "0", "--png", png, "--svg", svg});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_NE(run.out.find("layer 1, KV head 0"), std::string::npos) << run.out;
+  EXPECT_TRUE(ReadFile(svg, "drawing")->ends_with("</svg>\n"));
+  // The drawing is a picture that can be shown to the model.
+  const ProcessResult again =
+      Rkv({"run", "--image", png, "-p", "value of W", "-n", "1", "-t", "1"});
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+}
+
+TEST(CliInspectTest, SavedConversationsAndTextAlone) {
+  const std::string saved = TempPath("conversation");
+  const std::string picture = SourcePath("models/reference/sample.png");
+  Rkv({"chat", "--temp", "0", "--policy", "streaming", "--budget", "60%", "--image", picture, "-t",
+       "1"},
+      "value of W\n/save " + saved + "\n");
+  const std::string png = TempPath("map.png");
+  const ProcessResult run =
+      Rkv({"inspect", "--load", saved, "--image", picture, "--png", png, "-t", "1"});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_NE(run.out.find("a saved conversation does not tell"), std::string::npos) << run.out;
+  EXPECT_NE(run.out.find("picture 1: 8 x 8 cells"), std::string::npos) << run.out;
+  EXPECT_EQ(run.out.find("read in the answer"), std::string::npos) << run.out;
+  EXPECT_TRUE(fs::exists(png));
+  EXPECT_EQ(Rkv({"inspect", "--load", saved, "--png", png, "-t", "1"}).exit_code, 2);
+
+  const ProcessResult text = Rkv({"inspect", "-p", "value of W", "-n", "4", "-t", "1"});
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_EQ(text.out.find("picture 1"), std::string::npos) << text.out;
+  EXPECT_NE(text.out.find("    all"), std::string::npos) << text.out;
+}
+
+TEST(CliInspectTest, WrongUsageExitsWith2AndFailuresWith1) {
+  const WrongUsage wrong[] = {
+      {{"--layer", "99"}, "layers 0 to 3"},
+      {{"--layer", "-1"}, "--layer"},
+      {{"--head", "99"}, "KV heads 0 to 1"},
+      {{"--picture", "2", "--png", TempPath("x.png")}, "only picture 1"},
+      {{"--picture", "0", "--svg", TempPath("x.svg")}, "only picture 1"},
+      {{"-o", "xml"}, "xml"},
+      {{"--load", "x"}, "-p cannot go with it"},
+  };
+  for (const WrongUsage& usage : wrong) {
+    const ProcessResult run = InspectSample(usage.arguments);
+    EXPECT_EQ(run.exit_code, 2) << testing::PrintToString(usage.arguments) << run.err;
+    EXPECT_NE(run.err.find(usage.says), std::string::npos) << run.err;
+    EXPECT_EQ(run.out, "");
+  }
+  EXPECT_EQ(Rkv({"inspect"}).exit_code, 2);
+  const ProcessResult blind = Rkv({"inspect", "-p", "x", "-n", "1", "--png", TempPath("x.png")});
+  EXPECT_EQ(blind.exit_code, 2);
+  EXPECT_NE(blind.err.find("need a picture"), std::string::npos) << blind.err;
+  EXPECT_EQ(Rkv({"inspect", "--load", "/no/such/file"}).exit_code, 1);
+  for (const char* flag : {"--png", "--svg", "--kv-report"}) {
+    const ProcessResult run = InspectSample({flag, "/dev/null/x"});
+    EXPECT_EQ(run.exit_code, 1) << flag;
+    EXPECT_NE(run.err.find("/dev/null/x"), std::string::npos) << run.err;
+  }
 }
 
 // --- against llama.cpp's own programs ---------------------------------------------------------

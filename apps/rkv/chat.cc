@@ -7,6 +7,7 @@
 #include "answer.h"
 #include "commands.h"
 #include "flags.h"
+#include "inspect/text.h"
 #include "report.h"
 #include "terminal.h"
 
@@ -94,7 +95,8 @@ class ChatSession {
   }
 
   std::string Stats() const {
-    return fmt::format("{}\n{}\n", DescribeCache(*conversation_), DescribeSpeed(answer_));
+    return fmt::format("{}\n{}{}\n", DescribeCache(*conversation_),
+                       StatsText(conversation_->stats()), DescribeSpeed(answer_));
   }
 
   Status Save(const std::string& path) {

@@ -61,6 +61,19 @@ std::vector<std::string> CommonFlags::media() const {
   return files;
 }
 
+std::string Unescape(std::string_view text) {
+  constexpr std::string_view kNames = "nrt'\"\\";
+  constexpr std::string_view kMeanings = "\n\r\t'\"\\";
+  std::string result;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const size_t known =
+        text[i] == '\\' && i + 1 < text.size() ? kNames.find(text[i + 1]) : std::string_view::npos;
+    result += known == std::string_view::npos ? text[i] : kMeanings[known];
+    if (known != std::string_view::npos) ++i;
+  }
+  return result;
+}
+
 std::string EnvironmentName(const std::string& flag) {
   std::string name = "RKV_";
   for (const char c : flag.substr(2)) {

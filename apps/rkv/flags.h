@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "retentivekv/engine.h"
@@ -41,6 +42,9 @@ void AddLogFlags(CLI::App& command, CommonFlags& flags);
 
 // RKV_LONG_NAME for "--long-name".
 std::string EnvironmentName(const std::string& flag);
+
+// A prompt with the escapes that llama.cpp's programs know replaced: \n \r \t \' \" \\.
+std::string Unescape(std::string_view text);
 
 // llama.cpp has short flags of several letters (-mm, -ngl, -sys, -ub), which CLI11 would read as
 // several flags: gives the arguments with their long forms.

@@ -26,6 +26,7 @@ int Main(int argc, char** argv) {
   rkv::app::AddRunCommand(program, exit_code);
   rkv::app::AddChatCommand(program, exit_code);
   rkv::app::AddEvalCommand(program, exit_code);
+  rkv::app::AddInspectCommand(program, exit_code);
   rkv::app::AddMakeModelCommand(program, exit_code);
   const std::string_view command = argc > 1 ? argv[1] : "-";
   const auto named = [command](CLI::App* app) { return app->get_name() == command; };

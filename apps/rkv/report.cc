@@ -37,6 +37,10 @@ std::string DescribeCache(const Conversation& conversation) {
       1 - stats.kept(), ToString(options.policy));
   if (options.budget.unlimited()) return text + ", no budget";
   text += fmt::format(", budget {}", ToString(options.budget));
+  if (stats.tokens_evicted == 0 && stats.tokens_absorbed > 0) {
+    return text + fmt::format(": states absorbed up to {} of {} tokens of a head",
+                              stats.tokens_absorbed, stats.tokens_seen);
+  }
   if (stats.tokens_evicted == 0) return text + ": nothing had to be evicted";
   return text + fmt::format(": {} of {} tokens evicted", stats.tokens_evicted, stats.tokens_seen);
 }
@@ -59,8 +63,8 @@ nlohmann::json CacheJson(const Conversation& conversation) {
   nlohmann::json types = nlohmann::json::object();
   for (size_t i = 0; i < kElementTypes; ++i) {
     if (stats.bytes_by_type[i] == 0) continue;
-    types[std::string(ToString(static_cast<ElementType>(i)))] = {
-        {"bytes", stats.bytes_by_type[i]}, {"rows", stats.tokens_by_type[i]}};
+    types[std::string(ToString(static_cast<ElementType>(i)))] = {{"bytes", stats.bytes_by_type[i]},
+                                                                 {"rows", stats.tokens_by_type[i]}};
   }
   return {{"policy", ToString(options.policy)},
           {"budget", options.budget.unlimited() ? "none" : ToString(options.budget)},

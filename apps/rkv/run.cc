@@ -10,26 +10,13 @@
 #include "answer.h"
 #include "commands.h"
 #include "flags.h"
+#include "inspect/text.h"
 #include "report.h"
 #include "terminal.h"
 
 namespace rkv::app {
 
 namespace {
-
-// The escapes that llama.cpp's programs know in prompts: \n \r \t \' \" \\.
-std::string Unescape(std::string_view text) {
-  constexpr std::string_view kNames = "nrt'\"\\";
-  constexpr std::string_view kMeanings = "\n\r\t'\"\\";
-  std::string result;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const size_t known =
-        text[i] == '\\' && i + 1 < text.size() ? kNames.find(text[i + 1]) : std::string_view::npos;
-    result += known == std::string_view::npos ? text[i] : kMeanings[known];
-    if (known != std::string_view::npos) ++i;
-  }
-  return result;
-}
 
 struct RunFlags {
   CommonFlags common;
@@ -85,7 +72,10 @@ Status Run(RunFlags& flags) {
     if (prompts.size() > 1) std::cout << "> " << prompts[turn] << std::endl;
     RKV_RETURN_IF_ERROR(AnswerOne(*engine, *conversation, flags, answer));
   }
-  fmt::print(stderr, "{}\n{}\n", DescribeCache(*conversation), DescribeSpeed(answer));
+  fmt::print(stderr, "{}\n", DescribeCache(*conversation));
+  const MemoryStats stats = conversation->stats();
+  if (stats.compressions > 0) fmt::print(stderr, "held: {}\n", DescribeBytes(stats));
+  fmt::print(stderr, "{}\n", DescribeSpeed(answer));
   return WriteReport(flags.common.kv_report, *conversation, answer);
 }
 
