@@ -46,11 +46,11 @@ struct MediaSpan {
   bool operator==(const MediaSpan&) const = default;
 };
 
-// What a Memory holds, in bytes and tokens. A token counts as exact, in whatever precision, while
-// any head holds it.
+// What a Memory holds, in bytes and tokens. A token that a head holds as itself, in whatever
+// precision, is exact there; heads may hold different ones.
 struct MemoryStats {
   uint64_t tokens_seen = 0;      // ever appended and not rolled back
-  uint64_t tokens_exact = 0;     // the most that any KV head holds
+  uint64_t tokens_exact = 0;     // that a KV head holds, mean over all, rounded up
   uint64_t tokens_evicted = 0;   // tokens_seen - tokens_exact
   uint64_t tokens_absorbed = 0;  // the largest mass of the states of any KV head
   uint64_t states = 0;           // over all heads

@@ -624,6 +624,16 @@ void Compressor::TraceRoots(size_t head, const std::vector<uint32_t>& roots_befo
   const auto now = [&](size_t point) {
     return point < went.size() ? static_cast<int64_t>(states[went[point]].index) : -1;
   };
+  // Shares go where the states went that took them.
+  std::vector<float>& shares = memory_.trace_->heads[head].state_share;
+  std::vector<float> shares_now(shares.size());
+  for (size_t i = 0; i < roots_before.size(); ++i) {
+    const int64_t to = now(i);
+    if (to >= 0 && roots_before[i] < shares.size() && static_cast<size_t>(to) < shares.size()) {
+      shares_now[static_cast<size_t>(to)] += shares[roots_before[i]];
+    }
+  }
+  shares = std::move(shares_now);
   std::vector<int64_t> moved = root;
   for (size_t i = 0; i < root.size(); ++i) {
     const auto at = std::ranges::find(roots_before, root[i]);

@@ -294,6 +294,7 @@ MemoryStats Memory::Impl::stats() const {
   MemoryStats stats;
   stats.tokens_seen = tokens_seen_;
   stats.held_bytes = held_bytes();
+  uint64_t n_held = 0;  // over all heads
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     uint64_t n_tokens = 0;
     for (size_t tier = 0; tier < config_->n_rungs(); ++tier) {
@@ -304,7 +305,7 @@ MemoryStats Memory::Impl::stats() const {
       stats.bytes_by_type[static_cast<size_t>(layout.k_type)] += rows.size() * layout.k_bytes();
       stats.bytes_by_type[static_cast<size_t>(layout.v_type)] += rows.size() * layout.v_bytes();
     }
-    stats.tokens_exact = std::max(stats.tokens_exact, n_tokens);
+    n_held += n_tokens;
     if (!config_->absorb().has_states()) continue;
     const RowStore& states = store(head, config_->state_tier());
     double mass = 0;
@@ -317,6 +318,7 @@ MemoryStats Memory::Impl::stats() const {
     stats.state_bytes += states.size() * states.layout().row_bytes();
   }
   for (const uint64_t bytes : stats.bytes_by_type) stats.exact_bytes += bytes;
+  stats.tokens_exact = (n_held + config_->n_heads() - 1) / config_->n_heads();
   stats.metadata_bytes = stats.held_bytes - stats.exact_bytes - stats.state_bytes;
   stats.tokens_evicted = tokens_seen_ - stats.tokens_exact;
   stats.full_bytes = tokens_seen_ * shape().full_token_bytes();
