@@ -168,7 +168,8 @@ void Compressor::MakeCentre(size_t head) {
   const HeadRange& range = heads_[head];
   const size_t n = range.end - range.begin;
   if (!config_.rotates() || config_.n_rungs() == 1 || memory_.centre(head) != nullptr || n == 0 ||
-      budget_ < kCentreShare * CentreBytes(shape) * config_.n_heads()) {
+      budget_ < kCentreShare * CentreBytes(shape) * config_.n_heads() ||
+      budget_ < memory_.smallest_budget_bytes() + CentreBytes(shape)) {
     return;
   }
   // What is on quantised rungs already was coded without a centre.
@@ -316,14 +317,17 @@ void Compressor::Solve() {
   // Spare room comes after what must be kept.
   spare_ = std::min<uint64_t>(spare_, rows > kept ? (rows - kept) / spare_bytes : 0);
   // What tables take depends on how many tiers and pages come into use: seen only afterwards.
-  for (int round = 0; round < 8; ++round) {
+  constexpr int kPatience = 4;
+  for (int round = 0; round < 16; ++round) {
     const uint64_t spare = spare_ * spare_bytes;
     SolveWithin(rows > spare ? rows - spare : 0);
     const uint64_t planned = PlannedBytes();
     if (planned <= budget_) return;
-    rows -= std::min(rows, planned - budget_);
-    if (round >= 4) spare_ = 0;
+    // Giving back a few bytes need not change the solution, so it soon becomes more and more.
+    rows -= std::min(rows, (planned - budget_) << std::max(round - kPatience, 0));
+    if (round >= kPatience) spare_ = 0;
   }
+  SolveWithin(0);  // Only what must be kept.
 }
 
 void Compressor::SolveWithin(uint64_t budget) {
