@@ -102,6 +102,7 @@ class HeadAttention {
     if (watch_states) WatchStates(block, logits);
     for (size_t i = 0; i < block.n && trace; ++i)
       AddTo(memory_.transit().observation(head_).traced.data(), logits[i], n_columns);
+    if (memory_.config().needs().expected) return;  // It is shown queries instead.
     for (size_t i = 0; i < block.n; ++i) {
       const int32_t observed = memory_.transit().observed(block.token[i]);
       if (observed >= 0) Observe(static_cast<size_t>(observed), logits[i], n_columns);
