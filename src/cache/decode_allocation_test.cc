@@ -1,0 +1,86 @@
+// Steps of decoding between two compressions do not allocate.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "cache/memory_impl.h"
+#include "support/random_ubatch.h"
+
+namespace {
+
+std::atomic<size_t> allocations = 0;
+
+void* Allocate(size_t n) {
+  ++allocations;
+  void* memory = std::malloc(n == 0 ? 1 : n);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+// Counts every allocation of this program.
+void* operator new(size_t n) { return Allocate(n); }
+void* operator new[](size_t n) { return Allocate(n); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
+
+namespace rkv {
+namespace {
+
+MemoryShape TestShape() {
+  return {.layers = {{.n_head = 4, .n_kv_head = 2, .d_k = 32, .d_v = 32},
+                     {.n_head = 3, .n_kv_head = 3, .d_k = 16, .d_v = 24}}};
+}
+
+// Allocations in each of ten steps after a prompt and two steps that warm up.
+std::vector<size_t> StepAllocations(const MemoryOptions& options) {
+  Memory memory = *Memory::Create(TestShape(), options);
+  Random random(1);
+  Transit transit;
+  RandomUbatch(TestShape(), 300, random).Run(memory, &transit);
+  std::vector<RandomUbatch> steps;
+  for (int i = 0; i < 12; ++i) steps.emplace_back(TestShape(), 1, random);
+  std::vector<size_t> counts;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const uint64_t compressions = memory.stats().compressions;
+    const size_t before = allocations;
+    steps[i].Run(memory, &transit);
+    const size_t after = allocations;
+    if (i >= 2 && memory.stats().compressions == compressions) counts.push_back(after - before);
+  }
+  return counts;
+}
+
+TEST(DecodeAllocationTest, StepsBetweenCompressionsAllocateNothing) {
+  using Options = std::vector<std::pair<std::string, std::string>>;
+  for (const auto& [policy, budget] :
+       Options{{"full", "100%"}, {"streaming", "80t"}, {"knorm", "100t"}, {"keydiff", "150t"}}) {
+    const std::vector<size_t> counts =
+        StepAllocations({.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)});
+    EXPECT_FALSE(counts.empty()) << policy;
+    for (const size_t count : counts) EXPECT_EQ(count, 0u) << policy;
+  }
+}
+
+// Watching attention takes some scratch, for a head at a time.
+TEST(DecodeAllocationTest, WatchingAttentionAllocatesLittle) {
+  using Options = std::vector<std::pair<std::string, std::string>>;
+  const size_t n_heads = 5;
+  for (const auto& [policy, budget] :
+       Options{{"retentive", "120t"}, {"h2o", "150t"}, {"snapkv", "150t"}, {"tova", "150t"}}) {
+    const std::vector<size_t> counts =
+        StepAllocations({.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)});
+    EXPECT_FALSE(counts.empty()) << policy;
+    for (const size_t count : counts) EXPECT_LE(count, 3 * n_heads + 5) << policy;
+  }
+}
+
+}  // namespace
+}  // namespace rkv
