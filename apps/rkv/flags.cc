@@ -125,8 +125,13 @@ void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
           "precisions that tokens fade through: auto, none, or a list such as f16,q4_0,q2")
       ->type_name("LADDER");
   AddFlag(command, "--split", flags.split,
-          "the budget over layers and heads: uniform, pooled (to where it helps most), or auto (pooled once tokens must be forgotten)")
+          "the budget over layers and heads: uniform, pooled (to where it helps most), or auto "
+          "(pooled once tokens must be forgotten)")
       ->type_name("SPLIT");
+  AddFlag(
+      command, "--compress", flags.compression,
+      "streaming: the budget holds at every moment (default); prompt: once a prompt has been read")
+      ->type_name("WHEN");
   AddFlag(command, "--cache-type-k", flags.type_k,
           "one type for all keys, -ctk: f16, q8_0, q4_0, ...")
       ->type_name("TYPE");
@@ -175,6 +180,9 @@ Result<MemoryOptions> ParseMemoryOptions(const CommonFlags& flags) {
   }
   if (!flags.split.empty()) {
     RKV_ASSIGN_OR_RETURN(options.split, ParseSplit(flags.split));
+  }
+  if (!flags.compression.empty()) {
+    RKV_ASSIGN_OR_RETURN(options.compression, ParseCompression(flags.compression));
   }
   if (!flags.type_k.empty()) {
     RKV_ASSIGN_OR_RETURN(options.type_k, ParseElementType(flags.type_k));

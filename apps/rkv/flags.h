@@ -20,6 +20,7 @@ struct CommonFlags {
   std::string budget;
   std::string absorb, ladder, split;  // empty: what goes with the policy
   std::string type_k, type_v;
+  std::string compression;
   std::string system_prompt;
   std::string kv_report;
   std::string log_file;

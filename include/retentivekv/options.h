@@ -42,7 +42,7 @@ struct NamedSpec {
 using PolicySpec = NamedSpec;
 Result<PolicySpec> ParsePolicySpec(std::string_view text);
 
-// What remembers tokens that leave: "none", "merge", "clusters", "states" or "matrix".
+// What remembers tokens that leave: "none", "merge", "clusters" or "states".
 using AbsorbSpec = NamedSpec;
 Result<AbsorbSpec> ParseAbsorbSpec(std::string_view text);
 
@@ -76,12 +76,22 @@ enum class Split : uint8_t {
 Result<Split> ParseSplit(std::string_view text);
 std::string_view ToString(Split split);
 
+// When the budget is enforced.
+enum class Compression : uint8_t {
+  kStreaming,  // after every ubatch: held bytes never pass the budget
+  kPrompt,     // after the last ubatch of a prompt: policies see the question, and until then the
+               // prompt is held on top
+};
+Result<Compression> ParseCompression(std::string_view text);
+std::string_view ToString(Compression compression);
+
 struct MemoryOptions {
   PolicySpec policy = {.name = "full", .options = {}};
   Budget budget = {};
   std::optional<AbsorbSpec> absorb = std::nullopt;  // unset: what goes with the policy
   std::optional<Ladder> ladder = std::nullopt;      // unset: what goes with the policy
   std::optional<Split> split = std::nullopt;        // unset: what goes with the policy
+  Compression compression = Compression::kStreaming;
   // One type for everything, as llama.cpp's -ctk and -ctv; no ladder then. Both or none are set.
   std::optional<ElementType> type_k = std::nullopt;
   std::optional<ElementType> type_v = std::nullopt;

@@ -100,6 +100,14 @@ std::vector<float> Memory::Impl::ExpectedWeights(size_t head) const {
   return weights;
 }
 
+double Memory::Impl::Entropy(std::span<const float> stats) const {
+  if (stats.size() < 2 || !(stats[0] > 0) || !(observed_queries_ > 1)) return 0;
+  // -sum p ln p of p = a / s, from s = sum a and e = sum a ln a.
+  const auto s = static_cast<double>(stats[0]);
+  const double h = (std::log(s) - static_cast<double>(stats[1]) / s) / std::log(observed_queries_);
+  return std::clamp(h, 0.0, 1.0);
+}
+
 void Memory::Impl::AccountAttention() {
   if (transit_->n() == 1 && config_->absorb().has_states()) {
     double share = 0;

@@ -222,16 +222,10 @@ void Compressor::Score(size_t head) {
   if (config_.absorb().has_states()) MeasureMetric(head);
   std::vector<float> attention, entropy;
   if (config_.n_stats() > 0) {
-    const double t = memory_.observed_queries_;
     for (const Candidate& candidate : candidates) {
       const std::span<const float> stats = Stats(head, candidate);
       attention.push_back(stats.empty() ? 0.0f : stats[0]);
-      if (!needs.entropy) continue;
-      // sum p ln p with p = a / s, from s = sum a and e = sum a ln a.
-      const double s = static_cast<double>(stats[0]);
-      const double h =
-          s > 0 && t > 1 ? (std::log(s) - static_cast<double>(stats[1]) / s) / std::log(t) : 0.0;
-      entropy.push_back(static_cast<float>(std::clamp(h, 0.0, 1.0)));
+      if (needs.entropy) entropy.push_back(static_cast<float>(memory_.Entropy(stats)));
     }
     context.attention = attention;
     context.entropy = entropy;
@@ -317,15 +311,18 @@ void Compressor::Solve() {
   // Spare room comes after what must be kept.
   spare_ = std::min<uint64_t>(spare_, rows > kept ? (rows - kept) / spare_bytes : 0);
   // What tables take depends on how many tiers and pages come into use: seen only afterwards.
-  constexpr int kPatience = 4;
-  for (int round = 0; round < 16; ++round) {
+  // A head's part may have to shrink by a row before it shows, so each round takes more.
+  uint64_t row = 0;
+  for (size_t head = 0; head < config_.n_heads(); ++head) {
+    row += shapes_[config_.layer_of(head)].back().bytes;
+  }
+  for (uint64_t round = 0; rows > 0; ++round) {
     const uint64_t spare = spare_ * spare_bytes;
     SolveWithin(rows > spare ? rows - spare : 0);
     const uint64_t planned = PlannedBytes();
     if (planned <= budget_) return;
-    // Giving back a few bytes need not change the solution, so it soon becomes more and more.
-    rows -= std::min(rows, (planned - budget_) << std::max(round - kPatience, 0));
-    if (round >= kPatience) spare_ = 0;
+    rows -= std::min(rows, planned - budget_ + round * row / 4);
+    if (round >= 4) spare_ = 0;
   }
   SolveWithin(0);  // Only what must be kept.
 }
@@ -472,7 +469,7 @@ void Compressor::Apply(size_t head) {
     if (rung == n_rungs) {
       Decode(head, candidate, k.data(), v.data());
       StateSums single(shape.d_k, shape.d_v);
-      single.Absorb(k, v);
+      single.Absorb(k, v, AbsorbedShare(head, candidate));
       single.index = candidate.index;
       forgotten.push_back(std::move(single));
       continue;
@@ -562,6 +559,11 @@ void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten) {
   const size_t limit = heads_[head].n_states;
   if (forgotten.empty() && limit >= memory_.store(head, config_.state_tier()).size()) return;
   std::vector<StateSums> states = LoadStates(head);
+  if (config_.absorb().kappa != 0 && !forgotten.empty()) {
+    const double retention = 1.0 - config_.absorb().kappa * (1.0 - ForgottenEntropy(head));
+    // A state that has faded altogether is no state.
+    for (StateSums& state : states) state.Retain(std::max(static_cast<float>(retention), 1e-3f));
+  }
   // Where tokens are, for those who trace it: by the roots of the states that have them.
   std::vector<uint32_t> roots_before;
   for (const StateSums& state : states) roots_before.push_back(state.index);
@@ -587,6 +589,33 @@ void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten) {
   }
   StoreStates(head, states);
   if (memory_.tracing()) TraceRoots(head, roots_before, tokens, states, went);
+}
+
+float Compressor::AbsorbedShare(size_t head, const Candidate& candidate) const {
+  if (config_.absorb().weigh == 0) return 1.0f;
+  const HeadRange& range = heads_[head];
+  double total = 0;
+  for (size_t i = range.begin; i < range.end; ++i) {
+    const std::span<const float> stats = Stats(head, candidates_[i]);
+    total += stats.empty() ? 0.0 : static_cast<double>(stats[0]);
+  }
+  const std::span<const float> own = Stats(head, candidate);
+  if (own.empty() || total <= 0) return 1.0f;
+  const double relative =
+      static_cast<double>(own[0]) * static_cast<double>(range.end - range.begin) / total;
+  return std::max(static_cast<float>(relative), 1e-3f);
+}
+
+double Compressor::ForgottenEntropy(size_t head) const {
+  const HeadRange& range = heads_[head];
+  double sum = 0;
+  size_t n = 0;
+  for (size_t i = range.begin; i < range.end; ++i) {
+    if (items_[i].rung < config_.n_rungs()) continue;
+    sum += memory_.Entropy(Stats(head, candidates_[i]));
+    ++n;
+  }
+  return n == 0 ? 1.0 : sum / static_cast<double>(n);
 }
 
 void Compressor::TraceRoots(size_t head, const std::vector<uint32_t>& roots_before,

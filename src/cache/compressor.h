@@ -77,6 +77,8 @@ class Compressor {
   void SolveWithin(uint64_t budget);
   void Apply(size_t head);
   void Absorb(size_t head, std::vector<StateSums> forgotten);
+  float AbsorbedShare(size_t head, const Candidate& candidate) const;  // the recurrence's a
+  double ForgottenEntropy(size_t head) const;
   // Each returns where the states and the forgotten went.
   std::vector<size_t> AbsorbByPlace(std::vector<StateSums>& states,
                                     std::vector<StateSums>& forgotten) const;

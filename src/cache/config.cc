@@ -36,8 +36,21 @@ Result<std::shared_ptr<const CacheConfig>> CacheConfig::Create(const MemoryShape
                     info.name, ToString(options.budget)));
   }
   config->needs_ = config->policy_.policy->needs();
-  const AbsorbSpec own_absorb{.name = std::string(info.absorb), .options = {}};
+  RKV_ASSIGN_OR_RETURN(const AbsorbSpec own_absorb, ParseAbsorbSpec(info.absorb));
   RKV_ASSIGN_OR_RETURN(config->absorb_, MakeAbsorb(options.absorb.value_or(own_absorb)));
+  if (config->absorb_.kappa != 0 && !config->needs_.entropy) {
+    return InvalidArgument(fmt::format(
+        "states can fade by entropy (kappa) only with a policy that observes it, such as paper; "
+        "'{}' does not",
+        info.name));
+  }
+  if (config->absorb_.weigh != 0 && config->needs_.queries == PolicyNeeds::Queries::kNone) {
+    return InvalidArgument(
+        fmt::format("tokens can be absorbed by their attention (weigh) only with a policy that "
+                    "observes it; '{}' "
+                    "does not",
+                    info.name));
+  }
   config->split_ = options.split.value_or(info.split);
   if (config->split_ != Split::kUniform && !info.comparable) {
     return InvalidArgument(fmt::format(

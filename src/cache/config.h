@@ -28,6 +28,8 @@ class CacheConfig {
 
   size_t n_rungs() const { return n_rungs_; }
   size_t n_tiers() const { return n_rungs_ + (absorb_.has_states() ? 1 : 0); }
+  // Without states that are read additively.
+  size_t n_attended_tiers() const { return absorb_.additive != 0 ? n_rungs_ : n_tiers(); }
   size_t state_tier() const { return n_rungs_; }
   size_t n_heads() const { return layer_of_head_.size(); }
   size_t head(size_t layer, size_t kv_head) const { return first_head_[layer] + kv_head; }

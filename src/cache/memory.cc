@@ -47,6 +47,9 @@ bool ReadOptions(ByteReader& reader, MemoryOptions& options) {
   options.policy = *std::move(policy);
   options.budget.unit = reader.Read<Budget::Unit>();
   options.budget.amount = reader.Read<double>();
+  const Result<Compression> compression = ParseCompression(reader.ReadString());
+  if (!compression.ok()) return false;
+  options.compression = *compression;
   return ReadOptional(reader, ParseAbsorbSpec, options.absorb) &&
          ReadOptional(reader, ParseLadder, options.ladder) &&
          ReadOptional(reader, ParseSplit, options.split) &&
@@ -242,7 +245,8 @@ void Memory::Impl::CommitAppend() {
   const size_t n = transit_->n();
   AccountAttention();
   TraceShares();
-  const uint64_t budget = BudgetBytes(tokens_seen_ + n);
+  const bool waits = prompt_follows_ && config_->options().compression == Compression::kPrompt;
+  const uint64_t budget = waits ? kNoLimit : BudgetBytes(tokens_seen_ + n);
   const bool appended = AppendExact(n, budget);
   tokens_seen_ += n;
   if (!appended) Compressor(*this, budget).Run(n);
@@ -346,6 +350,7 @@ void Memory::Impl::Save(ByteWriter& writer) const {
   writer.WriteString(ToString(options.policy));
   writer.Write(options.budget.unit);
   writer.Write(options.budget.amount);
+  writer.WriteString(ToString(options.compression));
   writer.WriteString(options.absorb.has_value() ? ToString(*options.absorb) : "");
   writer.WriteString(options.ladder.has_value() ? ToString(*options.ladder) : "");
   writer.WriteString(options.split.has_value() ? ToString(*options.split) : "");
@@ -479,6 +484,7 @@ void Memory::Attend(size_t layer, size_t kv_head, const float* q, size_t n_queri
     impl_->Attend(impl_->config().head(layer, kv_head), head, {.rows = rows, .n = n}, scratch,
                   nullptr);
     FinishSoftmax(n, shape.d_v, state, nullptr, out_rows);
+    impl_->AddReadout(impl_->config().head(layer, kv_head), {.rows = rows, .n = n}, out_rows);
   }
 }
 

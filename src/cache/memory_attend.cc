@@ -41,7 +41,7 @@ void AttentionScratch::Resize(const MemoryShape& shape) {
 
 size_t Memory::Impl::n_rows(size_t head) const {
   size_t n = 0;
-  for (size_t tier = 0; tier < config_->n_tiers(); ++tier) n += store(head, tier).size();
+  for (size_t tier = 0; tier < config_->n_attended_tiers(); ++tier) n += store(head, tier).size();
   return n;
 }
 
@@ -64,8 +64,8 @@ void Memory::Impl::Attend(size_t head, const HeadShape& shape, const QueryBlock&
       column += span.n;
     }
   };
-  size_t tier = config_->n_tiers();
-  if (config_->absorb().has_states() && config_->absorb().variance != 0 &&
+  size_t tier = config_->n_attended_tiers();
+  if (tier > config_->n_rungs() && config_->absorb().variance != 0 &&
       store(head, config_->state_tier()).size() > 0) {
     for (size_t i = 0; i < queries.n; ++i) {
       rotated.half_norm[i] =
@@ -111,6 +111,30 @@ void Memory::Impl::Attend(size_t head, const HeadShape& shape, const QueryBlock&
     }
   }
   while (tier > 0) attend_tier(--tier);
+}
+
+void Memory::Impl::AddReadout(size_t head, const QueryBlock& queries, float* const* out) const {
+  if (config_->absorb().additive == 0) return;
+  const RowStore& states = store(head, config_->state_tier());
+  if (states.size() == 0) return;
+  const LayerShape& shape = config_->layer_shape(head);
+  const RowCodec codec(*this, head);
+  std::vector<float> q(shape.d_k), k(shape.d_k), v(shape.d_v), sum(shape.d_v);
+  for (size_t i = 0; i < queries.n; ++i) {
+    std::copy_n(queries.rows[i], shape.d_k, q.data());
+    if (config_->rotates()) RotateRow(q.data(), shape.d_k);
+    std::ranges::fill(sum, 0.0f);
+    float mass = 0;
+    for (size_t slot = 0; slot < states.size(); ++slot) {
+      codec.DecodeStored(states, config_->rotated(config_->state_tier()), slot, k.data(), v.data());
+      const float weight = std::exp(states.row(slot).log_mass) * Dot(q.data(), k.data(), shape.d_k);
+      mass += weight;
+      for (size_t e = 0; e < shape.d_v; ++e) sum[e] += weight * v[e];
+    }
+    if (config_->rotates()) RotateRow(sum.data(), shape.d_v);
+    const float scale = static_cast<float>(config_->absorb().additive) / (std::abs(mass) + 1e-6f);
+    for (size_t e = 0; e < shape.d_v; ++e) out[i][e] += scale * sum[e];
+  }
 }
 
 }  // namespace rkv

@@ -72,6 +72,8 @@ class Memory::Impl {
   // `transit` must live until CommitAppend() or AbortAppend(); null: one of our own.
   void BeginAppend(size_t n, Transit* transit);
   Transit& transit() { return *transit_; }
+  // More of the prompt follows after this ubatch.
+  void set_prompt_follows(bool follows) { prompt_follows_ = follows; }
   void CommitAppend();
   void AbortAppend();
   void Truncate(uint64_t n_tokens);
@@ -81,12 +83,16 @@ class Memory::Impl {
   void BeginAnswer();  // shares count from here
   Inspection Inspect() const;
 
+  // The paper's additive readout (method section 4), if the states are not part of the softmax:
+  // out += sum_c n_c (q.k_c) v_c / (|sum_c n_c q.k_c| + epsilon) over the states.
+  void AddReadout(size_t head, const QueryBlock& queries, float* const* out) const;
+
   // Rows that Attend() visits for a head, states included.
   size_t n_rows(size_t head) const;
   // Calls visit(tier, slot) for each of them, in Attend()'s order.
   template <typename Visit>
   void VisitRows(size_t head, const Visit& visit) const {
-    for (size_t tier = config_->n_tiers(); tier-- > 0;) {
+    for (size_t tier = config_->n_attended_tiers(); tier-- > 0;) {
       for (size_t slot = 0; slot < store(head, tier).size(); ++slot) visit(tier, slot);
     }
   }
@@ -124,6 +130,8 @@ class Memory::Impl {
   bool AppendExact(size_t n, uint64_t budget);
   void AppendStaged(size_t head, size_t i);
   void AccountAttention();
+  // Of a row over the observed queries, 0 to 1, from its stats.
+  double Entropy(std::span<const float> stats) const;
   void TraceShares();
   std::vector<float> ExpectedWeights(size_t head) const;
   void EnforceBudget();
@@ -136,6 +144,7 @@ class Memory::Impl {
   uint64_t tokens_seen_ = 0;
   double observed_queries_ = 0;  // with decay
 
+  bool prompt_follows_ = false;
   Transit* transit_ = nullptr;            // between BeginAppend() and its end
   std::unique_ptr<Transit> own_transit_;  // if the caller has none
 

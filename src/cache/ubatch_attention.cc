@@ -37,7 +37,8 @@ class HeadAttention {
               .softcap = tensors.softcap};
     group_ = layer_shape.n_head / layer_shape.n_kv_head;
     const CacheConfig& config = memory_.config();
-    n_states_ = config.absorb().has_states() ? memory_.store(head_, config.state_tier()).size() : 0;
+    const bool attended = config.n_attended_tiers() > config.n_rungs();
+    n_states_ = attended ? memory_.store(head_, config.state_tier()).size() : 0;
   }
 
   void AttendTokens(size_t first, size_t n) {
@@ -97,6 +98,7 @@ class HeadAttention {
     AttendOwnUbatch(block, state, observe ? logits : nullptr);
     FinishSoftmax(block.n, shape_.d_v, state, tensors_.sinks != nullptr ? block.sink : nullptr,
                   block.out);
+    memory_.AddReadout(head_, {.rows = block.q, .n = block.n}, block.out);
     if (!observe) return;
     for (size_t i = 0; i < block.n; ++i) ToWeights(block, i, state, n_columns, logits[i]);
     if (watch_states) WatchStates(block, logits);

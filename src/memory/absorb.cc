@@ -18,15 +18,18 @@ constexpr AbsorbOption kKappa{"kappa", 0, 0, 1,
                               "states fade by 1 - kappa (1 - mean entropy) when they absorb"};
 constexpr AbsorbOption kWeigh{"weigh", 0, 0, 1,
                               "1: tokens are absorbed in proportion to their attention"};
-constexpr AbsorbOption kClusterOptions[] = {kShare, kVariance, kKappa, kWeigh};
+constexpr AbsorbOption kAdditive{
+    "additive", 0, 0, 1,
+    "0: states share the tokens' softmax; above: this times the paper's additive readout"};
+constexpr AbsorbOption kClusterOptions[] = {kShare, kVariance, kKappa, kWeigh, kAdditive};
 constexpr AbsorbOption kStateOptions[] = {
     {"share", 0.25, 0.01, 0.9, "share of the bytes that states may take"},
     kVariance,
     kKappa,
     kWeigh,
+    kAdditive,
     {"roots", 4, 1, 1024, "root patches per picture, until the states' share is full"},
     {"segment", 64, 1, 1 << 20, "tokens per segment of text or audio, likewise"}};
-constexpr AbsorbOption kMatrixOptions[] = {kKappa, kWeigh};
 
 constexpr AbsorbInfo kAbsorbers[] = {
     {AbsorbKind::kNone, "none", "forget them (plain eviction)", {}},
@@ -39,8 +42,6 @@ constexpr AbsorbInfo kAbsorbers[] = {
     {AbsorbKind::kStates, "states",
      "sum them up by place: root patches of a picture's grid, segments of text and audio",
      kStateOptions},
-    {AbsorbKind::kMatrix, "matrix",
-     "sum up k^T v in one matrix per head, read additively (the paper)", kMatrixOptions},
 };
 
 std::vector<std::string_view> Names() {

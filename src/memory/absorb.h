@@ -16,7 +16,6 @@ enum class AbsorbKind {
   kMerge,     // into the most similar token that stays (LOOK-M)
   kClusters,  // into states by similarity of keys and values
   kStates,    // into root patches of the picture's grid, and time segments of text and audio
-  kMatrix,    // into one matrix of k^T v per head, read additively (the paper)
 };
 
 struct AbsorbOption {
@@ -44,7 +43,7 @@ struct AbsorbChoice {
   double kappa = 0;     // retention h = 1 - kappa (1 - mean entropy)
   double weigh = 0;     // 1: absorb with a = relative attention, 0: a = 1
   double variance = 1;  // 1: with the variance term
-  double additive = 0;  // 1: the paper's additive readout
+  double additive = 0;  // factor of the paper's additive readout; 0: the joint softmax
 
   bool has_states() const { return kind == AbsorbKind::kClusters || kind == AbsorbKind::kStates; }
 };

@@ -65,7 +65,10 @@ TEST(PolicyDefaultsTest, AreThoseOfTheMethods) {
     EXPECT_TRUE(info.evicts) << name;
     EXPECT_FALSE(info.scores_are_errors) << name;
     EXPECT_EQ(info.ladder, "none") << name;
-    EXPECT_EQ(info.absorb, name == "lookm" ? "merge" : name == "paper" ? "matrix" : "none") << name;
+    EXPECT_EQ(info.absorb, name == "lookm"   ? "merge"
+                           : name == "paper" ? "states:additive=1"
+                                             : "none")
+        << name;
     EXPECT_EQ(info.comparable, comparable.contains(name)) << name;
   }
 }

@@ -1,10 +1,11 @@
 // paper: the retention estimator of RetentiveKV as published (2026, arXiv 2605.04075):
 //   R = lambda * alpha + (1 - lambda) * H
 // where alpha is the attention that text gave a token, relative to the most that any token of the
-// head got, and H is the entropy of that attention. What leaves flows into the published matrix
-// state. There, H is written as -p ln p of text's attention to pictures; within one query that only
-// orders tokens of low attention as attention does. So here it is taken across the queries: high
-// when no single query has claimed the token, 0 to 1 (ScoreContext::entropy).
+// head got, and H is the entropy of that attention. What leaves flows into states by its place,
+// which are read additively as published. There, H is written as -p ln p of text's attention to
+// pictures; within one query that only orders tokens of low attention as attention does. So here it
+// is taken across the queries: high when no single query has claimed the token, 0 to 1
+// (ScoreContext::entropy).
 #include "policies/score_math.h"
 
 namespace rkv {
@@ -59,7 +60,7 @@ extern const PolicyInfo kPaperPolicy = {
     .name = "paper",
     .summary = "keep what text attended to most or could not settle on (RetentiveKV's published R)",
     .evicts = true,
-    .absorb = "matrix",
+    .absorb = "states:additive=1",
     .options = kOptions,
     .create = [](std::span<const double> values) -> std::unique_ptr<Policy> {
       return std::make_unique<PaperPolicy>(values[0], static_cast<size_t>(values[1]));

@@ -44,6 +44,17 @@ Result<NamedSpec> ParseNamedSpec(std::string_view what, std::string_view text) {
 constexpr std::string_view kTypeNames[kElementTypes] = {"f16", "bf16", "q8_0", "q4_0", "q2"};
 constexpr std::string_view kSplitNames[] = {"uniform", "pooled", "auto"};
 
+constexpr std::string_view kCompressionNames[] = {"streaming", "prompt"};
+
+template <typename T, size_t n>
+Result<T> ParseName(std::string_view what, const std::string_view (&names)[n],
+                    std::string_view text) {
+  const auto found = std::ranges::find(names, text);
+  if (found != std::end(names)) return static_cast<T>(found - std::begin(names));
+  return InvalidArgument(
+      fmt::format("unknown {} '{}'; there are: {}", what, text, fmt::join(names, ", ")));
+}
+
 }  // namespace
 
 Result<PolicySpec> ParsePolicySpec(std::string_view text) { return ParseNamedSpec("policy", text); }
@@ -52,12 +63,7 @@ Result<AbsorbSpec> ParseAbsorbSpec(std::string_view text) {
 }
 
 Result<ElementType> ParseElementType(std::string_view text) {
-  const auto found = std::ranges::find(kTypeNames, text);
-  if (found != std::end(kTypeNames)) {
-    return static_cast<ElementType>(found - std::begin(kTypeNames));
-  }
-  return InvalidArgument(
-      fmt::format("unknown cache type '{}'; types are: {}", text, fmt::join(kTypeNames, ", ")));
+  return ParseName<ElementType>("cache type", kTypeNames, text);
 }
 std::string_view ToString(ElementType type) { return kTypeNames[static_cast<size_t>(type)]; }
 
@@ -89,13 +95,16 @@ std::string ToString(const Ladder& ladder) {
 }
 
 Result<Split> ParseSplit(std::string_view text) {
-  for (size_t i = 0; i < std::size(kSplitNames); ++i) {
-    if (kSplitNames[i] == text) return static_cast<Split>(i);
-  }
-  return InvalidArgument(
-      fmt::format("unknown split '{}'; splits are: {}", text, fmt::join(kSplitNames, ", ")));
+  return ParseName<Split>("split", kSplitNames, text);
 }
 std::string_view ToString(Split split) { return kSplitNames[static_cast<size_t>(split)]; }
+
+Result<Compression> ParseCompression(std::string_view text) {
+  return ParseName<Compression>("time of compression", kCompressionNames, text);
+}
+std::string_view ToString(Compression compression) {
+  return kCompressionNames[static_cast<size_t>(compression)];
+}
 
 std::string ToString(const NamedSpec& spec) {
   std::string text = spec.name;
