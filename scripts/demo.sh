@@ -13,5 +13,5 @@ ask() {
   "${command[@]}"
 }
 ask --policy full
-ask --policy streaming --budget 90%
+ask --policy retentive --budget 20%
 ask --policy streaming --budget 50%

@@ -48,6 +48,7 @@ struct EvalFlags {
   std::string absorb;
   std::string ladder;
   std::string split;
+  std::string compression = "prompt";
   std::string budgets;
   bool controls = false;
   bool quick = false;
@@ -99,6 +100,7 @@ Result<ConfigurationChoices> ParseChoices(const EvalFlags& flags) {
   if (!flags.ladder.empty()) {
     RKV_ASSIGN_OR_RETURN(choices.ladder, ParseLadder(flags.ladder));
   }
+  RKV_ASSIGN_OR_RETURN(choices.compression, ParseCompression(flags.compression));
   if (!flags.split.empty()) {
     RKV_ASSIGN_OR_RETURN(choices.split, ParseSplit(flags.split));
   }
@@ -271,8 +273,13 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
   command->add_option("--ladder", flags->ladder, "precisions of tokens, for all")
       ->type_name("TYPES");
   command
-      ->add_option("--split", flags->split, "how the budget is divided, for all: uniform, pooled")
+      ->add_option("--split", flags->split,
+                   "how the budget is divided, for all: uniform, pooled, auto")
       ->type_name("HOW");
+  command
+      ->add_option("--compress", flags->compression,
+                   "when, for all: prompt (once it has been read, default) or streaming")
+      ->type_name("WHEN");
   command->add_flag("--controls", flags->controls,
                     "add quantised full caches and parts left out of the method");
   command

@@ -10,7 +10,7 @@ namespace rkv {
 
 namespace {
 
-constexpr AbsorbOption kShare{"share", -1, -1, 0.9,
+constexpr AbsorbOption kShare{"share", 0.05, -1, 0.9,
                               "share of the bytes that states may take; -1: solved"};
 constexpr AbsorbOption kVariance{"variance", 1, 0, 1,
                                  "1: raise a state's logit by the variance of its keys"};
@@ -56,9 +56,10 @@ double* Field(AbsorbChoice& choice, std::string_view name) {
     double AbsorbChoice::*field;
   };
   constexpr Entry kFields[] = {
-      {"share", &AbsorbChoice::share},     {"roots", &AbsorbChoice::roots},
-      {"segment", &AbsorbChoice::segment}, {"kappa", &AbsorbChoice::kappa},
-      {"weigh", &AbsorbChoice::weigh},     {"variance", &AbsorbChoice::variance},
+      {"share", &AbsorbChoice::share},       {"roots", &AbsorbChoice::roots},
+      {"segment", &AbsorbChoice::segment},   {"kappa", &AbsorbChoice::kappa},
+      {"weigh", &AbsorbChoice::weigh},       {"variance", &AbsorbChoice::variance},
+      {"additive", &AbsorbChoice::additive},
   };
   const auto found = std::ranges::find(kFields, name, &Entry::name);
   return found == std::end(kFields) ? nullptr : &(choice.*found->field);

@@ -23,9 +23,23 @@ constexpr Control kControls[] = {
     {"q8_0 full cache", "full", "", "", "q8_0"},
     {"q4_0 full cache", "full", "", "", "q4_0"},
     {"q2 full cache", "full", "", "", "q2"},
-    {"retentive, eviction only", "retentive", "none", "none", ""},
-    {"retentive, no states (their bytes to tokens)", "retentive", "none", "", ""},
-    {"retentive, no ladder", "retentive", "", "none", ""},
+    // Parts of retentive left out, or added.
+    {"retentive, f16 only", "retentive", "", "none", ""},
+    {"retentive, no novelty", "retentive:novelty=0", "", "", ""},
+    {"retentive, no attention", "retentive:attention=0", "", "", ""},
+    {"retentive, states solved", "retentive", "clusters", "", ""},
+    {"retentive, a quarter for states", "retentive", "clusters:share=0.25", "", ""},
+    {"retentive, one state a head", "retentive", "clusters:share=0.001", "", ""},
+    {"retentive, states by place", "retentive", "states:share=0.1", "", ""},
+    // The published method, and its parts.
+    {"paper, attention only (lambda = 1)", "paper:lambda=1", "", "", ""},
+    {"paper, no retrieval", "paper", "none", "", ""},
+    {"paper, joint readout", "paper", "states", "", ""},
+    {"paper, one state a head", "paper", "states:additive=1,share=0.01", "", ""},
+    // Other scorers on our ladder.
+    {"h2o on the ladder", "h2o", "", "auto", ""},
+    {"snapkv on the ladder", "snapkv", "", "auto", ""},
+    {"keydiff on the ladder", "keydiff", "", "auto", ""},
 };
 
 const PolicyDescription* FindPolicy(std::string_view name) {
@@ -134,6 +148,7 @@ Result<std::vector<Configuration>> MakeConfigurations(const ConfigurationChoices
       configuration.options.absorb = choices.absorb;
       configuration.options.ladder = choices.ladder;
       configuration.options.split = choices.split;
+      configuration.options.compression = choices.compression;
     }
     configuration.label = LabelOf(configuration.options);
     if (configuration.takes_budget) AddDefaults(choices.defaults, configuration.options.policy);
@@ -147,6 +162,7 @@ Result<std::vector<Configuration>> MakeConfigurations(const ConfigurationChoices
     const PolicyDescription* known = FindPolicy(configuration.options.policy.name);
     if (known == nullptr) continue;
     configuration.takes_budget = known->evicts;
+    configuration.options.compression = choices.compression;
     if (known->evicts) AddDefaults(choices.defaults, configuration.options.policy);
     configurations.push_back(std::move(configuration));
   }

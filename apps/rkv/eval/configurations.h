@@ -29,6 +29,7 @@ struct ConfigurationChoices {
   std::optional<AbsorbSpec> absorb;  // for every policy that evicts
   std::optional<Ladder> ladder;
   std::optional<Split> split;
+  Compression compression = Compression::kPrompt;  // as the papers that are compared with
   bool controls = false;
   // Options that policies that evict have unless they set them.
   std::vector<std::pair<std::string, double>> defaults;
