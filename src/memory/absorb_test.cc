@@ -25,31 +25,44 @@ TEST(AbsorbTest, EveryNameMakesItsKind) {
     ASSERT_TRUE(choice.ok()) << info.name;
     EXPECT_EQ(choice->kind, info.kind);
   }
-  EXPECT_EQ(names, (std::set<std::string_view>{"none", "merge", "clusters", "states", "matrix"}));
+  EXPECT_EQ(names, (std::set<std::string_view>{"none", "merge", "clusters", "states"}));
   EXPECT_TRUE(Make("clusters")->has_states());
   EXPECT_TRUE(Make("states")->has_states());
   EXPECT_FALSE(Make("none")->has_states());
   EXPECT_FALSE(Make("merge")->has_states());
 }
 
+// A field of a choice by its option's name.
+double Field(const AbsorbChoice& choice, std::string_view name) {
+  if (name == "share") return choice.share;
+  if (name == "roots") return choice.roots;
+  if (name == "segment") return choice.segment;
+  if (name == "kappa") return choice.kappa;
+  if (name == "weigh") return choice.weigh;
+  if (name == "variance") return choice.variance;
+  if (name == "additive") return choice.additive;
+  ADD_FAILURE() << "no field for " << name;
+  return std::nan("");
+}
+
 TEST(AbsorbTest, DefaultsAreTheListedOnes) {
-  EXPECT_EQ(Make("clusters")->share, -1);
-  EXPECT_EQ(Make("states")->share, 0.25);
-  EXPECT_EQ(Make("states")->roots, 4);
-  EXPECT_EQ(Make("states")->segment, 64);
-  EXPECT_EQ(Make("clusters")->variance, 1);
-  EXPECT_EQ(Make("clusters")->kappa, 0);
-  EXPECT_EQ(Make("clusters")->weigh, 0);
+  for (const AbsorbInfo& info : Absorbers()) {
+    for (const AbsorbOption& option : info.options) {
+      EXPECT_EQ(Field(*Make(info.name), option.name), option.default_value)
+          << info.name << " " << option.name;
+    }
+  }
 }
 
 TEST(AbsorbTest, OptionsReachTheirFields) {
   const Result<AbsorbChoice> choice =
-      Make("states:share=0.5,variance=0,kappa=0.25,weigh=1,roots=9,segment=17");
+      Make("states:share=0.5,variance=0,kappa=0.25,weigh=1,additive=0.5,roots=9,segment=17");
   ASSERT_TRUE(choice.ok()) << choice.status().message();
   EXPECT_EQ(choice->share, 0.5);
   EXPECT_EQ(choice->variance, 0);
   EXPECT_EQ(choice->kappa, 0.25);
   EXPECT_EQ(choice->weigh, 1);
+  EXPECT_EQ(choice->additive, 0.5);
   EXPECT_EQ(choice->roots, 9);
   EXPECT_EQ(choice->segment, 17);
 }
