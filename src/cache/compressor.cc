@@ -460,6 +460,8 @@ void Compressor::Apply(size_t head) {
   std::vector<float> k(shape.d_k), v(shape.d_v);
   const size_t n_rungs = config_.n_rungs();
   const bool remembers = config_.absorb().kind != AbsorbKind::kNone;
+  // While the forgotten are still where they were.
+  const double entropy = config_.absorb().kappa != 0 ? ForgottenEntropy(head) : 1.0;
   for (size_t i = range.begin; i < range.end; ++i) {
     const Candidate& candidate = candidates_[i];
     const size_t rung = items_[i].rung;
@@ -514,7 +516,7 @@ void Compressor::Apply(size_t head) {
   if (config_.absorb().kind == AbsorbKind::kMerge) {
     MergeIntoKept(head, forgotten);
   } else if (config_.absorb().has_states()) {
-    Absorb(head, std::move(forgotten));
+    Absorb(head, std::move(forgotten), entropy);
   }
 }
 
@@ -555,12 +557,12 @@ void Compressor::StoreStates(size_t head, const std::vector<StateSums>& states) 
   }
 }
 
-void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten) {
+void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten, double entropy) {
   const size_t limit = heads_[head].n_states;
   if (forgotten.empty() && limit >= memory_.store(head, config_.state_tier()).size()) return;
   std::vector<StateSums> states = LoadStates(head);
   if (config_.absorb().kappa != 0 && !forgotten.empty()) {
-    const double retention = 1.0 - config_.absorb().kappa * (1.0 - ForgottenEntropy(head));
+    const double retention = 1.0 - config_.absorb().kappa * (1.0 - entropy);
     // A state that has faded altogether is no state.
     for (StateSums& state : states) state.Retain(std::max(static_cast<float>(retention), 1e-3f));
   }
