@@ -179,14 +179,15 @@ void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
   };
   bool any_text = false;
   for (size_t i = 0; i < n && !any_text; ++i) any_text = is_text(i);
-  size_t left = window;
-  std::vector<bool> chosen(n);
-  for (size_t i = n; i-- > 0 && left > 0;) {
-    chosen[i] = !needs.only_text || !any_text || is_text(i);
-    left -= chosen[i] ? 1 : 0;
+  const auto counts = [&](size_t i) { return !needs.only_text || !any_text || is_text(i); };
+  size_t first = n;  // of the window's tokens that count
+  for (size_t i = n, left = window; i-- > 0 && left > 0;) {
+    if (!counts(i)) continue;
+    first = i;
+    --left;
   }
-  for (size_t i = 0; i < n && needs.queries != PolicyNeeds::Queries::kNone; ++i) {
-    if (chosen[i]) transit->Observe(i);
+  for (size_t i = first; i < n && needs.queries != PolicyNeeds::Queries::kNone; ++i) {
+    if (counts(i)) transit->Observe(i);
   }
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     transit->PrepareObservation(head, n_rows(head));

@@ -30,11 +30,16 @@ class RandomUbatch {
       data.out.assign(n * layer.n_head * layer.d_v, std::nanf(""));
     }
     for (uint32_t i = 0; i < n; ++i) segment_.AddRow(i);
-    scratch_.Resize(shape);
   }
 
-  // Attends with everything and appends it. Allocates nothing itself.
+  // Attends with everything and appends it.
   void Run(Memory& memory, Transit* transit) {
+    AttentionScratch scratch;
+    scratch.Resize(memory.shape());
+    Run(memory, transit, scratch);
+  }
+  // Allocates nothing itself.
+  void Run(Memory& memory, Transit* transit, AttentionScratch& scratch) {
     Memory::Impl& impl = memory.impl();
     impl.BeginAppend(n_, transit);
     segment_.memory = &impl;
@@ -43,7 +48,7 @@ class RandomUbatch {
       const size_t step = TokensPerWorkItem(layers_[l].shape);
       for (size_t h = 0; h < layers_[l].shape.n_kv_head; ++h) {
         for (size_t first = 0; first < n_; first += step) {
-          AttendSegment(segment_, l, h, first, std::min(step, n_ - first), views, scratch_);
+          AttendSegment(segment_, l, h, first, std::min(step, n_ - first), views, scratch);
         }
       }
     }
@@ -85,7 +90,6 @@ class RandomUbatch {
   size_t n_;
   std::vector<Layer> layers_;
   Segment segment_;
-  AttentionScratch scratch_;
 };
 
 }  // namespace rkv
