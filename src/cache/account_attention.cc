@@ -125,11 +125,12 @@ void Memory::Impl::AccountAttention() {
   const double retained = std::pow(needs.decay, static_cast<double>(n_queries));
   const double log_retained =
       retained > 0 ? static_cast<double>(n_queries) * std::log(needs.decay) : 0.0;
-  std::vector<double> sum, sum_log;
+  std::vector<double>& sum = transit_->column_sums();
+  std::vector<double>& sum_log = transit_->column_log_sums();
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     HeadObservation& observation = transit_->observation(head);
-    sum.assign(observation.n_columns, 0.0);
-    sum_log.assign(observation.n_columns, 0.0);
+    Transit::SetZeros(sum, observation.n_columns);
+    Transit::SetZeros(sum_log, observation.n_columns);
     const auto add = [&](size_t column, double p) {
       if (p <= 0) return;
       sum[column] += p;
@@ -139,11 +140,11 @@ void Memory::Impl::AccountAttention() {
       const std::vector<float> weights = ExpectedWeights(head);
       for (size_t c = 0; c < weights.size(); ++c) add(c, static_cast<double>(weights[c]));
     } else if (transit_->observes_rows()) {
-      const std::vector<double> weights = needs.text_weighted ? TextWeights(observation, *transit_)
-                                                              : std::vector<double>(n_queries, 1.0);
+      std::vector<double> weights;
+      if (needs.text_weighted) weights = TextWeights(observation, *transit_);
       for (size_t q = 0; q < n_queries; ++q) {
-        const double factor =
-            weights[q] * std::pow(needs.decay, static_cast<double>(n_queries - 1 - q));
+        const double factor = (weights.empty() ? 1.0 : weights[q]) *
+                              std::pow(needs.decay, static_cast<double>(n_queries - 1 - q));
         const float* row = observation.rows.data() + q * observation.n_columns;
         for (size_t c = 0; c < observation.n_columns; ++c) {
           add(c, factor * static_cast<double>(row[c]));
@@ -172,7 +173,7 @@ void Memory::Impl::AccountAttention() {
     };
     VisitRows(head,
               [&](size_t tier, size_t slot) { update(mutable_store(head, tier).stats(slot)); });
-    observation.new_stats.assign(transit_->n() * config_->n_stats(), 0.0f);
+    Transit::SetZeros(observation.new_stats, transit_->n() * config_->n_stats());
     for (size_t i = 0; i < transit_->n(); ++i) {
       update(std::span(observation.new_stats).subspan(i * config_->n_stats(), config_->n_stats()));
     }

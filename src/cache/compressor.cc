@@ -168,7 +168,8 @@ void Compressor::MakeCentre(size_t head) {
   const HeadRange& range = heads_[head];
   const size_t n = range.end - range.begin;
   if (!config_.rotates() || config_.n_rungs() == 1 || memory_.centre(head) != nullptr || n == 0 ||
-      budget_ < kCentreShare * CentreBytes(shape) * config_.n_heads()) {
+      budget_ < kCentreShare * CentreBytes(shape) * config_.n_heads() ||
+      budget_ < memory_.smallest_budget_bytes() + CentreBytes(shape)) {
     return;
   }
   // What is on quantised rungs already was coded without a centre.
@@ -323,6 +324,7 @@ void Compressor::Solve() {
     rows -= std::min(rows, planned - budget_ + round * row / 4);
     if (round >= 4) spare_ = 0;
   }
+  SolveWithin(0);  // Only what must be kept.
 }
 
 void Compressor::SolveWithin(uint64_t budget) {
@@ -458,6 +460,8 @@ void Compressor::Apply(size_t head) {
   std::vector<float> k(shape.d_k), v(shape.d_v);
   const size_t n_rungs = config_.n_rungs();
   const bool remembers = config_.absorb().kind != AbsorbKind::kNone;
+  // While the forgotten are still where they were.
+  const double entropy = config_.absorb().kappa != 0 ? ForgottenEntropy(head) : 1.0;
   for (size_t i = range.begin; i < range.end; ++i) {
     const Candidate& candidate = candidates_[i];
     const size_t rung = items_[i].rung;
@@ -512,7 +516,7 @@ void Compressor::Apply(size_t head) {
   if (config_.absorb().kind == AbsorbKind::kMerge) {
     MergeIntoKept(head, forgotten);
   } else if (config_.absorb().has_states()) {
-    Absorb(head, std::move(forgotten));
+    Absorb(head, std::move(forgotten), entropy);
   }
 }
 
@@ -553,12 +557,12 @@ void Compressor::StoreStates(size_t head, const std::vector<StateSums>& states) 
   }
 }
 
-void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten) {
+void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten, double entropy) {
   const size_t limit = heads_[head].n_states;
   if (forgotten.empty() && limit >= memory_.store(head, config_.state_tier()).size()) return;
   std::vector<StateSums> states = LoadStates(head);
   if (config_.absorb().kappa != 0 && !forgotten.empty()) {
-    const double retention = 1.0 - config_.absorb().kappa * (1.0 - ForgottenEntropy(head));
+    const double retention = 1.0 - config_.absorb().kappa * (1.0 - entropy);
     // A state that has faded altogether is no state.
     for (StateSums& state : states) state.Retain(std::max(static_cast<float>(retention), 1e-3f));
   }

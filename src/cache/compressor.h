@@ -76,7 +76,8 @@ class Compressor {
   uint64_t PlannedBytes() const;          // held once Apply() has run
   void SolveWithin(uint64_t budget);
   void Apply(size_t head);
-  void Absorb(size_t head, std::vector<StateSums> forgotten);
+  // `entropy` is the mean of the forgotten.
+  void Absorb(size_t head, std::vector<StateSums> forgotten, double entropy);
   float AbsorbedShare(size_t head, const Candidate& candidate) const;  // the recurrence's a
   double ForgottenEntropy(size_t head) const;
   // Each returns where the states and the forgotten went.

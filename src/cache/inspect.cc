@@ -1,11 +1,20 @@
 // Looking into a Memory.
 #include "retentivekv/inspect.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "cache/memory_impl.h"
 
 namespace rkv {
+
+void Trace::Head::Truncate(size_t n) {
+  root.resize(std::min(root.size(), n));
+  for (int64_t& x : root) x = std::min(x, static_cast<int64_t>(n) - 1);
+  share.resize(std::min(share.size(), n));
+  for (size_t i = n; i < state_share.size() && n > 0; ++i) state_share[n - 1] += state_share[i];
+  state_share.resize(std::min(state_share.size(), n));
+}
 
 void Memory::Impl::StartTracing() {
   if (trace_ != nullptr) return;
@@ -28,7 +37,9 @@ void Memory::Impl::TraceShares() {
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     Trace::Head& traced = trace_->heads[head];
     traced.share.resize(tokens_seen_ + transit_->n());
-    traced.state_share.resize(tokens_seen_ + transit_->n());
+    // A root may be a cell of a picture that is yet to come.
+    const uint64_t end = media_.empty() ? 0 : media_.back().first_token + media_.back().n_tokens();
+    traced.state_share.resize(std::max(tokens_seen_ + transit_->n(), end));
     const std::vector<float>& weights = transit_->observation(head).traced;
     size_t column = 0;
     VisitRows(head, [&](size_t tier, size_t slot) {

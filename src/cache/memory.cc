@@ -179,14 +179,15 @@ void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
   };
   bool any_text = false;
   for (size_t i = 0; i < n && !any_text; ++i) any_text = is_text(i);
-  size_t left = window;
-  std::vector<bool> chosen(n);
-  for (size_t i = n; i-- > 0 && left > 0;) {
-    chosen[i] = !needs.only_text || !any_text || is_text(i);
-    left -= chosen[i] ? 1 : 0;
+  const auto counts = [&](size_t i) { return !needs.only_text || !any_text || is_text(i); };
+  size_t first = n;  // of the window's tokens that count
+  for (size_t i = n, left = window; i-- > 0 && left > 0;) {
+    if (!counts(i)) continue;
+    first = i;
+    --left;
   }
-  for (size_t i = 0; i < n && needs.queries != PolicyNeeds::Queries::kNone; ++i) {
-    if (chosen[i]) transit->Observe(i);
+  for (size_t i = first; i < n && needs.queries != PolicyNeeds::Queries::kNone; ++i) {
+    if (counts(i)) transit->Observe(i);
   }
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     transit->PrepareObservation(head, n_rows(head));
@@ -268,13 +269,27 @@ void Memory::Impl::EnforceBudget() {
 void Memory::Impl::Truncate(uint64_t n_tokens) {
   assert(n_tokens <= tokens_seen_);
   std::erase_if(media_, [n_tokens](const MediaSpan& span) { return span.first_token >= n_tokens; });
+  if (!media_.empty() && media_.back().n_tokens() > n_tokens - media_.back().first_token) {
+    // A part of a picture has no grid.
+    media_.back().rows = 1;
+    media_.back().columns = static_cast<uint32_t>(n_tokens - media_.back().first_token);
+  }
+  if (trace_ != nullptr) {
+    for (Trace::Head& head : trace_->heads) head.Truncate(n_tokens);
+  }
   std::vector<uint32_t> slots;
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     for (size_t tier = 0; tier < config_->n_tiers(); ++tier) {
-      // States cannot be taken apart; without any token before them they are gone altogether.
-      if (tier == config_->state_tier() && n_tokens > 0) continue;
       if (store(head, tier).capacity() == 0) continue;
       RowStore& rows = mutable_store(head, tier);
+      // States cannot be taken apart; without any token before them they are gone altogether.
+      if (tier == config_->state_tier() && n_tokens > 0) {
+        const auto last = static_cast<uint32_t>(n_tokens - 1);
+        for (size_t slot = 0; slot < rows.size(); ++slot) {
+          rows.SetIndex(slot, std::min(rows.index(slot), last));
+        }
+        continue;
+      }
       slots.clear();
       for (uint32_t slot = 0; slot < rows.size(); ++slot) {
         if (rows.index(slot) >= n_tokens || tier == config_->state_tier()) slots.push_back(slot);
@@ -381,12 +396,15 @@ bool Memory::Impl::LoadTokens(ByteReader& reader) {
     span.modality = reader.Read<Modality>();
     span.rows = reader.Read<uint32_t>();
     span.columns = reader.Read<uint32_t>();
+    // The last one may be yet to come, in part or altogether.
     const bool sane = span.first_token >= end && span.rows > 0 && span.columns > 0 &&
-                      span.modality <= Modality::kAudio && span.first_token < tokens_seen_ &&
-                      span.n_tokens() <= tokens_seen_ - span.first_token;
+                      span.modality <= Modality::kAudio && end <= tokens_seen_ &&
+                      span.first_token <= std::numeric_limits<uint32_t>::max() &&
+                      span.n_tokens() <= std::numeric_limits<uint32_t>::max();
     if (!sane) return false;
     end = span.first_token + span.n_tokens();
   }
+  const uint64_t end_of_roots = std::max(tokens_seen_, end);
   for (size_t head = 0; head < centres_.size(); ++head) {
     if (reader.Read<uint8_t>() == 0) continue;
     const size_t bytes = CentreBytes(config_->layer_shape(head));
@@ -399,7 +417,8 @@ bool Memory::Impl::LoadTokens(ByteReader& reader) {
       RowStore rows(config_->layout(head, tier));
       if (!rows.Load(reader)) return false;
       for (size_t slot = 0; slot < rows.size(); ++slot) {
-        if (rows.index(slot) >= tokens_seen_) return false;
+        const bool is_state = rows.layout().is_state;
+        if (rows.index(slot) >= (is_state ? end_of_roots : tokens_seen_)) return false;
       }
       if (rows.size() > 0) mutable_store(head, tier) = std::move(rows);
     }

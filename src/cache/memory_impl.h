@@ -41,6 +41,9 @@ class AttentionScratch {
 // What StartTracing() keeps, per head and token.
 struct Trace {
   struct Head {
+    // Forgets about tokens from the n-th on. Roots there become the last token before.
+    void Truncate(size_t n);
+
     std::vector<int64_t> root;       // of absorbed tokens; -1: not absorbed
     std::vector<float> share;        // of tokens, summed over the answer's tokens
     std::vector<float> state_share;  // likewise, by the root of a state

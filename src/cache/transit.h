@@ -4,6 +4,7 @@
 #ifndef RETENTIVEKV_CACHE_TRANSIT_H_
 #define RETENTIVEKV_CACHE_TRANSIT_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -35,6 +36,13 @@ class Transit {
  public:
   // Above this many observed queries only sums are kept.
   static constexpr size_t kMaxObservedRows = 64;
+
+  // Zeros, with room that grows ahead of need.
+  template <typename T>
+  static void SetZeros(std::vector<T>& x, size_t n) {
+    x.resize(n);
+    std::fill(x.begin(), x.end(), T{});
+  }
 
   // For `n` tokens; their K and V are written by Stage(). Allocates only for larger ubatches than
   // before.
@@ -79,18 +87,21 @@ class Transit {
   void PrepareObservation(size_t head, size_t n_held) {
     HeadObservation& observation = observations_[head];
     observation.n_columns = n_held + n_;
-    if (traces_) observation.traced.assign(observation.n_columns, 0.0f);
+    if (traces_) SetZeros(observation.traced, observation.n_columns);
     if (config_->needs().expected) {
-      observation.queries.assign(
-          n_observed_ * config_->group(head) * config_->layer_shape(head).d_k, 0.0f);
+      SetZeros(observation.queries,
+               n_observed_ * config_->group(head) * config_->layer_shape(head).d_k);
     } else if (observes_rows()) {
-      observation.rows.assign(n_observed_ * observation.n_columns, 0.0f);
+      SetZeros(observation.rows, n_observed_ * observation.n_columns);
     } else {
-      observation.sum.assign(observation.n_columns, 0.0f);
-      observation.sum_log.assign(config_->needs().entropy ? observation.n_columns : 0, 0.0f);
+      SetZeros(observation.sum, observation.n_columns);
+      SetZeros(observation.sum_log, config_->needs().entropy ? observation.n_columns : 0);
     }
   }
   HeadObservation& observation(size_t head) { return observations_[head]; }
+  // Scratch of whoever accounts for what was observed: p and p ln p of a head's columns.
+  std::vector<double>& column_sums() { return column_sums_; }
+  std::vector<double>& column_log_sums() { return column_log_sums_; }
 
  private:
   const CacheConfig* config_ = nullptr;
@@ -100,6 +111,7 @@ class Transit {
   std::vector<uint16_t> rows_;  // per head: keys [n, d_k], values [n, d_v]
   std::vector<int32_t> observed_;
   std::vector<HeadObservation> observations_;
+  std::vector<double> column_sums_, column_log_sums_;
 };
 
 }  // namespace rkv

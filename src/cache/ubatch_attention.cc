@@ -104,9 +104,19 @@ class HeadAttention {
     if (watch_states) WatchStates(block, logits);
     for (size_t i = 0; i < block.n && trace; ++i)
       AddTo(memory_.transit().observation(head_).traced.data(), logits[i], n_columns);
-    for (size_t i = 0; i < block.n; ++i) {
-      const int32_t observed = memory_.transit().observed(block.token[i]);
-      if (observed >= 0) Observe(static_cast<size_t>(observed), logits[i], n_columns);
+    if (memory_.config().needs().expected) return;  // It is shown queries instead.
+    // The queries of a token are next to each other; their first row becomes the group's mean.
+    for (size_t i = 0; i < block.n;) {
+      float* mean = logits[i];
+      const size_t token = block.token[i++];
+      const int32_t observed = memory_.transit().observed(token);
+      if (observed >= 0) {
+        for (size_t c = 0; c < n_columns; ++c) mean[c] *= 1.0f / static_cast<float>(group_);
+      }
+      for (; i < block.n && block.token[i] == token; ++i) {
+        if (observed >= 0) AddTo(mean, logits[i], n_columns);
+      }
+      if (observed >= 0) Observe(static_cast<size_t>(observed), mean, n_columns);
     }
   }
 
@@ -162,19 +172,20 @@ class HeadAttention {
     for (size_t c = 0; c < n_columns; ++c) mean[c] += share * weights[c];
   }
 
-  void Observe(size_t observed, const float* weights, size_t n_columns) {
+  // `mean` is over the token's query group (over a part of it, if it is larger than a kernel call).
+  void Observe(size_t observed, const float* mean, size_t n_columns) {
     Transit& transit = memory_.transit();
     HeadObservation& observation = transit.observation(head_);
     if (transit.observes_rows()) {  // All of a token's queries are this thread's.
-      AddTo(observation.rows.data() + observed * n_columns, weights, n_columns);
+      float* row = observation.rows.data() + observed * n_columns;
+      for (size_t c = 0; c < n_columns; ++c) row[c] += mean[c];
       return;
     }
-    const float share = 1.0f / static_cast<float>(group_);
     const PolicyNeeds& needs = memory_.config().needs();
     const auto age = static_cast<double>(transit.n_observed() - 1 - observed);
-    const float decay = share * static_cast<float>(std::pow(needs.decay, age));
+    const auto decay = static_cast<float>(std::pow(needs.decay, age));
     for (size_t c = 0; c < n_columns; ++c) {
-      const float p = decay * weights[c];
+      const float p = decay * mean[c];
       if (p <= 0) continue;
       std::atomic_ref(observation.sum[c]).fetch_add(p, std::memory_order_relaxed);
       if (!needs.entropy) continue;

@@ -203,5 +203,224 @@ TEST(AttentionTest, HugeLogitsDoNotOverflow) {
   ExpectNearReference(p, false, false, 100);
 }
 
+// Attention over rows of any element type, some of them states, against a double reference over
+// what the rows decode to.
+struct TypedProblem {
+  HeadShape shape;
+  KvSpan span;
+  size_t n_queries = 0;
+  std::vector<uint8_t> k_rows, v_rows;
+  std::vector<float> k, v, q, bias, half_norm, log_mass, spread;
+  std::vector<size_t> visible;
+};
+
+TypedProblem RandomTypedProblem(Random& random, ElementType k_type, ElementType v_type, size_t d_k,
+                                size_t d_v, size_t n) {
+  TypedProblem p;
+  p.shape = {.d_k = d_k, .d_v = d_v, .scale = 1.0f / std::sqrt(static_cast<float>(d_k))};
+  if (random.NextBelow(3) == 0) p.shape.softcap = 20.0f;
+  p.n_queries = 1 + random.NextBelow(kMaxQueryRows);
+  const auto make = [&](ElementType type, size_t d, size_t stride, std::vector<uint8_t>& rows,
+                        std::vector<float>& decoded) {
+    rows.assign(n * stride, 0xFF);
+    decoded.resize(n * d);
+    for (size_t t = 0; t < n; ++t) {
+      float* row = decoded.data() + t * d;
+      for (size_t i = 0; i < d; ++i) row[i] = static_cast<float>(random.NextGaussian());
+      EncodeRow(type, row, d, rows.data() + t * stride);
+      DecodeRow(type, rows.data() + t * stride, d, row);
+    }
+    return stride;
+  };
+  const size_t gap = 2 * random.NextBelow(3);
+  p.span = {.k_type = k_type, .v_type = v_type, .n = n};
+  p.span.k_stride = make(k_type, d_k, RowBytes(k_type, d_k) + gap, p.k_rows, p.k);
+  p.span.v_stride = make(v_type, d_v, RowBytes(v_type, d_v) + gap, p.v_rows, p.v);
+  p.span.k = p.k_rows.data();
+  p.span.v = p.v_rows.data();
+  for (size_t i = 0; i < p.n_queries * d_k; ++i) {
+    p.q.push_back(static_cast<float>(2.0 * random.NextGaussian()));
+  }
+  for (size_t i = 0; i < p.n_queries; ++i) {
+    p.bias.push_back(static_cast<float>(3.0 * random.NextGaussian()));
+    // Large enough that some states' variance term is clipped.
+    p.half_norm.push_back(static_cast<float>(2.0 * random.NextDouble()));
+    p.visible.push_back(random.NextBelow(n + 1));
+  }
+  for (size_t t = 0; t < n; ++t) {
+    p.log_mass.push_back(static_cast<float>(std::log(1.0 + 100.0 * random.NextDouble())));
+    p.spread.push_back(static_cast<float>(4.0 * random.NextDouble()));
+  }
+  return p;
+}
+
+// Which of the optional parts are used.
+struct Parts {
+  bool bias = false;
+  bool mass = false;
+  bool spread = false;
+  bool masked = false;
+};
+
+double TypedLogit(const TypedProblem& p, const Parts& parts, size_t query, size_t row) {
+  double dot = parts.bias ? static_cast<double>(p.bias[query]) : 0.0;
+  for (size_t i = 0; i < p.shape.d_k; ++i) {
+    dot += static_cast<double>(p.q[query * p.shape.d_k + i]) *
+           static_cast<double>(p.k[row * p.shape.d_k + i]);
+  }
+  double logit = static_cast<double>(p.shape.scale) * dot;
+  const auto cap = static_cast<double>(p.shape.softcap);
+  if (cap != 0) logit = cap * std::tanh(logit / cap);
+  if (parts.mass) logit += static_cast<double>(p.log_mass[row]);
+  if (parts.mass && parts.spread) {
+    logit += std::min(static_cast<double>(p.spread[row]) * static_cast<double>(p.half_norm[query]),
+                      static_cast<double>(kMaxSpreadLogit));
+  }
+  return logit;
+}
+
+void ExpectTypedNearReference(const TypedProblem& p, const Parts& parts) {
+  const size_t d_v = p.shape.d_v;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> acc(p.n_queries * d_v), max(p.n_queries), sum(p.n_queries);
+  std::vector<float> scratch(AttentionScratchFloats(p.shape.d_k, d_v), nan);
+  std::vector<float> out(p.n_queries * d_v, nan);
+  std::vector<float> logits(p.n_queries * p.span.n, nan);
+  std::vector<const float*> rows;
+  std::vector<float*> out_rows, logit_rows;
+  for (size_t i = 0; i < p.n_queries; ++i) {
+    rows.push_back(p.q.data() + i * p.shape.d_k);
+    out_rows.push_back(out.data() + i * d_v);
+    logit_rows.push_back(logits.data() + i * p.span.n);
+  }
+  KvSpan span = p.span;
+  if (parts.mass) span.log_mass = p.log_mass.data();
+  if (parts.spread) span.spread = p.spread.data();
+  const SoftmaxState state{.acc = acc.data(), .max = max.data(), .sum = sum.data()};
+  ResetSoftmax(p.n_queries, d_v, state);
+  AttendSpan(p.shape,
+             {.rows = rows.data(),
+              .n = p.n_queries,
+              .bias = parts.bias ? p.bias.data() : nullptr,
+              .half_norm = parts.spread ? p.half_norm.data() : nullptr,
+              .logits = logit_rows.data()},
+             span, parts.masked ? p.visible.data() : nullptr, state, scratch.data());
+  FinishSoftmax(p.n_queries, d_v, state, nullptr, out_rows.data());
+  double v_max = 1;
+  for (const float x : p.v) v_max = std::max(v_max, std::abs(static_cast<double>(x)));
+  for (size_t i = 0; i < p.n_queries; ++i) {
+    const size_t n = parts.masked ? p.visible[i] : p.span.n;
+    std::vector<double> expected(d_v);
+    double largest = -std::numeric_limits<double>::infinity();
+    for (size_t t = 0; t < n; ++t) largest = std::max(largest, TypedLogit(p, parts, i, t));
+    double total = 0;
+    for (size_t t = 0; t < n; ++t) {
+      const double logit = TypedLogit(p, parts, i, t);
+      ASSERT_NEAR(logits[i * p.span.n + t], logit, 1e-5 * (1 + std::abs(logit)));
+      const double weight = std::exp(logit - largest);
+      total += weight;
+      for (size_t j = 0; j < d_v; ++j) {
+        expected[j] += weight * static_cast<double>(p.v[t * d_v + j]);
+      }
+    }
+    for (size_t t = n; t < p.span.n; ++t) {
+      ASSERT_EQ(logits[i * p.span.n + t], -std::numeric_limits<float>::infinity());
+    }
+    for (size_t j = 0; j < d_v; ++j) {
+      ASSERT_NEAR(out[i * d_v + j], n > 0 ? expected[j] / total : 0.0,
+                  v_max * kAttentionErrorBound);
+    }
+  }
+}
+
+TEST(AttentionTest, EveryElementTypeAttendsAsWhatItsRowsDecodeTo) {
+  ForEachTarget([] {
+    Random random(17);
+    for (size_t k_type = 0; k_type < kElementTypes; ++k_type) {
+      for (size_t v_type = 0; v_type < kElementTypes; ++v_type) {
+        for (const size_t n : {1, 64, 130}) {
+          const size_t sizes[] = {1, 7, 32, 33, 64, 80, 96, 128};
+          const TypedProblem p = RandomTypedProblem(
+              random, static_cast<ElementType>(k_type), static_cast<ElementType>(v_type),
+              sizes[random.NextBelow(8)], sizes[random.NextBelow(8)], n);
+          ExpectTypedNearReference(p, {});
+          ExpectTypedNearReference(p, {.masked = true});
+        }
+      }
+    }
+  });
+}
+
+TEST(AttentionTest, BiasMassAndSpreadRaiseLogitsAsDefined) {
+  ForEachTarget([] {
+    Random random(19);
+    for (int round = 0; round < 6; ++round) {
+      const TypedProblem p = RandomTypedProblem(random, static_cast<ElementType>(round % 5),
+                                                static_cast<ElementType>((round + 1) % 5), 48, 33,
+                                                1 + random.NextBelow(150));
+      for (int mask = 0; mask < 16; ++mask) {
+        ExpectTypedNearReference(p, {.bias = (mask & 1) != 0,
+                                     .mass = (mask & 2) != 0,
+                                     .spread = (mask & 4) != 0,
+                                     .masked = (mask & 8) != 0});
+      }
+    }
+  });
+}
+
+TEST(AttentionTest, LogitsOfWhatNobodyMaySeeAreMinusInfinity) {
+  ForEachTarget([] {
+    Random random(23);
+    TypedProblem p = RandomTypedProblem(random, ElementType::kQ8_0, ElementType::kF16, 32, 32, 200);
+    p.visible.assign(p.n_queries, 0);
+    ExpectTypedNearReference(p, {.masked = true});
+  });
+}
+
+// A state of mass n stands for n copies of its means.
+TEST(AttentionTest, AStateOfCopiesIsTheCopies) {
+  Random random(29);
+  const TypedProblem p =
+      RandomTypedProblem(random, ElementType::kF16, ElementType::kF16, 40, 24, 12);
+  TypedProblem copies = p;
+  copies.k_rows.clear();
+  copies.v_rows.clear();
+  TypedProblem states = p;
+  for (size_t t = 0; t < p.span.n; ++t) {
+    const size_t n = 1 + random.NextBelow(20);
+    states.log_mass[t] = std::log(static_cast<float>(n));
+    for (size_t i = 0; i < n; ++i) {
+      const auto append = [t](std::vector<uint8_t>& to, const std::vector<uint8_t>& from,
+                              size_t stride) {
+        const auto begin = from.begin() + static_cast<ptrdiff_t>(t * stride);
+        to.insert(to.end(), begin, begin + static_cast<ptrdiff_t>(stride));
+      };
+      append(copies.k_rows, p.k_rows, p.span.k_stride);
+      append(copies.v_rows, p.v_rows, p.span.v_stride);
+    }
+  }
+  copies.span.k = copies.k_rows.data();
+  copies.span.v = copies.v_rows.data();
+  copies.span.n = copies.k_rows.size() / p.span.k_stride;
+  const auto attend = [](const TypedProblem& problem, const float* log_mass) {
+    const size_t d_v = problem.shape.d_v;
+    std::vector<float> acc(d_v), out(d_v), scratch(AttentionScratchFloats(problem.shape.d_k, d_v));
+    float max = 0;
+    float sum = 0;
+    const float* row = problem.q.data();
+    float* out_row = out.data();
+    KvSpan span = problem.span;
+    span.log_mass = log_mass;
+    const SoftmaxState state{.acc = acc.data(), .max = &max, .sum = &sum};
+    ResetSoftmax(1, d_v, state);
+    AttendSpan(problem.shape, {.rows = &row, .n = 1}, span, nullptr, state, scratch.data());
+    FinishSoftmax(1, d_v, state, nullptr, &out_row);
+    return out;
+  };
+  const std::vector<float> expected = attend(copies, nullptr);
+  const std::vector<float> actual = attend(states, states.log_mass.data());
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(actual[i], expected[i], 2e-5);
+}
+
 }  // namespace
 }  // namespace rkv

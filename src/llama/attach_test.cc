@@ -189,7 +189,7 @@ TEST(AttachTest, BudgetsHoldAlsoAfterAFailure) {
 TEST(AttachTest, MistakesInOptionsAreNamed) {
   llama_context_params params = llama_context_default_params();
   EXPECT_EQ(rkv_attach(&params, "nonsense", nullptr), nullptr);
-  EXPECT_NE(std::string(rkv_last_error(nullptr)).find("full, streaming"), std::string::npos);
+  EXPECT_NE(std::string(rkv_last_error(nullptr)).find("full, retentive"), std::string::npos);
   EXPECT_EQ(rkv_attach(&params, "streaming", "0.2"), nullptr);
   EXPECT_EQ(rkv_attach(&params, "streaming:sinks=x", nullptr), nullptr);
   EXPECT_EQ(params.cb_eval, nullptr);  // Untouched after a refusal.

@@ -79,6 +79,9 @@ class RowStore {
   void DecodeValue(size_t slot, float* v) const;
   std::span<float> stats(size_t slot);
   std::span<const float> stats(size_t slot) const;
+  void SetIndex(size_t slot, uint32_t index) {
+    indices(slot / kPageRows)[slot % kPageRows] = index;
+  }
   // Replaces K and V of a row, in the layout's types.
   void SetKeyAndValue(size_t slot, const void* k, const void* v);
 

@@ -1,0 +1,489 @@
+// What must hold for every policy, absorber, ladder and split, whatever is done with a Memory.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cache/compressor.h"
+#include "cache/memory_impl.h"
+#include "support/random_ubatch.h"
+
+namespace rkv {
+namespace {
+
+// Two layers of different shapes: grouped queries, and K and V of different and odd sizes.
+MemoryShape TestShape() {
+  return {.layers = {{.n_head = 4, .n_kv_head = 2, .d_k = 32, .d_v = 32},
+                     {.n_head = 3, .n_kv_head = 3, .d_k = 16, .d_v = 24}}};
+}
+
+struct Case {
+  std::string policy, budget = "100%", absorb = "none", ladder = "none";
+  std::optional<Split> split = std::nullopt;
+
+  MemoryOptions options() const {
+    return {.policy = *ParsePolicySpec(policy),
+            .budget = *ParseBudget(budget),
+            .absorb = *ParseAbsorbSpec(absorb),
+            .ladder = *ParseLadder(ladder),
+            .split = split};
+  }
+  std::string name() const {
+    return fmt::format("{} {} absorb {} ladder {} split {}", policy, budget, absorb, ladder,
+                       split.has_value() ? ToString(*split) : "default");
+  }
+};
+
+constexpr const char* kAbsorbs[] = {"none",
+                                    "merge",
+                                    "clusters",
+                                    "clusters:share=-1",
+                                    "clusters:share=0.3,variance=0",
+                                    "clusters:share=0.3,additive=0.5",
+                                    "states"};
+constexpr const char* kLadders[] = {"none", "auto", "f16,q4_0,q2", "q2"};
+
+std::vector<const PolicyInfo*> EvictingPolicies() {
+  std::vector<const PolicyInfo*> evicting;
+  for (const PolicyInfo* info : Policies()) {
+    if (info->evicts) evicting.push_back(info);
+  }
+  return evicting;
+}
+
+std::vector<float> Query(size_t d_k) {
+  Random random(99);
+  std::vector<float> q(d_k);
+  for (float& x : q) x = static_cast<float>(random.NextGaussian());
+  return q;
+}
+
+std::vector<float> Attend(const Memory& memory, size_t l, size_t h) {
+  const LayerShape& layer = memory.shape().layers[l];
+  std::vector<float> out(layer.d_v, std::nanf(""));
+  memory.Attend(l, h, Query(layer.d_k).data(), 1, 0.25f, 0.0f, out.data());
+  return out;
+}
+
+std::vector<std::vector<float>> AttendAll(const Memory& memory) {
+  std::vector<std::vector<float>> out;
+  for (size_t l = 0; l < memory.shape().layers.size(); ++l) {
+    for (size_t h = 0; h < memory.shape().layers[l].n_kv_head; ++h) {
+      out.push_back(Attend(memory, l, h));
+    }
+  }
+  return out;
+}
+
+// One softmax over the rows of all tiers, states with their mass and variance, in double precision
+// over what the rows decode to.
+std::vector<double> ReferenceAttend(const Memory& memory, size_t l, size_t h) {
+  const Memory::Impl& impl = memory.impl();
+  const CacheConfig& config = impl.config();
+  const LayerShape& layer = memory.shape().layers[l];
+  const size_t head = config.head(l, h);
+  const RowCodec codec(impl, head);
+  std::vector<float> q = Query(layer.d_k);
+  double norm = 0;
+  for (const float x : q) norm += static_cast<double>(x) * static_cast<double>(x);
+  if (config.rotates()) RotateRow(q.data(), layer.d_k);
+  std::vector<float> k(layer.d_k), v(layer.d_v);
+  std::vector<double> sums(layer.d_v);
+  double total = 0;
+  impl.VisitRows(head, [&](size_t tier, size_t slot) {
+    const RowStore& rows = impl.store(head, tier);
+    codec.DecodeStored(rows, config.rotated(tier), slot, k.data(), v.data());
+    double logit = 0;
+    for (size_t e = 0; e < k.size(); ++e) {
+      logit += 0.25 * static_cast<double>(q[e]) * static_cast<double>(k[e]);
+    }
+    if (rows.layout().is_state) {
+      logit += static_cast<double>(rows.row(slot).log_mass);
+      if (config.absorb().variance != 0) {
+        logit += std::min(static_cast<double>(kMaxSpreadLogit),
+                          0.5 * 0.25 * 0.25 * norm * static_cast<double>(rows.row(slot).spread));
+      }
+    }
+    const double weight = std::exp(logit);
+    total += weight;
+    for (size_t e = 0; e < v.size(); ++e) sums[e] += weight * static_cast<double>(v[e]);
+  });
+  std::vector<double> readout(layer.d_v);
+  if (config.absorb().additive != 0) {
+    const RowStore& rows = impl.store(head, config.state_tier());
+    double mass = 0;
+    for (size_t slot = 0; slot < rows.size(); ++slot) {
+      codec.DecodeStored(rows, config.rotated(config.state_tier()), slot, k.data(), v.data());
+      double weight = 0;
+      for (size_t e = 0; e < k.size(); ++e) {
+        weight += static_cast<double>(q[e]) * static_cast<double>(k[e]);
+      }
+      weight *= std::exp(static_cast<double>(rows.row(slot).log_mass));
+      mass += weight;
+      for (size_t e = 0; e < v.size(); ++e) readout[e] += weight * static_cast<double>(v[e]);
+    }
+    for (double& x : readout) x *= config.absorb().additive / (std::abs(mass) + 1e-6);
+  }
+  for (size_t e = 0; e < sums.size(); ++e) {
+    sums[e] = total > 0 ? sums[e] / total : 0.0;
+    sums[e] += readout[e];
+  }
+  std::vector<float> mean(sums.begin(), sums.end());
+  if (config.rotates()) RotateRow(mean.data(), layer.d_v);
+  return {mean.begin(), mean.end()};
+}
+
+void ExpectAttendsAsItsRows(const Memory& memory) {
+  for (size_t l = 0; l < memory.shape().layers.size(); ++l) {
+    for (size_t h = 0; h < memory.shape().layers[l].n_kv_head; ++h) {
+      const std::vector<float> actual = Attend(memory, l, h);
+      const std::vector<double> expected = ReferenceAttend(memory, l, h);
+      for (size_t e = 0; e < actual.size(); ++e) {
+        ASSERT_TRUE(std::isfinite(actual[e]));
+        // The additive readout divides by what may be close to 0.
+        ASSERT_NEAR(actual[e], expected[e], 3e-5 * (1 + std::abs(expected[e])))
+            << "layer " << l << " head " << h;
+      }
+    }
+  }
+}
+
+// Held bytes within the budget, sums of the statistics, and every token where Inspect() says.
+void ExpectConsistent(const Memory& memory, bool rolled_back) {
+  const Memory::Impl& impl = memory.impl();
+  const CacheConfig& config = impl.config();
+  // A rollback takes tokens back, but not what states absorbed.
+  const bool mass_is_conserved = !rolled_back && config.absorb().has_states() &&
+                                 config.absorb().share > 0 && config.absorb().kappa == 0 &&
+                                 config.absorb().weigh == 0;
+  const Inspection inspection = memory.Inspect();
+  const MemoryStats stats = memory.stats();
+  if (!memory.options().budget.unlimited()) {
+    ASSERT_GT(stats.budget_bytes, 0u);
+    ASSERT_LE(stats.held_bytes, stats.budget_bytes);
+    const Budget& budget = memory.options().budget;
+    if (budget.unit != Budget::Unit::kPercent && inspection.media.empty()) {
+      const double unit = budget.unit == Budget::Unit::kBytes
+                              ? 1.0
+                              : static_cast<double>(memory.shape().full_token_bytes());
+      ASSERT_EQ(stats.budget_bytes, static_cast<uint64_t>(budget.amount * unit));
+    }
+  }
+  ASSERT_EQ(stats.exact_bytes + stats.state_bytes + stats.metadata_bytes, stats.held_bytes);
+  ASSERT_EQ(std::accumulate(stats.bytes_by_type.begin(), stats.bytes_by_type.end(), uint64_t{0}),
+            stats.exact_bytes);
+  ASSERT_EQ(stats.tokens_evicted, stats.tokens_seen - stats.tokens_exact);
+  ASSERT_EQ(inspection.heads.size(), config.n_heads());
+  ASSERT_EQ(inspection.rungs.size(), config.n_rungs());
+  uint64_t end_of_roots = memory.tokens_seen();
+  for (const MediaSpan& span : inspection.media) {
+    end_of_roots = std::max(end_of_roots, span.first_token + span.n_tokens());
+  }
+  uint64_t rows_in_all = 0;
+  uint64_t states_in_all = 0;
+  uint64_t most = 0;
+  double most_mass = 0;
+  const AlwaysKeep& keep = config.policy().keep;
+  for (size_t head = 0; head < config.n_heads(); ++head) {
+    const HeadInspection& seen = inspection.heads[head];
+    ASSERT_EQ(seen.rung.size(), memory.tokens_seen());
+    uint64_t rows = 0;
+    for (size_t tier = 0; tier < config.n_rungs(); ++tier) {
+      const RowStore& store = impl.store(head, tier);
+      rows += store.size();
+      for (size_t slot = 0; slot < store.size(); ++slot) {
+        ASSERT_LT(store.index(slot), memory.tokens_seen());
+        ASSERT_EQ(seen.rung[store.index(slot)], tier);
+        for (const float stat : store.stats(slot)) ASSERT_TRUE(std::isfinite(stat));
+      }
+    }
+    const auto forgotten =
+        static_cast<uint64_t>(std::ranges::count(seen.rung, uint8_t{HeadInspection::kForgotten}));
+    ASSERT_EQ(forgotten + rows, memory.tokens_seen()) << "a token is held twice";
+    double mass = 0;
+    for (const StateInspection& state : seen.states) {
+      ASSERT_GT(state.mass, 0.0f);
+      ASSERT_LT(state.root, end_of_roots);
+      mass += static_cast<double>(state.mass);
+    }
+    if (mass_is_conserved) {
+      ASSERT_NEAR(mass, static_cast<double>(forgotten), 1e-3 * static_cast<double>(forgotten));
+    }
+    if (config.policy().info->evicts && !rolled_back) {
+      for (uint64_t i = 0; i < memory.tokens_seen(); ++i) {
+        if (i >= keep.sinks && i + keep.window < memory.tokens_seen()) continue;
+        ASSERT_NE(seen.rung[i], HeadInspection::kForgotten) << "token " << i;
+      }
+    }
+    rows_in_all += rows;
+    states_in_all += seen.states.size();
+    most = std::max(most, rows);
+    most_mass = std::max(most_mass, mass);
+  }
+  ASSERT_EQ(std::accumulate(stats.tokens_by_type.begin(), stats.tokens_by_type.end(), uint64_t{0}),
+            rows_in_all);
+  ASSERT_EQ(stats.tokens_exact, most);
+  ASSERT_EQ(stats.states, states_in_all);
+  ASSERT_NEAR(static_cast<double>(stats.tokens_absorbed), most_mass, 0.51);
+}
+
+// Appends, decodes, rolls back, saves, loads and copies at random.
+void RunSchedule(const Case& what, uint64_t seed, int n_steps) {
+  SCOPED_TRACE(what.name() + fmt::format(" seed {}", seed));
+  const Result<Memory> created = Memory::Create(TestShape(), what.options());
+  ASSERT_TRUE(created.ok()) << created.status().message();
+  Memory memory = *created;
+  bool rolled_back = false;
+  Random random(seed);
+  Transit transit;
+  if (seed % 3 == 0) memory.StartTracing();
+  for (int step = 0; step < n_steps; ++step) {
+    SCOPED_TRACE(fmt::format("step {}", step));
+    const uint64_t action = step == 0 ? 0 : random.NextBelow(10);
+    if (action < 2) {
+      const size_t n = 1 + random.NextBelow(90);
+      if (random.NextBelow(2) == 0 && n >= 12) {
+        memory.AddMedia({.first_token = memory.tokens_seen() + 1,
+                         .modality = random.NextBelow(4) == 0 ? Modality::kAudio : Modality::kImage,
+                         .rows = static_cast<uint32_t>((n - 2) / 4),
+                         .columns = 4});
+      }
+      RandomUbatch(TestShape(), n, random).Run(memory, &transit);
+    } else if (action < 7) {
+      RandomUbatch ubatch(TestShape(), 1, random);
+      ubatch.Run(memory, &transit);
+      for (const float x : ubatch.out(0)) ASSERT_TRUE(std::isfinite(x));
+      for (const float x : ubatch.out(1)) ASSERT_TRUE(std::isfinite(x));
+    } else if (action == 7) {
+      const Result<Memory> loaded = Memory::Load(TestShape(), memory.Save());
+      ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+      ASSERT_EQ(AttendAll(*loaded), AttendAll(memory));
+      memory = *loaded;
+    } else if (action == 8) {
+      Memory copy = memory;
+      const std::vector<std::vector<float>> before = AttendAll(memory);
+      ASSERT_EQ(AttendAll(copy), before);
+      RandomUbatch(TestShape(), 20, random).Run(copy, &transit);
+      ASSERT_EQ(AttendAll(memory), before);
+    } else {
+      memory.Truncate(memory.tokens_seen() - random.NextBelow(memory.tokens_seen() + 1) / 3);
+      rolled_back = true;
+    }
+    ASSERT_NO_FATAL_FAILURE(ExpectConsistent(memory, rolled_back));
+  }
+  ASSERT_NO_FATAL_FAILURE(ExpectAttendsAsItsRows(memory));
+}
+
+TEST(MemoryPropertiesTest, EveryCombinationStaysWithinItsBudget) {
+  uint64_t seed = 0;
+  for (const PolicyInfo* info : EvictingPolicies()) {
+    for (const char* absorb : kAbsorbs) {
+      for (const char* ladder : kLadders) {
+        std::vector<std::optional<Split>> splits = {std::nullopt};
+        if (info->comparable) {
+          splits = {Split::kUniform, Split::kPooled, Split::kAuto};
+        }
+        for (const std::optional<Split> split : splits) {
+          Random random(++seed);
+          const char* budgets[] = {"12%", "25%", "60%", "64t", "150t", "40KiB"};
+          const Case what{.policy = fmt::format("{}:window=8", info->name),
+                          .budget = budgets[random.NextBelow(6)],
+                          .absorb = absorb,
+                          .ladder = ladder,
+                          .split = split};
+          RunSchedule(what, seed, 9);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST(MemoryPropertiesTest, LongSchedulesStayWithinTheirBudget) {
+  uint64_t seed = 1000;
+  for (const char* absorb : {"none", "clusters:share=-1", "states", "clusters:share=0.3"}) {
+    for (const char* ladder : {"none", "auto"}) {
+      for (const char* policy : {"retentive:window=8", "keydiff", "h2o"}) {
+        RunSchedule({.policy = policy, .budget = "15%", .absorb = absorb, .ladder = ladder}, ++seed,
+                    60);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST(MemoryPropertiesTest, FadingAndWeighedStatesStayWithinTheirBudget) {
+  uint64_t seed = 2000;
+  for (const char* absorb :
+       {"clusters:share=0.3,kappa=1,weigh=1", "states:kappa=0.5", "states:weigh=1"}) {
+    for (const char* ladder : {"none", "auto"}) {
+      RunSchedule({.policy = "paper", .budget = "15%", .absorb = absorb, .ladder = ladder}, ++seed,
+                  40);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(MemoryPropertiesTest, PromptsMayWaitForTheirLastUbatch) {
+  MemoryOptions options = Case{.policy = "streaming", .budget = "60t"}.options();
+  options.compression = Compression::kPrompt;
+  Memory memory = *Memory::Create(TestShape(), options);
+  Random random(4);
+  Transit transit;
+  memory.impl().set_prompt_follows(true);
+  for (int i = 0; i < 3; ++i) RandomUbatch(TestShape(), 50, random).Run(memory, &transit);
+  EXPECT_EQ(memory.stats().tokens_exact, 150u);
+  EXPECT_GT(memory.stats().held_bytes, memory.stats().budget_bytes);
+  memory.impl().set_prompt_follows(false);
+  for (const size_t n : {50, 1, 1}) {
+    RandomUbatch(TestShape(), n, random).Run(memory, &transit);
+    ASSERT_NO_FATAL_FAILURE(ExpectConsistent(memory, false));
+  }
+}
+
+TEST(MemoryPropertiesTest, HundredPercentIsFullBitForBit) {
+  const auto run = [](const Case& what) {
+    Memory memory = *Memory::Create(TestShape(), what.options());
+    Random random(7);
+    Transit transit;
+    std::vector<std::vector<float>> out;
+    for (const size_t n : {70, 1, 1, 90, 1}) {
+      RandomUbatch ubatch(TestShape(), n, random);
+      ubatch.Run(memory, &transit);
+      for (size_t l = 0; l < 2; ++l) out.push_back(ubatch.out(l));
+    }
+    for (const std::vector<float>& x : AttendAll(memory)) out.push_back(x);
+    EXPECT_EQ(memory.stats().tokens_exact, 163u);
+    EXPECT_EQ(memory.stats().states, 0u);
+    return out;
+  };
+  const std::vector<std::vector<float>> full = run({.policy = "full"});
+  for (const PolicyInfo* info : Policies()) {
+    for (const char* absorb : {"none", "clusters", "states"}) {
+      for (const char* ladder : {"none", "auto", "f16,q4_0,q2"}) {
+        const Case what{.policy = std::string(info->name), .absorb = absorb, .ladder = ladder};
+        SCOPED_TRACE(what.name());
+        ASSERT_EQ(run(what), full);
+      }
+    }
+  }
+}
+
+// Short conversations, every unit, and the smallest budget that there is.
+TEST(MemoryPropertiesTest, SmallestBudgetsAndShortConversationsWork) {
+  uint64_t seed = 5000;
+  for (const PolicyInfo* info : EvictingPolicies()) {
+    for (const char* absorb : kAbsorbs) {
+      for (const char* ladder : kLadders) {
+        Case what{.policy = std::string(info->name), .absorb = absorb, .ladder = ladder};
+        what.budget = "1B";
+        const Result<Memory> refused = Memory::Create(TestShape(), what.options());
+        ASSERT_FALSE(refused.ok());
+        const std::string& message = refused.status().message();
+        const size_t at = message.rfind("possible is ") + 12;
+        const std::string smallest = message.substr(at, message.rfind(" (") - at);
+        const size_t open = message.rfind('(') + 1;
+        const std::string in_tokens = message.substr(open, message.rfind(')') - open);
+        for (const std::string& budget : {smallest, in_tokens, std::string("1%")}) {
+          what.budget = budget;
+          SCOPED_TRACE(what.name());
+          const Result<Memory> created = Memory::Create(TestShape(), what.options());
+          ASSERT_TRUE(created.ok()) << created.status().message();
+          Memory memory = *created;
+          Random random(++seed);
+          Transit transit;
+          for (const size_t n : {1, 3, 60, 1, 1}) {
+            RandomUbatch(TestShape(), n, random).Run(memory, &transit);
+            ASSERT_NO_FATAL_FAILURE(ExpectConsistent(memory, false));
+          }
+          ASSERT_NO_FATAL_FAILURE(ExpectAttendsAsItsRows(memory));
+        }
+      }
+    }
+  }
+}
+
+TEST(MemoryPropertiesTest, FixedTypesAttendAsWhatTheyDecodeTo) {
+  for (size_t k_type = 0; k_type < kElementTypes; ++k_type) {
+    for (size_t v_type = 0; v_type < kElementTypes; ++v_type) {
+      MemoryOptions options;
+      options.type_k = static_cast<ElementType>(k_type);
+      options.type_v = static_cast<ElementType>(v_type);
+      SCOPED_TRACE(fmt::format("K {} V {}", ToString(*options.type_k), ToString(*options.type_v)));
+      Memory memory = *Memory::Create(TestShape(), options);
+      Memory full = *Memory::Create(TestShape(), {});
+      Random random(3);
+      Transit transit;
+      for (const size_t n : {100, 1, 1, 40}) {
+        RandomUbatch ubatch(TestShape(), n, random);
+        ubatch.Run(memory, &transit);
+        ubatch.Run(full, &transit);
+      }
+      ASSERT_NO_FATAL_FAILURE(ExpectConsistent(memory, false));
+      ASSERT_NO_FATAL_FAILURE(ExpectAttendsAsItsRows(memory));
+      const MemoryStats stats = memory.stats();
+      EXPECT_EQ(stats.tokens_exact, 142u);
+      EXPECT_GT(stats.bytes_by_type[k_type], 0u);
+      EXPECT_GT(stats.bytes_by_type[v_type], 0u);
+      // Close to full attention: the error of a mean of Gaussians, with room for the keys'.
+      const double bound =
+          6 * std::sqrt(GaussianError(*options.type_k) + GaussianError(*options.type_v));
+      const std::vector<std::vector<float>> a = AttendAll(memory);
+      const std::vector<std::vector<float>> b = AttendAll(full);
+      for (size_t i = 0; i < a.size(); ++i) {
+        for (size_t e = 0; e < a[i].size(); ++e) ASSERT_NEAR(a[i][e], b[i][e], bound);
+      }
+      const Memory loaded = *Memory::Load(TestShape(), memory.Save());
+      EXPECT_EQ(AttendAll(loaded), a);
+    }
+  }
+}
+
+TEST(MemoryPropertiesTest, StatesCanBeSavedAfterARollbackBeforeTheirRoots) {
+  Memory memory = *Memory::Create(
+      TestShape(),
+      Case{.policy = "streaming", .budget = "60t", .absorb = "clusters:share=0.3"}.options());
+  memory.StartTracing();
+  Random random(11);
+  Transit transit;
+  for (const size_t n : {20, 200, 1}) RandomUbatch(TestShape(), n, random).Run(memory, &transit);
+  memory.Truncate(15);
+  ExpectConsistent(memory, true);
+  const Result<Memory> loaded = Memory::Load(TestShape(), memory.Save());
+  ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+  EXPECT_EQ(AttendAll(*loaded), AttendAll(memory));
+  for (int i = 0; i < 5; ++i) RandomUbatch(TestShape(), 1, random).Run(memory, &transit);
+  ExpectConsistent(memory, true);
+}
+
+TEST(MemoryPropertiesTest, PicturesCanBeSavedAfterARollbackIntoThem) {
+  Memory memory = *Memory::Create(
+      TestShape(),
+      Case{.policy = "streaming", .budget = "60t", .absorb = "states:share=0.3"}.options());
+  Random random(12);
+  Transit transit;
+  RandomUbatch(TestShape(), 5, random).Run(memory, &transit);
+  memory.AddMedia({.first_token = 5, .rows = 10, .columns = 10});
+  // The picture comes in two ubatches, and is saved between them.
+  RandomUbatch(TestShape(), 60, random).Run(memory, &transit);
+  Result<Memory> loaded = Memory::Load(TestShape(), memory.Save());
+  ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+  EXPECT_EQ(AttendAll(*loaded), AttendAll(memory));
+  RandomUbatch(TestShape(), 45, random).Run(memory, &transit);
+  memory.Truncate(37);
+  ExpectConsistent(memory, true);
+  loaded = Memory::Load(TestShape(), memory.Save());
+  ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+  // What comes instead of the picture's rest is no part of it.
+  RandomUbatch(TestShape(), 10, random).Run(memory, &transit);
+  EXPECT_EQ(memory.impl().token_info(36).modality, Modality::kImage);
+  EXPECT_EQ(memory.impl().token_info(37).modality, Modality::kText);
+}
+
+}  // namespace
+}  // namespace rkv

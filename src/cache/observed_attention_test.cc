@@ -1,0 +1,288 @@
+// What policies are shown of attention, and what states answer, against double precision.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "cache/memory_impl.h"
+#include "support/random_ubatch.h"
+
+namespace rkv {
+namespace {
+
+// A group of one, of several, and one that does not divide a kernel call's queries.
+MemoryShape TestShape() {
+  return {.layers = {{.n_head = 6, .n_kv_head = 2, .d_k = 16, .d_v = 16},
+                     {.n_head = 2, .n_kv_head = 2, .d_k = 24, .d_v = 8}}};
+}
+
+// Accumulated attention of one KV head by its definition: every observed query's weights are kept,
+// and summed up with decay when asked.
+class ObservedReference {
+ public:
+  ObservedReference(const MemoryShape& shape, size_t layer, size_t kv_head)
+      : shape_(shape.layers[layer]), layer_(layer), kv_head_(kv_head) {}
+
+  void Add(const RandomUbatch& ubatch, const std::vector<bool>& observed) {
+    const size_t held = keys_.size();
+    for (size_t i = 0; i < ubatch.n(); ++i) {
+      const uint16_t* k = ubatch.k(layer_, i, kv_head_);
+      keys_.emplace_back(k, k + shape_.d_k);
+    }
+    const size_t group = shape_.n_head / shape_.n_kv_head;
+    for (size_t i = 0; i < ubatch.n(); ++i) {
+      if (!observed[i]) continue;
+      std::vector<double>& mean = weights_.emplace_back(held + i + 1);
+      for (size_t g = 0; g < group; ++g) {
+        const float* q = ubatch.q(layer_, i, kv_head_ * group + g);
+        std::vector<double> weights;
+        double sum = 0;
+        for (size_t t = 0; t <= held + i; ++t) {
+          double logit = 0;
+          for (size_t e = 0; e < shape_.d_k; ++e) {
+            logit += static_cast<double>(q[e]) * static_cast<double>(F32FromF16(keys_[t][e]));
+          }
+          weights.push_back(std::exp(static_cast<double>(RandomUbatch::kScale) * logit));
+          sum += weights.back();
+        }
+        for (size_t t = 0; t <= held + i; ++t) {
+          mean[t] += weights[t] / sum / static_cast<double>(group);
+        }
+      }
+    }
+  }
+
+  // sum a and sum a ln a of a token, over the queries' weights a with decay.
+  std::pair<double, double> Sums(size_t token, double decay) const {
+    double sum = 0;
+    double sum_log = 0;
+    for (size_t q = 0; q < weights_.size(); ++q) {
+      if (token >= weights_[q].size()) continue;
+      const double a =
+          weights_[q][token] * std::pow(decay, static_cast<double>(weights_.size() - 1 - q));
+      sum += a;
+      sum_log += a * std::log(a);
+    }
+    return {sum, sum_log};
+  }
+
+ private:
+  LayerShape shape_;
+  size_t layer_;
+  size_t kv_head_;
+  std::vector<std::vector<uint16_t>> keys_;
+  std::vector<std::vector<double>> weights_;  // [query, tokens that it saw]
+};
+
+// `n_observed` says how many of the last queries of a ubatch count.
+void ExpectObservesAsReference(const std::string& policy, size_t window, double decay,
+                               bool with_media) {
+  SCOPED_TRACE(policy);
+  const MemoryShape shape = TestShape();
+  Memory memory = *Memory::Create(shape, {.policy = *ParsePolicySpec(policy)});
+  ASSERT_EQ(memory.impl().config().needs().decay, decay);
+  std::vector<ObservedReference> references;
+  for (size_t l = 0; l < shape.layers.size(); ++l) {
+    for (size_t h = 0; h < shape.layers[l].n_kv_head; ++h) references.emplace_back(shape, l, h);
+  }
+  Random random(5);
+  Transit transit;
+  for (const size_t n : {30, 1, 90, 1, 1, 7}) {
+    std::vector<bool> text(n, true);
+    if (with_media && n >= 30) {
+      memory.AddMedia({.first_token = memory.tokens_seen() + 3, .rows = 4, .columns = 5});
+      for (size_t i = 3; i < 23; ++i) text[i] = false;
+    }
+    const bool only_text = memory.impl().config().needs().only_text;
+    std::vector<bool> observed(n);
+    size_t left = window;
+    for (size_t i = n; i-- > 0 && left > 0;) {
+      observed[i] = !only_text || text[i];
+      left -= observed[i] ? 1 : 0;
+    }
+    RandomUbatch ubatch(shape, n, random);
+    ubatch.Run(memory, &transit);
+    for (ObservedReference& reference : references) reference.Add(ubatch, observed);
+    for (size_t head = 0; head < references.size(); ++head) {
+      const RowStore& rows = memory.impl().store(head, 0);
+      ASSERT_EQ(rows.size(), memory.tokens_seen());
+      for (size_t slot = 0; slot < rows.size(); ++slot) {
+        const auto [sum, sum_log] = references[head].Sums(rows.index(slot), decay);
+        const std::span<const float> stats = rows.stats(slot);
+        ASSERT_NEAR(stats[0], sum, 2e-5 * (1 + sum)) << "token " << rows.index(slot) << " n " << n;
+        if (stats.size() < 2) continue;
+        ASSERT_NEAR(stats[1], sum_log, 1e-4 * (1 + std::abs(sum_log)))
+            << "token " << rows.index(slot) << " n " << n << " head " << head;
+      }
+    }
+  }
+}
+
+TEST(ObservedAttentionTest, SumsMatchTheDefinition) {
+  ExpectObservesAsReference("h2o", 1000, 1.0, false);
+  ExpectObservesAsReference("snapkv", 32, 1 - 1.0 / 32, false);
+  ExpectObservesAsReference("snapkv:queries=3", 3, 1 - 1.0 / 3, true);
+  ExpectObservesAsReference("paper", 32, 1 - 1.0 / 32, false);
+  ExpectObservesAsReference("paper", 32, 1 - 1.0 / 32, true);
+}
+
+// More queries than are kept one by one.
+TEST(ObservedAttentionTest, EntropyOfManyQueriesMatchesTheDefinition) {
+  ExpectObservesAsReference("paper:queries=100", 100, 1 - 1.0 / 100, false);
+  ExpectObservesAsReference("paper:queries=100", 100, 1 - 1.0 / 100, true);
+}
+
+// Tokens that left take nothing from the sums of those that stay.
+TEST(ObservedAttentionTest, SumsTravelWithTheirTokens) {
+  for (const char* policy : {"h2o", "snapkv", "paper", "retentive", "tova", "tgv", "lookm"}) {
+    for (const char* ladder : {"none", "auto"}) {
+      SCOPED_TRACE(fmt::format("{} {}", policy, ladder));
+      const MemoryShape shape = TestShape();
+      Memory memory = *Memory::Create(shape, {.policy = *ParsePolicySpec(policy),
+                                              .budget = *ParseBudget("40%"),
+                                              .ladder = *ParseLadder(ladder)});
+      Random random(6);
+      Transit transit;
+      for (const size_t n : {40, 80, 1, 1, 50, 1, 1, 1}) {
+        RandomUbatch(shape, n, random).Run(memory, &transit);
+        // A query's softmax adds up to one at most, so the means do.
+        for (size_t head = 0; head < memory.impl().config().n_heads(); ++head) {
+          double total = 0;
+          for (size_t tier = 0; tier < memory.impl().config().n_rungs(); ++tier) {
+            const RowStore& rows = memory.impl().store(head, tier);
+            for (size_t slot = 0; slot < rows.size() && !rows.stats(slot).empty(); ++slot) {
+              ASSERT_GE(rows.stats(slot)[0], 0.0f);
+              total += static_cast<double>(rows.stats(slot)[0]);
+            }
+          }
+          ASSERT_LE(total, 1.001 * static_cast<double>(memory.tokens_seen()));
+        }
+      }
+    }
+  }
+}
+
+// An f16 row store of states with these tokens' keys and values.
+RowStore MakeStates(const RowLayout& layout, const RandomUbatch& ubatch,
+                    const std::vector<uint16_t>& values, size_t n) {
+  RowStore states(layout);
+  states.SetCapacity(n);
+  for (size_t i = 0; i < n; ++i) {
+    states.Append({.k = ubatch.k(0, i, 0),
+                   .v = values.data() + i * layout.d_v,
+                   .index = static_cast<uint32_t>(i)});
+  }
+  return states;
+}
+
+std::vector<float> AttendRows(const RowStore& rows, const float* q, bool variance,
+                              std::vector<RowStore> others = {}) {
+  const RowLayout& layout = rows.layout();
+  const HeadShape shape{.d_k = layout.d_k, .d_v = layout.d_v, .scale = RandomUbatch::kScale};
+  std::vector<float> acc(layout.d_v), out(layout.d_v);
+  std::vector<float> scratch(AttentionScratchFloats(layout.d_k, layout.d_v));
+  float max = 0;
+  float sum = 0;
+  float norm = 0;
+  for (size_t i = 0; i < layout.d_k; ++i) norm += q[i] * q[i];
+  const float half_norm = 0.5f * RandomUbatch::kScale * RandomUbatch::kScale * norm;
+  float* out_row = out.data();
+  const SoftmaxState state{.acc = acc.data(), .max = &max, .sum = &sum};
+  const QueryBlock queries{.rows = &q, .n = 1, .half_norm = variance ? &half_norm : nullptr};
+  ResetSoftmax(1, layout.d_v, state);
+  others.insert(others.begin(), rows);
+  for (const RowStore& store : others) {
+    for (size_t page = 0; page < store.n_spans(); ++page) {
+      AttendSpan(shape, queries, store.span(page), nullptr, state, scratch.data());
+    }
+  }
+  FinishSoftmax(1, layout.d_v, state, nullptr, &out_row);
+  return out;
+}
+
+TEST(StateReadoutTest, StatesOfOneTokenEachAreFullAttentionBitForBit) {
+  const size_t d = 24;
+  const MemoryShape shape = {.layers = {{.n_head = 1, .n_kv_head = 1, .d_k = d, .d_v = d}}};
+  Random random(8);
+  RandomUbatch ubatch(shape, 150, random);
+  std::vector<uint16_t> values(150 * d);
+  for (uint16_t& x : values) x = F16FromF32(static_cast<float>(random.NextGaussian()));
+  const RowLayout states{.d_k = d, .d_v = d, .is_state = true};
+  const RowLayout tokens{.d_k = d, .d_v = d};
+  const RowStore as_states = MakeStates(states, ubatch, values, 150);
+  const RowStore as_tokens = MakeStates(tokens, ubatch, values, 150);
+  for (size_t q = 0; q < 10; ++q) {
+    for (const bool variance : {false, true}) {
+      EXPECT_EQ(AttendRows(as_states, ubatch.q(0, q, 0), variance),
+                AttendRows(as_tokens, ubatch.q(0, q, 0), variance));
+    }
+  }
+}
+
+// Gaussian keys with values around one mean, beside tokens of another value: the share of the
+// softmax that the state takes is what is read out.
+TEST(StateReadoutTest, VarianceTermCorrectsTheMassOfGaussianKeys) {
+  const size_t d = 16;
+  const RowLayout tokens{.d_k = d, .d_v = 1};
+  const RowLayout state_layout{.d_k = d, .d_v = 1, .is_state = true};
+  double last_with = 1;
+  for (const size_t n : {32, 256, 2048}) {
+    double with = 0;
+    double without = 0;
+    Random random(9);
+    for (int round = 0; round < 30; ++round) {
+      const auto gaussian = [&random](double scale) {
+        return static_cast<float>(scale * random.NextGaussian());
+      };
+      std::vector<float> mean(d), q(d);
+      for (float& x : mean) x = gaussian(0.5);
+      for (float& x : q) x = gaussian(1.2);
+      RowStore members(tokens), others(tokens);
+      members.SetCapacity(n);
+      others.SetCapacity(n);
+      std::vector<double> sums(d), squares(d);
+      std::vector<uint16_t> k(d);
+      const uint16_t one = F16FromF32(1.0f);
+      const uint16_t zero = 0;
+      for (size_t i = 0; i < n; ++i) {
+        for (size_t e = 0; e < d; ++e) {
+          k[e] = F16FromF32(mean[e] + gaussian(1.0));
+          const auto x = static_cast<double>(F32FromF16(k[e]));
+          sums[e] += x;
+          squares[e] += x * x;
+        }
+        members.Append({.k = k.data(), .v = &one});
+        for (uint16_t& x : k) x = F16FromF32(gaussian(0.5));
+        others.Append({.k = k.data(), .v = &zero});
+      }
+      double spread = 0;
+      const auto count = static_cast<double>(n);
+      for (size_t e = 0; e < d; ++e) {
+        k[e] = F16FromF32(static_cast<float>(sums[e] / count));
+        spread += squares[e] / count - sums[e] / count * sums[e] / count;
+      }
+      RowStore state(state_layout);
+      state.SetCapacity(1);
+      state.Append({.k = k.data(),
+                    .v = &one,
+                    .log_mass = static_cast<float>(std::log(count)),
+                    .spread = static_cast<float>(spread / static_cast<double>(d))});
+      const auto exact = static_cast<double>(AttendRows(members, q.data(), false, {others})[0]);
+      const auto error = [&](bool variance) {
+        return std::abs(static_cast<double>(AttendRows(state, q.data(), variance, {others})[0]) -
+                        exact);
+      };
+      with += error(true) / 30;
+      without += error(false) / 30;
+    }
+    EXPECT_LT(with, 0.5 * without) << n << " tokens";
+    EXPECT_LT(with, last_with) << n << " tokens";
+    last_with = with;
+  }
+  EXPECT_LT(last_with, 0.01);
+}
+
+}  // namespace
+}  // namespace rkv
