@@ -128,11 +128,11 @@ void Memory::Impl::AddReadout(size_t head, const QueryBlock& queries, float* con
     for (size_t slot = 0; slot < states.size(); ++slot) {
       codec.DecodeStored(states, config_->rotated(config_->state_tier()), slot, k.data(), v.data());
       const float weight = std::exp(states.row(slot).log_mass) * Dot(q.data(), k.data(), shape.d_k);
-      mass += weight;
+      mass += std::abs(weight);
       for (size_t e = 0; e < shape.d_v; ++e) sum[e] += weight * v[e];
     }
     if (config_->rotates()) RotateRow(sum.data(), shape.d_v);
-    const float scale = static_cast<float>(config_->absorb().additive) / (std::abs(mass) + 1e-6f);
+    const float scale = static_cast<float>(config_->absorb().additive) / (mass + 1e-6f);
     for (size_t e = 0; e < shape.d_v; ++e) out[i][e] += scale * sum[e];
   }
 }

@@ -84,7 +84,8 @@ class Memory::Impl {
   Inspection Inspect() const;
 
   // The paper's additive readout (method section 4), if the states are not part of the softmax:
-  // out += sum_c n_c (q.k_c) v_c / (|sum_c n_c q.k_c| + epsilon) over the states.
+  // out += sum_c n_c (q.k_c) v_c / (sum_c n_c |q.k_c| + epsilon) over the states. The paper's
+  // normaliser |q z| passes through zero, where q.k_c of both signs cancel; this one bounds it.
   void AddReadout(size_t head, const QueryBlock& queries, float* const* out) const;
 
   // Rows that Attend() visits for a head, states included.
