@@ -37,6 +37,12 @@ std::string DescribeCache(const Conversation& conversation) {
       1 - stats.kept(), ToString(options.policy));
   if (options.budget.unlimited()) return text + ", no budget";
   text += fmt::format(", budget {}", ToString(options.budget));
+  const double share = options.budget.amount / 100 * static_cast<double>(stats.full_bytes);
+  if (options.budget.unit == Budget::Unit::kPercent &&
+      static_cast<double>(stats.budget_bytes) > share + 1) {
+    text += fmt::format(" (raised to {:.1f} {}, the least that sinks and window need)",
+                        static_cast<double>(stats.budget_bytes) / unit.bytes, unit.name);
+  }
   if (stats.tokens_evicted == 0 && stats.tokens_absorbed > 0) {
     return text + fmt::format(": states absorbed up to {} of {} tokens of a head",
                               stats.tokens_absorbed, stats.tokens_seen);

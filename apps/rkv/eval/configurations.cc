@@ -27,7 +27,7 @@ constexpr Control kControls[] = {
     {"retentive, f16 only", "retentive", "", "none", ""},
     {"retentive, no novelty", "retentive:novelty=0", "", "", ""},
     {"retentive, no attention", "retentive:attention=0", "", "", ""},
-    {"retentive, states solved", "retentive", "clusters", "", ""},
+    {"retentive, states solved", "retentive", "clusters:share=-1", "", ""},
     {"retentive, a quarter for states", "retentive", "clusters:share=0.25", "", ""},
     {"retentive, one state a head", "retentive", "clusters:share=0.001", "", ""},
     {"retentive, states by place", "retentive", "states:share=0.1", "", ""},

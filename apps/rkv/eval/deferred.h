@@ -7,7 +7,7 @@
 namespace rkv::app {
 
 struct DeferredOptions {
-  int n_conversations = 24;
+  int n_conversations = 48;
   int n_pictures = 2;
   int n_later_questions = 8;  // after the first
   uint64_t seed = 1;
