@@ -418,11 +418,12 @@ void Compressor::MeasureMetric(size_t head) {
 double Compressor::StateError(size_t head, size_t n_states) {
   const HeadRange& range = heads_[head];
   const LayerShape& shape = config_.layer_shape(head);
-  double error = 0;
   std::vector<StateSums> points = LoadStates(head);
-  std::vector<float> limits;
-  limits.assign(points.size(), 1e30f);
+  // What is lost of each point without a state; of what was absorbed before, all that a cluster
+  // loses.
+  std::vector<float> without(points.size(), std::numeric_limits<float>::infinity());
   std::vector<float> k(shape.d_k), v(shape.d_v);
+  double error = 0;
   for (size_t i = range.begin; i < range.end; ++i) {
     const LadderItem& item = items_[i];
     if (item.rung < config_.n_rungs()) {
@@ -431,15 +432,14 @@ double Compressor::StateError(size_t head, size_t n_states) {
     }
     Decode(head, candidates_[i], k.data(), v.data());
     points.push_back(StateSums::FromMeans(k, v, 1.0f, 0.0f));
-    limits.push_back(item.error);
+    without.push_back(item.error);
   }
   if (points.empty()) return error;
-  if (n_states == 0) {
-    for (float l : limits) error += l;
-    return error;
+  const std::vector<float> with =
+      n_states == 0 ? without : ClusterErrors(points, n_states, metrics_[head]);
+  for (size_t i = 0; i < with.size(); ++i) {
+    error += static_cast<double>(std::min(with[i], without[i]));
   }
-  const std::vector<float> left = ClusterErrors(points, n_states, metrics_[head]);
-  for (size_t i = 0; i < left.size(); ++i) error += std::min(left[i], limits[i]);
   return error;
 }
 

@@ -38,7 +38,8 @@ Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_
                                                 const std::vector<LlamaPtr<mtmd_bitmap>>& media,
                                                 bool add_special);
 
-// Runs the vision or audio encoder, unless the model's embedding cache has the chunk: [n_tokens, n_embd] embeddings.
+// Runs the vision or audio encoder, unless the model's embedding cache has the chunk: [n_tokens,
+// n_embd] embeddings.
 Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& chunk);
 
 // Position of each token of a media chunk that starts at `first`: (t, row, column, 0) for M-RoPE
