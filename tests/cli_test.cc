@@ -381,7 +381,6 @@ TEST(CliEvalTest, WrongUsageExitsWith2AndSaysWhat) {
       {{"eval", "deferred", "--budgets", "50%,,20%"}, "budget"},
       {{"eval", "deferred", "--conversations", "0"}, "--conversations"},
       {{"eval", "deferred", "-o", "xml"}, "xml"},
-      {{"eval", "deferred", "-o", "md,json"}, "--out"},
       {{"eval", "text-kl"}, "-m"},
       {{"eval", "text-kl", "-m", TestModelPath("qwen2-d64"), "--context", "100000"}, "--context"},
   };

@@ -73,9 +73,6 @@ Status CheckFlags(const EvalFlags& flags) {
                                          fmt::join(kFormats, ", ")));
     }
   }
-  if (flags.formats.size() > 1 && flags.out.empty()) {
-    return InvalidArgument("several output formats need a directory: pass --out");
-  }
   if (flags.suite == kTextKl && flags.common.engine.model.empty()) {
     return InvalidArgument("suite text-kl needs a model that writes prose: pass one with -m");
   }
@@ -122,19 +119,20 @@ Status WriteOutputs(const EvalFlags& flags, const EvalHeader& header, const Suit
     const std::string text = format == "md"     ? MarkdownTable(header, result)
                              : format == "json" ? JsonTable(header, result)
                                                 : CsvTable(header, result);
-    if (flags.out.empty()) {
+    if (flags.out.empty() && format == flags.formats.front()) {
       std::cout << text << std::flush;
       if (!std::cout) return Internal("cannot write the results to the output");
       continue;
     }
+    const std::filesystem::path folder = flags.out.empty() ? "." : flags.out;
     std::error_code error;
-    std::filesystem::create_directories(flags.out, error);
-    const std::filesystem::path path =
-        std::filesystem::path(flags.out) / fmt::format("eval-{}.{}", flags.suite, format);
+    std::filesystem::create_directories(folder, error);
+    const std::filesystem::path path = folder / fmt::format("eval-{}.{}", flags.suite, format);
     std::ofstream file(path);
     file << text;
     file.close();
     if (!file) return BadFile(fmt::format("cannot write '{}'", path.string()));
+    if (flags.out.empty()) fmt::print(stderr, "wrote {}\n", path.string());
   }
   return OkStatus();
 }
@@ -308,7 +306,10 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
       ->expected(1)
       ->take_all()
       ->type_name("FORMAT");
-  command->add_option("--out", flags->out, "write eval-SUITE.FORMAT there instead of to stdout")
+  command
+      ->add_option(
+          "--out", flags->out,
+          "write eval-SUITE.FORMAT there; default: the first format to stdout, others here")
       ->type_name("DIR");
   AddModelFlags(*command, flags->common);
   AddLogFlags(*command, flags->common);
