@@ -76,17 +76,16 @@ void Normalise(std::vector<float>& logits) {
 
 }  // namespace
 
-std::vector<float> Memory::Impl::ExpectedWeights(size_t head) const {
-  const HeadObservation& observation = transit_->observation(head);
+std::vector<float> Memory::Impl::ExpectedWeights(size_t head) {
+  HeadObservation& observation = transit_->observation(head);
   const LayerShape& layer = config_->layer_shape(head);
   const RowCodec codec(*this, head);
-  HeadObservation rotated = observation;
   if (config_->rotates()) {
-    for (size_t q = 0; q < rotated.queries.size(); q += layer.d_k) {
-      RotateRow(rotated.queries.data() + q, layer.d_k);
+    for (size_t q = 0; q < observation.queries.size(); q += layer.d_k) {
+      RotateRow(observation.queries.data() + q, layer.d_k);
     }
   }
-  const ExpectedAttention expected(rotated, layer.d_k);
+  const ExpectedAttention expected(observation, layer.d_k);
   std::vector<float> k(layer.d_k), v(layer.d_v), weights;
   VisitRows(head, [&](size_t tier, size_t slot) {
     codec.DecodeStored(store(head, tier), config_->rotated(tier), slot, k.data(), v.data());

@@ -101,6 +101,7 @@ Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
           {.bytes = layout.row_bytes(),
            .error = 0.5 * (GaussianError(layout.k_type) + GaussianError(layout.v_type))});
     }
+    lowest_row_bytes_ += rungs.back().bytes * config_.shape().layers[layer].n_kv_head;
   }
 }
 
@@ -312,16 +313,12 @@ void Compressor::Solve() {
   spare_ = std::min<uint64_t>(spare_, rows > kept ? (rows - kept) / spare_bytes : 0);
   // What tables take depends on how many tiers and pages come into use: seen only afterwards.
   // A head's part may have to shrink by a row before it shows, so each round takes more.
-  uint64_t row = 0;
-  for (size_t head = 0; head < config_.n_heads(); ++head) {
-    row += shapes_[config_.layer_of(head)].back().bytes;
-  }
   for (uint64_t round = 0; rows > 0; ++round) {
     const uint64_t spare = spare_ * spare_bytes;
     SolveWithin(rows > spare ? rows - spare : 0);
     const uint64_t planned = PlannedBytes();
     if (planned <= budget_) return;
-    rows -= std::min(rows, planned - budget_ + round * row / 4);
+    rows -= std::min(rows, planned - budget_ + round * lowest_row_bytes_ / 4);
     if (round >= 4) spare_ = 0;
   }
   SolveWithin(0);  // Only what must be kept.
@@ -329,13 +326,9 @@ void Compressor::Solve() {
 
 void Compressor::SolveWithin(uint64_t budget) {
   for (size_t i = 0; i < items_.size(); ++i) items_[i].rung = candidates_[i].tier;
-  uint64_t weight = 0;
-  for (size_t head = 0; head < config_.n_heads(); ++head) {
-    weight += shapes_[config_.layer_of(head)].back().bytes;
-  }
   if (!pooled_) {
     for (size_t head = 0; head < config_.n_heads(); ++head) {
-      SolveHead(head, budget * shapes_[config_.layer_of(head)].back().bytes / weight);
+      SolveHead(head, budget * shapes_[config_.layer_of(head)].back().bytes / lowest_row_bytes_);
     }
     return;
   }
@@ -462,6 +455,7 @@ void Compressor::Apply(size_t head) {
   const bool remembers = config_.absorb().kind != AbsorbKind::kNone;
   // While the forgotten are still where they were.
   const double entropy = config_.absorb().kappa != 0 ? ForgottenEntropy(head) : 1.0;
+  const double attention = config_.absorb().weigh != 0 ? MeanAttention(head) : 0.0;
   for (size_t i = range.begin; i < range.end; ++i) {
     const Candidate& candidate = candidates_[i];
     const size_t rung = items_[i].rung;
@@ -471,7 +465,7 @@ void Compressor::Apply(size_t head) {
     if (rung == n_rungs) {
       Decode(head, candidate, k.data(), v.data());
       StateSums single(shape.d_k, shape.d_v);
-      single.Absorb(k, v, AbsorbedShare(head, candidate));
+      single.Absorb(k, v, AbsorbedShare(Stats(head, candidate), attention));
       single.index = candidate.index;
       forgotten.push_back(std::move(single));
       continue;
@@ -593,19 +587,19 @@ void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten, double en
   if (memory_.tracing()) TraceRoots(head, roots_before, tokens, states, went);
 }
 
-float Compressor::AbsorbedShare(size_t head, const Candidate& candidate) const {
-  if (config_.absorb().weigh == 0) return 1.0f;
+double Compressor::MeanAttention(size_t head) const {
   const HeadRange& range = heads_[head];
   double total = 0;
   for (size_t i = range.begin; i < range.end; ++i) {
     const std::span<const float> stats = Stats(head, candidates_[i]);
     total += stats.empty() ? 0.0 : static_cast<double>(stats[0]);
   }
-  const std::span<const float> own = Stats(head, candidate);
-  if (own.empty() || total <= 0) return 1.0f;
-  const double relative =
-      static_cast<double>(own[0]) * static_cast<double>(range.end - range.begin) / total;
-  return std::max(static_cast<float>(relative), 1e-3f);
+  return total / static_cast<double>(range.end - range.begin);
+}
+
+float Compressor::AbsorbedShare(std::span<const float> stats, double mean_attention) {
+  if (stats.empty() || mean_attention <= 0) return 1.0f;
+  return std::max(static_cast<float>(static_cast<double>(stats[0]) / mean_attention), 1e-3f);
 }
 
 double Compressor::ForgottenEntropy(size_t head) const {

@@ -78,7 +78,9 @@ class Compressor {
   void Apply(size_t head);
   // `entropy` is the mean of the forgotten.
   void Absorb(size_t head, std::vector<StateSums> forgotten, double entropy);
-  float AbsorbedShare(size_t head, const Candidate& candidate) const;  // the recurrence's a
+  double MeanAttention(size_t head) const;
+  // The recurrence's a, from a token's stats. `mean_attention` is 0 where all count alike.
+  static float AbsorbedShare(std::span<const float> stats, double mean_attention);
   double ForgottenEntropy(size_t head) const;
   // Each returns where the states and the forgotten went.
   std::vector<size_t> AbsorbByPlace(std::vector<StateSums>& states,
@@ -103,6 +105,7 @@ class Compressor {
   std::vector<LadderItem> items_;
   std::vector<HeadRange> heads_;
   std::vector<std::vector<LadderRung>> shapes_;  // [layer]
+  uint64_t lowest_row_bytes_ = 0;                // of a row on the lowest rung in every head
   std::vector<StateMetric> metrics_;             // [head]
 };
 

@@ -205,41 +205,40 @@ bool Memory::Impl::AppendExact(size_t n, uint64_t budget) {
     }
     return bytes <= budget;
   };
-  const size_t wanted = Spare(store(0, 0).size() + n);
-  size_t spare = wanted;
+  size_t spare = Spare(store(0, 0).size() + n);
   if (budget != kNoLimit && !fits(spare)) {
     spare = 0;
     if (!fits(spare)) return false;
   }
   for (size_t head = 0; head < config_->n_heads(); ++head) {
-    RowStore& exact = mutable_store(head, 0);
-    exact.Reserve(n, spare);
-    for (size_t i = 0; i < n; ++i) AppendStaged(head, i);
+    mutable_store(head, 0).Reserve(n, spare);
+    AppendStaged(head, n);
   }
   return true;
 }
 
-void Memory::Impl::AppendStaged(size_t head, size_t i) {
+void Memory::Impl::AppendStaged(size_t head, size_t n) {
   RowStore& exact = mutable_store(head, 0);
   const RowLayout& layout = exact.layout();
-  RowView row{.k = transit_->key(head, i),
-              .v = transit_->value(head, i),
-              .index = static_cast<uint32_t>(tokens_seen_ + i)};
-  if (layout.n_stats > 0) {
-    row.stats = transit_->observation(head).new_stats.data() + i * config_->n_stats();
-  }
+  const float* stats = layout.n_stats > 0 ? transit_->observation(head).new_stats.data() : nullptr;
+  const auto append = [&](size_t i, const void* k, const void* v) {
+    exact.Append({.k = k,
+                  .v = v,
+                  .index = static_cast<uint32_t>(tokens_seen_ + i),
+                  .stats = stats != nullptr ? stats + i * config_->n_stats() : nullptr});
+  };
   if (layout.k_type == ElementType::kF16 && layout.v_type == ElementType::kF16) {
-    exact.Append(row);
+    for (size_t i = 0; i < n; ++i) append(i, transit_->key(head, i), transit_->value(head, i));
     return;
   }
+  const RowCodec codec(*this, head);
   std::vector<float> k(layout.d_k), v(layout.d_v);
   std::vector<uint8_t> k_row(layout.k_bytes()), v_row(layout.v_bytes());
-  const RowCodec codec(*this, head);
-  codec.DecodeStaged(transit_->key(head, i), transit_->value(head, i), k.data(), v.data());
-  codec.Encode(layout, config_->rotated(0), k.data(), v.data(), k_row.data(), v_row.data());
-  row.k = k_row.data();
-  row.v = v_row.data();
-  exact.Append(row);
+  for (size_t i = 0; i < n; ++i) {
+    codec.DecodeStaged(transit_->key(head, i), transit_->value(head, i), k.data(), v.data());
+    codec.Encode(layout, config_->rotated(0), k.data(), v.data(), k_row.data(), v_row.data());
+    append(i, k_row.data(), v_row.data());
+  }
 }
 
 void Memory::Impl::CommitAppend() {

@@ -7,7 +7,7 @@
 #include <numeric>
 #include <vector>
 
-#include "policies/policy.h"
+#include "policies/score_math.h"
 
 namespace rkv {
 
@@ -125,7 +125,7 @@ class RetentivePolicy : public Policy {
     if (attention_ > 0) {
       needs.queries = PolicyNeeds::Queries::kWindow;
       needs.window = queries_;
-      needs.decay = 1.0 - 1.0 / static_cast<double>(queries_);
+      needs.decay = DecayOver(queries_);
     }
     return needs;
   }
