@@ -157,7 +157,7 @@ void Memory::Impl::AccountAttention() {
     }
     size_t column = 0;
     const auto update = [&](std::span<float> stats) {
-      if (stats.empty()) {
+      if (stats.empty()) {  // a state
         ++column;
         return;
       }

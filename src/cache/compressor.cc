@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/f16.h"
+#include "policies/score_math.h"
 
 namespace rkv {
 
@@ -115,7 +116,8 @@ void Compressor::Run(size_t n_new) {
     least += StoreBytesFor(memory_.tokens_seen(), config_.layout(head, config_.n_rungs() - 1));
   }
   room_ = std::min(1.0, static_cast<double>(budget_) / static_cast<double>(least));
-  pooled_ = config_.split() == Split::kPooled || (config_.split() == Split::kAuto && room_ < 1);
+  pooled_ = config_.split() == Split::kPooled ||
+            (config_.split() == Split::kAuto && room_ < 1 && IsMostlyMedia());
   for (size_t head = 0; head < config_.n_heads(); ++head) Score(head);
   if (!config_.policy().info->scores_are_errors && pooled_) RanksToErrors(items_);
   for (size_t head = 0; head < config_.n_heads(); ++head) WeighKept(head);
@@ -123,6 +125,12 @@ void Compressor::Run(size_t n_new) {
   for (size_t head = 0; head < config_.n_heads(); ++head) Apply(head);
   ++memory_.compressions_;
   memory_.compress_seconds_ += clock.Seconds();
+}
+
+bool Compressor::IsMostlyMedia() const {
+  uint64_t n_media = 0;
+  for (const MediaSpan& span : memory_.media()) n_media += span.n_tokens();
+  return 2 * n_media > memory_.tokens_seen();
 }
 
 void Compressor::Gather(size_t head, size_t n_new) {
@@ -225,7 +233,7 @@ void Compressor::Score(size_t head) {
   if (config_.n_stats() > 0) {
     for (const Candidate& candidate : candidates) {
       const std::span<const float> stats = Stats(head, candidate);
-      attention.push_back(stats.empty() ? 0.0f : stats[0]);
+      attention.push_back(stats[0]);
       if (needs.entropy) entropy.push_back(static_cast<float>(memory_.Entropy(stats)));
     }
     context.attention = attention;
@@ -264,7 +272,7 @@ void Compressor::WeighKept(size_t head) {
   double mean = 0;
   for (const LadderItem& item : items) mean += static_cast<double>(item.precision_error);
   mean /= static_cast<double>(std::max<size_t>(items.size(), 1));
-  const double least = std::pow(kKeepWeight, room_ * room_) * mean;
+  const double least = std::pow(kKeepWeight, AttentionPart(room_)) * mean;
   for (LadderItem& item : items) {
     if (item.keep) item.precision_error = std::max(item.precision_error, static_cast<float>(least));
   }
@@ -489,7 +497,6 @@ void Compressor::Apply(size_t head) {
     }
     const std::span<const float> own = Stats(head, candidate);
     stats.insert(stats.end(), own.begin(), own.end());
-    if (own.empty()) stats.resize(stats.size() + config_.n_stats());
   }
   std::vector<size_t> arriving(n_rungs);
   for (const Placed& row : placed) ++arriving[row.tier];
@@ -592,7 +599,7 @@ double Compressor::MeanAttention(size_t head) const {
   double total = 0;
   for (size_t i = range.begin; i < range.end; ++i) {
     const std::span<const float> stats = Stats(head, candidates_[i]);
-    total += stats.empty() ? 0.0 : static_cast<double>(stats[0]);
+    if (!stats.empty()) total += static_cast<double>(stats[0]);
   }
   return total / static_cast<double>(range.end - range.begin);
 }

@@ -66,6 +66,7 @@ class Compressor {
 
   void Gather(size_t head, size_t n_new);
   void Score(size_t head);
+  bool IsMostlyMedia() const;
   void WeighKept(size_t head);
   void MakeCentre(size_t head);
   void Solve();

@@ -88,10 +88,6 @@ Status CacheConfig::MakeLayouts() {
     }
     RowLayout layout{.d_k = layer.d_k, .d_v = layer.d_v, .n_stats = n_stats_};
     for (const ElementType type : ladder.rungs) {
-      // The lowest rung can only be left for good, so nobody asks what its tokens' precision is
-      // worth.
-      const bool last = layouts_.size() % n_tiers() + 1 == n_rungs_;
-      layout.n_stats = needs_.precision && last ? 0 : n_stats_;
       layout.k_type = fixed ? options_.type_k.value_or(ElementType::kF16) : type;
       layout.v_type = fixed ? options_.type_v.value_or(ElementType::kF16) : type;
       layouts_.push_back(layout);

@@ -49,8 +49,6 @@ struct PolicyNeeds {
   bool expected = false;  // instead of each query's softmax: exp of the Gaussian that they follow
   bool keys = false;
   bool values = false;
-  bool precision =
-      false;  // attention is for Precision() alone, so rows on the lowest rung have none
 };
 
 // Tokens of one KV head, in the order of the conversation, that compete for its bytes.

@@ -1,7 +1,8 @@
-// retentive: our default. Who stays is decided for the questions that are yet to come, for which
-// attention is the wrong witness: by novelty, how badly a token is represented by what stays when
-// it goes. How precise it stays is decided for the question at hand: by its residual against the
-// mean of its kind, and by the attention it gets. docs/policies.md tells what was measured.
+// retentive: our default. What stays of a picture is decided for the questions that are yet to
+// come, for which attention is the wrong witness: by novelty, how badly a token is represented by
+// what stays when it goes. Text that goes on is its own next question, so there attention counts as
+// well. How precise a token stays is decided for the question at hand: by its residual against the
+// mean of its kind, and by its attention. docs/policies.md tells what was measured.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -121,7 +122,7 @@ class RetentivePolicy : public Policy {
         n_picks_(static_cast<size_t>(values[4])) {}
 
   PolicyNeeds needs() const override {
-    PolicyNeeds needs{.keys = true, .values = true, .precision = true};
+    PolicyNeeds needs{.keys = true, .values = true};
     if (attention_ > 0) {
       needs.queries = PolicyNeeds::Queries::kWindow;
       needs.window = queries_;
@@ -133,25 +134,36 @@ class RetentivePolicy : public Policy {
   void Score(const ScoreContext& context, std::span<float> scores) const override {
     const Points points(context, key_share_);
     for (size_t i = 0; i < points.n(); ++i) scores[i] = points.SquaredNorm(i);
-    if (context.room < 1 && n_picks_ > 0) PickFarthest(points, scores);
+    if (context.room >= 1) return;
+    if (n_picks_ > 0) PickFarthest(points, scores);
+    const std::vector<float> weights = Weights(context);
+    for (size_t i = 0; i < points.n(); ++i) {
+      if (context.tokens[i].modality == Modality::kText) scores[i] *= weights[i];
+    }
   }
 
   void Precision(const ScoreContext& context, std::span<float> errors) const override {
     const Points points(context, key_share_);
-    const double total = std::accumulate(context.attention.begin(), context.attention.end(), 0.0);
-    const double scale = total > 0 ? attention_ * static_cast<double>(points.n()) / total : 0.0;
-    // The less room there is, the less precision may cost others their place.
-    for (size_t i = 0; i < points.n(); ++i) {
-      double weight = 1.0;
-      if (scale > 0) {
-        weight += std::pow(scale * static_cast<double>(context.attention[i]), power_);
-        weight = std::pow(weight, context.room * context.room);
-      }
-      errors[i] = points.SquaredNorm(i) * static_cast<float>(weight);
-    }
+    const std::vector<float> weights = Weights(context);
+    for (size_t i = 0; i < points.n(); ++i) errors[i] = points.SquaredNorm(i) * weights[i];
   }
 
  private:
+  // By the attention that each token gets, relative to the mean; at least 1.
+  std::vector<float> Weights(const ScoreContext& context) const {
+    std::vector<float> weights(context.token_index.size(), 1.0f);
+    const double total = std::accumulate(context.attention.begin(), context.attention.end(), 0.0);
+    if (total <= 0) return weights;
+    const double scale = attention_ * static_cast<double>(weights.size()) / total;
+    const double part = AttentionPart(context.room);
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const double weight =
+          1.0 + std::pow(scale * static_cast<double>(context.attention[i]), power_);
+      weights[i] = static_cast<float>(std::pow(weight, part));
+    }
+    return weights;
+  }
+
   // Takes tokens one by one, always the one that is farthest from the means and from all taken so
   // far; its distance then is what would be lost without it. Of equals the newer is taken first.
   void PickFarthest(const Points& points, std::span<float> distance) const {

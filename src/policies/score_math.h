@@ -42,6 +42,15 @@ inline float ToScore(double score) {
 // REQUIRES: queries >= 1.
 inline double DecayOver(size_t queries) { return 1.0 - 1.0 / static_cast<double>(queries); }
 
+// How much the attention seen so far counts, 0 to 1, by ScoreContext::room: nothing where most
+// tokens have to be forgotten, since it would cost the others' place; all where most have room.
+inline double AttentionPart(double room) {
+  constexpr double kNothing = 0.2;
+  constexpr double kAll = 0.6;
+  const double x = std::clamp((room - kNothing) / (kAll - kNothing), 0.0, 1.0);
+  return x * x * (3.0 - 2.0 * x);
+}
+
 // Every text token above every other one, both in the order of their attention (>= 0), whatever its
 // scale: text keeps its attention, others get -1 / attention, which grows with it and stays below
 // 0. So scores of different heads can be compared if their attention can.
