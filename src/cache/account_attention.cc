@@ -13,11 +13,11 @@ namespace {
 
 // Weights of the observed queries, first to last: what text gives each of them of its own attention
 // (TGV-KV), relative to the mean; the last, which nobody after it could see, counts as the mean.
+// REQUIRES: at least two of them.
 std::vector<double> TextWeights(const HeadObservation& observation, const Transit& transit) {
   const size_t n = transit.n_observed();
   const size_t n_held = observation.n_columns - transit.n();
   std::vector<double> weights(n, 1.0);
-  if (n < 2) return weights;
   double total = 0;
   for (size_t token = 0; token < transit.n(); ++token) {
     const int32_t observed = transit.observed(token);
@@ -64,19 +64,19 @@ class ExpectedAttention {
   size_t n_;
 };
 
-void Normalise(std::vector<float>& logits) {
-  const float max = *std::ranges::max_element(logits);
+void Normalise(std::vector<double>& logits) {
+  const double max = *std::ranges::max_element(logits);
   double sum = 0;
-  for (float& x : logits) {
+  for (double& x : logits) {
     x = std::exp(x - max);
-    sum += static_cast<double>(x);
+    sum += x;
   }
-  for (float& x : logits) x = static_cast<float>(static_cast<double>(x) / sum);
+  for (double& x : logits) x /= sum;
 }
 
 }  // namespace
 
-std::vector<float> Memory::Impl::ExpectedWeights(size_t head) {
+void Memory::Impl::ExpectedWeights(size_t head) {
   HeadObservation& observation = transit_->observation(head);
   const LayerShape& layer = config_->layer_shape(head);
   const RowCodec codec(*this, head);
@@ -86,17 +86,21 @@ std::vector<float> Memory::Impl::ExpectedWeights(size_t head) {
     }
   }
   const ExpectedAttention expected(observation, layer.d_k);
-  std::vector<float> k(layer.d_k), v(layer.d_v), weights;
+  std::vector<float>& k = transit_->key_row();
+  std::vector<float>& v = transit_->value_row();
+  k.resize(layer.d_k);
+  v.resize(layer.d_v);
+  std::vector<double>& weights = transit_->column_sums();
+  size_t column = 0;
   VisitRows(head, [&](size_t tier, size_t slot) {
     codec.DecodeStored(store(head, tier), config_->rotated(tier), slot, k.data(), v.data());
-    weights.push_back(static_cast<float>(expected.Logit(k.data())));
+    weights[column++] = expected.Logit(k.data());
   });
   for (size_t i = 0; i < transit_->n(); ++i) {
     codec.DecodeStaged(transit_->key(head, i), transit_->value(head, i), k.data(), v.data());
-    weights.push_back(static_cast<float>(expected.Logit(k.data())));
+    weights[column++] = expected.Logit(k.data());
   }
   Normalise(weights);
-  return weights;
 }
 
 double Memory::Impl::Entropy(std::span<const float> stats) const {
@@ -136,11 +140,12 @@ void Memory::Impl::AccountAttention() {
       sum_log[column] += p * std::log(p);
     };
     if (needs.expected) {
-      const std::vector<float> weights = ExpectedWeights(head);
-      for (size_t c = 0; c < weights.size(); ++c) add(c, static_cast<double>(weights[c]));
+      ExpectedWeights(head);
+      for (size_t c = 0; c < sum.size(); ++c)
+        sum_log[c] = sum[c] > 0 ? sum[c] * std::log(sum[c]) : 0;
     } else if (transit_->observes_rows()) {
       std::vector<double> weights;
-      if (needs.text_weighted) weights = TextWeights(observation, *transit_);
+      if (needs.text_weighted && n_queries > 1) weights = TextWeights(observation, *transit_);
       for (size_t q = 0; q < n_queries; ++q) {
         const double factor = (weights.empty() ? 1.0 : weights[q]) *
                               std::pow(needs.decay, static_cast<double>(n_queries - 1 - q));

@@ -20,6 +20,9 @@ constexpr double kKeepWeight = 64.0;
 // A centre is worth its bytes where they are at most this share of a head's.
 constexpr uint64_t kCentreShare = 16;
 
+// A matrix likewise.
+constexpr uint64_t kMatrixShare = 4;
+
 // At most so many steps of decoding between two compressions.
 constexpr uint64_t kMaxSpareRows = 64;
 
@@ -108,13 +111,15 @@ Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
 
 void Compressor::Run(size_t n_new) {
   const Stopwatch clock;
-  uint64_t least = memory_.FixedBytes();  // with every token of the conversation on the lowest rung
+  uint64_t least = 0;  // to have every token of the conversation on the lowest rung
   for (size_t head = 0; head < config_.n_heads(); ++head) {
     codecs_.emplace_back(memory_, head);
     Gather(head, n_new);
     MakeCentre(head);
+    MakeMatrix(head);
     least += StoreBytesFor(memory_.tokens_seen(), config_.layout(head, config_.n_rungs() - 1));
   }
+  least += memory_.FixedBytes();
   room_ = std::min(1.0, static_cast<double>(budget_) / static_cast<double>(least));
   pooled_ = config_.split() == Split::kPooled ||
             (config_.split() == Split::kAuto && room_ < 1 && IsMostlyMedia());
@@ -198,6 +203,43 @@ void Compressor::MakeCentre(size_t head) {
             centre.get() + RowBytes(ElementType::kQ8_0, shape.d_k));
   memory_.centres_[head] = std::move(centre);
   codecs_[head] = RowCodec(memory_, head);
+}
+
+void Compressor::MakeMatrix(size_t head) {
+  if (memory_.matrices_.empty() || memory_.matrices_[head] != nullptr) return;
+  const LayerShape& shape = config_.layer_shape(head);
+  if (budget_ < kMatrixShare * MatrixBytes(shape) * config_.n_heads() ||
+      budget_ < memory_.smallest_budget_bytes() + MatrixBytes(shape)) {
+    return;
+  }
+  memory_.matrices_[head] = std::make_unique<uint16_t[]>(MatrixElements(shape));
+}
+
+void Compressor::UpdateMatrix(size_t head, const std::vector<StateSums>& points,
+                              const std::vector<size_t>& went, double before, double retention) {
+  const LayerShape& shape = config_.layer_shape(head);
+  uint16_t* matrix = memory_.matrices_[head].get();
+  const std::vector<StateSums> states = LoadStates(head);
+  std::vector<float> k(shape.d_k), v(shape.d_v), k_state(shape.d_k), v_state(shape.d_v);
+  std::vector<float> sum(MatrixElements(shape));
+  DecodeRow(ElementType::kF16, matrix, sum.size(), sum.data());
+  const auto held = static_cast<float>(before * retention);
+  for (float& x : sum) x *= held;
+  double mass = 0;
+  for (size_t i = 0; i < went.size(); ++i) {
+    points[i].Means(k, v);
+    states[went[i]].Means(k_state, v_state);
+    for (size_t e = 0; e < shape.d_k; ++e) k[e] -= k_state[e];
+    for (size_t e = 0; e < shape.d_v; ++e) v[e] = points[i].mass * (v[e] - v_state[e]);
+    mass += static_cast<double>(points[i].mass);
+    for (size_t row = 0; row < shape.d_v; ++row) {
+      float* out = sum.data() + row * shape.d_k;
+      for (size_t e = 0; e < shape.d_k; ++e) out[e] += v[row] * k[e];
+    }
+  }
+  const auto factor = static_cast<float>(mass > 0 ? 1.0 / mass : 0.0);
+  for (float& x : sum) x *= factor;
+  EncodeRow(ElementType::kF16, sum.data(), sum.size(), matrix);
 }
 
 void Compressor::Score(size_t head) {
@@ -562,10 +604,18 @@ void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten, double en
   const size_t limit = heads_[head].n_states;
   if (forgotten.empty() && limit >= memory_.store(head, config_.state_tier()).size()) return;
   std::vector<StateSums> states = LoadStates(head);
+  double mass = 0;
+  for (const StateSums& state : states) mass += static_cast<double>(state.mass);
+  double retention = 1.0;
   if (config_.absorb().kappa != 0 && !forgotten.empty()) {
-    const double retention = 1.0 - config_.absorb().kappa * (1.0 - entropy);
     // A state that has faded altogether is no state.
-    for (StateSums& state : states) state.Retain(std::max(static_cast<float>(retention), 1e-3f));
+    retention = std::max(1.0 - config_.absorb().kappa * (1.0 - entropy), 1e-3);
+    for (StateSums& state : states) state.Retain(static_cast<float>(retention));
+  }
+  std::vector<StateSums> points;  // for the matrix
+  if (memory_.matrix(head) != nullptr) {
+    points = states;
+    points.insert(points.end(), forgotten.begin(), forgotten.end());
   }
   // Where tokens are, for those who trace it: by the roots of the states that have them.
   std::vector<uint32_t> roots_before;
@@ -591,6 +641,7 @@ void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten, double en
     for (const size_t i : placed) went.push_back(merged[i]);
   }
   StoreStates(head, states);
+  if (memory_.matrix(head) != nullptr) UpdateMatrix(head, points, went, mass, retention);
   if (memory_.tracing()) TraceRoots(head, roots_before, tokens, states, went);
 }
 

@@ -19,6 +19,12 @@ inline size_t CentreBytes(const LayerShape& shape) {
   return RowBytes(ElementType::kQ8_0, shape.d_k) + RowBytes(ElementType::kQ8_0, shape.d_v);
 }
 
+// Of the matrix that a head's states share, as f16.
+inline size_t MatrixElements(const LayerShape& shape) { return shape.d_k * shape.d_v; }
+inline size_t MatrixBytes(const LayerShape& shape) {
+  return MatrixElements(shape) * sizeof(uint16_t);
+}
+
 // A store with exactly room for `n` rows, none being allocated for none.
 inline uint64_t StoreBytesFor(size_t n, const RowLayout& layout) {
   return n == 0 ? 0 : sizeof(RowStore) + RowStore::BytesFor(n, layout);
@@ -69,6 +75,11 @@ class Compressor {
   bool IsMostlyMedia() const;
   void WeighKept(size_t head);
   void MakeCentre(size_t head);
+  void MakeMatrix(size_t head);
+  // Adds what the head's states, as they are stored now, lack of the points that went into them.
+  // `before` is the mass that the states had, `retention` what was retained of it.
+  void UpdateMatrix(size_t head, const std::vector<StateSums>& points,
+                    const std::vector<size_t>& went, double before, double retention);
   void Solve();
   void SolveHead(size_t head, uint64_t budget);
   void MeasureMetric(size_t head);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <limits>
 #include <new>
 #include <vector>
 
@@ -76,7 +77,11 @@ TEST(DecodeAllocationTest, StepsBetweenCompressionsAllocateNothing) {
                                               {"retentive", "120t"},
                                               {"h2o", "150t"},
                                               {"snapkv", "150t"},
-                                              {"tova", "150t"}}) {
+                                              {"tova", "150t"},
+                                              {"expected-attention", "150t"},
+                                              {"tgv", "150t"},
+                                              {"lookm", "150t"},
+                                              {"paper", "150t"}}) {
     const std::vector<size_t> counts =
         StepAllocations({.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)});
     EXPECT_FALSE(counts.empty()) << policy;
@@ -84,6 +89,43 @@ TEST(DecodeAllocationTest, StepsBetweenCompressionsAllocateNothing) {
     const auto allocating =
         static_cast<size_t>(std::ranges::count_if(counts, [](size_t count) { return count > 0; }));
     EXPECT_LE(allocating, counts.size() / 4) << policy;
+  }
+}
+
+// What a step costs is the rows it reads, and those that are scored when it compresses.
+TEST(DecodeCostTest, StepsVisitNoMoreRowsThanTheBudgetHolds) {
+  for (const char* policy : {"streaming", "h2o", "retentive:window=16", "paper"}) {
+    Memory memory = *Memory::Create(
+        TestShape(), {.policy = *ParsePolicySpec(policy), .budget = *ParseBudget("64t")});
+    const CacheConfig& config = memory.impl().config();
+    size_t least_row_bytes = std::numeric_limits<size_t>::max();
+    for (size_t head = 0; head < config.n_heads(); ++head) {
+      for (size_t tier = 0; tier < config.n_tiers(); ++tier) {
+        least_row_bytes = std::min(least_row_bytes, config.layout(head, tier).row_bytes());
+      }
+    }
+    Random random(2);
+    Transit transit;
+    AttentionScratch scratch;
+    scratch.Resize(TestShape());
+    size_t most_early = 0;
+    size_t most_late = 0;
+    constexpr int kSteps = 1500;
+    for (int step = 0; step < kSteps; ++step) {
+      RandomUbatch(TestShape(), 1, random).Run(memory, &transit, scratch);
+      size_t rows = 0;
+      for (size_t head = 0; head < config.n_heads(); ++head) {
+        for (size_t tier = 0; tier < config.n_tiers(); ++tier) {
+          rows += memory.impl().store(head, tier).size();
+        }
+      }
+      ASSERT_LE(rows * least_row_bytes, memory.stats().budget_bytes) << policy;
+      size_t& most = step < kSteps / 3 ? most_early : most_late;
+      most = std::max(most, rows);
+    }
+    // However long the conversation, and not more often than a step.
+    EXPECT_LE(most_late, most_early + most_early / 8) << policy;
+    EXPECT_LE(memory.stats().compressions, static_cast<uint64_t>(kSteps)) << policy;
   }
 }
 

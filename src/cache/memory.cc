@@ -17,7 +17,7 @@ namespace rkv {
 namespace {
 
 constexpr uint64_t kNoLimit = std::numeric_limits<uint64_t>::max();
-constexpr uint32_t kSaveVersion = 2;
+constexpr uint32_t kSaveVersion = 3;
 
 std::string FormatBytes(uint64_t bytes) {
   if (bytes < 10 * 1024) return fmt::format("{}B", bytes);
@@ -72,12 +72,15 @@ size_t MemoryShape::full_token_bytes() const {
 Memory::Impl::Impl(std::shared_ptr<const CacheConfig> config)
     : config_(std::move(config)),
       stores_(config_->n_heads() * config_->n_tiers()),
-      centres_(config_->rotates() ? config_->n_heads() : 0) {}
+      centres_(config_->rotates() ? config_->n_heads() : 0),
+      matrices_(config_->absorb().has_states() && config_->absorb().matrix != 0 ? config_->n_heads()
+                                                                                : 0) {}
 
 Memory::Impl::Impl(const Impl& other)
     : config_(other.config_),
       stores_(other.stores_.size()),
       centres_(other.centres_.size()),
+      matrices_(other.matrices_.size()),
       media_(other.media_),
       tokens_seen_(other.tokens_seen_),
       observed_queries_(other.observed_queries_),
@@ -97,6 +100,12 @@ Memory::Impl::Impl(const Impl& other)
     centres_[head] = std::make_unique_for_overwrite<uint8_t[]>(bytes);
     std::copy_n(other.centres_[head].get(), bytes, centres_[head].get());
   }
+  for (size_t head = 0; head < matrices_.size(); ++head) {
+    if (other.matrices_[head] == nullptr) continue;
+    const size_t n = MatrixElements(config_->layer_shape(head));
+    matrices_[head] = std::make_unique_for_overwrite<uint16_t[]>(n);
+    std::copy_n(other.matrices_[head].get(), n, matrices_[head].get());
+  }
 }
 
 TokenInfo Memory::Impl::token_info(uint32_t index) const {
@@ -114,9 +123,13 @@ TokenInfo Memory::Impl::token_info(uint32_t index) const {
 uint64_t Memory::Impl::FixedBytes() const {
   uint64_t bytes = sizeof(*this) + stores_.capacity() * sizeof(stores_[0]) +
                    centres_.capacity() * sizeof(centres_[0]) +
+                   matrices_.capacity() * sizeof(matrices_[0]) +
                    media_.capacity() * sizeof(MediaSpan);
   for (size_t head = 0; head < centres_.size(); ++head) {
     if (centres_[head] != nullptr) bytes += CentreBytes(config_->layer_shape(head));
+  }
+  for (size_t head = 0; head < matrices_.size(); ++head) {
+    if (matrices_[head] != nullptr) bytes += MatrixBytes(config_->layer_shape(head));
   }
   return bytes;
 }
@@ -299,7 +312,10 @@ void Memory::Impl::Truncate(uint64_t n_tokens) {
       }
     }
   }
-  if (n_tokens == 0) std::ranges::for_each(centres_, [](auto& centre) { centre.reset(); });
+  if (n_tokens == 0) {
+    std::ranges::for_each(centres_, [](auto& centre) { centre.reset(); });
+    std::ranges::for_each(matrices_, [](auto& matrix) { matrix.reset(); });
+  }
   tokens_seen_ = n_tokens;
   EnforceBudget();  // A share of fewer tokens is less.
 }
@@ -378,6 +394,11 @@ void Memory::Impl::Save(ByteWriter& writer) const {
     if (centres_[head] == nullptr) continue;
     writer.WriteRaw(centres_[head].get(), CentreBytes(config_->layer_shape(head)));
   }
+  for (size_t head = 0; head < matrices_.size(); ++head) {
+    writer.Write<uint8_t>(matrices_[head] != nullptr ? 1 : 0);
+    if (matrices_[head] == nullptr) continue;
+    writer.WriteRaw(matrices_[head].get(), MatrixBytes(config_->layer_shape(head)));
+  }
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     for (size_t tier = 0; tier < config_->n_tiers(); ++tier) store(head, tier).Save(writer);
   }
@@ -410,6 +431,13 @@ bool Memory::Impl::LoadTokens(ByteReader& reader) {
     if (bytes > reader.remaining()) return false;
     centres_[head] = std::make_unique_for_overwrite<uint8_t[]>(bytes);
     reader.ReadRaw(centres_[head].get(), bytes);
+  }
+  for (size_t head = 0; head < matrices_.size(); ++head) {
+    if (reader.Read<uint8_t>() == 0) continue;
+    const LayerShape& layer = config_->layer_shape(head);
+    if (MatrixBytes(layer) > reader.remaining()) return false;
+    matrices_[head] = std::make_unique_for_overwrite<uint16_t[]>(MatrixElements(layer));
+    reader.ReadRaw(matrices_[head].get(), MatrixBytes(layer));
   }
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     for (size_t tier = 0; tier < config_->n_tiers(); ++tier) {
@@ -482,11 +510,11 @@ void Memory::Attend(size_t layer, size_t kv_head, const float* q, size_t n_queri
       rows[i] = q + (begin + i) * shape.d_k;
       out_rows[i] = out + (begin + i) * shape.d_v;
     }
+    const size_t number = impl_->config().head(layer, kv_head);
     ResetSoftmax(n, shape.d_v, state);
-    impl_->Attend(impl_->config().head(layer, kv_head), head, {.rows = rows, .n = n}, scratch,
-                  nullptr);
+    impl_->Attend(number, head, {.rows = rows, .n = n}, scratch, nullptr);
     FinishSoftmax(n, shape.d_v, state, nullptr, out_rows);
-    impl_->AddReadout(impl_->config().head(layer, kv_head), {.rows = rows, .n = n}, out_rows);
+    impl_->AddReadout(number, {.rows = rows, .n = n}, scratch, out_rows);
   }
 }
 

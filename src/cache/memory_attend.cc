@@ -37,6 +37,7 @@ void AttentionScratch::Resize(const MemoryShape& shape) {
   kernel_.resize(AttentionScratchFloats(d_k, d_v));
   rotated_.q.resize(kMaxQueryRows * d_k);
   rotated_.centre.resize(std::max(d_k, d_v));
+  rotated_.row.resize(std::max(d_k, d_v));
 }
 
 size_t Memory::Impl::n_rows(size_t head) const {
@@ -62,6 +63,9 @@ void Memory::Impl::Attend(size_t head, const HeadShape& shape, const QueryBlock&
       }
       AttendSpan(shape, block, span, nullptr, state, scratch.kernel());
       column += span.n;
+    }
+    if (tier == config_->state_tier() && rows.size() > 0 && matrix(head) != nullptr) {
+      AddMatrix(head, shape, block, state, rotated.row);
     }
   };
   size_t tier = config_->n_attended_tiers();
@@ -113,26 +117,67 @@ void Memory::Impl::Attend(size_t head, const HeadShape& shape, const QueryBlock&
   while (tier > 0) attend_tier(--tier);
 }
 
-void Memory::Impl::AddReadout(size_t head, const QueryBlock& queries, float* const* out) const {
+void Memory::Impl::AddMatrix(size_t head, const HeadShape& shape, const QueryBlock& queries,
+                             const SoftmaxState& state, std::vector<float>& row) const {
+  // E[v e^(s q.k)] / E[e^(s q.k)] = v_c + s C q where keys and values of a state are jointly
+  // Gaussian. States are read first, so the sums are theirs alone. A softcap bends the logits that
+  // this is linear in.
+  if (shape.softcap != 0) return;
+  for (size_t e = 0; e < shape.d_v; ++e) {
+    DecodeRow(ElementType::kF16, matrix(head) + e * shape.d_k, shape.d_k, row.data());
+    for (size_t i = 0; i < queries.n; ++i) {
+      state.acc[i * shape.d_v + e] +=
+          state.sum[i] * shape.scale * Dot(queries.rows[i], row.data(), shape.d_k);
+    }
+  }
+}
+
+void Memory::Impl::AddReadout(size_t head, const QueryBlock& queries, AttentionScratch& scratch,
+                              float* const* out) const {
   if (config_->absorb().additive == 0) return;
-  const RowStore& states = store(head, config_->state_tier());
+  const size_t tier = config_->state_tier();
+  const RowStore& states = store(head, tier);
   if (states.size() == 0) return;
   const LayerShape& shape = config_->layer_shape(head);
-  const RowCodec codec(*this, head);
-  std::vector<float> q(shape.d_k), k(shape.d_k), v(shape.d_v), sum(shape.d_v);
+  AttentionScratch::Rotated& rotated = scratch.rotated();
+  float* q = rotated.q.data();
+  float* row = rotated.row.data();
+  float* centre = rotated.centre.data();
+  float* sum = scratch.state().acc;  // which the softmax is done with
+  const uint8_t* centre_row = config_->rotated(tier) ? this->centre(head) : nullptr;
   for (size_t i = 0; i < queries.n; ++i) {
-    std::copy_n(queries.rows[i], shape.d_k, q.data());
-    if (config_->rotates()) RotateRow(q.data(), shape.d_k);
-    std::ranges::fill(sum, 0.0f);
+    std::copy_n(queries.rows[i], shape.d_k, q);
+    if (config_->rotates()) RotateRow(q, shape.d_k);
+    float bias = 0;
+    if (centre_row != nullptr) {
+      DecodeRow(ElementType::kQ8_0, centre_row, shape.d_k, centre);
+      bias = Dot(q, centre, shape.d_k);
+    }
+    std::fill_n(sum, shape.d_v, 0.0f);
+    float normaliser = 0;
+    float total = 0;  // of the weights
     float mass = 0;
     for (size_t slot = 0; slot < states.size(); ++slot) {
-      codec.DecodeStored(states, config_->rotated(config_->state_tier()), slot, k.data(), v.data());
-      const float weight = std::exp(states.row(slot).log_mass) * Dot(q.data(), k.data(), shape.d_k);
-      mass += std::abs(weight);
-      for (size_t e = 0; e < shape.d_v; ++e) sum[e] += weight * v[e];
+      states.DecodeKey(slot, row);
+      const float n = std::exp(states.row(slot).log_mass);
+      const float weight = n * (Dot(q, row, shape.d_k) + bias);
+      mass += n;
+      total += weight;
+      normaliser += std::abs(weight);
+      states.DecodeValue(slot, row);
+      for (size_t e = 0; e < shape.d_v; ++e) sum[e] += weight * row[e];
     }
-    if (config_->rotates()) RotateRow(sum.data(), shape.d_v);
-    const float scale = static_cast<float>(config_->absorb().additive) / (mass + 1e-6f);
+    if (centre_row != nullptr) {
+      DecodeRow(ElementType::kQ8_0, centre_row + RowBytes(ElementType::kQ8_0, shape.d_k), shape.d_v,
+                centre);
+      for (size_t e = 0; e < shape.d_v; ++e) sum[e] += total * centre[e];
+    }
+    for (size_t e = 0; e < shape.d_v && matrix(head) != nullptr; ++e) {
+      DecodeRow(ElementType::kF16, matrix(head) + e * shape.d_k, shape.d_k, row);
+      sum[e] += mass * Dot(q, row, shape.d_k);
+    }
+    if (config_->rotates()) RotateRow(sum, shape.d_v);
+    const float scale = static_cast<float>(config_->absorb().additive) / (normaliser + 1e-6f);
     for (size_t e = 0; e < shape.d_v; ++e) out[i][e] += scale * sum[e];
   }
 }

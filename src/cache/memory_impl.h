@@ -27,6 +27,7 @@ class AttentionScratch {
   struct Rotated {
     std::vector<float> q;       // [kMaxQueryRows, d_k]
     std::vector<float> centre;  // [max(d_k, d_v)]
+    std::vector<float> row;     // [max(d_k, d_v)]
     float bias[kMaxQueryRows];
     float half_norm[kMaxQueryRows];
   };
@@ -84,9 +85,11 @@ class Memory::Impl {
   Inspection Inspect() const;
 
   // The paper's additive readout (method section 4), if the states are not part of the softmax:
-  // out += sum_c n_c (q.k_c) v_c / (sum_c n_c |q.k_c| + epsilon) over the states. The paper's
-  // normaliser |q z| passes through zero, where q.k_c of both signs cancel; this one bounds it.
-  void AddReadout(size_t head, const QueryBlock& queries, float* const* out) const;
+  // out += q S / (sum_c n_c |q.k_c| + epsilon), q S = sum_c n_c (q.k_c) v_c over the states, plus
+  // what the head's matrix adds to it. The paper's normaliser |q z| passes through zero, where
+  // q.k_c of both signs cancel; this one bounds it.
+  void AddReadout(size_t head, const QueryBlock& queries, AttentionScratch& scratch,
+                  float* const* out) const;
 
   // Rows that Attend() visits for a head, states included.
   size_t n_rows(size_t head) const;
@@ -112,6 +115,13 @@ class Memory::Impl {
     return centres_.empty() ? nullptr : centres_[head].get();
   }
 
+  // Mean of (v - v_c)(k - k_c)^T over all that the head's states absorbed, each token against its
+  // state c: with the states, this is the paper's matrix S = sum_j v_j k_j^T. f16 [d_v, d_k], in
+  // the states' basis; null: none.
+  const uint16_t* matrix(size_t head) const {
+    return matrices_.empty() ? nullptr : matrices_[head].get();
+  }
+
   void Save(ByteWriter& writer) const;
   bool LoadTokens(ByteReader& reader);
 
@@ -134,14 +144,17 @@ class Memory::Impl {
   // Of a row over the observed queries, 0 to 1, from its stats.
   double Entropy(std::span<const float> stats) const;
   void TraceShares();
-  // Consumes the observed queries of the head.
-  std::vector<float> ExpectedWeights(size_t head);
+  // Consumes the observed queries of the head. Into Transit::column_sums().
+  void ExpectedWeights(size_t head);
+  void AddMatrix(size_t head, const HeadShape& shape, const QueryBlock& queries,
+                 const SoftmaxState& state, std::vector<float>& row) const;
   void EnforceBudget();
 
   std::shared_ptr<const CacheConfig> config_;
   std::vector<std::unique_ptr<RowStore>> stores_;  // [head, tier]; null: without rows
   // What tokens on quantised rungs are coded relative to, per head: K and V as q8_0, or null.
   std::vector<std::unique_ptr<uint8_t[]>> centres_;
+  std::vector<std::unique_ptr<uint16_t[]>> matrices_;
   std::vector<MediaSpan> media_;
   uint64_t tokens_seen_ = 0;
   double observed_queries_ = 0;  // with decay

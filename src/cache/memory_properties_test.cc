@@ -45,6 +45,8 @@ constexpr const char* kAbsorbs[] = {"none",
                                     "clusters:share=-1",
                                     "clusters:share=0.3,variance=0",
                                     "clusters:share=0.3,additive=0.5",
+                                    "clusters:share=0.3,matrix=1",
+                                    "states:additive=1,matrix=1",
                                     "states"};
 constexpr const char* kLadders[] = {"none", "auto", "f16,q4_0,q2", "q2"};
 
@@ -95,6 +97,15 @@ std::vector<double> ReferenceAttend(const Memory& memory, size_t l, size_t h) {
   std::vector<float> k(layer.d_k), v(layer.d_v);
   std::vector<double> sums(layer.d_v);
   double total = 0;
+  // What the matrix adds to the value of every state.
+  std::vector<double> follows(layer.d_v);
+  std::vector<float> row(layer.d_k);
+  for (size_t e = 0; e < layer.d_v && impl.matrix(head) != nullptr; ++e) {
+    DecodeRow(ElementType::kF16, impl.matrix(head) + e * layer.d_k, layer.d_k, row.data());
+    for (size_t i = 0; i < layer.d_k; ++i) {
+      follows[e] += static_cast<double>(row[i]) * static_cast<double>(q[i]);
+    }
+  }
   impl.VisitRows(head, [&](size_t tier, size_t slot) {
     const RowStore& rows = impl.store(head, tier);
     codec.DecodeStored(rows, config.rotated(tier), slot, k.data(), v.data());
@@ -111,12 +122,16 @@ std::vector<double> ReferenceAttend(const Memory& memory, size_t l, size_t h) {
     }
     const double weight = std::exp(logit);
     total += weight;
-    for (size_t e = 0; e < v.size(); ++e) sums[e] += weight * static_cast<double>(v[e]);
+    for (size_t e = 0; e < v.size(); ++e) {
+      sums[e] +=
+          weight * (static_cast<double>(v[e]) + (rows.layout().is_state ? 0.25 * follows[e] : 0.0));
+    }
   });
   std::vector<double> readout(layer.d_v);
   if (config.absorb().additive != 0) {
     const RowStore& rows = impl.store(head, config.state_tier());
     double mass = 0;
+    double tokens = 0;
     for (size_t slot = 0; slot < rows.size(); ++slot) {
       codec.DecodeStored(rows, config.rotated(config.state_tier()), slot, k.data(), v.data());
       double weight = 0;
@@ -124,8 +139,12 @@ std::vector<double> ReferenceAttend(const Memory& memory, size_t l, size_t h) {
         weight += static_cast<double>(q[e]) * static_cast<double>(k[e]);
       }
       weight *= std::exp(static_cast<double>(rows.row(slot).log_mass));
+      tokens += std::exp(static_cast<double>(rows.row(slot).log_mass));
       mass += std::abs(weight);
       for (size_t e = 0; e < v.size(); ++e) readout[e] += weight * static_cast<double>(v[e]);
+    }
+    for (size_t e = 0; e < readout.size() && rows.size() > 0; ++e) {
+      readout[e] += tokens * follows[e];
     }
     for (double& x : readout) x *= config.absorb().additive / (mass + 1e-6);
   }

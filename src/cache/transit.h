@@ -99,9 +99,11 @@ class Transit {
     }
   }
   HeadObservation& observation(size_t head) { return observations_[head]; }
-  // Scratch of whoever accounts for what was observed: p and p ln p of a head's columns.
+  // Scratch of whoever accounts for what was observed: p and p ln p of a head's columns, and a row.
   std::vector<double>& column_sums() { return column_sums_; }
   std::vector<double>& column_log_sums() { return column_log_sums_; }
+  std::vector<float>& key_row() { return key_row_; }
+  std::vector<float>& value_row() { return value_row_; }
 
  private:
   const CacheConfig* config_ = nullptr;
@@ -112,6 +114,7 @@ class Transit {
   std::vector<int32_t> observed_;
   std::vector<HeadObservation> observations_;
   std::vector<double> column_sums_, column_log_sums_;
+  std::vector<float> key_row_, value_row_;
 };
 
 }  // namespace rkv

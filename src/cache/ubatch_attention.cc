@@ -98,7 +98,7 @@ class HeadAttention {
     AttendOwnUbatch(block, state, observe ? logits : nullptr);
     FinishSoftmax(block.n, shape_.d_v, state, tensors_.sinks != nullptr ? block.sink : nullptr,
                   block.out);
-    memory_.AddReadout(head_, {.rows = block.q, .n = block.n}, block.out);
+    memory_.AddReadout(head_, {.rows = block.q, .n = block.n}, scratch_, block.out);
     if (!observe) return;
     for (size_t i = 0; i < block.n; ++i) ToWeights(block, i, state, n_columns, logits[i]);
     if (watch_states) WatchStates(block, logits);

@@ -1,7 +1,6 @@
 #include "memory/absorb.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <vector>
@@ -10,24 +9,28 @@ namespace rkv {
 
 namespace {
 
-constexpr AbsorbOption kShare{"share", 0.05, -1, 0.9,
-                              "share of the bytes that states may take; -1: solved"};
-constexpr AbsorbOption kVariance{"variance", 1, 0, 1,
-                                 "1: raise a state's logit by the variance of its keys"};
-constexpr AbsorbOption kKappa{"kappa", 0, 0, 1,
-                              "states fade by 1 - kappa (1 - mean entropy) when they absorb"};
-constexpr AbsorbOption kWeigh{"weigh", 0, 0, 1,
-                              "1: tokens are absorbed in proportion to their attention"};
-constexpr AbsorbOption kAdditive{
+constexpr SpecOption kShare{"share", 0.05, -1, 0.9,
+                            "share of the bytes that states may take; -1: solved"};
+constexpr SpecOption kVariance{"variance", 1, 0, 1,
+                               "1: raise a state's logit by the variance of its keys"};
+constexpr SpecOption kKappa{"kappa", 0, 0, 1,
+                            "states fade by 1 - kappa (1 - mean entropy) when they absorb"};
+constexpr SpecOption kWeigh{"weigh", 0, 0, 1,
+                            "1: tokens are absorbed in proportion to their attention"};
+constexpr SpecOption kAdditive{
     "additive", 0, 0, 1,
     "0: states share the tokens' softmax; above: this times the paper's additive readout"};
-constexpr AbsorbOption kClusterOptions[] = {kShare, kVariance, kKappa, kWeigh, kAdditive};
-constexpr AbsorbOption kStateOptions[] = {
+constexpr SpecOption kMatrix{"matrix", 0, 0, 1,
+                             "1: a matrix per KV head of how values follow keys, where it is a "
+                             "quarter of the bytes at most"};
+constexpr SpecOption kClusterOptions[] = {kShare, kVariance, kKappa, kWeigh, kAdditive, kMatrix};
+constexpr SpecOption kStateOptions[] = {
     {"share", 0.25, 0.01, 0.9, "share of the bytes that states may take"},
     kVariance,
     kKappa,
     kWeigh,
     kAdditive,
+    kMatrix,
     {"roots", 4, 1, 1024, "root patches per picture, until the states' share is full"},
     {"segment", 64, 1, 1 << 20, "tokens per segment of text or audio, likewise"}};
 
@@ -44,12 +47,6 @@ constexpr AbsorbInfo kAbsorbers[] = {
      kStateOptions},
 };
 
-std::vector<std::string_view> Names() {
-  std::vector<std::string_view> names;
-  for (const AbsorbInfo& info : kAbsorbers) names.push_back(info.name);
-  return names;
-}
-
 double* Field(AbsorbChoice& choice, std::string_view name) {
   struct Entry {
     std::string_view name;
@@ -59,7 +56,7 @@ double* Field(AbsorbChoice& choice, std::string_view name) {
       {"share", &AbsorbChoice::share},       {"roots", &AbsorbChoice::roots},
       {"segment", &AbsorbChoice::segment},   {"kappa", &AbsorbChoice::kappa},
       {"weigh", &AbsorbChoice::weigh},       {"variance", &AbsorbChoice::variance},
-      {"additive", &AbsorbChoice::additive},
+      {"additive", &AbsorbChoice::additive}, {"matrix", &AbsorbChoice::matrix},
   };
   const auto found = std::ranges::find(kFields, name, &Entry::name);
   return found == std::end(kFields) ? nullptr : &(choice.*found->field);
@@ -75,11 +72,7 @@ std::vector<PolicyDescription> DescribeAbsorbers() {
     PolicyDescription& description = descriptions.emplace_back();
     description.name = std::string(info.name);
     description.summary = std::string(info.summary);
-    for (const AbsorbOption& option : info.options) {
-      description.options.push_back({.name = std::string(option.name),
-                                     .default_value = option.default_value,
-                                     .help = std::string(option.help)});
-    }
+    for (const SpecOption& option : info.options) description.options.push_back(Describe(option));
   }
   return descriptions;
 }
@@ -88,26 +81,13 @@ Result<AbsorbChoice> MakeAbsorb(const AbsorbSpec& spec) {
   const auto info = std::ranges::find(kAbsorbers, spec.name, &AbsorbInfo::name);
   if (info == std::end(kAbsorbers)) {
     return InvalidArgument(fmt::format("unknown memory of absorbed tokens '{}'; there are: {}",
-                                       spec.name, fmt::join(Names(), ", ")));
+                                       spec.name, JoinNames(kAbsorbers)));
   }
+  RKV_ASSIGN_OR_RETURN(
+      const std::vector<double> values,
+      SpecValues(fmt::format("memory '{}'", spec.name), info->options, spec.options));
   AbsorbChoice choice{.kind = info->kind};
-  for (const AbsorbOption& option : info->options)
-    *Field(choice, option.name) = option.default_value;
-  for (const auto& [name, value] : spec.options) {
-    const auto option = std::ranges::find(info->options, name, &AbsorbOption::name);
-    if (option == info->options.end()) {
-      std::vector<std::string_view> names;
-      for (const AbsorbOption& known : info->options) names.push_back(known.name);
-      return InvalidArgument(
-          fmt::format("'{}' has no option '{}'; its options are: {}", spec.name, name,
-                      names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "))));
-    }
-    if (!(value >= option->min && value <= option->max)) {
-      return InvalidArgument(fmt::format("option '{}' of '{}' is {}; it must be {} to {}", name,
-                                         spec.name, value, option->min, option->max));
-    }
-    *Field(choice, name) = value;
-  }
+  for (size_t i = 0; i < values.size(); ++i) *Field(choice, info->options[i].name) = values[i];
   return choice;
 }
 

@@ -6,6 +6,7 @@
 #include <span>
 #include <string_view>
 
+#include "base/spec_options.h"
 #include "retentivekv/options.h"
 #include "retentivekv/status.h"
 
@@ -18,19 +19,11 @@ enum class AbsorbKind {
   kStates,    // into root patches of the picture's grid, and time segments of text and audio
 };
 
-struct AbsorbOption {
-  std::string_view name;
-  double default_value;
-  double min;
-  double max;
-  std::string_view help;
-};
-
 struct AbsorbInfo {
   AbsorbKind kind;
   std::string_view name;
   std::string_view summary;
-  std::span<const AbsorbOption> options;
+  std::span<const SpecOption> options;
 };
 std::span<const AbsorbInfo> Absorbers();
 
@@ -44,6 +37,7 @@ struct AbsorbChoice {
   double weigh = 0;     // 1: absorb with a = relative attention, 0: a = 1
   double variance = 1;  // 1: with the variance term
   double additive = 0;  // factor of the paper's additive readout; 0: the joint softmax
+  double matrix = 0;    // 1: with the matrix of how values follow keys
 
   bool has_states() const { return kind == AbsorbKind::kClusters || kind == AbsorbKind::kStates; }
 };

@@ -41,13 +41,14 @@ double Field(const AbsorbChoice& choice, std::string_view name) {
   if (name == "weigh") return choice.weigh;
   if (name == "variance") return choice.variance;
   if (name == "additive") return choice.additive;
+  if (name == "matrix") return choice.matrix;
   ADD_FAILURE() << "no field for " << name;
   return std::nan("");
 }
 
 TEST(AbsorbTest, DefaultsAreTheListedOnes) {
   for (const AbsorbInfo& info : Absorbers()) {
-    for (const AbsorbOption& option : info.options) {
+    for (const SpecOption& option : info.options) {
       EXPECT_EQ(Field(*Make(info.name), option.name), option.default_value)
           << info.name << " " << option.name;
     }
@@ -55,21 +56,22 @@ TEST(AbsorbTest, DefaultsAreTheListedOnes) {
 }
 
 TEST(AbsorbTest, OptionsReachTheirFields) {
-  const Result<AbsorbChoice> choice =
-      Make("states:share=0.5,variance=0,kappa=0.25,weigh=1,additive=0.5,roots=9,segment=17");
+  const Result<AbsorbChoice> choice = Make(
+      "states:share=0.5,variance=0,kappa=0.25,weigh=1,additive=0.5,matrix=1,roots=9,segment=17");
   ASSERT_TRUE(choice.ok()) << choice.status().message();
   EXPECT_EQ(choice->share, 0.5);
   EXPECT_EQ(choice->variance, 0);
   EXPECT_EQ(choice->kappa, 0.25);
   EXPECT_EQ(choice->weigh, 1);
   EXPECT_EQ(choice->additive, 0.5);
+  EXPECT_EQ(choice->matrix, 1);
   EXPECT_EQ(choice->roots, 9);
   EXPECT_EQ(choice->segment, 17);
 }
 
 TEST(AbsorbTest, LimitsOfEveryOptionHold) {
   for (const AbsorbInfo& info : Absorbers()) {
-    for (const AbsorbOption& option : info.options) {
+    for (const SpecOption& option : info.options) {
       EXPECT_LE(option.min, option.default_value) << info.name << " " << option.name;
       EXPECT_GE(option.max, option.default_value) << info.name << " " << option.name;
       EXPECT_FALSE(option.help.empty());
@@ -99,7 +101,7 @@ TEST(AbsorbTest, UnknownNamesAndOptionsAreRefusedWithWhatIsPossible) {
         MakeAbsorb({.name = std::string(info.name), .options = {{"nonsense", 1.0}}});
     ASSERT_FALSE(option.ok());
     EXPECT_EQ(option.status().code(), StatusCode::kInvalidArgument);
-    for (const AbsorbOption& known : info.options) {
+    for (const SpecOption& known : info.options) {
       EXPECT_NE(option.status().message().find(known.name), std::string::npos) << known.name;
     }
   }

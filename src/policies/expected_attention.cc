@@ -35,7 +35,7 @@ class ExpectedAttentionPolicy : public Policy {
   bool value_norm_;
 };
 
-constexpr PolicyOption kOptions[] = {
+constexpr SpecOption kOptions[] = {
     {.name = "queries",
      .default_value = 128,
      .min = 1,

@@ -41,7 +41,7 @@ class PaperPolicy : public Policy {
   size_t queries_;
 };
 
-constexpr PolicyOption kOptions[] = {
+constexpr SpecOption kOptions[] = {
     {.name = "lambda",
      .default_value = 0.5,
      .min = 0,

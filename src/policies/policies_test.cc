@@ -48,13 +48,13 @@ TEST(PolicySpecTest, ParsesAndPrints) {
 // Every option of every policy, at its limits and just beyond.
 TEST(PolicyRegistryTest, OptionsHaveLimits) {
   for (const PolicyInfo* info : Policies()) {
-    std::vector<PolicyOption> options(info->options.begin(), info->options.end());
+    std::vector<SpecOption> options(info->options.begin(), info->options.end());
     if (info->evicts) {
-      const std::span<const PolicyOption> common = CommonPolicyOptions();
+      const std::span<const SpecOption> common = CommonPolicyOptions();
       options.insert(options.end(), common.begin(), common.end());
     }
     std::set<std::string_view> names;
-    for (const PolicyOption& option : options) {
+    for (const SpecOption& option : options) {
       EXPECT_TRUE(names.insert(option.name).second) << info->name << " has two " << option.name;
       EXPECT_FALSE(option.help.empty()) << option.name;
       EXPECT_LT(option.min, option.max) << option.name;
@@ -80,7 +80,7 @@ TEST(PolicyMatrixTest, ScoresAreFiniteAndRepeatable) {
   std::vector<PolicyChoice> choices;
   for (const PolicyInfo* info : Policies()) {
     choices.push_back(PolicyFrom(info->name));
-    for (const PolicyOption& option : info->options) {
+    for (const SpecOption& option : info->options) {
       for (const double value : {option.min, option.max}) {
         auto choice = MakePolicy(
             {.name = std::string(info->name), .options = {{std::string(option.name), value}}});

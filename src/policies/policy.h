@@ -10,6 +10,7 @@
 #include <span>
 #include <string_view>
 
+#include "base/spec_options.h"
 #include "retentivekv/options.h"
 #include "retentivekv/status.h"
 
@@ -86,14 +87,6 @@ class Policy {
   virtual void Precision(const ScoreContext&, std::span<float>) const {}
 };
 
-struct PolicyOption {
-  std::string_view name;
-  double default_value;
-  double min;
-  double max;
-  std::string_view help;
-};
-
 struct PolicyInfo {
   std::string_view name;
   std::string_view summary;
@@ -108,7 +101,7 @@ struct PolicyInfo {
   std::string_view ladder = "none";
   Split split = Split::kUniform;
   double window = 16;  // default of the common option
-  std::span<const PolicyOption> options;
+  std::span<const SpecOption> options;
   // `values` has one entry per option, in the order of `options`.
   std::unique_ptr<Policy> (*create)(std::span<const double> values);
 };
@@ -129,7 +122,7 @@ struct PolicyChoice {
 std::span<const PolicyInfo* const> Policies();
 
 // Options that every policy that evicts has beside its own.
-std::span<const PolicyOption> CommonPolicyOptions();
+std::span<const SpecOption> CommonPolicyOptions();
 
 // The description of the policy a spec names; kInvalidArgument with the possible names.
 Result<const PolicyInfo*> FindPolicy(std::string_view name);

@@ -27,7 +27,7 @@ class RandomPolicy : public Policy {
   uint64_t seed_;
 };
 
-constexpr PolicyOption kOptions[] = {
+constexpr SpecOption kOptions[] = {
     {.name = "seed",
      .default_value = 0,
      .min = 0,

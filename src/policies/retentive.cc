@@ -14,7 +14,7 @@ namespace rkv {
 
 namespace {
 
-constexpr PolicyOption kOptions[] = {
+constexpr SpecOption kOptions[] = {
     {.name = "keys",
      .default_value = 0.5,
      .min = 0,

@@ -47,7 +47,7 @@ class SnapKvPolicy : public Policy {
   bool average_;
 };
 
-constexpr PolicyOption kOptions[] = {
+constexpr SpecOption kOptions[] = {
     {.name = "queries",
      .default_value = 32,
      .min = 1,

@@ -1,0 +1,169 @@
+// States with a matrix of how values follow keys: the paper's S.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "base/f16.h"
+#include "base/random.h"
+#include "cache/memory_impl.h"
+
+namespace rkv {
+namespace {
+
+constexpr size_t kD = 16;
+constexpr float kScale = 0.25f;
+
+MemoryShape OneHead() { return {.layers = {{.n_head = 1, .n_kv_head = 1, .d_k = kD, .d_v = kD}}}; }
+
+struct Tokens {
+  std::vector<uint16_t> k, v;  // [n, kD]
+
+  size_t n() const { return k.size() / kD; }
+  double key(size_t i, size_t e) const { return static_cast<double>(F32FromF16(k[i * kD + e])); }
+  double value(size_t i, size_t e) const { return static_cast<double>(F32FromF16(v[i * kD + e])); }
+};
+
+// Gaussian keys, and values that follow them up to noise.
+Tokens JointlyGaussian(size_t n, Random& random) {
+  const auto gaussian = [&random] { return static_cast<float>(random.NextGaussian()); };
+  std::vector<float> map(kD * kD);
+  for (float& x : map) x = 0.3f * gaussian();
+  Tokens tokens;
+  for (size_t i = 0; i < n; ++i) {
+    float k[kD];
+    for (float& x : k) x = gaussian();
+    for (const float x : k) tokens.k.push_back(F16FromF32(x));
+    for (size_t row = 0; row < kD; ++row) {
+      float v = 0.1f * gaussian();
+      for (size_t e = 0; e < kD; ++e) v += map[row * kD + e] * k[e];
+      tokens.v.push_back(F16FromF32(v));
+    }
+  }
+  return tokens;
+}
+
+Memory Remember(const Tokens& tokens, const std::string& absorb, size_t per_append,
+                const char* policy = "streaming:sinks=1,window=4") {
+  MemoryOptions options{.policy = *ParsePolicySpec(policy)};
+  if (!absorb.empty()) {
+    options.budget = *ParseBudget("48t");
+    options.absorb = *ParseAbsorbSpec(absorb);
+  }
+  Memory memory = *Memory::Create(OneHead(), options);
+  for (size_t i = 0; i < tokens.n(); i += per_append) {
+    const size_t n = std::min(per_append, tokens.n() - i);
+    memory.BeginAppend(n);
+    for (size_t j = 0; j < n; ++j) {
+      memory.Stage(0, 0, j, tokens.k.data() + (i + j) * kD, tokens.v.data() + (i + j) * kD);
+    }
+    memory.CommitAppend();
+  }
+  return memory;
+}
+
+std::vector<float> Attend(const Memory& memory, const std::vector<float>& q) {
+  std::vector<float> out(kD);
+  memory.Attend(0, 0, q.data(), 1, kScale, 0.0f, out.data());
+  return out;
+}
+
+double MeanError(const Memory& memory, const Memory& full, uint64_t seed) {
+  Random random(seed);
+  double error = 0;
+  for (int round = 0; round < 20; ++round) {
+    std::vector<float> q(kD);
+    for (float& x : q) x = static_cast<float>(random.NextGaussian());
+    const std::vector<float> actual = Attend(memory, q);
+    const std::vector<float> exact = Attend(full, q);
+    for (size_t e = 0; e < kD; ++e) error += std::abs(static_cast<double>(actual[e] - exact[e]));
+  }
+  return error / (20 * kD);
+}
+
+TEST(MatrixStateTest, JointlyGaussianTokensAreReadOutExactlyAsTheirNumberGrows) {
+  double last = 1;
+  for (const size_t n : {200, 1000, 5000}) {
+    Random random(3);
+    const Tokens tokens = JointlyGaussian(n, random);
+    const Memory full = Remember(tokens, "", n, "full");
+    const Memory with = Remember(tokens, "clusters:share=0.001,matrix=1", n);
+    const Memory without = Remember(tokens, "clusters:share=0.001", n);
+    ASSERT_NE(with.impl().matrix(0), nullptr);
+    ASSERT_EQ(with.stats().states, 1u);
+    const double error = MeanError(with, full, 4);
+    EXPECT_LT(error, 0.5 * MeanError(without, full, 4)) << n;
+    EXPECT_LT(error, last) << n;
+    last = error;
+  }
+  EXPECT_LT(last, 0.02);
+}
+
+TEST(MatrixStateTest, OneByOneEqualsInBatch) {
+  Random random(5);
+  const Tokens tokens = JointlyGaussian(300, random);
+  const std::string absorb = "clusters:share=0.001,matrix=1";
+  const Memory batch = Remember(tokens, absorb, 300);
+  const Memory single = Remember(tokens, absorb, 1);
+  // Both keep the same tokens only where their spare rows are the same.
+  const Memory full = Remember(tokens, "", 300, "full");
+  EXPECT_NEAR(MeanError(batch, full, 6), MeanError(single, full, 6), 0.01);
+}
+
+TEST(MatrixStateTest, AdditiveReadoutIsThePapersFormula) {
+  Random random(7);
+  const Tokens tokens = JointlyGaussian(400, random);
+  const Memory memory = Remember(tokens, "clusters:share=0.1,additive=0.5,matrix=1", 100);
+  const HeadInspection seen = memory.Inspect().heads[0];
+  const RowStore& states = memory.impl().store(0, memory.impl().config().state_tier());
+  ASSERT_GT(states.size(), 1u);
+  for (int round = 0; round < 10; ++round) {
+    std::vector<float> q(kD);
+    for (float& x : q) x = static_cast<float>(random.NextGaussian());
+    // Softmax over what stays, and q S over what left.
+    std::vector<double> exact(kD), readout(kD);
+    double total = 0;
+    for (size_t i = 0; i < tokens.n(); ++i) {
+      double dot = 0;
+      for (size_t e = 0; e < kD; ++e) dot += static_cast<double>(q[e]) * tokens.key(i, e);
+      const bool stays = seen.rung[i] != HeadInspection::kForgotten;
+      const double weight = stays ? std::exp(static_cast<double>(kScale) * dot) : dot;
+      if (stays) total += weight;
+      for (size_t e = 0; e < kD; ++e) (stays ? exact : readout)[e] += weight * tokens.value(i, e);
+    }
+    double normaliser = 1e-6;
+    std::vector<float> k(kD);
+    for (size_t slot = 0; slot < states.size(); ++slot) {
+      states.DecodeKey(slot, k.data());
+      double dot = 0;
+      for (size_t e = 0; e < kD; ++e) dot += static_cast<double>(q[e]) * static_cast<double>(k[e]);
+      normaliser += std::exp(static_cast<double>(states.row(slot).log_mass)) * std::abs(dot);
+    }
+    const std::vector<float> actual = Attend(memory, q);
+    for (size_t e = 0; e < kD; ++e) {
+      const double expected = exact[e] / total + 0.5 * readout[e] / normaliser;
+      EXPECT_NEAR(static_cast<double>(actual[e]), expected, 5e-3 * (1 + std::abs(expected)));
+    }
+  }
+}
+
+// A matrix is a quarter of the bytes at most, and nobody else has one.
+TEST(MatrixStateTest, IsMadeOnlyWhereItIsSmall) {
+  Random random(8);
+  const Tokens tokens = JointlyGaussian(300, random);
+  MemoryOptions options{.policy = *ParsePolicySpec("streaming:sinks=1,window=4"),
+                        .budget = *ParseBudget("24t"),
+                        .absorb = *ParseAbsorbSpec("clusters:matrix=1")};
+  Memory memory = *Memory::Create(OneHead(), options);
+  memory.BeginAppend(tokens.n());
+  for (size_t i = 0; i < tokens.n(); ++i) {
+    memory.Stage(0, 0, i, tokens.k.data() + i * kD, tokens.v.data() + i * kD);
+  }
+  memory.CommitAppend();
+  EXPECT_EQ(memory.impl().matrix(0), nullptr);
+  EXPECT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
+}
+
+}  // namespace
+}  // namespace rkv
