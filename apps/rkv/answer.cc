@@ -23,6 +23,7 @@ Result<AnswerResult> StreamAnswer(Engine& engine, Conversation& conversation,
   RKV_ASSIGN_OR_RETURN(AnswerResult answer, engine.Answer(conversation, options));
   progress.Clear();
   std::cout << std::endl;
+  RKV_RETURN_IF_ERROR(CheckFinite(answer));
   return answer;
 }
 

@@ -106,6 +106,7 @@ class Inspector {
       answer_options.on_progress = [&](std::string_view what, double f) { progress.Show(what, f); };
       RKV_ASSIGN_OR_RETURN(answer_, engine_->Answer(*conversation_, answer_options));
       progress.Clear();
+      RKV_RETURN_IF_ERROR(CheckFinite(answer_));
       if (answer_.stop == StopReason::kCancelled) return Cancelled("interrupted");
       turns_.push_back({.question = question, .answer = answer_.text});
     }

@@ -65,7 +65,15 @@ struct ChatMessage {
   std::string content;  // with a media marker where a picture or clip stands
 };
 
-enum class StopReason { kEndOfAnswer, kMaxTokens, kContextFull, kCancelled };
+enum class StopReason {
+  kEndOfAnswer,
+  kMaxTokens,
+  kContextFull,
+  kCancelled,
+  // The model's logits were not numbers, so there is no next token: its weights are broken, or not
+  // made for this text. The turn is taken back; other conversations of the call are not affected.
+  kNotFinite,
+};
 
 struct AnswerOptions {
   int max_tokens = -1;  // at least 1; -1: until the model ends its answer or the context is full
@@ -92,6 +100,9 @@ struct AnswerResult {
   double prompt_seconds = 0;  // reading the prompt, without encoding
   double decode_seconds = 0;  // after the first token
 };
+
+// kInternal with a message for users if the answer stopped for kNotFinite.
+Status CheckFinite(const AnswerResult& answer);
 
 class Engine;
 

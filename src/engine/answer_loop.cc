@@ -1,6 +1,7 @@
 #include "engine/answer_loop.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "base/utf8.h"
@@ -148,6 +149,15 @@ void AnswerLoop::ReportProgress(const Active& active) const {
   options.on_progress("reading the prompt", 1.0 - waiting / total);
 }
 
+bool AnswerLoop::LogitsAreFinite(const Active& active) const {
+  const float* logits =
+      llama_get_logits_ith(model_.context(), static_cast<int32_t>(*active.output_row));
+  // Minus infinity says that a token is impossible.
+  return std::all_of(logits, logits + llama_vocab_n_tokens(model_.vocab()), [](float x) {
+    return x < std::numeric_limits<float>::infinity();  // not for NaN
+  });
+}
+
 llama_token AnswerLoop::ChooseToken(Active& active) const {
   const auto row = static_cast<int32_t>(*active.output_row);
   const bool forced = !active.forced.empty();
@@ -164,6 +174,12 @@ void AnswerLoop::Sample(Active& active) {
   if (!active.next_token.has_value()) {
     result.prompt_seconds = active.clock.Seconds() - result.encode_seconds;
     active.clock.Restart();
+  }
+  if (!LogitsAreFinite(active)) {
+    active.conversation->RollBackTurn();
+    result.stop = StopReason::kNotFinite;
+    active.done = true;
+    return;
   }
   const llama_token token = ChooseToken(active);
   active.next_token.reset();

@@ -56,6 +56,7 @@ class AnswerLoop {
   Active* NextMedia();
   void RollBackUnfinished();
   bool Cancelled(const Active& active) const;
+  bool LogitsAreFinite(const Active& active) const;
 
   Model& model_;
   std::vector<Active> active_;

@@ -148,4 +148,11 @@ bool Engine::takes_audio() const {
 
 std::string LlamaVersion() { return llama_version(); }
 
+Status CheckFinite(const AnswerResult& answer) {
+  if (answer.stop != StopReason::kNotFinite) return OkStatus();
+  return Internal(
+      "the model cannot go on from this text: its next-token logits are not numbers (NaN). Its "
+      "weights are damaged, or some tokens of the text were never trained");
+}
+
 }  // namespace rkv

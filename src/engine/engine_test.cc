@@ -95,6 +95,27 @@ TEST(EngineTest, AnswersEveryBundledQuestion) {
   EXPECT_EQ(n_questions, 49);
 }
 
+// The bundled model has no embedding for a lone "x", so its logits are NaN after it, in stock too.
+TEST(EngineTest, LogitsThatAreNoNumbersTakeTheTurnBack) {
+  const auto engine = LoadReference();
+  const auto sample = Samples()[0];
+  const auto broken = *engine->NewConversation({});
+  const auto other = *engine->NewConversation({});
+  const std::vector<std::string> files = {Picture(sample["images"][0])};
+  ASSERT_TRUE(broken->AddUserMessage("value of x", files).ok());
+  ASSERT_TRUE(other->AddUserMessage(sample["turns"][0]["question"].get<std::string>(), files).ok());
+  std::vector<AnswerRequest> requests(2);
+  requests[0].conversation = broken.get();
+  requests[1].conversation = other.get();
+  ASSERT_TRUE(engine->AnswerAll(requests).ok());
+  EXPECT_EQ(requests[0].result.stop, StopReason::kNotFinite);
+  EXPECT_EQ(requests[0].result.text, "");
+  EXPECT_EQ(requests[1].result.text, sample["turns"][0]["answer"]);
+  EXPECT_EQ(broken->stats().tokens_seen, 0u);
+  EXPECT_EQ(Ask(*engine, *broken, sample["turns"][0]["question"], files),
+            sample["turns"][0]["answer"]);
+}
+
 TEST(EngineTest, ConversationsAtOnceAnswerAsAlone) {
   const auto engine = LoadReference();
   const auto scene = *engine->NewConversation({});

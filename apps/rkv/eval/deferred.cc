@@ -107,6 +107,7 @@ class Runner {
       RKV_RETURN_IF_ERROR(engine_.AnswerAll(requests));
       for (const AnswerRequest& request : requests) {
         measurement.AddStats(request.conversation->stats());
+        RKV_RETURN_IF_ERROR(CheckFinite(request.result));
         if (request.result.stop != StopReason::kEndOfAnswer) {
           return ResourceExhausted("a conversation does not fit the context");
         }

@@ -129,6 +129,7 @@ class Runner {
  private:
   static Status Answered(const Result<AnswerResult>& answer) {
     if (!answer.ok()) return answer.status();
+    RKV_RETURN_IF_ERROR(CheckFinite(*answer));
     if (answer->stop == StopReason::kEndOfAnswer) return OkStatus();
     return ResourceExhausted("the text does not fit the context");
   }
