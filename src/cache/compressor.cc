@@ -275,7 +275,7 @@ void Compressor::Score(size_t head) {
   if (config_.n_stats() > 0) {
     for (const Candidate& candidate : candidates) {
       const std::span<const float> stats = Stats(head, candidate);
-      attention.push_back(stats[0]);
+      attention.push_back(stats.empty() ? 0.0f : stats[0]);
       if (needs.entropy) entropy.push_back(static_cast<float>(memory_.Entropy(stats)));
     }
     context.attention = attention;
@@ -539,6 +539,7 @@ void Compressor::Apply(size_t head) {
     }
     const std::span<const float> own = Stats(head, candidate);
     stats.insert(stats.end(), own.begin(), own.end());
+    if (own.empty()) stats.resize(stats.size() + config_.n_stats());
   }
   std::vector<size_t> arriving(n_rungs);
   for (const Placed& row : placed) ++arriving[row.tier];

@@ -88,6 +88,8 @@ Status CacheConfig::MakeLayouts() {
     }
     RowLayout layout{.d_k = layer.d_k, .d_v = layer.d_v, .n_stats = n_stats_};
     for (const ElementType type : ladder.rungs) {
+      const bool lowest = layouts_.size() % n_tiers() + 1 == n_rungs_;
+      layout.n_stats = lowest && !needs_.lowest_rung ? 0 : n_stats_;
       layout.k_type = fixed ? options_.type_k.value_or(ElementType::kF16) : type;
       layout.v_type = fixed ? options_.type_v.value_or(ElementType::kF16) : type;
       layouts_.push_back(layout);

@@ -50,6 +50,9 @@ struct PolicyNeeds {
   bool expected = false;  // instead of each query's softmax: exp of the Gaussian that they follow
   bool keys = false;
   bool values = false;
+  // Attention of rows on the lowest rung as well. Without it, it counts as 0 there, which saves
+  // bytes where they weigh most.
+  bool lowest_rung = true;
 };
 
 // Tokens of one KV head, in the order of the conversation, that compete for its bytes.

@@ -122,7 +122,7 @@ class RetentivePolicy : public Policy {
         n_picks_(static_cast<size_t>(values[4])) {}
 
   PolicyNeeds needs() const override {
-    PolicyNeeds needs{.keys = true, .values = true};
+    PolicyNeeds needs{.keys = true, .values = true, .lowest_rung = false};
     if (attention_ > 0) {
       needs.queries = PolicyNeeds::Queries::kWindow;
       needs.window = queries_;
