@@ -57,6 +57,15 @@ inline const char* WhyNoRealWeights() {
 #endif
 }
 
+// Why the quality of results is not measured here, or null if it is: it is the same in every build.
+inline const char* WhyNoQuality() {
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+  return "the quality of results is measured in builds without sanitizers, which are faster";
+#else
+  return nullptr;
+#endif
+}
+
 }  // namespace rkv
 
 #endif  // RETENTIVEKV_TESTS_SUPPORT_TEST_MODELS_H_
