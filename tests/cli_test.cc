@@ -75,7 +75,7 @@ TEST(CliRunTest, FlagsComeFromTheEnvironmentToo) {
   ::setenv("RKV_BUDGET", "nonsense", 1);
   const ProcessResult refused = Rkv({"run", "-p", "x"});
   const ProcessResult overridden =
-      Rkv({"run", "-p", "x", "-n", "1", "--policy", "streaming", "--budget", "64t"});
+      Rkv({"run", "-p", "color of S", "-n", "1", "--policy", "streaming", "--budget", "64t"});
   ::unsetenv("RKV_BUDGET");
   EXPECT_EQ(refused.exit_code, 2);
   EXPECT_EQ(overridden.exit_code, 0) << overridden.err;
@@ -91,7 +91,7 @@ TEST(CliRunTest, PromptsComeFromFilesAndPipes) {
 
 TEST(CliRunTest, PromptsKnowEscapes) {
   const auto seen = [](std::vector<std::string> extra) {
-    std::vector<std::string> arguments = {"run",  "-p",          "a\\nb",
+    std::vector<std::string> arguments = {"run",  "-p",          "A\\nB",
                                           "-n",   "1",           "--chat-template",
                                           "none", "--kv-report", TempPath("report")};
     arguments.insert(arguments.end(), extra.begin(), extra.end());
@@ -155,7 +155,8 @@ TEST(CliRunTest, FailuresExitWith1AndSayWhat) {
       {{"run", "-p", "x", "-m", TestModelPath("qwen2vl-d64"), "-mm", TestMmprojPath("qwen2vl-d80")},
        "mmproj"},
       {{"run", "-p", std::string(300, 'x'), "-c", "100"}, "100"},
-      {{"run", "-p", "x", "-n", "1", "--kv-report", "/dev/null/report"}, "/dev/null/report"},
+      {{"run", "-p", "color of S", "-n", "1", "--kv-report", "/dev/null/report"},
+       "/dev/null/report"},
       {{"run", "-p", "x", "-n", "1", "--log-file", "/dev/null/log"}, "/dev/null/log"},
   };
   for (const WrongUsage& wrong : cases) {
@@ -539,7 +540,8 @@ TEST(CliInspectTest, WrongUsageExitsWith2AndFailuresWith1) {
     EXPECT_EQ(run.out, "");
   }
   EXPECT_EQ(Rkv({"inspect"}).exit_code, 2);
-  const ProcessResult blind = Rkv({"inspect", "-p", "x", "-n", "1", "--png", TempPath("x.png")});
+  const ProcessResult blind =
+      Rkv({"inspect", "-p", "color of S", "-n", "1", "--png", TempPath("x.png")});
   EXPECT_EQ(blind.exit_code, 2);
   EXPECT_NE(blind.err.find("need a picture"), std::string::npos) << blind.err;
   EXPECT_EQ(Rkv({"inspect", "--load", "/no/such/file"}).exit_code, 1);

@@ -414,7 +414,7 @@ TEST(EngineTest, PromptsLongerThanTheBudgetAreReadWithinIt) {
   options.n_ubatch = 32;
   const auto engine = *Engine::Load(options);
   const auto conversation = *engine->NewConversation(Streaming("40t"));
-  Ask(*engine, *conversation, std::string(900, 'y'), {Picture("doc-1.png")});
+  Ask(*engine, *conversation, std::string(900, 'A'), {Picture("doc-1.png")});
   const MemoryStats stats = conversation->stats();
   EXPECT_GT(stats.tokens_seen, 900u);
   EXPECT_GT(stats.tokens_evicted, 850u);
