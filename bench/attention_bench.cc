@@ -1,27 +1,62 @@
 // Attention over cached tokens, in the shapes of real models. Reports the bytes of K and V read per
-// second: decoding is bound by that.
+// second, beside those of a plain read of as much memory: decoding is bound by that.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
+#include <cstring>
 #include <vector>
 
-#include "base/f16.h"
 #include "base/random.h"
 #include "kernels/attention.h"
 
 namespace rkv {
 namespace {
 
-// One query group over `n_tokens` tokens of one KV head: a decode step.
+// More than caches hold, so that rows come from memory.
+constexpr size_t kBytesPerThread = size_t{64} << 20;
+
+// A plain read: the sum of what is there, in as many lanes as it takes.
+void BM_Read(benchmark::State& bench) {
+  std::vector<uint64_t> memory(kBytesPerThread / sizeof(uint64_t), 1);
+  for (auto _ : bench) {
+    uint64_t sums[8] = {};
+    for (size_t i = 0; i < memory.size(); i += 8) {
+      for (size_t lane = 0; lane < 8; ++lane) sums[lane] += memory[i + lane];
+    }
+    benchmark::DoNotOptimize(sums);
+  }
+  bench.SetBytesProcessed(bench.iterations() * static_cast<int64_t>(kBytesPerThread));
+}
+BENCHMARK(BM_Read)->Threads(1)->Threads(2)->UseRealTime();
+
+// One query group of one KV head in a decode step, over pages of tokens of one type.
 void BM_AttendGroup(benchmark::State& bench) {
-  const auto d = static_cast<size_t>(bench.range(0));
-  const auto n_queries = static_cast<size_t>(bench.range(1));
-  const auto n_tokens = static_cast<size_t>(bench.range(2));
+  const auto type = static_cast<ElementType>(bench.range(0));
+  const auto d = static_cast<size_t>(bench.range(1));
+  const auto n_queries = static_cast<size_t>(bench.range(2));
+  const size_t row_bytes = RowBytes(type, d);
+  const size_t page_bytes = 2 * kAttentionBlock * row_bytes;
+  const size_t n_pages = kBytesPerThread / page_bytes;
   Random random(1);
-  std::vector<uint16_t> k(n_tokens * d), v(n_tokens * d);
-  for (uint16_t& x : k) x = F16FromF32(static_cast<float>(random.NextGaussian()));
-  for (uint16_t& x : v) x = F16FromF32(static_cast<float>(random.NextGaussian()));
-  std::vector<float> q(n_queries * d), out(n_queries * d), acc(n_queries * d), max(n_queries),
-      sum(n_queries), scratch(AttentionScratchFloats(d, d));
+  std::vector<float> q(n_queries * d), row(d), out(n_queries * d), acc(n_queries * d),
+      max(n_queries), sum(n_queries), scratch(AttentionScratchFloats(d, d));
+  std::vector<uint8_t> page(page_bytes), memory(n_pages * page_bytes);
+  for (size_t i = 0; i < 2 * kAttentionBlock; ++i) {
+    for (float& x : row) x = static_cast<float>(random.NextGaussian());
+    EncodeRow(type, row.data(), d, page.data() + i * row_bytes);
+  }
+  std::vector<KvSpan> spans;
+  for (size_t i = 0; i < n_pages; ++i) {
+    uint8_t* at = memory.data() + i * page_bytes;
+    std::memcpy(at, page.data(), page_bytes);
+    spans.push_back({.k = at,
+                     .v = at + page_bytes / 2,
+                     .k_type = type,
+                     .v_type = type,
+                     .k_stride = row_bytes,
+                     .v_stride = row_bytes,
+                     .n = kAttentionBlock});
+  }
   for (float& x : q) x = static_cast<float>(random.NextGaussian());
   std::vector<const float*> rows;
   std::vector<float*> out_rows;
@@ -30,27 +65,29 @@ void BM_AttendGroup(benchmark::State& bench) {
     out_rows.push_back(out.data() + i * d);
   }
   const HeadShape shape{.d_k = d, .d_v = d, .scale = 0.1f};
-  const KvSpan span{
-      .k = k.data(), .v = v.data(), .k_stride = 2 * d, .v_stride = 2 * d, .n = n_tokens};
   const SoftmaxState state{.acc = acc.data(), .max = max.data(), .sum = sum.data()};
   for (auto _ : bench) {
     ResetSoftmax(n_queries, d, state);
-    AttendSpan(shape, {.rows = rows.data(), .n = n_queries}, span, nullptr, state, scratch.data());
+    AttendSpans(shape, {.rows = rows.data(), .n = n_queries}, spans, state, scratch.data());
     FinishSoftmax(n_queries, d, state, nullptr, out_rows.data());
     benchmark::DoNotOptimize(out.data());
   }
-  const auto bytes = static_cast<int64_t>(2 * n_tokens * d * sizeof(uint16_t));
-  bench.SetBytesProcessed(bench.iterations() * bytes);
+  bench.SetBytesProcessed(bench.iterations() * static_cast<int64_t>(memory.size()));
+  bench.counters["tokens"] = benchmark::Counter(static_cast<double>(n_pages * kAttentionBlock),
+                                                benchmark::Counter::kIsIterationInvariantRate);
 }
 
-// Head size, query group, tokens: LLaVA-1.5 (MHA), Qwen2-1.5B, Qwen3-VL, a prefill block.
+// LLaVA-1.5 (no groups), Qwen3-VL, Qwen2-1.5B, a prefill block.
 BENCHMARK(BM_AttendGroup)
-    ->ArgNames({"d", "queries", "tokens"})
-    ->Args({128, 1, 4096})
-    ->Args({128, 6, 4096})
-    ->Args({128, 4, 4096})
-    ->Args({64, 2, 4096})
-    ->Args({128, 16, 4096});
+    ->ArgNames({"type", "d", "queries"})
+    ->ArgsProduct(
+        {{static_cast<int64_t>(ElementType::kF16), static_cast<int64_t>(ElementType::kQ8_0),
+          static_cast<int64_t>(ElementType::kQ4_0), static_cast<int64_t>(ElementType::kQ2)},
+         {128},
+         {1, 4, 6, 16}})
+    ->Threads(1)
+    ->Threads(2)
+    ->UseRealTime();
 
 }  // namespace
 }  // namespace rkv

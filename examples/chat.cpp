@@ -20,8 +20,8 @@ int main(int argc, char** argv) {
   if (!engine.ok()) return Fail(engine.status());
 
   rkv::MemoryOptions memory;
-  memory.policy.name = "streaming";
-  memory.budget = {.unit = rkv::Budget::Unit::kPercent, .amount = 80};
+  memory.policy.name = "retentive";
+  memory.budget = {.unit = rkv::Budget::Unit::kPercent, .amount = 20};
   auto conversation = (*engine)->NewConversation(memory);
   if (!conversation.ok()) return Fail(conversation.status());
 

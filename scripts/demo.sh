@@ -8,10 +8,10 @@ scripts/setup.sh release
 picture=models/reference/sample.png
 ask() {
   local command=(build/release/apps/rkv run --image "$picture" --temp 0
-    -p "value of W" -p "value of Z" -p "value of Q" -p "value of O" "$@")
+    -p "What is the track?" -p "Which score is given?" -p "What does desk say?" -p "Read the width." "$@")
   printf '\n\033[1m$%s\033[0m\n' "$(printf ' %q' "${command[@]}")"
   "${command[@]}"
 }
 ask --policy full
-ask --policy retentive --budget 20%
+ask --policy retentive --budget 10%
 ask --policy streaming --budget 50%

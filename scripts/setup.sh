@@ -19,7 +19,7 @@ install_packages() {
   command -v dpkg-query > /dev/null || return 0 # Not Debian: CMake will say what is missing.
   local wanted=(g++ cmake ninja-build git libhwy-dev libcli11-dev
     nlohmann-json3-dev libspdlog-dev libfmt-dev libstb-dev libedit-dev libgtest-dev libgmock-dev
-    libbenchmark-dev)
+    libbenchmark-dev libcpp-httplib-dev pkg-config)
   command -v npm > /dev/null || wanted+=(npm)
   local missing=()
   for package in "${wanted[@]}"; do
@@ -69,8 +69,9 @@ build_llama() {
     { tail -n 30 "$root/.deps/llama-build.log" >&2 && exit 1; }
   cmake --install "$build" > /dev/null
   mkdir -p "$prefix/bin"
-  # llama.cpp's own programs for comparison, if they were built.
-  find "$build/bin" -name llama-mtmd-cli -o -name llama-completion | xargs -r cp -t "$prefix/bin"
+  # llama.cpp's own programs, for comparison and to hold layers, if they were built.
+  find "$build/bin" -name llama-mtmd-cli -o -name llama-completion -o -name ggml-rpc-server |
+    xargs -r cp -t "$prefix/bin"
   find "$build/bin" -name 'libllama-completion-impl.so*' | xargs -r cp -a -t "$prefix/lib"
   rm -rf "$build"
 }
@@ -87,16 +88,17 @@ prepare_llama() {
     exit 1
   fi
   local source=${llama_dir:-$root/.deps/llama.cpp}
-  local targets="llama mtmd llama-common llama-mtmd-cli llama-completion" options=()
+  local targets="llama mtmd llama-common llama-mtmd-cli llama-completion ggml-rpc-server"
+  local options=(-DGGML_RPC=ON) recipe=" rpc"
   llama_dir=$root/.deps/llama
   if [ "$preset" = tsan ]; then
     # The thread sanitizer has to see ggml's own thread pool.
     llama_dir=$root/.deps/llama-tsan
-    targets="llama mtmd"
+    targets="llama mtmd" recipe=""
     options=(-DLLAMA_SANITIZE_THREAD=ON -DGGML_SANITIZE_THREAD=ON -DGGML_OPENMP=OFF -DLLAMA_BUILD_COMMON=OFF
       -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_MTMD=ON)
   fi
-  local stamp="$LLAMA_VERSION $LLAMA_COMMIT ${RKV_LLAMA_DIR:-pinned}"
+  local stamp="$LLAMA_VERSION $LLAMA_COMMIT ${RKV_LLAMA_DIR:-pinned}$recipe"
   if [ "$(cat "$llama_dir/.stamp" 2> /dev/null)" = "$stamp" ]; then return 0; fi
   mkdir -p .deps
   if [ -z "${RKV_LLAMA_DIR:-}" ]; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up as scripts/setup.sh does, fetches a small real model to test with, and runs every test.
+# Sets up as scripts/setup.sh does, fetches a small real model and a client to test with, and runs every test.
 #
 #   scripts/test.sh [release|debug|asan|tsan] [ctest option...]
 set -euo pipefail
@@ -25,7 +25,33 @@ fetch_smollm2() {
   rm -rf "$unpacked"
 }
 
+# The official client of the protocol that rkv serve speaks. Its test is skipped without it.
+fetch_openai() {
+  if [ -e .deps/python/openai ]; then return 0; fi
+  echo "fetching the OpenAI client to test with"
+  python3 -m pip install -q --disable-pip-version-check --target .deps/python openai ||
+    echo "warning: the OpenAI client could not be fetched; its test will be skipped" >&2
+}
+
+# The browser that the page of rkv serve is tested in, what drives it, and the proxy in front of several servers.
+# Tests that need them are skipped without them.
+fetch_browser() {
+  if { ! command -v chromium || [ ! -e /usr/sbin/haproxy ]; } > /dev/null &&
+    command -v apt-get > /dev/null && [ "$(id -u)" -eq 0 ]; then
+    echo "installing Chromium and HAProxy to test with"
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
+      --no-install-recommends chromium haproxy; } > /dev/null 2>&1 ||
+      echo "warning: Chromium and HAProxy could not be installed; their tests will be skipped" >&2
+  fi
+  if [ -e .deps/node/node_modules/playwright-core ]; then return 0; fi
+  echo "fetching playwright-core to test with"
+  npm install --silent --no-audit --no-fund --prefix .deps/node playwright-core@1.65.1 ||
+    echo "warning: playwright-core could not be fetched; the test of the page will be skipped" >&2
+}
+
 fetch_smollm2
+fetch_openai
 scripts/setup.sh "$preset"
+fetch_browser
 # One test at a time: each uses all cores.
 ctest --preset "$preset" "$@"

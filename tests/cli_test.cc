@@ -28,6 +28,14 @@ ProcessResult Rkv(std::vector<std::string> arguments, const std::string& input =
   return RunProcess(arguments, input);
 }
 
+// With the model that the samples' answers are known of.
+ProcessResult RkvTiny(std::vector<std::string> arguments, const std::string& input = "") {
+  for (const char* part : {"-m", "tiny-vlm-f16.gguf", "-mm", "mmproj-tiny-vlm-f16.gguf"}) {
+    arguments.push_back(*part == '-' ? part : SourcePath("models/reference/") + part);
+  }
+  return Rkv(std::move(arguments), input);
+}
+
 std::string TempPath(const std::string& name) {
   const auto* info = testing::UnitTest::GetInstance()->current_test_info();
   return testing::TempDir() + "cli-" + info->name() + "-" + name;
@@ -42,16 +50,17 @@ std::string Trim(std::string text) {
 
 TEST(CliRunTest, AnswersAboutAPictureWithTheBundledModel) {
   const ProcessResult run =
-      Rkv({"run", "--image", kSamples + "scene-1.png", "-p", "color of S", "--temp", "0"});
+      Rkv({"run", "--image", SourcePath("models/reference/sample.png"), "-p", "What is the track?",
+           "--temp", "0"});
   EXPECT_EQ(run.exit_code, 0) << run.err;
-  EXPECT_EQ(run.out, "pink\n");
+  EXPECT_EQ(run.out, "Maria\n");
   EXPECT_NE(run.err.find("policy full, no budget"), std::string::npos);
   EXPECT_EQ(run.err.find('\r'), std::string::npos);  // No progress in a pipe.
 }
 
 TEST(CliRunTest, SeveralQuestionsAreAConversation) {
   const std::string report = TempPath("report.json");
-  const ProcessResult run = Rkv({"run", "--image", kSamples + "doc-1.png", "-p", "value of W", "-p",
+  const ProcessResult run = RkvTiny({"run", "--image", kSamples + "doc-1.png", "-p", "value of W", "-p",
                                  "value of Z", "--temp", "0", "--policy", "streaming:sinks=2",
                                  "--budget", "95%", "--kv-report", report});
   EXPECT_EQ(run.exit_code, 0) << run.err;
@@ -84,16 +93,16 @@ TEST(CliRunTest, FlagsComeFromTheEnvironmentToo) {
 TEST(CliRunTest, PromptsComeFromFilesAndPipes) {
   const std::string file = WriteTestFile(TempPath("prompt.txt"), "color of S");
   const std::string picture = kSamples + "scene-1.png";
-  EXPECT_EQ(Rkv({"run", "--image", picture, "-f", file, "--temp", "0"}).out, "pink\n");
-  EXPECT_EQ(Rkv({"run", "--image", picture, "-f", "-", "--temp", "0"}, "color of S").out, "pink\n");
-  EXPECT_EQ(Rkv({"run", "-f", "/no/such/prompt"}).exit_code, 1);
+  EXPECT_EQ(RkvTiny({"run", "--image", picture, "-f", file, "--temp", "0"}).out, "pink\n");
+  EXPECT_EQ(RkvTiny({"run", "--image", picture, "-f", "-", "--temp", "0"}, "color of S").out, "pink\n");
+  EXPECT_EQ(RkvTiny({"run", "-f", "/no/such/prompt"}).exit_code, 1);
 }
 
 TEST(CliRunTest, PromptsKnowEscapes) {
   const auto seen = [](std::vector<std::string> extra) {
-    std::vector<std::string> arguments = {"run",  "-p",          "A\\nB",
-                                          "-n",   "1",           "--chat-template",
-                                          "none", "--kv-report", TempPath("report")};
+    std::vector<std::string> arguments = {
+        "run", "-m",   TestModelPath("qwen2-d64"), "-p", "A\\nB", "-n", "1", "--chat-template",
+        "none", "--kv-report", TempPath("report")};
     arguments.insert(arguments.end(), extra.begin(), extra.end());
     EXPECT_EQ(Rkv(arguments).exit_code, 0);
     return nlohmann::json::parse(*ReadFile(TempPath("report"), "report"))["kv"]["tokens_seen"];
@@ -135,6 +144,12 @@ TEST(CliRunTest, WrongUsageExitsWith2AndSaysWhat) {
       {{}, "subcommand"},
       {{"no-such-command"}, "no-such-command"},
       {{"make-model", "no-such-arch", "-o", "/tmp/x"}, "qwen2vl"},
+      {{"bench", "--make", "no-such-model"}, "llava-1.5-7b"},
+      {{"bench", "-o", "xml"}, "md, csv, json"},
+      {{"bench", "-p", "0", "-n", "0"}, "nothing to measure"},
+      {{"bench", "-d", "4-1"}, "-d is '4-1'"},
+      {{"bench", "-ctk", "f16,q8_0", "-ctv", "f16"}, "pairs"},
+      {{"bench", "--policies", "nonsense"}, "full, retentive"},
   };
   for (const WrongUsage& wrong : cases) {
     const ProcessResult run = Rkv(wrong.arguments);
@@ -197,7 +212,7 @@ TEST(CliChatTest, CommandsAndErrorsInOneConversation) {
                              "value of O\n"
                              "/exit\n"
                              "value of W\n";
-  const ProcessResult chat = Rkv({"chat", "--temp", "0"}, script);
+  const ProcessResult chat = RkvTiny({"chat", "--temp", "0"}, script);
   EXPECT_EQ(chat.exit_code, 0) << chat.err;
   for (const char* expected :
        {"59\n", "27\n", "18\n", "42\n", "saved to", "loaded 4 messages", "cache: holds", "  bytes ",
@@ -213,7 +228,7 @@ TEST(CliChatTest, CommandsAndErrorsInOneConversation) {
 
 TEST(CliChatTest, AFullDiskOnSaveIsAnError) {
   if (!fs::exists("/dev/full")) GTEST_SKIP() << "this system has no /dev/full";
-  const ProcessResult chat = Rkv({"chat", "--temp", "0", "--image", kSamples + "doc-1.png"},
+  const ProcessResult chat = RkvTiny({"chat", "--temp", "0", "--image", kSamples + "doc-1.png"},
                                  "value of W\n/save /dev/full\nvalue of Z\n");
   EXPECT_EQ(chat.exit_code, 0);
   EXPECT_NE(chat.err.find("No space left"), std::string::npos) << chat.err;
@@ -253,12 +268,13 @@ TEST(CliEvalTest, DeferredComparesPoliciesWithFull) {
   const std::string out = TempPath("eval");
   const ProcessResult run =
       Rkv({"eval", "deferred", "--quick", "--policies", "streaming,streaming:sinks=2,window=3",
-           "--budgets", "90%,300B", "--controls", "-o", "md,json,csv", "--out", out});
+           "--budgets", "90%,300B", "--conversations", "1", "--controls", "-o", "md,json,csv",
+           "--out", out});
   ASSERT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(run.out, "");
   EXPECT_EQ(run.err, "");
   const auto json = nlohmann::json::parse(*ReadFile(out + "/eval-deferred.json", "results"));
-  EXPECT_EQ(json["conversations"], 6);
+  EXPECT_EQ(json["conversations"], 1);
   EXPECT_NE(json["version"].get<std::string>().find("llama.cpp"), std::string::npos);
   for (const char* regime : {"known", "unknown"}) {
     const auto& rows = json["regimes"][regime]["rows"];
@@ -284,18 +300,81 @@ TEST(CliEvalTest, DeferredComparesPoliciesWithFull) {
   EXPECT_NE(csv.find("deferred,known,\"full\",\"full\",none,"), std::string::npos) << csv;
 }
 
-TEST(CliEvalTest, SeedsMakeResultsRepeatable) {
-  const auto rows = [](const std::string& seed) {
-    const ProcessResult run = Rkv({"eval", "deferred", "--policies", "streaming", "--budgets",
-                                   "60%", "--conversations", "2", "-s", seed, "-o", "json"});
-    auto regimes = nlohmann::json::parse(run.out)["regimes"];
-    for (auto& regime : regimes) {
-      for (auto& row : regime["rows"]) row.erase("seconds");
+// What continuous integration runs: the bars are those of --quick.
+TEST(CliEvalTest, QuickRunsOfPictureSuitesReachTheirBars) {
+  if (const char* why = WhyNoQuality()) GTEST_SKIP() << why;
+  for (const char* suite : {"deferred", "pages", "turns"}) {
+    const std::string out = TempPath(fmt::format("eval-{}", suite));
+    const ProcessResult run = Rkv({"eval", suite, "--quick", "-o", "json,svg", "--out", out});
+    EXPECT_EQ(run.exit_code, 0) << suite << run.err;
+    const auto json =
+        nlohmann::json::parse(*ReadFile(fmt::format("{}/eval-{}.json", out, suite), "results"));
+    for (const auto& [name, regime] : json["regimes"].items()) {
+      const auto& rows = regime["rows"];
+      EXPECT_EQ(rows[0]["missed"], 0.0);
+      for (const auto& row : rows) {
+        if (row["label"] != "random") continue;
+        EXPECT_EQ(row["headroom"], 0.0);
+        EXPECT_GT(row["missed"], 0.1) << suite << name;  // Half of the tokens and more are gone.
+        EXPECT_LT(row["missed"], 1.0);
+        EXPECT_GT(row["retentive_minus_this_95"][0], 0.0);
+      }
     }
-    return regimes;
+  }
+}
+
+TEST(CliEvalTest, ABarThatIsMissedIsAnError) {
+  // A generated model knows nothing.
+  const ProcessResult run =
+      Rkv({"eval", "text-kv", "-m", TestModelPath("qwen2-d64"), "--quick", "--context", "600",
+           "--text", WriteTestFile(TempPath("text.txt"), Prose(1, 60)), "--policies", "streaming"});
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_NE(run.err.find("at least 0.9 was expected"), std::string::npos) << run.err;
+  EXPECT_NE(run.out.find("| quarter 1 | quarter 2 |"), std::string::npos) << run.out;
+}
+
+TEST(CliEvalTest, ResumedRunsGiveTheSame) {
+  const std::string journal = TempPath("journal.jsonl");
+  std::filesystem::remove(journal);
+  const auto rows = [&](const std::string& policies, const std::string& conversations) {
+    const ProcessResult run =
+        Rkv({"eval", "deferred", "--policies", policies, "--budgets", "60%", "--conversations",
+             conversations, "-o", "json", "--resume", journal});
+    EXPECT_EQ(run.exit_code, conversations == "3" ? 0 : 2) << run.err;
+    return run.exit_code == 0 ? nlohmann::json::parse(run.out)["regimes"] : nlohmann::json();
   };
-  EXPECT_EQ(rows("3"), rows("3"));
-  EXPECT_NE(rows("3"), rows("4"));
+  const auto first = rows("streaming", "3");
+  ASSERT_FALSE(first.is_null());
+  EXPECT_EQ(first["known"]["rows"][0]["by_seed"]["2"]["measured"], 8.0);
+  const auto size = std::filesystem::file_size(journal);
+  EXPECT_EQ(rows("streaming", "3"), first);  // The seconds too: nothing is measured again.
+  EXPECT_EQ(std::filesystem::file_size(journal), size);
+  const auto more = rows("streaming,random", "3");
+  for (const char* what : {"kl", "seconds", "by_question"}) {
+    EXPECT_EQ(more["known"]["rows"][1][what], first["known"]["rows"][1][what]);
+  }
+  EXPECT_GT(std::filesystem::file_size(journal), size);
+  EXPECT_TRUE(rows("streaming", "2").is_null());
+}
+
+TEST(CliEvalTest, DataIsTheUsersOwn) {
+  const std::string samples = SourcePath("models/reference/samples");
+  const ProcessResult run = RkvTiny({"eval", "--data", samples, "--policies", "streaming", "--budgets",
+                                 "30%", "--conversations", "2", "-o", "json"});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const auto json = nlohmann::json::parse(run.out);
+  EXPECT_EQ(json["suite"], "data");
+  for (const char* regime : {"known", "unknown"}) {
+    const auto& rows = json["regimes"][regime]["rows"];
+    EXPECT_EQ(rows[0]["accuracy"], 1.0);  // generated, and what the file says
+    EXPECT_EQ(rows[0]["kl"], 0.0);
+    EXPECT_LT(rows[1]["accuracy"], 0.7);
+    EXPECT_GT(rows[1]["kl"], 0.5);
+  }
+  const std::string bad = WriteTestFile(TempPath("bad.jsonl"), "\n{\"image\": \"no.png\"}\n");
+  const ProcessResult wrong = RkvTiny({"eval", "--data", bad});
+  EXPECT_EQ(wrong.exit_code, 1);
+  EXPECT_NE(wrong.err.find("bad.jsonl:2: there is no picture"), std::string::npos) << wrong.err;
 }
 
 TEST(CliEvalTest, TextKlComparesDistributions) {
@@ -377,7 +456,12 @@ TEST(CliEvalTest, RetentiveKeepsProseOfRealWeights) {
 TEST(CliEvalTest, WrongUsageExitsWith2AndSaysWhat) {
   const WrongUsage cases[] = {
       {{"eval"}, "suite"},
-      {{"eval", "no-such-suite"}, "deferred, text-kl"},
+      {{"eval", "no-such-suite"}, "deferred, pages, turns, text-kv, text-kl, data"},
+      {{"eval", "data"}, "--data"},
+      {{"eval", "text-kv", "-m", TestModelPath("qwen2-d64"), "--data", "x.jsonl"}, "--text"},
+      {{"eval", "deferred", "-s", "1,2"}, "nothing random"},
+      {{"eval", "text-kv", "-m", TestModelPath("qwen2-d64"), "--context", "50"}, "--context"},
+      {{"eval", "text-kl", "-m", TestModelPath("qwen2-d64"), "-s", "1,2"}, "nothing random"},
       {{"eval", "deferred", "--policies", "nonsense"}, "nonsense"},
       {{"eval", "deferred", "--policies", "streaming:sink=1"}, "sink"},
       {{"eval", "deferred", "--budgets", "0.2"}, "has no unit"},
@@ -393,7 +477,9 @@ TEST(CliEvalTest, WrongUsageExitsWith2AndSaysWhat) {
     EXPECT_NE(run.err.find(wrong.says), std::string::npos) << run.err;
     EXPECT_EQ(run.out, "");
   }
-  EXPECT_EQ(Rkv({"eval", "deferred", "--quick", "--out", "/dev/null/x"}).exit_code, 1);
+  EXPECT_EQ(Rkv({"eval", "deferred", "--quick", "--conversations", "1", "--out", "/dev/null/x"})
+                .exit_code,
+            1);
   EXPECT_EQ(
       Rkv({"eval", "text-kl", "-m", TestModelPath("qwen2-d64"), "--text", "/no/such"}).exit_code,
       1);
@@ -401,14 +487,112 @@ TEST(CliEvalTest, WrongUsageExitsWith2AndSaysWhat) {
 
 // --- rkv inspect ------------------------------------------------------------------------------
 
-// About the bundled sample picture, which has 8 x 8 cells.
+// About a sample picture, which has 8 x 8 cells.
 ProcessResult InspectSample(std::vector<std::string> extra) {
   std::vector<std::string> arguments = {
-      "inspect", "--image",    SourcePath("models/reference/sample.png"),
+      "inspect", "--image",    kSamples + "doc-1.png",
       "-p",      "value of W", "--temp",
       "0",       "-t",         "1"};
   arguments.insert(arguments.end(), extra.begin(), extra.end());
-  return Rkv(arguments);
+  return RkvTiny(arguments);
+}
+
+TEST(CliBenchTest, StockAndOursAreInOneTable) {
+  const std::string plot = TempPath("plot.svg");
+  std::vector<std::string> arguments = {"bench", "-m", TestModelPath("qwen2-d64"), "--plot", plot};
+  for (const char* more : {"-p", "16", "-n", "4", "-d", "0,64", "-t", "1", "-r", "2", "-o", "json",
+                           "-ctk", "f16", "--budgets", "50%", "--batch", "2", "--random-depth"}) {
+    arguments.emplace_back(more);
+  }
+  const ProcessResult run = Rkv(arguments);
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const auto json = nlohmann::json::parse(run.out);
+  ASSERT_EQ(json["results"].size(), 2u * 2 * 3);
+  for (const auto& row : json["results"]) {
+    const double median = row["median_ts"];
+    EXPECT_GE(median, row["min_ts"]);
+    EXPECT_LE(median, row["max_ts"]);
+    EXPECT_EQ(row["samples_ts"].size(), 2u);
+    EXPECT_EQ(row["random_depth"], true);
+    EXPECT_EQ(row["n_conversations"], 2);
+    EXPECT_EQ(row["stock_ratio"].is_number(), true);
+    EXPECT_EQ(row["bytes_per_token"].is_number(), row["n_gen"] == 4);
+    EXPECT_GT(row["peak_bytes"], row["kv_bytes"]);
+  }
+  EXPECT_TRUE(ReadFile(plot, "plot")->starts_with("<svg"));
+}
+
+// Four rows: full and within a budget, with as many clients as each of them holds.
+void ExpectServeRows(const nlohmann::json& json, double least_ratio) {
+  ASSERT_EQ(json["results"].size(), 4u);
+  const auto& rows = json["results"];
+  for (size_t i = 0; i < 4; ++i) {
+    const auto& row = rows[i];
+    SCOPED_TRACE(row.dump(1));
+    const bool full = i % 2 == 0;
+    EXPECT_EQ(row["policy"], full ? "full" : "retentive");
+    EXPECT_EQ(row["n_conversations"], rows[i < 2 ? 0 : 1]["conversations_held"]);
+    EXPECT_EQ(row["samples_ts"].size(), 2u);
+    EXPECT_GT(row["median_ts"], 0);
+    EXPECT_EQ(row["full_ratio"].is_number(), true);
+    EXPECT_LE(row["peak_kv_bytes"], row["memory_bytes"]);
+    // Whoever has more clients than it holds parks some of them, and nobody else does.
+    EXPECT_EQ(row["conversations_restored"] > 0, full && i > 1);
+  }
+  EXPECT_GT(rows[0]["conversations_held"], 0);
+  EXPECT_GE(rows[1]["conversations_held_ratio"], least_ratio);
+}
+
+TEST(CliBenchTest, ServersHoldMoreConversationsWithinABudget) {
+  const std::string parked = TempPath("parked");
+  const ProcessResult run = Rkv({"bench", "--serve", "-n", "4", "-r", "2", "-t", "1", "-o", "json",
+                                 "--park", parked});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  ExpectServeRows(nlohmann::json::parse(run.out), 4.5);
+  EXPECT_TRUE(fs::is_empty(parked));
+}
+
+TEST(CliBenchTest, ServersTakeTextAndATableComesOut) {
+  const std::vector<std::string> arguments = {
+      "bench", "--serve", "-m", TestModelPath("qwen2-d64"), "-d", "96", "-n", "2", "-r", "2",
+      "-t",    "1",       "--budgets", "50%", "--memory", "8MiB"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), arguments.begin(), arguments.end());
+    return Rkv(more);
+  };
+  const ProcessResult json = with({"-o", "json"});
+  ASSERT_EQ(json.exit_code, 0) << json.err;
+  ExpectServeRows(nlohmann::json::parse(json.out), 1.5);
+  const ProcessResult table = with({"-o", "md"});
+  EXPECT_NE(table.out.find("| held x full |"), std::string::npos) << table.out << table.err;
+  EXPECT_EQ(table.out.find("x stock"), std::string::npos);
+}
+
+TEST(CliBenchTest, WrongUsageOfServeExitsWith2AndSaysWhat) {
+  const std::string model = TestModelPath("qwen2-d64");
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"--memory", "1GiB"}, "--serve"},
+      {{"--serve", "--plot", "x.svg"}, "--plot"},
+      {{"--serve", "-m", model}, "-d 512"},
+      {{"--serve", "-m", model, "-d", "64", "--memory", "7"}, "--memory"},
+      {{"--serve", "-m", model, "-d", "64", "--memory", "1KiB"}, "the server has 1.0 KiB"},
+      {{"--serve", "-m", model, "-d", "64", "-np", "2"}, "raise --parallel"},
+      {{"--serve", "-m", model, "--image", kSamples + "doc-1.png"}, "--mmproj"},
+  };
+  for (auto [arguments, said] : cases) {
+    arguments.insert(arguments.begin(), {"bench", "-t", "1"});
+    const ProcessResult run = Rkv(arguments);
+    EXPECT_EQ(run.exit_code, 2) << said;
+    EXPECT_NE(run.err.find(said), std::string::npos) << said << "\n" << run.err;
+  }
+}
+
+TEST(CliBenchTest, ModelsOfReleasedShapesAreNamedInHelp) {
+  const ProcessResult help = Rkv({"bench", "--help"});
+  EXPECT_EQ(help.exit_code, 0);
+  for (const char* name : {"qwen2-1.5b", "qwen3-vl-4b", "llava-1.5-7b"}) {
+    EXPECT_NE(help.out.find(name), std::string::npos);
+  }
 }
 
 TEST(CliInspectTest, JsonAgreesWithItsStats) {
@@ -503,21 +687,21 @@ TEST(CliInspectTest, DrawingsAreWritten) {
 
 TEST(CliInspectTest, SavedConversationsAndTextAlone) {
   const std::string saved = TempPath("conversation");
-  const std::string picture = SourcePath("models/reference/sample.png");
-  Rkv({"chat", "--temp", "0", "--policy", "streaming", "--budget", "60%", "--image", picture, "-t",
-       "1"},
-      "value of W\n/save " + saved + "\n");
+  const std::string picture = kSamples + "doc-1.png";
+  RkvTiny({"chat", "--temp", "0", "--policy", "streaming", "--budget", "60%", "--image", picture,
+           "-t", "1"},
+          "value of W\n/save " + saved + "\n");
   const std::string png = TempPath("map.png");
   const ProcessResult run =
-      Rkv({"inspect", "--load", saved, "--image", picture, "--png", png, "-t", "1"});
+      RkvTiny({"inspect", "--load", saved, "--image", picture, "--png", png, "-t", "1"});
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_NE(run.out.find("a saved conversation does not tell"), std::string::npos) << run.out;
   EXPECT_NE(run.out.find("picture 1: 8 x 8 cells"), std::string::npos) << run.out;
   EXPECT_EQ(run.out.find("read in the answer"), std::string::npos) << run.out;
   EXPECT_TRUE(fs::exists(png));
-  EXPECT_EQ(Rkv({"inspect", "--load", saved, "--png", png, "-t", "1"}).exit_code, 2);
+  EXPECT_EQ(RkvTiny({"inspect", "--load", saved, "--png", png, "-t", "1"}).exit_code, 2);
 
-  const ProcessResult text = Rkv({"inspect", "-p", "value of W", "-n", "4", "-t", "1"});
+  const ProcessResult text = RkvTiny({"inspect", "-p", "value of W", "-n", "4", "-t", "1"});
   EXPECT_EQ(text.exit_code, 0) << text.err;
   EXPECT_EQ(text.out.find("picture 1"), std::string::npos) << text.out;
   EXPECT_NE(text.out.find("    all"), std::string::npos) << text.out;
@@ -580,7 +764,7 @@ TEST(CliStockTest, BundledPicturesGetTheTextOfLlamaMtmdCli) {
     for (const size_t turn : {size_t{0}, sample["turns"].size() - 1}) {
       const std::string question = sample["turns"][turn]["question"];
       const ProcessResult ours =
-          Rkv({"run", "--policy", "full", "--image", picture, "-p", question, "--temp", "0"});
+          RkvTiny({"run", "--policy", "full", "--image", picture, "-p", question, "--temp", "0"});
       const std::string expected =
           StockText({stock, "-m", reference + "tiny-vlm-f16.gguf", "--mmproj",
                      reference + "mmproj-tiny-vlm-f16.gguf", "--image", picture, "-p", question,

@@ -51,7 +51,7 @@ const std::map<std::string, std::set<std::string>> kAllowed = {
     {"base", {}},
     {"kernels", {"base"}},
     {"memory", {"base", "kernels"}},
-    {"policies", {"base"}},
+    {"policies", {"base", "kernels"}},
     {"cache", {"base", "kernels", "memory", "policies"}},
     {"llama", {"base", "kernels", "memory", "policies", "cache"}},
     {"engine", {"base", "kernels", "memory", "policies", "cache", "llama"}},

@@ -8,7 +8,9 @@ namespace rkv::app {
 
 void AddRunCommand(CLI::App& program, int& exit_code);
 void AddChatCommand(CLI::App& program, int& exit_code);
+void AddServeCommand(CLI::App& program, int& exit_code);
 void AddEvalCommand(CLI::App& program, int& exit_code);
+void AddBenchCommand(CLI::App& program, int& exit_code);
 void AddInspectCommand(CLI::App& program, int& exit_code);
 void AddMakeModelCommand(CLI::App& program, int& exit_code);
 

@@ -8,13 +8,22 @@
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <optional>
+#include <span>
 
 #include "commands.h"
 #include "eval/configurations.h"
-#include "eval/deferred.h"
+#include "eval/curves.h"
+#include "eval/data_set.h"
+#include "eval/journal.h"
+#include "eval/picture_suites.h"
+#include "eval/rows.h"
+#include "eval/suite.h"
 #include "eval/table.h"
 #include "eval/text_kl.h"
+#include "eval/text_kv.h"
 #include "flags.h"
+#include "output.h"
 #include "reference_model.h"
 #include "retentivekv/version.h"
 #include "terminal.h"
@@ -25,21 +34,17 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr const char* kDeferred = "deferred";
-constexpr const char* kTextKl = "text-kl";
-const std::vector<std::string> kSuites = {kDeferred, kTextKl};
-const std::vector<std::string> kFormats = {"md", "json", "csv"};
+const std::vector<std::string> kFormats = {"md", "json", "csv", "svg"};
+constexpr const char* kData = "data";
 constexpr const char* kBudgets = "50%,20%,10%,5%,2.5%";
-constexpr const char* kQuickBudgets = "50%,20%";
-constexpr int kConversations = 48;
-constexpr int kQuickConversations = 6;
-constexpr int kWindows = 3;  // of text-kl
 constexpr int kContext = 2048;
 constexpr int kQuickContext = 512;
+constexpr int kPairs = 8;
+constexpr int kQuickPairs = 4;
 constexpr int kQuickForced = 64;
 // Policies of --quick, those of them that there are.
-const std::vector<std::string> kQuickPolicies = {"streaming", "h2o", "retentive"};
-constexpr int kMostAtOnce = 24;  // conversations decoded together
+const std::vector<std::string> kQuickPolicies = {"streaming", "random", "h2o", "retentive"};
+constexpr auto kReportEvery = std::chrono::seconds(60);  // where no terminal shows progress
 
 struct EvalFlags {
   CommonFlags common;
@@ -52,20 +57,90 @@ struct EvalFlags {
   std::string budgets;
   bool controls = false;
   bool quick = false;
-  int n_conversations = 0;  // 0: as many as the suite wants
-  uint64_t seed = 1;
-  int n_pictures = 2;
-  int n_context = 0;  // 0: as the suite wants
+  // 0: as many as the suite wants
+  int n_conversations = 0;
+  int n_context = 0;
+  int n_pairs = 0;
+  std::vector<uint64_t> seeds = {1};
   std::string text;
   std::string then;
+  std::string data;
+  std::string resume;
   std::vector<std::string> formats = {"md"};
   std::string out;
 };
 
-Status CheckFlags(const EvalFlags& flags) {
-  if (std::ranges::find(kSuites, flags.suite) == kSuites.end()) {
+// What a suite reads before there is a model.
+struct EvalInputs {
+  std::string text;
+  std::string then;
+  std::vector<DataConversation> data;
+};
+
+// What makes one suite different from another.
+struct Suite {
+  const char* name;
+  const char* pages;    // the bundled pages that it is about unless there is --data; null: none
+  bool prose;           // a model that writes prose reads texts
+  int n_conversations;  // windows of text-kl; 0: all there are
+  int n_quick;          // likewise, with --quick
+  int at_once;          // conversations that are decoded together
+  const char* quick_budgets;
+  Result<SuitePlan> (*plan)(Engine& engine, const EvalFlags& flags, const EvalInputs& inputs);
+};
+
+template <std::vector<ScriptRegime> (*MakeScripts)(const std::vector<DataConversation>&),
+          bool generate = false>
+Result<SuitePlan> PlanPictures(Engine& engine, const EvalFlags&, const EvalInputs& inputs) {
+  if (!engine.takes_pictures()) {
+    return InvalidArgument("the model reads no pictures: pass one that does, with -m and -mm");
+  }
+  return PlanConversations(engine, MakeScripts(inputs.data), {.generate = generate});
+}
+
+Result<SuitePlan> PlanTextKvSuite(Engine& engine, const EvalFlags& flags,
+                                  const EvalInputs& inputs) {
+  const TextKvOptions options{.text = inputs.text,
+                              .n_context = flags.n_context,
+                              .n_pairs = flags.n_pairs,
+                              .n_conversations = flags.n_conversations,
+                              .seeds = flags.seeds};
+  RKV_ASSIGN_OR_RETURN(std::vector<ScriptRegime> regimes, TextKvScripts(engine, options));
+  return PlanConversations(engine, std::move(regimes), {.measure_end = false});
+}
+
+Result<SuitePlan> PlanTextKlSuite(Engine& engine, const EvalFlags& flags,
+                                  const EvalInputs& inputs) {
+  TextKlOptions options{.n_context = flags.n_context,
+                        .n_windows = flags.n_conversations,
+                        .text = inputs.text,
+                        .then = inputs.then};
+  if (flags.quick) options.n_forced = kQuickForced;
+  return PlanTextKl(engine, options);
+}
+
+constexpr Suite kSuites[] = {
+    {"deferred", "heldout/2-pages", false, 0, 6, 24, "50%,20%", PlanPictures<DeferredScripts>},
+    {"pages", "heldout/3-pages", false, 0, 24, 24, "50%,20%", PlanPictures<PagesScripts>},
+    {"turns", "heldout/2-pages", false, 0, 4, 24, "50%,20%", PlanPictures<TurnsScripts>},
+    {"text-kv", nullptr, true, 3, 1, 1, "20%", PlanTextKvSuite},
+    {"text-kl", nullptr, true, 3, 1, 2, "50%,20%", PlanTextKlSuite},
+    {kData, nullptr, false, 0, 2, 1, "50%,20%", PlanPictures<DataScripts, true>},
+};
+
+std::string SuiteNames() {
+  std::vector<std::string> names;
+  for (const Suite& suite : kSuites) names.emplace_back(suite.name);
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+// Checks the flags, and fills in what the suite wants where they say nothing.
+Result<const Suite*> ChooseSuite(EvalFlags& flags) {
+  if (flags.suite.empty() && !flags.data.empty()) flags.suite = kData;
+  const auto suite = std::ranges::find(kSuites, flags.suite, &Suite::name);
+  if (suite == std::end(kSuites)) {
     return InvalidArgument(
-        fmt::format("unknown suite '{}'; suites are: {}", flags.suite, fmt::join(kSuites, ", ")));
+        fmt::format("unknown suite '{}'; suites are: {}", flags.suite, SuiteNames()));
   }
   for (const std::string& format : flags.formats) {
     if (std::ranges::find(kFormats, format) == kFormats.end()) {
@@ -73,10 +148,39 @@ Status CheckFlags(const EvalFlags& flags) {
                                          fmt::join(kFormats, ", ")));
     }
   }
-  if (flags.suite == kTextKl && flags.common.engine.model.empty()) {
-    return InvalidArgument("suite text-kl needs a model that writes prose: pass one with -m");
+  if (suite->prose && flags.common.engine.model.empty()) {
+    return InvalidArgument(
+        fmt::format("suite {} needs a model that writes prose: pass one with -m", suite->name));
   }
-  return OkStatus();
+  if (suite->name == std::string_view(kData) && flags.data.empty()) {
+    return InvalidArgument("suite data needs pictures and questions: pass them with --data FILE");
+  }
+  if (suite->prose && !flags.data.empty()) {
+    return InvalidArgument(
+        fmt::format("suite {} is about text: it takes --text FILE, not --data", suite->name));
+  }
+  if (flags.seeds.size() > 1 && suite->plan != PlanTextKvSuite) {
+    return InvalidArgument(
+        fmt::format("suite {} has nothing random in it: it takes one seed", suite->name));
+  }
+  const auto fill = [&flags](int& value, int usual, int quick) {
+    if (value == 0) value = flags.quick ? quick : usual;
+  };
+  fill(flags.n_conversations, suite->n_conversations, suite->n_quick);
+  fill(flags.n_context, kContext, kQuickContext);
+  fill(flags.n_pairs, kPairs, kQuickPairs);
+  if (flags.budgets.empty()) flags.budgets = flags.quick ? suite->quick_budgets : kBudgets;
+  EngineOptions& engine = flags.common.engine;
+  engine.max_conversations =
+      flags.n_conversations == 0
+          ? suite->at_once
+          : std::clamp(flags.n_conversations, suite->prose ? suite->at_once : 1, suite->at_once);
+  engine.media_cache_bytes = size_t{256} << 20;
+  if (suite->prose) engine.chat_template = "none";
+  // Steps of the bundled model are so short that threads cost more in waiting for each other, on a
+  // machine that has other work, than they gain.
+  if (engine.model.empty() && engine.n_threads == 0) engine.n_threads = 1;
+  return &*suite;
 }
 
 Result<ConfigurationChoices> ParseChoices(const EvalFlags& flags) {
@@ -105,19 +209,44 @@ Result<ConfigurationChoices> ParseChoices(const EvalFlags& flags) {
   return choices;
 }
 
-// "3 min left", once there is something to judge by.
-std::string TimeLeft(Clock::time_point start, double fraction) {
-  const double elapsed = std::chrono::duration<double>(Clock::now() - start).count();
-  if (fraction <= 0 || elapsed < 1) return "";
-  const double left = elapsed * (1 - fraction) / fraction;
-  return left < 90 ? fmt::format(", {:.0f} s left", left)
-                   : fmt::format(", {:.0f} min left", left / 60);
-}
+// How far a suite is: on a terminal as it goes, else a line every minute.
+class ProgressReport {
+ public:
+  void Show(std::string_view what, double fraction) {
+    const auto now = Clock::now();
+    if (!start_.has_value()) start_ = reported_ = now;
+    const std::string text = fmt::format("{}{}", what, TimeLeft(now, fraction));
+    line_.Show(text, fraction);
+    if (line_.enabled() || now - reported_ < kReportEvery) return;
+    reported_ = now;
+    fmt::print(stderr, "{} {:.0f} %\n", text, 100 * fraction);
+  }
+  void Clear() { line_.Clear(); }
 
-Status WriteOutputs(const EvalFlags& flags, const EvalHeader& header, const SuiteResult& result) {
+ private:
+  // "3 min left", once there is something to judge by.
+  std::string TimeLeft(Clock::time_point now, double fraction) const {
+    const double elapsed = std::chrono::duration<double>(now - *start_).count();
+    if (fraction <= 0 || elapsed < 1) return "";
+    const double left = elapsed * (1 - fraction) / fraction;
+    return left < 90 ? fmt::format(", {:.0f} s left", left)
+                     : fmt::format(", {:.0f} min left", left / 60);
+  }
+
+  ProgressLine line_;
+  std::optional<Clock::time_point> start_;
+  Clock::time_point reported_;
+};
+
+Status WriteOutputs(const EvalFlags& flags, EvalHeader& header, const SuiteResult& result) {
+  const auto name = [&flags](std::string_view format) {
+    return fmt::format("eval-{}.{}", flags.suite, format);
+  };
+  if (std::ranges::find(flags.formats, "svg") != flags.formats.end()) header.curves = name("svg");
   for (const std::string& format : flags.formats) {
     const std::string text = format == "md"     ? MarkdownTable(header, result)
                              : format == "json" ? JsonTable(header, result)
+                             : format == "svg"  ? SvgCurves(header, result)
                                                 : CsvTable(header, result);
     if (flags.out.empty() && format == flags.formats.front()) {
       std::cout << text << std::flush;
@@ -127,12 +256,9 @@ Status WriteOutputs(const EvalFlags& flags, const EvalHeader& header, const Suit
     const std::filesystem::path folder = flags.out.empty() ? "." : flags.out;
     std::error_code error;
     std::filesystem::create_directories(folder, error);
-    const std::filesystem::path path = folder / fmt::format("eval-{}.{}", flags.suite, format);
-    std::ofstream file(path);
-    file << text;
-    file.close();
-    if (!file) return BadFile(fmt::format("cannot write '{}'", path.string()));
-    if (flags.out.empty()) fmt::print(stderr, "wrote {}\n", path.string());
+    const std::string path = (folder / name(format)).string();
+    RKV_RETURN_IF_ERROR(WriteOutput(path, text));
+    if (flags.out.empty()) fmt::print(stderr, "wrote {}\n", path);
   }
   return OkStatus();
 }
@@ -148,105 +274,105 @@ Result<std::string> ReadText(const std::string& path, const char* bundled) {
   return text;
 }
 
-// How many conversations or windows.
-int Count(const EvalFlags& flags, int usual, int quick) {
-  if (flags.n_conversations > 0) return flags.n_conversations;
-  return flags.quick ? quick : usual;
-}
-
-// What is the same for every suite.
-struct EvalPlan {
-  std::vector<Configuration> configurations;
-  std::vector<Budget> budgets;
-};
-
-Result<SuiteResult> EvalDeferred(EvalFlags& flags, const EvalPlan& plan, EvalHeader& header,
-                                 const EvalProgress& progress) {
-  DeferredOptions options{.seed = flags.seed};
-  options.n_conversations = Count(flags, kConversations, kQuickConversations);
-  options.n_pictures = flags.n_pictures;
-  flags.common.engine.max_conversations = std::min(options.n_conversations, kMostAtOnce);
-  flags.common.engine.media_cache_bytes = size_t{256} << 20;
-  // Steps of the bundled model are so short that threads cost more in waiting for each other, on a
-  // machine that has other work, than they gain.
-  if (flags.common.engine.model.empty() && flags.common.engine.n_threads == 0) {
-    flags.common.engine.n_threads = 1;
+Result<EvalInputs> ReadInputs(const EvalFlags& flags, const Suite& suite) {
+  EvalInputs inputs;
+  if (suite.prose) {
+    RKV_ASSIGN_OR_RETURN(inputs.text, ReadText(flags.text, "prose/alice.txt"));
+    RKV_ASSIGN_OR_RETURN(inputs.then, ReadText(flags.then, "prose/opticks.txt"));
   }
-  RKV_ASSIGN_OR_RETURN(const auto engine, LoadEngine(flags.common));
-  header.model = engine->model_description();
-  header.n_conversations = options.n_conversations;
-  return RunDeferred(*engine, options, plan.configurations, plan.budgets, progress);
+  std::string data = flags.data;
+  if (data.empty() && suite.pages != nullptr) {
+    RKV_ASSIGN_OR_RETURN(data, FindReferenceFile(suite.pages));
+  }
+  if (!data.empty()) {
+    RKV_ASSIGN_OR_RETURN(inputs.data, ReadDataSet(data));
+    const auto n = static_cast<size_t>(flags.n_conversations);
+    if (n > 0 && n < inputs.data.size()) inputs.data.resize(n);
+  }
+  return inputs;
 }
 
-Result<SuiteResult> EvalTextKl(EvalFlags& flags, const EvalPlan& plan, EvalHeader& header,
-                               const EvalProgress& progress) {
-  TextKlOptions options;
-  RKV_ASSIGN_OR_RETURN(options.text, ReadText(flags.text, "prose/alice.txt"));
-  RKV_ASSIGN_OR_RETURN(options.then, ReadText(flags.then, "prose/opticks.txt"));
-  options.n_windows = Count(flags, kWindows, 1);
-  options.n_context = flags.n_context > 0 ? flags.n_context
-                      : flags.quick       ? kQuickContext
-                                          : kContext;
-  if (flags.quick) options.n_forced = kQuickForced;
-  flags.common.engine.max_conversations = 2;
-  flags.common.engine.chat_template = "none";
-  RKV_ASSIGN_OR_RETURN(const auto engine, LoadEngine(flags.common));
-  header.model = engine->model_description();
-  header.n_conversations = options.n_windows;
-  return RunTextKl(*engine, options, plan.configurations, plan.budgets, progress);
+// FNV-1a, to notice that a file is not the same.
+uint64_t Hash(std::string_view text, uint64_t hash = 0xcbf29ce484222325) {
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return hash;
+}
+
+uint64_t Hash(const EvalInputs& inputs) {
+  uint64_t hash = Hash(inputs.then, Hash(inputs.text));
+  for (const DataConversation& conversation : inputs.data) {
+    for (const std::string& image : conversation.images) hash = Hash(image, hash);
+    for (const DataQuestion& question : conversation.questions) {
+      hash = Hash(question.family, Hash(question.text, hash));
+      for (const std::string& answer : question.answers) hash = Hash(answer, hash);
+    }
+  }
+  return hash;
+}
+
+// What measurements depend on, beside the configurations.
+nlohmann::ordered_json Settings(const EvalFlags& flags, const EvalHeader& header,
+                                const EvalInputs& inputs) {
+  const EngineOptions& engine = flags.common.engine;
+  return {{"suite", flags.suite},
+          {"model", header.model},
+          {"version", header.version},
+          {"seeds", flags.seeds},
+          {"conversations", header.n_conversations},
+          {"context", flags.n_context},
+          {"pairs", flags.n_pairs},
+          {"quick", flags.quick},
+          {"compress", flags.compression},
+          {"ubatch", engine.n_ubatch},
+          {"inputs", fmt::format("{:016x}", Hash(inputs))}};
 }
 
 Status Eval(EvalFlags& flags, const std::string& command) {
-  const auto start = Clock::now();
-  RKV_RETURN_IF_ERROR(CheckFlags(flags));
-  const bool deferred = flags.suite == kDeferred;
+  RKV_ASSIGN_OR_RETURN(const Suite* suite, ChooseSuite(flags));
   RKV_RETURN_IF_ERROR(StartLogging(flags.common));
   RKV_ASSIGN_OR_RETURN(ConfigurationChoices choices, ParseChoices(flags));
   EvalHeader header;
   header.suite = flags.suite;
   header.command = command;
-  header.seed = flags.seed;
-  if (deferred) {
+  header.seeds = flags.seeds;
+  if (suite->pages != nullptr && flags.data.empty()) {
     choices.defaults = {{"sinks", 1}, {"window", 1}};
     header.notes.push_back(
         "policies that evict have sinks=1,window=1 unless they are given others, since these "
         "budgets are a few tokens");
   }
-  EvalPlan plan;
-  RKV_ASSIGN_OR_RETURN(plan.configurations, MakeConfigurations(choices));
-  std::string budgets = flags.budgets;
-  if (budgets.empty()) budgets = flags.quick ? kQuickBudgets : kBudgets;
-  RKV_ASSIGN_OR_RETURN(plan.budgets, ParseBudgetList(budgets));
+  RKV_ASSIGN_OR_RETURN(const std::vector<Configuration> configurations,
+                       MakeConfigurations(choices));
+  RKV_ASSIGN_OR_RETURN(const std::vector<Budget> budgets, ParseBudgetList(flags.budgets));
+  RKV_ASSIGN_OR_RETURN(const EvalInputs inputs, ReadInputs(flags, *suite));
+  header.n_conversations =
+      inputs.data.empty() ? flags.n_conversations : static_cast<int>(inputs.data.size());
 
   const Interrupts interrupts;
-  ProgressLine line;
-  std::optional<Clock::time_point> measuring;
-  const EvalProgress progress = [&](std::string_view what, double fraction) {
-    if (!measuring.has_value()) measuring = Clock::now();
-    line.Show(fmt::format("{}{}", what, TimeLeft(*measuring, fraction)), fraction);
-  };
-  RKV_ASSIGN_OR_RETURN(const SuiteResult result,
-                       (deferred ? EvalDeferred : EvalTextKl)(flags, plan, header, progress));
-  line.Clear();
-  header.model = fmt::format("{} ({})", header.model,
+  RKV_ASSIGN_OR_RETURN(const auto engine, LoadEngine(flags.common));
+  header.model = fmt::format("{} ({})", engine->model_description(),
                              std::filesystem::path(flags.common.engine.model).filename().string());
   header.version = fmt::format("rkv {} on llama.cpp {}", kVersion, LlamaVersion());
-  header.seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  return WriteOutputs(flags, header, result);
-}
-
-std::string CommandLine(const CLI::App& program, const CLI::App& command) {
-  std::string text = fmt::format("{} {}", program.get_name(), command.get_name());
-  // Not in the order given: what the environment sets is part of it.
-  for (const CLI::Option* option : command.get_options()) {
-    const bool flag = option->get_expected_max() == 0;
-    for (const std::string& value : option->results()) {
-      const bool quote = value.find_first_of(" ;'\"*?") != std::string::npos;
-      if (!option->get_positional()) text += fmt::format(" {}", option->get_name());
-      if (!flag) text += quote ? fmt::format(" '{}'", value) : fmt::format(" {}", value);
+  RKV_ASSIGN_OR_RETURN(const SuitePlan plan, suite->plan(*engine, flags, inputs));
+  std::optional<Journal> journal;
+  if (!flags.resume.empty()) {
+    RKV_ASSIGN_OR_RETURN(journal, Journal::Open(flags.resume, Settings(flags, header, inputs)));
+  }
+  ProgressReport report;
+  RKV_ASSIGN_OR_RETURN(
+      const SuiteResult result,
+      RunSuite(plan, configurations, budgets, journal.has_value() ? &*journal : nullptr,
+               [&](std::string_view what, double fraction) { report.Show(what, fraction); }));
+  report.Clear();
+  for (const Regime& regime : result.regimes) {
+    for (const std::vector<Measurement>& cells : regime.cells) {
+      for (const Measurement& measurement : cells) header.seconds += measurement.seconds;
     }
   }
-  return text;
+  RKV_RETURN_IF_ERROR(WriteOutputs(flags, header, result));
+  if (!flags.quick || suite->name == std::string_view(kData)) return OkStatus();
+  const std::vector<std::string> missed = MissedBars(result);
+  return missed.empty() ? OkStatus() : Internal(fmt::format("{}", fmt::join(missed, "; ")));
 }
 
 }  // namespace
@@ -255,9 +381,7 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
   CLI::App* command =
       program.add_subcommand("eval", "measure what each cache policy keeps, at equal bytes");
   auto flags = std::make_shared<EvalFlags>();
-  command->add_option("suite", flags->suite, fmt::format("{}", fmt::join(kSuites, ", ")))
-      ->required()
-      ->type_name("SUITE");
+  command->add_option("suite", flags->suite, SuiteNames())->type_name("SUITE");
   command
       ->add_option("--policies", flags->policies,
                    "policies, as h2o,snapkv:window=4,sinks=2,tova; repeatable; default: all")
@@ -281,27 +405,47 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
   command->add_flag("--controls", flags->controls,
                     "add quantised full caches and parts left out of the method");
   command
+      ->add_option("--conversations", flags->n_conversations,
+                   "conversations, the first of those there are (all), or for each seed, or "
+                   "windows of text (3)")
+      ->check(kPositive)
+      ->type_name("N");
+  command
       ->add_option(
-          "--conversations", flags->n_conversations,
-          fmt::format("conversations ({}), or windows of text ({})", kConversations, kWindows))
-      ->check(CLI::PositiveNumber)
-      ->type_name("N");
-  command->add_option("-s,--seed", flags->seed, "the same seed gives the same conversations (1)")
-      ->type_name("N");
-  command->add_option("--pictures", flags->n_pictures, "deferred: pictures of a conversation (2)")
-      ->check(CLI::Range(1, 3))
+          "-s,--seed", flags->seeds,
+          "text-kv: the same seed gives the same conversations (1); several: separate by commas")
+      ->delimiter(',')
+      ->expected(1)
+      ->take_all()
       ->type_name("N");
   command
       ->add_option("--context", flags->n_context,
-                   fmt::format("text-kl: tokens read first ({})", kContext))
-      ->check(CLI::PositiveNumber)
+                   fmt::format("text-kv, text-kl: tokens read first ({})", kContext))
+      ->check(kPositive)
       ->type_name("N");
-  command->add_option("--text", flags->text, "text-kl: what is read; default: bundled")
+  command
+      ->add_option("--pairs", flags->n_pairs,
+                   fmt::format("text-kv: keys and values in the text ({})", kPairs))
+      ->check(CLI::Range(1, 100))
+      ->type_name("N");
+  command
+      ->add_option(
+          "--data", flags->data,
+          "pictures and questions as JSON lines, a folder: all *.jsonl in it; default: bundled")
+      ->type_name("FILE");
+  command->add_option("--text", flags->text, "text-kv, text-kl: what is read; default: bundled")
       ->type_name("FILE");
   command->add_option("--then", flags->then, "text-kl: the change of subject; default: bundled")
       ->type_name("FILE");
-  command->add_flag("--quick", flags->quick, "few conversations, policies and budgets");
-  command->add_option("-o,--output", flags->formats, "md, json, csv; several: separate by commas")
+  command->add_flag("--quick", flags->quick,
+                    "few conversations, policies and budgets; fails if full answers less than 0.9 "
+                    "or retentive is no better than random");
+  command
+      ->add_option("--resume", flags->resume,
+                   "keep finished measurements there, and go on from those that it has")
+      ->type_name("FILE");
+  command
+      ->add_option("-o,--output", flags->formats, "md, json, csv, svg; several: separate by commas")
       ->delimiter(',')
       ->expected(1)
       ->take_all()
@@ -313,10 +457,7 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
       ->type_name("DIR");
   AddModelFlags(*command, flags->common);
   AddLogFlags(*command, flags->common);
-  for (CLI::Option* option : command->get_options()) {
-    const bool positional = option->get_positional() || option->check_lname("help");
-    if (!positional) option->envname(EnvironmentName("--" + option->get_lnames().front()));
-  }
+  NameEnvironment(*command);
   command->footer(PolicyHelp());
   command->callback([flags, command, &program, &exit_code] {
     const Status status = Eval(*flags, CommandLine(program, *command));

@@ -17,8 +17,9 @@ namespace rkv::app {
 namespace {
 
 const std::map<std::string, std::string, std::less<>> kShortFlags = {
-    {"-ctk", "--cache-type-k"}, {"-ctv", "--cache-type-v"},  {"-mm", "--mmproj"},
-    {"-ngl", "--n-gpu-layers"}, {"-sys", "--system-prompt"}, {"-ub", "--ubatch-size"},
+    {"-ctk", "--cache-type-k"}, {"-ctv", "--cache-type-v"}, {"-mm", "--mmproj"},
+    {"-ngl", "--n-gpu-layers"}, {"-np", "--parallel"},      {"-sys", "--system-prompt"},
+    {"-ub", "--ubatch-size"},
 };
 
 template <typename T>
@@ -26,31 +27,6 @@ CLI::Option* AddFlag(CLI::App& command, const std::string& names, T& value,
                      const std::string& help) {
   const std::string long_name = names.substr(names.rfind("--"));
   return command.add_option(names, value, help)->envname(EnvironmentName(long_name));
-}
-
-void AddSamplingFlags(CLI::App& command, CommonFlags& flags) {
-  SamplingOptions& sampling = flags.sampling;
-  const auto tokens = [](const std::string& text) {
-    return text == "-1" || CLI::PositiveNumber(text).empty()
-               ? std::string()
-               : "must be a positive number of tokens, or -1 for no limit";
-  };
-  AddFlag(command, "-n,--predict,--n-predict", flags.n_predict,
-          "longest answer in tokens; -1: no limit")
-      ->check(CLI::Validator(tokens, ""))
-      ->type_name("N");
-  AddFlag(command, "-s,--seed", sampling.seed, "random seed; default: a new one each time")
-      ->type_name("N");
-  command.add_flag("--ignore-eos", sampling.ignore_eos, "never end an answer before -n tokens")
-      ->envname("RKV_IGNORE_EOS");
-  AddFlag(command, "--temp", sampling.temperature,
-          "temperature (0.8); 0: always the likeliest token");
-  AddFlag(command, "--top-k", sampling.top_k, "sample among the k likeliest tokens (40); 0: off");
-  AddFlag(command, "--top-p", sampling.top_p, "sample among the tokens with this mass (0.95)")
-      ->check(CLI::Range(0.0, 1.0));
-  AddFlag(command, "--min-p", sampling.min_p,
-          "drop tokens below this share of the likeliest (0.05)")
-      ->check(CLI::Range(0.0, 1.0));
 }
 
 }  // namespace
@@ -82,6 +58,27 @@ std::string EnvironmentName(const std::string& flag) {
   return name;
 }
 
+void NameEnvironment(CLI::App& command) {
+  for (CLI::Option* option : command.get_options()) {
+    const bool positional = option->get_positional() || option->check_lname("help");
+    if (!positional) option->envname(EnvironmentName("--" + option->get_lnames().front()));
+  }
+}
+
+std::string CommandLine(const CLI::App& program, const CLI::App& command) {
+  std::string text = fmt::format("{} {}", program.get_name(), command.get_name());
+  // Not in the order given: what the environment sets is part of it.
+  for (const CLI::Option* option : command.get_options()) {
+    const bool flag = option->get_expected_max() == 0;
+    for (const std::string& value : option->results()) {
+      const bool quote = value.find_first_of(" ;'\"*?") != std::string::npos;
+      if (!option->get_positional()) text += fmt::format(" {}", option->get_name());
+      if (!flag) text += quote ? fmt::format(" '{}'", value) : fmt::format(" {}", value);
+    }
+  }
+  return text;
+}
+
 void AddModelFlags(CLI::App& command, CommonFlags& flags) {
   EngineOptions& engine = flags.engine;
   AddFlag(command, "-m,--model", engine.model, "model file (GGUF); default: the bundled model")
@@ -90,21 +87,27 @@ void AddModelFlags(CLI::App& command, CommonFlags& flags) {
       ->type_name("FILE");
   AddFlag(command, "-c,--ctx-size", engine.n_ctx,
           "longest conversation; 0: as the model was trained")
-      ->check(CLI::NonNegativeNumber)
+      ->check(kNonNegative)
       ->type_name("N");
   AddFlag(command, "-b,--batch-size", flags.n_batch, "most tokens per step, if less than -ub")
-      ->check(CLI::PositiveNumber)
+      ->check(kPositive)
       ->type_name("N");
   AddFlag(command, "--ubatch-size", engine.n_ubatch,
           "tokens per step of reading a prompt, -ub (512)")
-      ->check(CLI::PositiveNumber)
+      ->check(kPositive)
       ->type_name("N");
   AddFlag(command, "-t,--threads", engine.n_threads, "threads; 0: all cores")
-      ->check(CLI::NonNegativeNumber)
+      ->check(kNonNegative)
       ->type_name("N");
   AddFlag(command, "--n-gpu-layers", engine.n_gpu_layers,
-          "layers on the GPU, -ngl; only 0 can be served yet")
+          "layers on the GPU, -ngl; only 0 can be served yet; with --rpc, layers there (all)")
       ->type_name("N");
+  AddFlag(command, "--rpc", engine.rpc_servers,
+          "llama.cpp's RPC servers to split the layers over, as host:port,host:port")
+      ->delimiter(',')
+      ->expected(1)
+      ->take_all()
+      ->type_name("SERVERS");
   AddFlag(command, "--image-min-tokens", engine.image_min_tokens, "least visual tokens per picture")
       ->type_name("N");
   AddFlag(command, "--image-max-tokens", engine.image_max_tokens, "most visual tokens per picture")
@@ -112,8 +115,31 @@ void AddModelFlags(CLI::App& command, CommonFlags& flags) {
   AddFlag(command, "--chat-template", engine.chat_template,
           "a llama.cpp template name, or none; default: the model's own")
       ->type_name("NAME");
-  AddFlag(command, "--system-prompt", flags.system_prompt, "system prompt, -sys")
-      ->type_name("TEXT");
+}
+
+void AddSamplingFlags(CLI::App& command, CommonFlags& flags) {
+  SamplingOptions& sampling = flags.sampling;
+  const auto tokens = [](const std::string& text) {
+    return text == "-1" || CLI::PositiveNumber(text).empty()
+               ? std::string()
+               : "must be a positive number of tokens, or -1 for no limit";
+  };
+  AddFlag(command, "-n,--predict,--n-predict", flags.n_predict,
+          "longest answer in tokens; -1: no limit")
+      ->check(CLI::Validator(tokens, ""))
+      ->type_name("N");
+  AddFlag(command, "-s,--seed", sampling.seed, "random seed; default: a new one each time")
+      ->type_name("N");
+  command.add_flag("--ignore-eos", sampling.ignore_eos, "never end an answer before -n tokens")
+      ->envname("RKV_IGNORE_EOS");
+  AddFlag(command, "--temp", sampling.temperature,
+          "temperature (0.8); 0: always the likeliest token");
+  AddFlag(command, "--top-k", sampling.top_k, "sample among the k likeliest tokens (40); 0: off");
+  AddFlag(command, "--top-p", sampling.top_p, "sample among the tokens with this mass (0.95)")
+      ->check(CLI::Range(0.0, 1.0));
+  AddFlag(command, "--min-p", sampling.min_p,
+          "drop tokens below this share of the likeliest (0.05)")
+      ->check(CLI::Range(0.0, 1.0));
 }
 
 void AddLogFlags(CLI::App& command, CommonFlags& flags) {
@@ -123,9 +149,7 @@ void AddLogFlags(CLI::App& command, CommonFlags& flags) {
       ->envname("RKV_VERBOSE");
 }
 
-void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
-  AddModelFlags(command, flags);
-  AddSamplingFlags(command, flags);
+void AddCacheFlags(CLI::App& command, CommonFlags& flags) {
   AddFlag(command, "--policy", flags.policy, "cache policy, NAME[:option=value,...]; see below")
       ->type_name("POLICY");
   AddFlag(command, "--budget", flags.budget,
@@ -139,7 +163,7 @@ void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
       ->type_name("LADDER");
   AddFlag(command, "--split", flags.split,
           "the budget over layers and heads: uniform, pooled (to where it helps most), or auto "
-          "(pooled once tokens must be forgotten)")
+          "(pooled where most tokens are of pictures)")
       ->type_name("SPLIT");
   AddFlag(
       command, "--compress", flags.compression,
@@ -150,6 +174,14 @@ void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
       ->type_name("TYPE");
   AddFlag(command, "--cache-type-v", flags.type_v, "one type for all values, -ctv")
       ->type_name("TYPE");
+}
+
+void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
+  AddModelFlags(command, flags);
+  AddSamplingFlags(command, flags);
+  AddCacheFlags(command, flags);
+  AddFlag(command, "--system-prompt", flags.system_prompt, "system prompt, -sys")
+      ->type_name("TEXT");
   AddFlag(command, "--kv-report", flags.kv_report, "write what the cache holds as JSON")
       ->type_name("FILE");
   AddFlag(command, "--image", flags.images, "picture; several: repeat, or separate by commas")
@@ -204,6 +236,15 @@ Result<MemoryOptions> ParseMemoryOptions(const CommonFlags& flags) {
     RKV_ASSIGN_OR_RETURN(options.type_v, ParseElementType(flags.type_v));
   }
   return options;
+}
+
+Result<size_t> ParseBytes(std::string_view flag, std::string_view text) {
+  const Result<Budget> size = ParseBudget(text);
+  if (!size.ok() || size->unit != Budget::Unit::kBytes) {
+    return InvalidArgument(
+        fmt::format("{} '{}' must be a size such as 512MiB or 2GiB", flag, text));
+  }
+  return static_cast<size_t>(size->amount);
 }
 
 std::string PolicyHelp() {

@@ -12,6 +12,19 @@
 
 namespace rkv::app {
 
+// What `check`, which outlives this, takes, with a message that does not print the range of
+// doubles.
+inline CLI::Validator NumberThat(const CLI::Validator& check, const char* is, const char* type) {
+  return {[&check, is](std::string& text) {
+            return check(text).empty() ? "" : "'" + text + "' is not " + is;
+          },
+          type};
+}
+inline const CLI::Validator kPositive =
+    NumberThat(CLI::PositiveNumber, "a number above 0", "POSITIVE");
+inline const CLI::Validator kNonNegative =
+    NumberThat(CLI::NonNegativeNumber, "0 or a number above", "NONNEGATIVE");
+
 struct CommonFlags {
   EngineOptions engine;
   SamplingOptions sampling;
@@ -36,12 +49,20 @@ struct CommonFlags {
 // Registers the flags; `flags` must outlive the parse. Each flag of the form --long-name can also
 // be set by the environment variable RKV_LONG_NAME.
 void AddCommonFlags(CLI::App& command, CommonFlags& flags);
-// Those of them about the model, and about logs.
+// Those of them about the model, the choice of tokens, the cache, and logs.
 void AddModelFlags(CLI::App& command, CommonFlags& flags);
+void AddSamplingFlags(CLI::App& command, CommonFlags& flags);
+void AddCacheFlags(CLI::App& command, CommonFlags& flags);
 void AddLogFlags(CLI::App& command, CommonFlags& flags);
 
 // RKV_LONG_NAME for "--long-name".
 std::string EnvironmentName(const std::string& flag);
+
+// Names the environment variable of every flag of a command.
+void NameEnvironment(CLI::App& command);
+
+// The command with its flags, also those that the environment set, to be run again.
+std::string CommandLine(const CLI::App& program, const CLI::App& command);
 
 // A prompt with the escapes that llama.cpp's programs know replaced: \n \r \t \' \" \\.
 std::string Unescape(std::string_view text);
@@ -52,6 +73,9 @@ std::vector<std::string> ExpandShortFlags(int argc, char** argv);
 
 // The policy and budget that the flags name.
 Result<MemoryOptions> ParseMemoryOptions(const CommonFlags& flags);
+
+// "512MiB" or "2GiB" in bytes. kInvalidArgument, naming `flag`, for anything else.
+Result<size_t> ParseBytes(std::string_view flag, std::string_view text);
 
 // The text of --help about policies, from the registry.
 std::string PolicyHelp();

@@ -10,9 +10,11 @@
 
 #include "commands.h"
 #include "flags.h"
+#include "input.h"
 #include "inspect/cell_map.h"
 #include "inspect/overlay.h"
 #include "inspect/text.h"
+#include "output.h"
 #include "report.h"
 #include "terminal.h"
 
@@ -36,24 +38,6 @@ struct Turn {
   std::string question;
   std::string answer;
 };
-
-Result<std::string> ReadPicture(const std::string& path) {
-  std::error_code error;
-  std::ifstream file(path, std::ios::binary);
-  std::string bytes(std::istreambuf_iterator<char>(file), {});
-  if (!file || std::filesystem::is_directory(path, error)) {
-    return BadFile(fmt::format("cannot read the picture '{}'", path));
-  }
-  return bytes;
-}
-
-Status WriteTo(const std::string& path, const std::string& bytes) {
-  std::ofstream file(path, std::ios::binary);
-  file << bytes;
-  file.close();
-  if (!file) return BadFile(fmt::format("cannot write '{}'", path));
-  return OkStatus();
-}
 
 class Inspector {
  public:
@@ -153,10 +137,10 @@ class Inspector {
     const Overlay overlay = MakeOverlay(MakeCellMap(inspection_, span, flags_.filter),
                                         picture.width, picture.height, title, has_shares());
     if (!flags_.png.empty()) {
-      RKV_RETURN_IF_ERROR(WriteTo(flags_.png, EncodePng(DrawOverlay(overlay, picture))));
+      RKV_RETURN_IF_ERROR(WriteOutput(flags_.png, EncodePng(DrawOverlay(overlay, picture))));
     }
     if (!flags_.svg.empty()) {
-      RKV_RETURN_IF_ERROR(WriteTo(flags_.svg, SvgOverlay(overlay, picture, bytes)));
+      RKV_RETURN_IF_ERROR(WriteOutput(flags_.svg, SvgOverlay(overlay, picture, bytes)));
     }
     return OkStatus();
   }

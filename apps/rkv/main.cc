@@ -25,7 +25,9 @@ int Main(int argc, char** argv) {
   int exit_code = 0;
   rkv::app::AddRunCommand(program, exit_code);
   rkv::app::AddChatCommand(program, exit_code);
+  rkv::app::AddServeCommand(program, exit_code);
   rkv::app::AddEvalCommand(program, exit_code);
+  rkv::app::AddBenchCommand(program, exit_code);
   rkv::app::AddInspectCommand(program, exit_code);
   rkv::app::AddMakeModelCommand(program, exit_code);
   const std::string_view command = argc > 1 ? argv[1] : "-";

@@ -12,9 +12,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kModelFile = "tiny-vlm-f16.gguf";
-constexpr const char* kMmprojFile = "mmproj-tiny-vlm-f16.gguf";
-
 std::vector<fs::path> SearchPath() {
   std::vector<fs::path> path;
   if (const char* dir = std::getenv("RKV_REFERENCE_DIR"); dir != nullptr) path.emplace_back(dir);
@@ -27,13 +24,15 @@ std::vector<fs::path> SearchPath() {
 
 }  // namespace
 
-Status UseReferenceModel(EngineOptions& options) {
+Status UseReferenceModel(EngineOptions& options, std::string_view name) {
+  const std::string model = fmt::format("{}-f16.gguf", name);
+  const std::string mmproj = "mmproj-" + model;
   std::error_code error;
   std::string tried;
   for (const fs::path& dir : SearchPath()) {
-    if (fs::exists(dir / kModelFile, error) && fs::exists(dir / kMmprojFile, error)) {
-      options.model = (dir / kModelFile).string();
-      if (options.mmproj.empty()) options.mmproj = (dir / kMmprojFile).string();
+    if (fs::exists(dir / model, error) && fs::exists(dir / mmproj, error)) {
+      options.model = (dir / model).string();
+      if (options.mmproj.empty()) options.mmproj = (dir / mmproj).string();
       return OkStatus();
     }
     tried += fmt::format(" {}", dir.string());

@@ -2,14 +2,15 @@
 #define RETENTIVEKV_APPS_RKV_REFERENCE_MODEL_H_
 
 #include <string>
+#include <string_view>
 
 #include "retentivekv/engine.h"
 
 namespace rkv::app {
 
-// Fills in the bundled model's files. They are looked for in $RKV_REFERENCE_DIR, beside an
-// installed rkv (../share/retentivekv/reference), and in the source tree it was built from.
-Status UseReferenceModel(EngineOptions& options);
+// Fills in the files of the bundled model of that name. They are looked for in $RKV_REFERENCE_DIR,
+// beside an installed rkv (../share/retentivekv/reference), and in the source tree it was built from.
+Status UseReferenceModel(EngineOptions& options, std::string_view name = "reference");
 
 // The path of a file beside the bundled model.
 Result<std::string> FindReferenceFile(const std::string& name);

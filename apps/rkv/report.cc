@@ -2,8 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
+
+#include "output.h"
 
 namespace rkv::app {
 
@@ -105,11 +106,7 @@ Status WriteReport(const std::string& path, const Conversation& conversation,
                                    {"encode_ms", 1000 * answer.encode_seconds},
                                    {"predicted_n", answer.n_generated},
                                    {"predicted_ms", 1000 * answer.decode_seconds}}}};
-  std::ofstream file(path);
-  file << report.dump(2) << '\n';
-  file.close();
-  if (!file) return BadFile(fmt::format("cannot write the report '{}'", path));
-  return OkStatus();
+  return WriteOutput(path, report.dump(2) + "\n", "the report ");
 }
 
 }  // namespace rkv::app

@@ -19,6 +19,7 @@ class ProgressLine {
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;
 
+  bool enabled() const { return enabled_; }
   void Show(std::string_view what, double fraction);
   void Clear();
 

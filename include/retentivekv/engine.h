@@ -32,10 +32,12 @@ struct EngineOptions {
   std::string model;          // GGUF file of the language model
   std::string mmproj;         // GGUF file of the vision or audio projector; empty: text only
   std::string chat_template;  // empty: the model's; a llama.cpp template name; "none": plain text
-  int n_ctx = 0;         // longest conversation in positions; 0: what the model was trained for
-  int n_ubatch = 512;    // tokens per decoding step of a prompt
-  int n_threads = 0;     // 0: all cores
-  int n_gpu_layers = 0;  // must be 0 where there is a GPU: attention runs on the CPU
+  int n_ctx = 0;       // longest conversation in positions; 0: what the model was trained for
+  int n_ubatch = 512;  // tokens per decoding step of a prompt
+  int n_threads = 0;   // 0: all cores
+  // Must be 0 where there is a GPU: attention runs on the CPU. With rpc_servers, the layers that
+  // they hold; 0: all.
+  int n_gpu_layers = 0;
   int image_min_tokens =
       -1;  // visual tokens per picture, for models with a choice; -1: model's own
   int image_max_tokens = -1;
@@ -43,6 +45,9 @@ struct EngineOptions {
   // Embeddings of pictures and clips are kept in up to so many bytes, by what is in the files, so
   // that the encoder runs once for each. 0: none are kept.
   size_t media_cache_bytes = 0;
+  // "host:port" of llama.cpp's RPC servers, over which the layers are split. Attention, its output
+  // projection and the cache stay here.
+  std::vector<std::string> rpc_servers = {};
 };
 
 // A picture or audio file in memory.
@@ -65,6 +70,19 @@ struct ChatMessage {
   std::string content;  // with a media marker where a picture or clip stands
 };
 
+// What stands for a picture or clip in ChatMessage::content.
+std::string_view MediaMarker();
+
+// A message as it is written: texts, pictures and clips in their order.
+struct Message {
+  struct Part {
+    std::string text;
+    std::optional<MediaFile> media;  // in place of text
+  };
+  std::string role;  // "system", "user", "assistant"
+  std::vector<Part> parts;
+};
+
 enum class StopReason {
   kEndOfAnswer,
   kMaxTokens,
@@ -80,6 +98,9 @@ struct AnswerOptions {
   SamplingOptions sampling;
   // Gets the answer as it grows, in whole UTF-8 characters; return false to stop it.
   std::function<bool(std::string_view piece)> on_text;
+  // Gets each token of the answer once it is chosen, before on_text, with the next-token logits
+  // [n_vocab] that it was chosen by. Not the end of the answer.
+  std::function<void(int32_t token, std::span<const float> logits)> on_token;
   ProgressFunction on_progress;               // encoding pictures and reading the prompt
   const std::atomic<bool>* cancel = nullptr;  // polled between decoding steps
 
@@ -119,6 +140,21 @@ class Conversation {
   // The same with files that are in memory.
   Status AddUserMessageWithMedia(std::string_view text, std::span<const MediaFile> media);
 
+  // Appends messages, of which the last is to be answered: a user's next message, or a whole
+  // conversation with answers that were given elsewhere. They are one turn for Undo().
+  // kInvalidArgument also for text that contains what stands for media in a prompt.
+  Status AddMessages(std::span<const Message> messages);
+  // Appends text to be gone on from as it is, without the chat template.
+  Status AddText(std::string_view text);
+
+  // Tokens that wait to be read when the conversation is answered, visual tokens included.
+  size_t n_waiting_tokens() const;
+  // Tokens of an answer that the context has room for after them.
+  size_t max_answer_tokens() const;
+  // The most bytes that the cache can come to hold until everything that waits and so many tokens
+  // of an answer have been read.
+  uint64_t max_held_bytes(size_t n_answer_tokens) const;
+
   // Takes back the last message of the user and its answer. Tokens that were evicted meanwhile, to
   // make room for what is taken back, stay evicted. kInvalidArgument if there is none.
   Status Undo();
@@ -148,7 +184,38 @@ class Conversation {
 struct AnswerRequest {
   Conversation* conversation = nullptr;
   AnswerOptions options;
-  AnswerResult result;  // filled in
+  AnswerResult result = {};  // filled in
+  Status status = {};        // filled in; an error: there is no result, and the turn is taken back
+};
+
+// Answers that are generated together, one batch a step; they may begin and end at any step
+// (continuous batching). Must not outlive its Engine. Not thread-safe, and not to be used at the
+// same time as the Engine.
+class AnswerBatch {
+ public:
+  ~AnswerBatch();  // Takes back what is not answered yet.
+  AnswerBatch(const AnswerBatch&) = delete;
+  AnswerBatch& operator=(const AnswerBatch&) = delete;
+
+  // Lets an answer begin with the next step. The request and its conversation must live, and not be
+  // touched, until Step() returns it. kInvalidArgument for a conversation without a message to
+  // answer or one that is being answered; kResourceExhausted if EngineOptions::max_conversations
+  // are.
+  Status Begin(AnswerRequest& request);
+
+  // Decodes one batch: the next token of each answer, filled up with up to n_ubatch tokens of
+  // prompts, or a picture. Returns the requests that are done and have left; an error of one is in
+  // its status and does not concern the others.
+  std::vector<AnswerRequest*> Step();
+
+  size_t size() const;  // answers in progress
+
+  class Impl;
+
+ private:
+  friend class Engine;
+  explicit AnswerBatch(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
 };
 
 // A loaded model. Not thread-safe: one call at a time.
@@ -179,6 +246,8 @@ class Engine {
 
   // The same for several conversations, decoded together in one batch.
   Status AnswerAll(std::span<AnswerRequest> requests);
+
+  std::unique_ptr<AnswerBatch> NewAnswerBatch();
 
   // Next-token logits [n_vocab] after the prompt that is waiting in the conversation, which is
   // read. For evaluation and comparison; the turn stays open, so take it back with Undo().

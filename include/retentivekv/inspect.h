@@ -34,7 +34,9 @@ struct Inspection {
   std::vector<MediaSpan> media;       // pictures and clips among the tokens
   std::vector<HeadInspection> heads;  // by layer, then KV head
   MemoryStats stats;
-  uint64_t answer_tokens = 0;  // decoded tokens that the shares are a mean over
+  // Tokens that the shares are a mean over: those that the answer's tokens were chosen with, which
+  // are the last of the prompt and all of the answer but its end.
+  uint64_t answer_tokens = 0;
 };
 
 }  // namespace rkv

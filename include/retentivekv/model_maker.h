@@ -29,6 +29,9 @@ struct ModelSpec {
   int n_embd = 0;
   int n_ff = 512;           // hidden width of the feed-forward part, or of one expert
   int n_ctx_train = 32768;  // tokens the model claims to have been trained on
+  // Tokens of the vocabulary; those beyond the tokenizer's 288 stand for nothing. 0: 288.
+  int n_vocab = 0;
+  bool tied_output = false;  // the output matrix is that of the embeddings (always so in gemma2)
 
   // Type of the weight matrices: "f32", "f16", "q8_0" or "q4_0". Norms, biases and other small
   // tensors are always f32. The quantised types store blocks of 32 values, so they need head_dim,
@@ -46,6 +49,7 @@ struct ModelSpec {
 //   qwen2        grouped-query attention, biases on Q, K and V
 //   qwen3        RMS norm on Q and K
 //   qwen2vl      qwen2 with M-RoPE (three position coordinates); has a vision projector
+//   qwen3vl      qwen3 with interleaved M-RoPE: the language model of Qwen3-VL
 //   llava        the llama architecture in its file; has a vision projector
 //   gemma2       soft-capped attention scores; its sliding window is n_ctx_train, so never bites
 //   openai-moe   attention sinks, and 4 experts of which 2 are used; window as for gemma2
@@ -63,7 +67,15 @@ const std::vector<std::string>& MakeModelArchs();
 // True if `arch` has a vision projector, so that MakeMmproj() can make it.
 bool MakeModelHasVision(const std::string& arch);
 
-// Writes the language model to `path`, replacing what was there.
+// Released models, of which MakeModel() makes the language model in its exact shape with random
+// weights, so that its speed and memory can be measured.
+struct ReleasedShape {
+  const char* name;
+  ModelSpec spec;
+};
+const std::vector<ReleasedShape>& ReleasedShapes();
+
+// Writes the language model to `path`, a tensor at a time, replacing what was there.
 // Errors: InvalidArgument if the spec is impossible; BadFile if `path` cannot be written, and
 // ResourceExhausted if the disk is full, in which case `path` is left as it was.
 Status MakeModel(const ModelSpec& spec, const std::string& path);

@@ -71,7 +71,7 @@ std::string ToString(const Ladder& ladder);
 enum class Split : uint8_t {
   kUniform,  // the same bytes for each
   kPooled,   // to wherever they lower the error most, or the scores are highest
-  kAuto,     // pooled once tokens have to be forgotten and most are of pictures, else uniform
+  kAuto,     // pooled where most tokens are of pictures, else uniform
 };
 Result<Split> ParseSplit(std::string_view text);
 std::string_view ToString(Split split);

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
 namespace rkv {
 
@@ -51,10 +52,13 @@ int WriteAll(int fd, std::string_view bytes) {
   return 0;
 }
 
-int WriteNewFile(const std::string& path, int flags, std::string_view bytes) {
+int WriteNewFile(const std::string& path, int flags,
+                 const std::function<std::string_view()>& next) {
   Descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC | flags, 0644));
   if (file.get() < 0) return errno;
-  if (const int error = WriteAll(file.get(), bytes); error != 0) return error;
+  for (std::string_view piece = next(); !piece.empty(); piece = next()) {
+    if (const int error = WriteAll(file.get(), piece); error != 0) return error;
+  }
   // Devices and pipes cannot be synced; that is not an error of theirs.
   if (::fsync(file.get()) != 0 && errno != EINVAL && errno != EROFS) return errno;
   return file.Close() == 0 ? 0 : errno;
@@ -94,17 +98,21 @@ Result<std::string> ReadFile(const std::string& path, std::string_view what, siz
 }
 
 Status WriteFileAtomically(const std::string& path, std::string_view bytes) {
+  return WriteFileAtomically(path, [&] { return std::exchange(bytes, {}); });
+}
+
+Status WriteFileAtomically(const std::string& path, const std::function<std::string_view()>& next) {
   struct stat info {};
   const bool exists = ::stat(path.c_str(), &info) == 0;
   if (exists && S_ISDIR(info.st_mode)) {
     return BadFile(fmt::format("cannot write '{}': it is a directory", path));
   }
   if (exists && !S_ISREG(info.st_mode)) {  // A device or pipe must not be replaced by a file.
-    const int error = WriteNewFile(path, 0, bytes);
+    const int error = WriteNewFile(path, 0, next);
     return error == 0 ? OkStatus() : WriteError(path, error);
   }
   const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
-  int error = WriteNewFile(temporary, O_CREAT | O_TRUNC, bytes);
+  int error = WriteNewFile(temporary, O_CREAT | O_TRUNC, next);
   if (error == 0 && ::rename(temporary.c_str(), path.c_str()) != 0) error = errno;
   if (error == 0) return OkStatus();
   ::unlink(temporary.c_str());

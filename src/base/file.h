@@ -1,6 +1,7 @@
 #ifndef RETENTIVEKV_BASE_FILE_H_
 #define RETENTIVEKV_BASE_FILE_H_
 
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -16,6 +17,9 @@ Result<std::string> ReadFile(const std::string& path, std::string_view what,
 // Writes all of `bytes` or leaves `path` as it was: a regular file is written beside the target,
 // synced and renamed over it. kResourceExhausted for a full disk, kBadFile otherwise.
 Status WriteFileAtomically(const std::string& path, std::string_view bytes);
+// The same for bytes that come piece by piece: `next` gives a piece, which must live until it is
+// called again, and an empty one at the end.
+Status WriteFileAtomically(const std::string& path, const std::function<std::string_view()>& next);
 
 }  // namespace rkv
 

@@ -33,6 +33,19 @@ TEST_F(FileTest, WritesAndReadsBack) {
   EXPECT_EQ(std::distance(fs::directory_iterator(dir_), {}), 1);  // No temporary is left.
 }
 
+TEST_F(FileTest, PiecesAreWrittenInTheirOrder) {
+  int n = 0;
+  std::string piece;
+  const Status status = WriteFileAtomically(Path("f"), [&]() -> std::string_view {
+    piece = n < 3 ? std::string(100000, static_cast<char>('a' + n)) : "";
+    ++n;
+    return piece;
+  });
+  ASSERT_TRUE(status.ok());
+  EXPECT_EQ(*ReadFile(Path("f"), "file"),
+            std::string(100000, 'a') + std::string(100000, 'b') + std::string(100000, 'c'));
+}
+
 TEST_F(FileTest, MissingFilesAndDirectoriesAreNamed) {
   const Result<std::string> missing = ReadFile(Path("nothing"), "picture");
   ASSERT_FALSE(missing.ok());

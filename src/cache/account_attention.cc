@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "base/clock.h"
 #include "cache/compressor.h"
@@ -129,57 +130,67 @@ void Memory::Impl::AccountAttention() {
   const double log_retained =
       retained > 0 ? static_cast<double>(n_queries) * std::log(needs.decay) : 0.0;
   std::vector<double>& sum = transit_->column_sums();
-  std::vector<double>& sum_log = transit_->column_log_sums();
+  std::vector<double>& factors = transit_->query_factors();
+  factors.resize(n_queries);
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     HeadObservation& observation = transit_->observation(head);
-    Transit::SetZeros(sum, observation.n_columns);
-    Transit::SetZeros(sum_log, observation.n_columns);
-    const auto add = [&](size_t column, double p) {
-      if (p <= 0) return;
-      sum[column] += p;
-      sum_log[column] += p * std::log(p);
-    };
     if (needs.expected) {
+      Transit::SetZeros(sum, observation.n_columns);
       ExpectedWeights(head);
-      for (size_t c = 0; c < sum.size(); ++c)
-        sum_log[c] = sum[c] > 0 ? sum[c] * std::log(sum[c]) : 0;
     } else if (transit_->observes_rows()) {
-      std::vector<double> weights;
-      if (needs.text_weighted && n_queries > 1) weights = TextWeights(observation, *transit_);
-      for (size_t q = 0; q < n_queries; ++q) {
-        const double factor = (weights.empty() ? 1.0 : weights[q]) *
-                              std::pow(needs.decay, static_cast<double>(n_queries - 1 - q));
-        const float* row = observation.rows.data() + q * observation.n_columns;
-        for (size_t c = 0; c < observation.n_columns; ++c) {
-          add(c, factor * static_cast<double>(row[c]));
-        }
+      if (needs.text_weighted && n_queries > 1) {
+        factors = TextWeights(observation, *transit_);
+      } else {
+        std::ranges::fill(factors, 1.0);
       }
-    } else {
-      for (size_t c = 0; c < observation.n_columns; ++c) {
-        sum[c] = static_cast<double>(observation.sum[c]);
-        sum_log[c] = needs.entropy ? static_cast<double>(observation.sum_log[c]) : 0.0;
+      for (size_t q = 0; q < n_queries; ++q) {
+        factors[q] *= std::pow(needs.decay, static_cast<double>(n_queries - 1 - q));
       }
     }
-    size_t column = 0;
-    const auto update = [&](std::span<float> stats) {
-      if (stats.empty()) {  // a state
-        ++column;
-        return;
+    // Of a column over the observed queries: p, and p ln p if a policy wants it.
+    const auto sums_of = [&](size_t column) {
+      std::pair<double, double> sums;
+      const auto add = [&](double p) {
+        if (p <= 0) return;
+        sums.first += p;
+        if (needs.entropy) sums.second += p * std::log(p);
+      };
+      if (needs.expected) {
+        add(sum[column]);
+      } else if (transit_->observes_rows()) {
+        const float* weight = observation.rows.data() + column;
+        for (size_t q = 0; q < n_queries; ++q, weight += observation.n_columns) {
+          add(factors[q] * static_cast<double>(*weight));
+        }
+      } else {
+        constexpr double kUnit = 1.0 / Transit::kSumUnits;
+        const size_t place = observation.watched(column);
+        sums.first = kUnit * static_cast<double>(observation.sum[place]);
+        if (needs.entropy) sums.second = kUnit * static_cast<double>(observation.sum_log[place]);
       }
-      const auto before = static_cast<double>(stats[0]);
-      stats[0] = static_cast<float>(retained * before + sum[column]);
-      if (stats.size() > 1) {
-        const auto entropy = static_cast<double>(stats[1]);
-        stats[1] =
-            static_cast<float>(retained * (entropy + log_retained * before) + sum_log[column]);
-      }
-      ++column;
+      return sums;
     };
-    VisitRows(head,
-              [&](size_t tier, size_t slot) { update(mutable_store(head, tier).stats(slot)); });
+    const auto update = [&](std::span<float> stats, size_t column) {
+      const auto [p, p_log] = sums_of(column);
+      const auto before = static_cast<double>(stats[0]);
+      stats[0] = static_cast<float>(retained * before + p);
+      if (stats.size() == 1) return;
+      const auto entropy = static_cast<double>(stats[1]);
+      stats[1] = static_cast<float>(retained * (entropy + log_retained * before) + p_log);
+    };
+    size_t column = 0;
+    for (size_t tier = config_->n_attended_tiers(); tier-- > 0;) {
+      const size_t n = store(head, tier).size();
+      if (n > 0 && config_->layout(head, tier).n_stats > 0) {
+        RowStore& rows = mutable_store(head, tier);
+        for (size_t slot = 0; slot < n; ++slot) update(rows.stats(slot), column + slot);
+      }
+      column += n;
+    }
     Transit::SetZeros(observation.new_stats, transit_->n() * config_->n_stats());
     for (size_t i = 0; i < transit_->n(); ++i) {
-      update(std::span(observation.new_stats).subspan(i * config_->n_stats(), config_->n_stats()));
+      update(std::span(observation.new_stats).subspan(i * config_->n_stats(), config_->n_stats()),
+             column + i);
     }
   }
   observed_queries_ *= retained;

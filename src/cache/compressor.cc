@@ -7,6 +7,8 @@
 
 #include "base/clock.h"
 #include "base/f16.h"
+#include "base/parallel.h"
+#include "kernels/distance.h"
 #include "policies/score_math.h"
 
 namespace rkv {
@@ -22,6 +24,12 @@ constexpr uint64_t kCentreShare = 16;
 
 // A matrix likewise.
 constexpr uint64_t kMatrixShare = 4;
+
+// Tokens per head that stand for all on the lowest rung.
+constexpr size_t kSampledRows = 128;
+
+// A thread costs about as much as some hundred of them do.
+constexpr size_t kRowsPerThread = 1024;
 
 // At most so many steps of decoding between two compressions.
 constexpr uint64_t kMaxSpareRows = 64;
@@ -111,51 +119,97 @@ Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
 
 void Compressor::Run(size_t n_new) {
   const Stopwatch clock;
-  uint64_t least = 0;  // to have every token of the conversation on the lowest rung
+  samples_ = !config_.needs().all_tokens && !Absorbs() && LeastBytes() <= budget_;
+  n_new_ = n_new;
   for (size_t head = 0; head < config_.n_heads(); ++head) {
     codecs_.emplace_back(memory_, head);
-    Gather(head, n_new);
+    heads_.push_back(
+        {.begin = candidates_.size(), .end = candidates_.size() + CountCandidates(head)});
+    candidates_.resize(heads_.back().end);
+  }
+  items_.resize(candidates_.size());
+  ForHeads([this](size_t head) { Gather(head); });
+  for (size_t head = 0; head < config_.n_heads(); ++head) {
     MakeCentre(head);
     MakeMatrix(head);
-    least += StoreBytesFor(memory_.tokens_seen(), config_.layout(head, config_.n_rungs() - 1));
   }
-  least += memory_.FixedBytes();
-  room_ = std::min(1.0, static_cast<double>(budget_) / static_cast<double>(least));
-  pooled_ = config_.split() == Split::kPooled ||
-            (config_.split() == Split::kAuto && room_ < 1 && IsMostlyMedia());
-  for (size_t head = 0; head < config_.n_heads(); ++head) Score(head);
+  room_ = std::min(1.0, static_cast<double>(budget_) / static_cast<double>(LeastBytes()));
+  uint64_t n_media = 0;
+  for (const MediaSpan& span : memory_.media()) n_media += span.n_tokens();
+  text_share_ = 1.0 - static_cast<double>(n_media) / static_cast<double>(memory_.tokens_seen());
+  pooled_ =
+      config_.split() == Split::kPooled || (config_.split() == Split::kAuto && text_share_ < 0.5);
+  ForHeads([this](size_t head) { Score(head); });
   if (!config_.policy().info->scores_are_errors && pooled_) RanksToErrors(items_);
-  for (size_t head = 0; head < config_.n_heads(); ++head) WeighKept(head);
+  ForHeads([this](size_t head) { WeighKept(head); });
+  if (std::ranges::any_of(heads_, [](const HeadRange& range) { return range.n_staying > 0; })) {
+    // Where those on the lowest rung all stay, there is room for everybody there.
+    for (LadderItem& item : items_) item.keep = true;
+  }
   Solve();
-  for (size_t head = 0; head < config_.n_heads(); ++head) Apply(head);
+  ForHeads([this](size_t head) { Apply(head); });
   ++memory_.compressions_;
   memory_.compress_seconds_ += clock.Seconds();
 }
 
-bool Compressor::IsMostlyMedia() const {
-  uint64_t n_media = 0;
-  for (const MediaSpan& span : memory_.media()) n_media += span.n_tokens();
-  return 2 * n_media > memory_.tokens_seen();
+template <typename Work>
+void Compressor::ForHeads(const Work& work) const {
+  const size_t most = 1 + candidates_.size() / kRowsPerThread;
+  const size_t n_threads = memory_.transit_ == nullptr ? 1 : memory_.transit_->n_threads();
+  ParallelFor(std::min(n_threads, most), config_.n_heads(), work);
 }
 
-void Compressor::Gather(size_t head, size_t n_new) {
-  HeadRange range{.begin = candidates_.size()};
+bool Compressor::Absorbs() const {
+  if (!config_.absorb().has_states()) return config_.absorb().kind != AbsorbKind::kNone;
+  for (size_t head = 0; head < config_.n_heads(); ++head) {
+    if (memory_.store(head, config_.state_tier()).size() > 0) return true;
+  }
+  return false;
+}
+
+uint64_t Compressor::LeastBytes() const {
+  uint64_t bytes = memory_.FixedBytes();
+  for (size_t head = 0; head < config_.n_heads(); ++head) {
+    bytes += StoreBytesFor(memory_.tokens_seen(), config_.layout(head, config_.n_rungs() - 1));
+  }
+  return bytes;
+}
+
+size_t Compressor::SampleStride(size_t head, size_t tier) const {
+  if (!samples_ || tier + 1 != config_.n_rungs()) return 1;
+  return std::max<size_t>(1, (memory_.store(head, tier).size() + kSampledRows - 1) / kSampledRows);
+}
+
+size_t Compressor::CountCandidates(size_t head) const {
+  size_t n = n_new_;
+  for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
+    const size_t stride = SampleStride(head, tier);
+    n += (memory_.store(head, tier).size() + stride - 1) / stride;
+  }
+  return n;
+}
+
+void Compressor::Gather(size_t head) {
+  HeadRange& range = heads_[head];
+  Candidate* next = candidates_.data() + range.begin;
   for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
     const RowStore& rows = memory_.store(head, tier);
-    for (uint32_t slot = 0; slot < rows.size(); ++slot) {
-      candidates_.push_back(
-          {.index = rows.index(slot), .slot = slot, .tier = static_cast<uint8_t>(tier)});
+    const size_t stride = SampleStride(head, tier);
+    for (size_t slot = 0; slot < rows.size(); slot += stride) {
+      const size_t stands_for = std::min(stride, rows.size() - slot);
+      *next++ = {.index = rows.index(slot),
+                 .slot = static_cast<uint32_t>(slot),
+                 .tier = static_cast<uint8_t>(tier),
+                 .stands_for = static_cast<uint16_t>(stands_for)};
+      range.n_staying += stands_for - 1;
     }
   }
-  const uint64_t first_new = memory_.tokens_seen() - n_new;
-  for (uint32_t i = 0; i < n_new; ++i) {
-    candidates_.push_back(
-        {.index = static_cast<uint32_t>(first_new + i), .slot = i, .is_new = true});
+  const uint64_t first_new = memory_.tokens_seen() - n_new_;
+  for (uint32_t i = 0; i < n_new_; ++i) {
+    *next++ = {.index = static_cast<uint32_t>(first_new + i), .slot = i, .is_new = true};
   }
-  range.end = candidates_.size();
-  std::ranges::sort(candidates_.begin() + static_cast<ptrdiff_t>(range.begin), candidates_.end(),
-                    {}, &Candidate::index);
-  heads_.push_back(range);
+  std::ranges::sort(candidates_.begin() + static_cast<ptrdiff_t>(range.begin),
+                    candidates_.begin() + static_cast<ptrdiff_t>(range.end), {}, &Candidate::index);
 }
 
 void Compressor::Decode(size_t head, const Candidate& candidate, float* k, float* v) const {
@@ -260,6 +314,11 @@ void Compressor::Score(size_t head) {
   context.tokens_seen = memory_.tokens_seen();
   context.token_index = indices;
   context.tokens = infos;
+  std::vector<float> stands_for;
+  if (range.n_staying > 0) {
+    for (const Candidate& candidate : candidates) stands_for.push_back(candidate.stands_for);
+    context.stands_for = stands_for;
+  }
   std::vector<float> k, v;
   if (needs.keys || needs.values) {
     k.resize(n * shape.d_k);
@@ -270,7 +329,7 @@ void Compressor::Score(size_t head) {
     if (needs.keys) context.keys = {.data = k.data(), .n = n, .d = shape.d_k};
     if (needs.values) context.values = {.data = v.data(), .n = n, .d = shape.d_v};
   }
-  if (config_.absorb().has_states()) MeasureMetric(head);
+  if (NeedsMetric(head)) MeasureMetric(head, context.keys, context.values);
   std::vector<float> attention, entropy;
   if (config_.n_stats() > 0) {
     for (const Candidate& candidate : candidates) {
@@ -282,12 +341,11 @@ void Compressor::Score(size_t head) {
     context.entropy = entropy;
   }
   context.room = room_;
+  context.text_share = text_share_;
   std::vector<float> scores(n);
   config_.policy().policy->Score(context, scores);
 
-  const size_t first_item = items_.size();
-  items_.resize(first_item + n);
-  const std::span<LadderItem> items = std::span(items_).subspan(first_item, n);
+  const std::span<LadderItem> items = std::span(items_).subspan(range.begin, n);
   for (size_t i = 0; i < n; ++i) items[i].error = scores[i];
   if (config_.policy().info->scores_are_errors) {
     config_.policy().policy->Precision(context, scores);
@@ -312,17 +370,23 @@ void Compressor::WeighKept(size_t head) {
   const std::span<LadderItem> items =
       std::span(items_).subspan(range.begin, range.end - range.begin);
   double mean = 0;
-  for (const LadderItem& item : items) mean += static_cast<double>(item.precision_error);
-  mean /= static_cast<double>(std::max<size_t>(items.size(), 1));
-  const double least = std::pow(kKeepWeight, AttentionPart(room_)) * mean;
+  for (size_t i = 0; i < items.size(); ++i) {
+    mean += candidates_[range.begin + i].stands_for * static_cast<double>(items[i].precision_error);
+  }
+  mean /= static_cast<double>(std::max<size_t>(items.size() + range.n_staying, 1));
+  const double least = std::pow(kKeepWeight, AttentionPart(room_, text_share_)) * mean;
   for (LadderItem& item : items) {
     if (item.keep) item.precision_error = std::max(item.precision_error, static_cast<float>(least));
   }
 }
 
+uint64_t Compressor::StayingBytes(size_t head) const {
+  return heads_[head].n_staying * shapes_[config_.layer_of(head)].back().bytes;
+}
+
 uint64_t Compressor::KeptBytes(size_t head) const {
   const HeadRange& range = heads_[head];
-  uint64_t bytes = 0;
+  uint64_t bytes = StayingBytes(head);
   for (size_t i = range.begin; i < range.end; ++i) {
     if (items_[i].keep) bytes += shapes_[items_[i].shape].back().bytes;
   }
@@ -336,6 +400,7 @@ uint64_t Compressor::PlannedBytes() const {
     std::ranges::fill(rows, 0);
     for (size_t i = heads_[head].begin; i < heads_[head].end; ++i) ++rows[items_[i].rung];
     rows[0] += spare_;
+    rows[config_.n_rungs() - 1] += heads_[head].n_staying;
     for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
       bytes += StoreBytesFor(rows[tier], config_.layout(head, tier));
     }
@@ -377,14 +442,19 @@ void Compressor::Solve() {
 void Compressor::SolveWithin(uint64_t budget) {
   for (size_t i = 0; i < items_.size(); ++i) items_[i].rung = candidates_[i].tier;
   if (!pooled_) {
-    for (size_t head = 0; head < config_.n_heads(); ++head) {
-      SolveHead(head, budget * shapes_[config_.layer_of(head)].back().bytes / lowest_row_bytes_);
-    }
+    ForHeads([this, budget](size_t head) {
+      const uint64_t own =
+          budget * shapes_[config_.layer_of(head)].back().bytes / lowest_row_bytes_;
+      SolveHead(head, own - std::min(own, StayingBytes(head)));
+    });
     return;
   }
-  std::vector<LadderItem> pooled = items_;
-  SolveLadder(shapes_, budget, pooled);
   for (size_t head = 0; head < config_.n_heads(); ++head) {
+    budget -= std::min(budget, StayingBytes(head));
+  }
+  std::vector<LadderItem> pooled = items_;
+  LadderSolver(shapes_, pooled).Solve(budget, pooled);
+  ForHeads([this, &pooled](size_t head) {
     const HeadRange& range = heads_[head];
     uint64_t bytes = 0;
     for (size_t i = range.begin; i < range.end; ++i) {
@@ -392,7 +462,7 @@ void Compressor::SolveWithin(uint64_t budget) {
       if (pooled[i].rung < rungs.size()) bytes += rungs[pooled[i].rung].bytes;
     }
     SolveHead(head, bytes);
-  }
+  });
 }
 
 void Compressor::SolveHead(size_t head, uint64_t budget) {
@@ -400,8 +470,8 @@ void Compressor::SolveHead(size_t head, uint64_t budget) {
   range.n_states = 0;
   const std::span<LadderItem> items =
       std::span(items_).subspan(range.begin, range.end - range.begin);
-  const std::vector<LadderItem> before(items.begin(), items.end());
-  SolveLadder(shapes_, budget, items);
+  const LadderSolver solver(shapes_, items);
+  solver.Solve(budget, items);
   if (!config_.absorb().has_states()) return;
   const size_t n_held = memory_.store(head, config_.state_tier()).size();
   const size_t n_rungs = config_.n_rungs();
@@ -413,9 +483,8 @@ void Compressor::SolveHead(size_t head, uint64_t budget) {
   const size_t room = budget > kept ? (budget - kept) / row_bytes : 0;
   const auto solve_with = [&](size_t n_states) {
     n_states = std::min(n_states, std::max<size_t>(room, 1));
-    std::ranges::copy(before, items.begin());
     const uint64_t taken = n_states * row_bytes;
-    SolveLadder(shapes_, budget > taken ? budget - taken : 0, items);
+    solver.Solve(budget > taken ? budget - taken : 0, items);
     range.n_states = n_states;
   };
   if (share >= 0) {
@@ -437,16 +506,27 @@ void Compressor::SolveHead(size_t head, uint64_t budget) {
   solve_with(best);
 }
 
-void Compressor::MeasureMetric(size_t head) {
+bool Compressor::NeedsMetric(size_t head) const {
+  const AbsorbChoice& absorb = config_.absorb();
+  return absorb.has_states() &&
+         (room_ < 1 || absorb.share < 0 || memory_.store(head, config_.state_tier()).size() > 0);
+}
+
+void Compressor::MeasureMetric(size_t head, RowsView keys, RowsView values) {
   const HeadRange& range = heads_[head];
   const LayerShape& shape = config_.layer_shape(head);
   std::vector<float> k(shape.d_k), v(shape.d_v);
   StateSums all(shape.d_k, shape.d_v);
   double v_square = 0;
+  const bool decoded = keys.data != nullptr && values.data != nullptr;
   for (size_t i = range.begin; i < range.end; ++i) {
-    Decode(head, candidates_[i], k.data(), v.data());
-    all.Absorb(k, v);
-    for (const float x : v) v_square += static_cast<double>(x) * static_cast<double>(x);
+    if (!decoded) Decode(head, candidates_[i], k.data(), v.data());
+    const std::span<const float> key = decoded ? keys.row(i - range.begin) : k;
+    const std::span<const float> value = decoded ? values.row(i - range.begin) : v;
+    all.Absorb(key, value);
+    float norm = 0;
+    SquaredNorms(value.data(), 1, value.size(), &norm);
+    v_square += static_cast<double>(norm);
   }
   StateMetric& metric = metrics_[head];
   if (all.mass == 0) return;
@@ -540,6 +620,9 @@ void Compressor::Apply(size_t head) {
     const std::span<const float> own = Stats(head, candidate);
     stats.insert(stats.end(), own.begin(), own.end());
     if (own.empty()) stats.resize(stats.size() + config_.n_stats());
+  }
+  if (config_.absorb().has_states() && !forgotten.empty() && !NeedsMetric(head)) {
+    MeasureMetric(head, {}, {});  // All nearly had room.
   }
   std::vector<size_t> arriving(n_rungs);
   for (const Placed& row : placed) ++arriving[row.tier];

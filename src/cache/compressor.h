@@ -63,16 +63,26 @@ class Compressor {
     uint32_t slot = 0;  // in its tier; of a new token: its place in the ubatch
     uint8_t tier = 0;
     bool is_new = false;
+    uint16_t stands_for = 1;  // ScoreContext::stands_for
   };
   struct HeadRange {
     size_t begin = 0;  // in candidates_ and items_
     size_t end = 0;
-    size_t n_states = 0;  // that may be held
+    size_t n_states = 0;   // that may be held
+    size_t n_staying = 0;  // on the lowest rung, for whom a candidate stands
   };
 
-  void Gather(size_t head, size_t n_new);
+  // Whether something has been absorbed, or would be even while there is room for all tokens.
+  bool Absorbs() const;
+  // To have every token of the conversation on the lowest rung.
+  uint64_t LeastBytes() const;
+  // Heads do not depend on each other, except where the budget is distributed.
+  template <typename Work>
+  void ForHeads(const Work& work) const;
+  size_t SampleStride(size_t head, size_t tier) const;
+  size_t CountCandidates(size_t head) const;
+  void Gather(size_t head);
   void Score(size_t head);
-  bool IsMostlyMedia() const;
   void WeighKept(size_t head);
   void MakeCentre(size_t head);
   void MakeMatrix(size_t head);
@@ -82,10 +92,14 @@ class Compressor {
                     const std::vector<size_t>& went, double before, double retention);
   void Solve();
   void SolveHead(size_t head, uint64_t budget);
-  void MeasureMetric(size_t head);
+  // Whether states are certain to be made or changed, as far as that can be told before solving.
+  bool NeedsMetric(size_t head) const;
+  // K and V of the head's candidates as decoded, or null.
+  void MeasureMetric(size_t head, RowsView keys, RowsView values);
   double StateError(size_t head, size_t n_states);
-  uint64_t KeptBytes(size_t head) const;  // of what may not be forgotten, at the least
-  uint64_t PlannedBytes() const;          // held once Apply() has run
+  uint64_t StayingBytes(size_t head) const;  // of HeadRange::n_staying
+  uint64_t KeptBytes(size_t head) const;     // of what may not be forgotten, at the least
+  uint64_t PlannedBytes() const;             // held once Apply() has run
   void SolveWithin(uint64_t budget);
   void Apply(size_t head);
   // `entropy` is the mean of the forgotten.
@@ -109,8 +123,11 @@ class Compressor {
   Memory::Impl& memory_;
   const CacheConfig& config_;
   uint64_t budget_;
-  double room_ = 0;  // ScoreContext::room
+  size_t n_new_ = 0;
+  double room_ = 0;          // ScoreContext::room
+  double text_share_ = 1.0;  // likewise
   bool pooled_ = false;
+  bool samples_ = false;  // PolicyNeeds::all_tokens does not hold
   size_t spare_ = 0;  // exact rows per head that stay free, so that steps to come need not compress
   std::vector<RowCodec> codecs_;  // [head]
   std::vector<Candidate> candidates_;

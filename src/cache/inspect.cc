@@ -47,7 +47,7 @@ void Memory::Impl::TraceShares() {
       (state ? traced.state_share : traced.share)[store(head, tier).index(slot)] +=
           weights[column++];
     });
-    traced.share[tokens_seen_] += weights[column];
+    for (size_t i = 0; i < transit_->n(); ++i) traced.share[tokens_seen_ + i] += weights[column++];
   }
 }
 

@@ -41,18 +41,11 @@ std::vector<HullStep> HullSteps(const std::vector<LadderRung>& rungs, size_t top
   return steps;
 }
 
-struct Move {
-  double rate = 0;  // error avoided per byte
-  uint32_t item = 0;
-  uint32_t bytes = 0;
-  uint8_t to = 0;
-  uint8_t number = 0;  // of the item's steps
-};
-
 }  // namespace
 
-uint64_t SolveLadder(std::span<const std::vector<LadderRung>> shapes, uint64_t budget,
-                     std::span<LadderItem> items) {
+LadderSolver::LadderSolver(std::span<const std::vector<LadderRung>> shapes,
+                           std::span<const LadderItem> items)
+    : shapes_(shapes) {
   // hulls[shape][present rung][keep]
   std::vector<std::vector<std::vector<HullStep>>> hulls;
   for (const std::vector<LadderRung>& rungs : shapes) {
@@ -62,11 +55,9 @@ uint64_t SolveLadder(std::span<const std::vector<LadderRung>> shapes, uint64_t b
       hull.push_back(HullSteps(rungs, top, rungs.size() - 1));
     }
   }
-  uint64_t used = 0;
-  std::vector<Move> moves;
+  moves_.reserve(items.size());
   for (uint32_t i = 0; i < items.size(); ++i) {
-    LadderItem& item = items[i];
-    const std::vector<LadderRung>& rungs = shapes[item.shape];
+    const LadderItem& item = items[i];
     const auto& steps = hulls[item.shape][2 * size_t{item.rung} + (item.keep ? 1 : 0)];
     double rate = std::numeric_limits<double>::infinity();
     for (uint8_t n = 0; n < steps.size(); ++n) {
@@ -75,22 +66,29 @@ uint64_t SolveLadder(std::span<const std::vector<LadderRung>> shapes, uint64_t b
       const float error = enters ? item.error : item.precision_error;
       rate = std::min(rate, static_cast<double>(error) * steps[n].avoided /
                                 static_cast<double>(steps[n].bytes));
-      moves.push_back({.rate = rate,
-                       .item = i,
-                       .bytes = static_cast<uint32_t>(steps[n].bytes),
-                       .to = steps[n].to,
-                       .number = n});
+      moves_.push_back({.rate = rate,
+                        .item = i,
+                        .bytes = static_cast<uint32_t>(steps[n].bytes),
+                        .to = steps[n].to,
+                        .number = n});
     }
-    item.rung = static_cast<uint8_t>(rungs.size() - (item.keep ? 1 : 0));
-    if (item.keep) used += rungs.back().bytes;
   }
-  std::ranges::sort(moves, [](const Move& a, const Move& b) {
+  std::ranges::sort(moves_, [](const Move& a, const Move& b) {
     if (a.rate != b.rate) return a.rate > b.rate;
     if (a.item != b.item) return a.item > b.item;
     return a.number < b.number;
   });
+}
+
+uint64_t LadderSolver::Solve(uint64_t budget, std::span<LadderItem> items) const {
+  uint64_t used = 0;
+  for (LadderItem& item : items) {
+    const std::vector<LadderRung>& rungs = shapes_[item.shape];
+    item.rung = static_cast<uint8_t>(rungs.size() - (item.keep ? 1 : 0));
+    if (item.keep) used += rungs.back().bytes;
+  }
   std::vector<uint8_t> taken(items.size(), 0);
-  for (const Move& move : moves) {
+  for (const Move& move : moves_) {
     if (move.number != taken[move.item] || used + move.bytes > budget) continue;
     ++taken[move.item];
     used += move.bytes;

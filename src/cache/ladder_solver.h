@@ -24,12 +24,30 @@ struct LadderItem {
 };
 
 // Chooses for every item its present rung, a lower one, or none, so that the sum of errors is small
-// and the sum of bytes is at most `budget`, as far as the items to keep allow it. Steps up each
+// and the sum of bytes is at most a budget, as far as the items to keep allow it. Steps up each
 // item's convex hull of (bytes, error) are taken in the order of error avoided per byte (the greedy
 // solution of the multiple-choice knapsack); where both errors of the items are the same, that is
-// optimal up to the last step. Among equals the later item wins. Returns the bytes used.
-uint64_t SolveLadder(std::span<const std::vector<LadderRung>> shapes, uint64_t budget,
-                     std::span<LadderItem> items);
+// optimal up to the last step. Among equals the later item wins.
+class LadderSolver {
+ public:
+  LadderSolver(std::span<const std::vector<LadderRung>> shapes, std::span<const LadderItem> items);
+
+  // Sets where each item should be, and returns the bytes used. REQUIRES: the constructor's items,
+  // whatever their rungs are by now.
+  uint64_t Solve(uint64_t budget, std::span<LadderItem> items) const;
+
+ private:
+  struct Move {
+    double rate = 0;  // error avoided per byte
+    uint32_t item = 0;
+    uint32_t bytes = 0;
+    uint8_t to = 0;
+    uint8_t number = 0;  // of the item's steps
+  };
+
+  std::vector<Move> moves_;  // in the order in which they are taken
+  std::span<const std::vector<LadderRung>> shapes_;
+};
 
 }  // namespace rkv
 

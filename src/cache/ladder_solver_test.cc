@@ -41,7 +41,7 @@ struct Solution {
   uint64_t bytes = 0;
 };
 Solution Solve(std::vector<LadderItem>& items, uint64_t budget) {
-  const uint64_t used = SolveLadder(kShapes, budget, items);
+  const uint64_t used = LadderSolver(kShapes, items).Solve(budget, items);
   Solution solution;
   for (const LadderItem& item : items) {
     solution.error += ErrorOf(item);
@@ -154,7 +154,7 @@ TEST(LadderSolverTest, PrecisionIsOrderedByItsOwnError) {
 
 TEST(LadderSolverTest, NothingToDo) {
   std::vector<LadderItem> none;
-  EXPECT_EQ(SolveLadder(kShapes, 100, none), 0u);
+  EXPECT_EQ(LadderSolver(kShapes, none).Solve(100, none), 0u);
 }
 
 }  // namespace

@@ -175,6 +175,28 @@ uint64_t Memory::Impl::BudgetBytes(uint64_t tokens_seen) const {
   return std::max(static_cast<uint64_t>(bytes), smallest_budget_bytes());
 }
 
+uint64_t Memory::Impl::MaxHeldBytes(uint64_t n_tokens, size_t n_media) const {
+  // Tables that may still come; a vector that grows has room for up to twice its elements.
+  uint64_t tables = 2 * (media_.size() + n_media) * sizeof(MediaSpan);
+  uint64_t exact = FixedBytes();
+  for (size_t head = 0; head < config_->n_heads(); ++head) {
+    if (!centres_.empty()) tables += CentreBytes(config_->layer_shape(head));
+    if (!matrices_.empty()) tables += MatrixBytes(config_->layer_shape(head));
+    if (config_->absorb().has_states()) {
+      const RowLayout& states = config_->layout(head, config_->state_tier());
+      tables += StoreBytesFor(media_.size() + n_media, states) - StoreBytesFor(0, states);
+    }
+    exact += StoreBytesFor(n_tokens + Spare(n_tokens), config_->layout(head, 0));
+  }
+  const uint64_t budget = BudgetBytes(n_tokens);
+  const bool prompt_is_held = config_->options().compression == Compression::kPrompt;
+  // Within the budget the rows are as on the first rung, with room to spare.
+  const uint64_t within = budget == kNoLimit || prompt_is_held
+                              ? exact
+                              : std::min(exact, std::max(budget, smallest_budget_bytes() + tables));
+  return std::max(within + (within == exact ? tables : 0), held_bytes());
+}
+
 void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
   assert(transit_ == nullptr);
   if (transit == nullptr) {
@@ -184,7 +206,14 @@ void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
   transit_ = transit;
   transit->Begin(*config_, n);
   const PolicyNeeds& needs = config_->needs();
-  if (tracing() && n == 1) transit->StartTrace();
+  if (n == 1) {
+    size_t n_columns = 0;
+    for (size_t head = 0; head < config_->n_heads(); ++head) {
+      n_columns = std::max(n_columns, n_rows(head) + n);
+    }
+    transit->PrepareParts(n_columns);
+  }
+  if (tracing() && !prompt_follows_) transit->StartTrace();
   if (needs.queries == PolicyNeeds::Queries::kNone && !transit->traces()) return;
   const size_t window = needs.queries == PolicyNeeds::Queries::kAll ? n : std::min(n, needs.window);
   const auto is_text = [this](size_t i) {
@@ -203,7 +232,8 @@ void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
     if (counts(i)) transit->Observe(i);
   }
   for (size_t head = 0; head < config_->n_heads(); ++head) {
-    transit->PrepareObservation(head, n_rows(head));
+    const Columns silent = unwatched(head);
+    transit->PrepareObservation(head, n_rows(head), silent.begin, silent.end);
   }
 }
 
@@ -512,7 +542,7 @@ void Memory::Attend(size_t layer, size_t kv_head, const float* q, size_t n_queri
     }
     const size_t number = impl_->config().head(layer, kv_head);
     ResetSoftmax(n, shape.d_v, state);
-    impl_->Attend(number, head, {.rows = rows, .n = n}, scratch, nullptr);
+    impl_->Attend(number, head, {.rows = rows, .n = n}, scratch, nullptr, {});
     FinishSoftmax(n, shape.d_v, state, nullptr, out_rows);
     impl_->AddReadout(number, {.rows = rows, .n = n}, scratch, out_rows);
   }

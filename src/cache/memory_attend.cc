@@ -46,25 +46,54 @@ size_t Memory::Impl::n_rows(size_t head) const {
   return n;
 }
 
+size_t Memory::Impl::n_pages(size_t head) const {
+  size_t n = 0;
+  for (size_t tier = 0; tier < config_->n_attended_tiers(); ++tier) {
+    n += store(head, tier).n_spans();
+  }
+  return n;
+}
+
+Memory::Impl::Columns Memory::Impl::unwatched(size_t head) const {
+  const size_t lowest = config_->n_rungs() - 1;
+  if (tracing() || config_->layout(head, lowest).n_stats > 0) return {};
+  Columns columns;
+  for (size_t tier = config_->n_attended_tiers(); tier > lowest + 1; --tier) {
+    columns.begin += store(head, tier - 1).size();
+  }
+  columns.end = columns.begin + store(head, lowest).size();
+  return columns;
+}
+
 void Memory::Impl::Attend(size_t head, const HeadShape& shape, const QueryBlock& queries,
-                          AttentionScratch& scratch, float* const* logits) const {
+                          AttentionScratch& scratch, float* const* logits, Pages pages) const {
   const SoftmaxState state = scratch.state();
   AttentionScratch::Rotated& rotated = scratch.rotated();
   QueryBlock block = queries;
+  const Columns silent = unwatched(head);
   size_t column = 0;
+  size_t page = 0;  // number of the tier's first
   float* columns[kMaxQueryRows];
   const auto attend_tier = [&](size_t tier) {
     const RowStore& rows = store(head, tier);
-    for (size_t page = 0; page < rows.n_spans(); ++page) {
-      const KvSpan span = rows.span(page);
-      if (logits != nullptr) {
-        for (size_t i = 0; i < queries.n; ++i) columns[i] = logits[i] + column;
+    const size_t end = std::min(pages.end, page + rows.n_spans());
+    const bool quiet = column >= silent.begin && column < silent.end;
+    for (size_t at = std::max(page, pages.begin); at < end;) {
+      KvSpan spans[kSpansPerCall];
+      const size_t first_row = (at - page) * RowStore::kPageRows;
+      size_t n = 0;
+      for (; n < kSpansPerCall && at < end; ++at) spans[n++] = rows.span(at - page);
+      block.logits = nullptr;
+      if (logits != nullptr && !quiet) {
+        for (size_t i = 0; i < queries.n; ++i) columns[i] = logits[i] + column + first_row;
         block.logits = columns;
       }
-      AttendSpan(shape, block, span, nullptr, state, scratch.kernel());
-      column += span.n;
+      AttendSpans(shape, block, {spans, n}, state, scratch.kernel());
     }
-    if (tier == config_->state_tier() && rows.size() > 0 && matrix(head) != nullptr) {
+    column += rows.size();
+    const bool any = page < pages.end && pages.begin < page + rows.n_spans();
+    page += rows.n_spans();
+    if (tier == config_->state_tier() && any && matrix(head) != nullptr) {
       AddMatrix(head, shape, block, state, rotated.row);
     }
   };

@@ -2,6 +2,7 @@
 #ifndef RETENTIVEKV_CACHE_MEMORY_IMPL_H_
 #define RETENTIVEKV_CACHE_MEMORY_IMPL_H_
 
+#include <limits>
 #include <memory>
 #include <span>
 #include <vector>
@@ -14,6 +15,9 @@
 #include "retentivekv/memory.h"
 
 namespace rkv {
+
+// Pages that are handed to the kernel at once.
+inline constexpr size_t kSpansPerCall = 16;
 
 // Scratch of one thread that attends.
 class AttentionScratch {
@@ -66,6 +70,10 @@ class Memory::Impl {
   // The least that can be asked for, in bytes: sinks, the window, a state per head and the tables.
   uint64_t smallest_budget_bytes() const;
 
+  // The most bytes that can be held until `n_tokens` have been seen, with `n_media` more pictures
+  // or clips than now. REQUIRES: n_tokens >= tokens_seen().
+  uint64_t MaxHeldBytes(uint64_t n_tokens, size_t n_media) const;
+
   void AddMedia(const MediaSpan& span) { media_.push_back(span); }
   std::span<const MediaSpan> media() const { return media_; }
   TokenInfo token_info(uint32_t index) const;
@@ -101,10 +109,26 @@ class Memory::Impl {
     }
   }
 
-  // Adds everything held by one KV head to the softmax of the queries, states first. `logits`, if
-  // not null, is where each query's logits go, n_rows(head) each.
+  // Rows as Attend() visits them.
+  struct Columns {
+    size_t begin = 0;
+    size_t end = 0;
+  };
+  // Those whose attention nobody asks for: of the lowest rung, where it is not kept.
+  Columns unwatched(size_t head) const;
+
+  // Pages of a head, in Attend()'s order.
+  struct Pages {
+    size_t begin = 0;
+    size_t end = std::numeric_limits<size_t>::max();
+  };
+  size_t n_pages(size_t head) const;
+
+  // Adds what one KV head holds, or some pages of it, to the softmax of the queries, states first.
+  // `logits`, if not null, is where each query's logits go, n_rows(head) each; those of unwatched()
+  // columns are left as they are.
   void Attend(size_t head, const HeadShape& shape, const QueryBlock& queries,
-              AttentionScratch& scratch, float* const* logits) const;
+              AttentionScratch& scratch, float* const* logits, Pages pages) const;
 
   const RowStore& store(size_t head, size_t tier) const {
     const auto& rows = stores_[head * config_->n_tiers() + tier];

@@ -164,6 +164,40 @@ TEST(ObservedAttentionTest, SumsTravelWithTheirTokens) {
   }
 }
 
+// A ubatch's queries leave a sum per token that is watched, however many they are: a row for each
+// would be more than the cache.
+TEST(ObservedAttentionTest, QueriesLeaveNoMoreThanSums) {
+  for (const char* policy : {"h2o", "snapkv:queries=100", "retentive", "retentive:queries=100"}) {
+    SCOPED_TRACE(policy);
+    const MemoryShape shape = TestShape();
+    Memory memory =
+        *Memory::Create(shape, {.policy = *ParsePolicySpec(policy), .budget = *ParseBudget("20%")});
+    const CacheConfig& config = memory.impl().config();
+    Random random(8);
+    Transit transit;
+    bool any = false;
+    for (int i = 0; i < 8; ++i) {
+      std::vector<size_t> n_watched(config.n_heads(), 128);
+      for (size_t head = 0; head < config.n_heads(); ++head) {
+        for (size_t tier = 0; tier < config.n_rungs(); ++tier) {
+          if (config.layout(head, tier).n_stats == 0) continue;
+          n_watched[head] += memory.impl().store(head, tier).size();
+        }
+        if (config.absorb().has_states()) {
+          n_watched[head] += memory.impl().store(head, config.state_tier()).size();
+        }
+      }
+      RandomUbatch(shape, 128, random).Run(memory, &transit);
+      for (size_t head = 0; head < config.n_heads(); ++head) {
+        const size_t bytes = transit.observation(head).bytes();
+        ASSERT_LE(bytes, n_watched[head] * sizeof(int64_t)) << "ubatch " << i;
+        any = any || bytes > 0;
+      }
+    }
+    EXPECT_TRUE(any);
+  }
+}
+
 // An f16 row store of states with these tokens' keys and values.
 RowStore MakeStates(const RowLayout& layout, const RandomUbatch& ubatch,
                     const std::vector<uint16_t>& values, size_t n) {

@@ -18,24 +18,42 @@ namespace rkv {
 // which Memory::Impl::Attend() visits them, then the ubatch's tokens.
 struct HeadObservation {
   size_t n_columns = 0;
-  // Few observed tokens: [observed tokens, columns] softmax weights, mean over the query group.
+  size_t silent_begin = 0;  // columns that nobody watches: they have no place in the sums
+  size_t silent_end = 0;
+  // Transit::observes_rows(): [observed tokens, columns] softmax weights, mean over the query
+  // group.
   std::vector<float> rows;
-  // Many: [columns] weights p summed over the observed tokens with PolicyNeeds::decay, and p ln p.
-  std::vector<float> sum, sum_log;
+  // Else: [watched columns] weights p summed over the observed tokens with PolicyNeeds::decay, and
+  // p ln p. Threads add to them in any order, so they are integers, whose sums do not depend on
+  // it.
+  std::vector<int64_t> sum, sum_log;
   std::vector<float> queries;    // expected: [observed tokens * group, d_k]
   float scale = 0;               // of the layer's logits
-  std::vector<float> traced;     // [columns] weights of the only token, if it is traced
+  std::vector<float> traced;     // [columns] weights of the last token, if it is traced
   std::vector<float> new_stats;  // [n, n_stats] of the ubatch's tokens, when accounted for
   double state_share = 0;        // softmax share that states took, mean over the group
+  uint32_t parts_done = 0;       // of the head's parts; accessed as an atomic
   uint32_t reactivated = 0;      // states that took more than kReactivationShare
+
+  // Place in the sums of a column that is watched.
+  size_t watched(size_t column) const {
+    return column < silent_begin ? column : column - (silent_end - silent_begin);
+  }
+  // Of what grows with the columns.
+  size_t bytes() const {
+    return (rows.size() + queries.size() + traced.size()) * sizeof(float) +
+           (sum.size() + sum_log.size()) * sizeof(int64_t);
+  }
 };
 
 inline constexpr float kReactivationShare = 0.05f;
 
 class Transit {
  public:
-  // Above this many observed queries only sums are kept.
+  // Above this many observed queries only sums are kept also where each has a weight of its own.
   static constexpr size_t kMaxObservedRows = 64;
+  // HeadObservation::sum counts in units of 1 / kSumUnits, which leaves room for 2^19 queries.
+  static constexpr double kSumUnits = 0x1p44;
 
   // Zeros, with room that grows ahead of need.
   template <typename T>
@@ -57,8 +75,39 @@ class Transit {
     for (HeadObservation& observation : observations_) {
       observation.state_share = 0;
       observation.reactivated = 0;
+      observation.parts_done = 0;
     }
   }
+
+  // A single token's softmax over the parts of a head's rows. Layers take turns with the memory.
+  static constexpr size_t kMaxParts = 32;
+  static size_t PartFloats(const LayerShape& shape) {
+    return shape.n_head / shape.n_kv_head * (shape.d_v + 2);
+  }
+  // `n_columns` is what any head has at most.
+  void PrepareParts(size_t n_columns) {
+    size_t floats = 0;
+    size_t heads = 0;
+    for (const LayerShape& shape : config_->shape().layers) {
+      floats = std::max(floats, shape.n_kv_head * kMaxParts * PartFloats(shape));
+      heads = std::max(heads, shape.n_head);
+    }
+    parts_.resize(std::max(parts_.size(), floats));
+    part_columns_ = n_columns;
+    const size_t n = heads * n_columns;
+    if (part_logits_.size() < n) part_logits_.resize(n + n / 8);
+  }
+  float* part(const LayerShape& shape, size_t kv_head, size_t part) {
+    return parts_.data() + (kv_head * kMaxParts + part) * PartFloats(shape);
+  }
+  // Of query head `g` of a KV head's group.
+  float* part_logits(const LayerShape& shape, size_t kv_head, size_t g) {
+    return part_logits_.data() + (kv_head * (shape.n_head / shape.n_kv_head) + g) * part_columns_;
+  }
+
+  // That may be used when the ubatch has been decoded, the caller's among them.
+  void set_n_threads(size_t n) { n_threads_ = n; }
+  size_t n_threads() const { return n_threads_; }
 
   size_t n() const { return n_; }
   uint16_t* key(size_t head, size_t i) {
@@ -78,15 +127,21 @@ class Transit {
   void Observe(size_t i) { observed_[i] = static_cast<int32_t>(n_observed_++); }
   int32_t observed(size_t i) const { return observed_[i]; }
   size_t n_observed() const { return n_observed_; }
-  // The ubatch is a step of decoding whose weights are traced.
+  // A token of the answer is chosen with the ubatch's last token, whose weights are traced.
   void StartTrace() { traces_ = true; }
   bool traces() const { return traces_; }
-  // Weights are kept by query, not only their sum.
-  bool observes_rows() const { return n_observed_ <= kMaxObservedRows; }
-  // After the last Observe(): room for what a head with `n_held` rows will show.
-  void PrepareObservation(size_t head, size_t n_held) {
+  // Weights are kept by query, not only their sum: a row of them for every query would be more than
+  // the cache of a long conversation.
+  bool observes_rows() const {
+    return n_observed_ <= (config_->needs().text_weighted ? kMaxObservedRows : 1);
+  }
+  // After the last Observe(): room for what a head with `n_held` rows will show, of which nobody
+  // watches [silent_begin, silent_end).
+  void PrepareObservation(size_t head, size_t n_held, size_t silent_begin, size_t silent_end) {
     HeadObservation& observation = observations_[head];
     observation.n_columns = n_held + n_;
+    observation.silent_begin = silent_begin;
+    observation.silent_end = silent_end;
     if (traces_) SetZeros(observation.traced, observation.n_columns);
     if (config_->needs().expected) {
       SetZeros(observation.queries,
@@ -94,27 +149,32 @@ class Transit {
     } else if (observes_rows()) {
       SetZeros(observation.rows, n_observed_ * observation.n_columns);
     } else {
-      SetZeros(observation.sum, observation.n_columns);
-      SetZeros(observation.sum_log, config_->needs().entropy ? observation.n_columns : 0);
+      const size_t n_watched = observation.n_columns - (silent_end - silent_begin);
+      SetZeros(observation.sum, n_watched);
+      SetZeros(observation.sum_log, config_->needs().entropy ? n_watched : 0);
     }
   }
   HeadObservation& observation(size_t head) { return observations_[head]; }
-  // Scratch of whoever accounts for what was observed: p and p ln p of a head's columns, and a row.
+  // Scratch of whoever accounts for what was observed: p of a head's columns, and a row.
   std::vector<double>& column_sums() { return column_sums_; }
-  std::vector<double>& column_log_sums() { return column_log_sums_; }
+  std::vector<double>& query_factors() { return query_factors_; }
   std::vector<float>& key_row() { return key_row_; }
   std::vector<float>& value_row() { return value_row_; }
 
  private:
   const CacheConfig* config_ = nullptr;
+  size_t n_threads_ = 1;
   size_t n_ = 0;
   size_t n_observed_ = 0;
   bool traces_ = false;
   std::vector<uint16_t> rows_;  // per head: keys [n, d_k], values [n, d_v]
   std::vector<int32_t> observed_;
   std::vector<HeadObservation> observations_;
-  std::vector<double> column_sums_, column_log_sums_;
+  std::vector<double> column_sums_, query_factors_;
   std::vector<float> key_row_, value_row_;
+  std::vector<float> parts_;        // [KV heads, kMaxParts, PartFloats()]
+  std::vector<float> part_logits_;  // [query heads, columns]
+  size_t part_columns_ = 0;
 };
 
 }  // namespace rkv

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <span>
 
 namespace rkv {
 
@@ -16,6 +17,12 @@ struct RowBlock {
   size_t token[kMaxQueryRows];  // place in the segment
   float sink[kMaxQueryRows];
   size_t n = 0;
+};
+
+// What an observed token saw.
+struct Observed {
+  size_t number = 0;            // of the token
+  const float* mean = nullptr;  // [columns] over its query group, or over the part in one call
 };
 
 // One KV head's work for one segment.
@@ -44,23 +51,44 @@ class HeadAttention {
   void AttendTokens(size_t first, size_t n) {
     RowBlock block;
     for (size_t token = first; token < first + n; ++token) {
-      const size_t row = segment_.rows[token];
-      memory_.transit().Stage(head_, token, tensors_.k.row(row, kv_head_),
-                              tensors_.v.row(row, kv_head_));
       for (size_t g = 0; g < group_; ++g) {
-        const size_t q_head = kv_head_ * group_ + g;
-        block.q[block.n] = tensors_.q.row(row, q_head);
-        block.out[block.n] = tensors_.out.row(row, q_head);
-        block.token[block.n] = token;
-        block.sink[block.n] = tensors_.sinks != nullptr ? tensors_.sinks[q_head] : 0.0f;
-        KeepQuery(token, g, block.q[block.n]);
-        if (++block.n == kMaxQueryRows) {
+        Add(block, token, g);
+        if (block.n == kMaxQueryRows) {
           AttendRows(block);
           block.n = 0;
         }
       }
+      StageToken(token);
     }
     if (block.n > 0) AttendRows(block);
+  }
+
+  // The only token of the segment, over part `part` of `n_parts` of the head's pages. Whoever ends
+  // last merges the parts, in their order, and writes the output.
+  void AttendPart(size_t part, size_t n_parts) {
+    RowBlock block;
+    for (size_t g = 0; g < group_; ++g) Add(block, 0, g);
+    Transit& transit = memory_.transit();
+    const LayerShape& layer = memory_.config().layer_shape(head_);
+    const bool observe = Observes(block);
+    float* logits[kMaxQueryRows];
+    for (size_t g = 0; g < group_; ++g) logits[g] = transit.part_logits(layer, kv_head_, g);
+    const size_t n_pages = memory_.n_pages(head_);
+    AttendPages(block, observe ? logits : nullptr,
+                {.begin = part * n_pages / n_parts, .end = (part + 1) * n_pages / n_parts},
+                part + 1 == n_parts);
+    const SoftmaxState state = scratch_.state();
+    const SoftmaxState own = PartState(transit.part(layer, kv_head_, part));
+    CopySoftmax(state, own);
+    // What the others wrote is seen by who counts last.
+    const std::atomic_ref done(transit.observation(head_).parts_done);
+    if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < n_parts) return;
+    CopySoftmax(PartState(transit.part(layer, kv_head_, 0)), state);
+    for (size_t i = 1; i < n_parts; ++i) {
+      MergeSoftmax(group_, shape_.d_v, PartState(transit.part(layer, kv_head_, i)), state);
+    }
+    StageToken(0);
+    FinishRows(block, observe ? logits : nullptr);
   }
 
  private:
@@ -74,50 +102,112 @@ class HeadAttention {
         observation.queries.data() + (static_cast<size_t>(observed) * group_ + g) * shape_.d_k);
   }
 
-  void AttendRows(const RowBlock& block) {
-    const SoftmaxState state = scratch_.state();
-    // A step of decoding tells what states are worth; a prompt's tokens would race for the
-    // counters.
-    const bool watch_states = n_states_ > 0 && segment_.rows.size() == 1;
-    const bool trace = memory_.transit().traces();
-    bool observe = watch_states || trace;
-    for (size_t i = 0; i < block.n && !observe; ++i) {
-      observe =
-          memory_.transit().observed(block.token[i]) >= 0 && !memory_.config().needs().expected;
+  void Add(RowBlock& block, size_t token, size_t g) const {
+    const size_t row = segment_.rows[token];
+    const size_t q_head = kv_head_ * group_ + g;
+    block.q[block.n] = tensors_.q.row(row, q_head);
+    block.out[block.n] = tensors_.out.row(row, q_head);
+    block.token[block.n] = token;
+    block.sink[block.n] = tensors_.sinks != nullptr ? tensors_.sinks[q_head] : 0.0f;
+    ++block.n;
+  }
+
+  void StageToken(size_t token) {
+    const size_t row = segment_.rows[token];
+    memory_.transit().Stage(head_, token, tensors_.k.row(row, kv_head_),
+                            tensors_.v.row(row, kv_head_));
+    for (size_t g = 0; g < group_; ++g) {
+      KeepQuery(token, g, tensors_.q.row(row, kv_head_ * group_ + g));
     }
-    const size_t n_columns = n_held_ + segment_.rows.size();
+  }
+
+  SoftmaxState PartState(float* part) const {
+    return {.acc = part + 2 * group_, .max = part, .sum = part + group_};
+  }
+  void CopySoftmax(const SoftmaxState& from, const SoftmaxState& to) const {
+    std::copy_n(from.acc, group_ * shape_.d_v, to.acc);
+    std::copy_n(from.max, group_, to.max);
+    std::copy_n(from.sum, group_, to.sum);
+  }
+
+  // A step of decoding tells what states are worth; a prompt's tokens would race for the counters.
+  bool WatchesStates() const { return n_states_ > 0 && segment_.rows.size() == 1; }
+  // A token of the answer is chosen with the ubatch's last one, whose weights are traced.
+  bool IsLast(size_t token) const { return token == segment_.rows.size() - 1; }
+  bool Observes(const RowBlock& block) const {
+    if (WatchesStates() || (memory_.transit().traces() && IsLast(block.token[block.n - 1]))) {
+      return true;
+    }
+    if (memory_.config().needs().expected) return false;  // It is shown queries instead.
+    return std::any_of(block.token, block.token + block.n,
+                       [this](size_t token) { return memory_.transit().observed(token) >= 0; });
+  }
+
+  void AttendRows(const RowBlock& block) {
+    const bool observe = Observes(block);
     float* logits[kMaxQueryRows];
     if (observe) {
+      const size_t n_columns = n_held_ + segment_.rows.size();
       std::vector<float>& buffer = scratch_.logits();
       if (buffer.size() < kMaxQueryRows * n_columns) buffer.resize(kMaxQueryRows * n_columns);
       for (size_t i = 0; i < block.n; ++i) logits[i] = buffer.data() + i * n_columns;
     }
+    AttendPages(block, observe ? logits : nullptr, {}, true);
+    FinishRows(block, observe ? logits : nullptr);
+  }
+
+  void AttendPages(const RowBlock& block, float* const* logits, Memory::Impl::Pages pages,
+                   bool own_ubatch) {
+    const SoftmaxState state = scratch_.state();
     ResetSoftmax(block.n, shape_.d_v, state);
-    memory_.Attend(head_, shape_, {.rows = block.q, .n = block.n}, scratch_,
-                   observe ? logits : nullptr);
-    AttendOwnUbatch(block, state, observe ? logits : nullptr);
+    memory_.Attend(head_, shape_, {.rows = block.q, .n = block.n}, scratch_, logits, pages);
+    if (own_ubatch) AttendOwnUbatch(block, state, logits);
+  }
+
+  // From the softmax over everything, in the scratch, to the output and what is observed.
+  void FinishRows(const RowBlock& block, float* const* logits) {
+    const SoftmaxState state = scratch_.state();
     FinishSoftmax(block.n, shape_.d_v, state, tensors_.sinks != nullptr ? block.sink : nullptr,
                   block.out);
+    if (logits != nullptr) ObserveRows(block, state, logits);
     memory_.AddReadout(head_, {.rows = block.q, .n = block.n}, scratch_, block.out);
-    if (!observe) return;
-    for (size_t i = 0; i < block.n; ++i) ToWeights(block, i, state, n_columns, logits[i]);
-    if (watch_states) WatchStates(block, logits);
-    for (size_t i = 0; i < block.n && trace; ++i)
-      AddTo(memory_.transit().observation(head_).traced.data(), logits[i], n_columns);
-    if (memory_.config().needs().expected) return;  // It is shown queries instead.
+  }
+
+  // Calls body(begin, end) for the columns that somebody watches.
+  template <typename Body>
+  void ForWatched(const Body& body) const {
+    const Memory::Impl::Columns silent = memory_.unwatched(head_);
+    if (silent.begin > 0) body(size_t{0}, silent.begin);
+    body(silent.end, n_held_ + segment_.rows.size());
+  }
+
+  void ObserveRows(const RowBlock& block, const SoftmaxState& state, float* const* logits) {
+    for (size_t i = 0; i < block.n; ++i) ToWeights(block, i, state, logits[i]);
+    if (WatchesStates()) WatchStates(block, logits);
+    for (size_t i = 0; i < block.n && memory_.transit().traces(); ++i) {
+      if (!IsLast(block.token[i])) continue;
+      AddTo(memory_.transit().observation(head_).traced.data(), logits[i]);
+    }
+    if (memory_.config().needs().expected) return;
     // The queries of a token are next to each other; their first row becomes the group's mean.
+    Observed seen[kMaxQueryRows];
+    size_t n_seen = 0;
     for (size_t i = 0; i < block.n;) {
       float* mean = logits[i];
       const size_t token = block.token[i++];
       const int32_t observed = memory_.transit().observed(token);
       if (observed >= 0) {
-        for (size_t c = 0; c < n_columns; ++c) mean[c] *= 1.0f / static_cast<float>(group_);
+        const float share = 1.0f / static_cast<float>(group_);
+        ForWatched([&](size_t begin, size_t end) {
+          for (size_t c = begin; c < end; ++c) mean[c] *= share;
+        });
       }
       for (; i < block.n && block.token[i] == token; ++i) {
-        if (observed >= 0) AddTo(mean, logits[i], n_columns);
+        if (observed >= 0) AddTo(mean, logits[i]);
       }
-      if (observed >= 0) Observe(static_cast<size_t>(observed), mean, n_columns);
+      if (observed >= 0) seen[n_seen++] = {static_cast<size_t>(observed), mean};
     }
+    if (n_seen > 0) Observe({seen, n_seen});
   }
 
   void AttendOwnUbatch(const RowBlock& block, const SoftmaxState& state, float* const* logits) {
@@ -144,15 +234,15 @@ class HeadAttention {
   }
 
   // Logits to softmax weights, in place.
-  void ToWeights(const RowBlock& block, size_t i, const SoftmaxState& state, size_t n_columns,
-                 float* logits) const {
+  void ToWeights(const RowBlock& block, size_t i, const SoftmaxState& state, float* logits) const {
     double sum = static_cast<double>(state.sum[i]);
     if (tensors_.sinks != nullptr) {
       sum += std::exp(static_cast<double>(block.sink[i]) - static_cast<double>(state.max[i]));
     }
-    const float max = state.max[i];
     const auto factor = static_cast<float>(1.0 / sum);
-    for (size_t c = 0; c < n_columns; ++c) logits[c] = factor * std::exp(logits[c] - max);
+    ForWatched([&](size_t begin, size_t end) {
+      LogitsToShares(state.max[i], factor, {logits + begin, end - begin});
+    });
   }
 
   void WatchStates(const RowBlock& block, float* const* weights) {
@@ -167,30 +257,48 @@ class HeadAttention {
   }
 
   // Adds a query's weights to the mean over its group.
-  void AddTo(float* mean, const float* weights, size_t n_columns) const {
+  void AddTo(float* mean, const float* weights) const {
     const float share = 1.0f / static_cast<float>(group_);
-    for (size_t c = 0; c < n_columns; ++c) mean[c] += share * weights[c];
+    ForWatched([&](size_t begin, size_t end) {
+      for (size_t c = begin; c < end; ++c) mean[c] += share * weights[c];
+    });
   }
 
-  // `mean` is over the token's query group (over a part of it, if it is larger than a kernel call).
-  void Observe(size_t observed, const float* mean, size_t n_columns) {
+  void Observe(std::span<const Observed> seen) {
     Transit& transit = memory_.transit();
     HeadObservation& observation = transit.observation(head_);
     if (transit.observes_rows()) {  // All of a token's queries are this thread's.
-      float* row = observation.rows.data() + observed * n_columns;
-      for (size_t c = 0; c < n_columns; ++c) row[c] += mean[c];
+      for (const Observed& query : seen) {
+        float* row = observation.rows.data() + query.number * observation.n_columns;
+        ForWatched([&](size_t begin, size_t end) {
+          for (size_t c = begin; c < end; ++c) row[c] += query.mean[c];
+        });
+      }
       return;
     }
     const PolicyNeeds& needs = memory_.config().needs();
-    const auto age = static_cast<double>(transit.n_observed() - 1 - observed);
-    const auto decay = static_cast<float>(std::pow(needs.decay, age));
-    for (size_t c = 0; c < n_columns; ++c) {
-      const float p = decay * mean[c];
-      if (p <= 0) continue;
-      std::atomic_ref(observation.sum[c]).fetch_add(p, std::memory_order_relaxed);
-      if (!needs.entropy) continue;
-      std::atomic_ref(observation.sum_log[c]).fetch_add(p * std::log(p), std::memory_order_relaxed);
+    double decay[kMaxQueryRows];
+    for (size_t i = 0; i < seen.size(); ++i) {
+      decay[i] =
+          std::pow(needs.decay, static_cast<double>(transit.n_observed() - 1 - seen[i].number));
     }
+    ForWatched([&](size_t begin, size_t end) {
+      for (size_t c = begin; c < end; ++c) {
+        int64_t sum = 0;
+        int64_t sum_log = 0;
+        for (size_t i = 0; i < seen.size(); ++i) {
+          const double p = decay[i] * static_cast<double>(seen[i].mean[c]);
+          if (!(p > 0)) continue;
+          sum += static_cast<int64_t>(Transit::kSumUnits * p);
+          if (needs.entropy) sum_log += static_cast<int64_t>(Transit::kSumUnits * p * std::log(p));
+        }
+        if (sum == 0) continue;
+        const size_t place = observation.watched(c);
+        std::atomic_ref(observation.sum[place]).fetch_add(sum, std::memory_order_relaxed);
+        if (!needs.entropy) continue;
+        std::atomic_ref(observation.sum_log[place]).fetch_add(sum_log, std::memory_order_relaxed);
+      }
+    });
   }
 
   const Segment& segment_;
@@ -222,6 +330,19 @@ size_t TokensPerWorkItem(const LayerShape& shape) {
 void AttendSegment(const Segment& segment, size_t layer, size_t kv_head, size_t first_token,
                    size_t n_tokens, const UbatchTensors& tensors, AttentionScratch& scratch) {
   HeadAttention(segment, layer, kv_head, tensors, scratch).AttendTokens(first_token, n_tokens);
+}
+
+size_t NumParts(const Segment& segment, size_t layer, size_t kv_head) {
+  const CacheConfig& config = segment.memory->config();
+  const size_t head = config.head(layer, kv_head);
+  if (segment.rows.size() != 1 || config.group(head) > kMaxQueryRows) return 1;
+  const size_t n_pages = segment.memory->n_pages(head);
+  return std::clamp<size_t>((n_pages + kPagesPerPart - 1) / kPagesPerPart, 1, Transit::kMaxParts);
+}
+
+void AttendSegmentPart(const Segment& segment, size_t layer, size_t kv_head, size_t part,
+                       size_t n_parts, const UbatchTensors& tensors, AttentionScratch& scratch) {
+  HeadAttention(segment, layer, kv_head, tensors, scratch).AttendPart(part, n_parts);
 }
 
 }  // namespace rkv

@@ -60,6 +60,19 @@ size_t TokensPerWorkItem(const LayerShape& shape);
 void AttendSegment(const Segment& segment, size_t layer, size_t kv_head, size_t first_token,
                    size_t n_tokens, const UbatchTensors& tensors, AttentionScratch& scratch);
 
+// A step of decoding is cut into parts of so many pages: enough work to outweigh their merging, and
+// few enough tokens that threads end at about the same time. The number of threads has no say, so
+// results do not depend on it.
+inline constexpr size_t kPagesPerPart = 16;
+
+// Parts of the work of one KV head; more than one only for a segment of a single token.
+size_t NumParts(const Segment& segment, size_t layer, size_t kv_head);
+
+// AttendSegment() for part `part` of NumParts(). Parts may run concurrently; the last to end
+// completes the output.
+void AttendSegmentPart(const Segment& segment, size_t layer, size_t kv_head, size_t part,
+                       size_t n_parts, const UbatchTensors& tensors, AttentionScratch& scratch);
+
 }  // namespace rkv
 
 #endif  // RETENTIVEKV_CACHE_UBATCH_ATTENTION_H_

@@ -8,47 +8,51 @@
 
 namespace rkv {
 
-AnswerLoop::AnswerLoop(Model& model, std::span<AnswerRequest> requests) : model_(model) {
-  active_.reserve(requests.size());
-  for (AnswerRequest& request : requests) {
-    Active active;
-    active.request = &request;
-    active.conversation = &request.conversation->impl();
-    active.sampler = std::make_unique<Sampler>(request.options.sampling, model.vocab());
-    if (request.options.forced_text.has_value()) {
-      active.forced = model.Tokenize(*request.options.forced_text, false);
-      active.forced.push_back(model.EndOfAnswer());
-    }
-    request.result = {};
-    request.result.n_prompt_tokens = active.conversation->n_waiting_tokens();
-    active_.push_back(std::move(active));
+void AnswerLoop::Add(AnswerRequest& request) {
+  Active active;
+  active.request = &request;
+  active.conversation = &request.conversation->impl();
+  active.sampler = std::make_unique<Sampler>(request.options.sampling, model_.vocab());
+  if (request.options.forced_text.has_value()) {
+    active.forced = model_.Tokenize(*request.options.forced_text, false);
+    active.forced.push_back(model_.EndOfAnswer());
   }
+  request.result = {};
+  request.status = {};
+  request.result.n_prompt_tokens = active.conversation->n_waiting_tokens();
+  active_.push_back(std::move(active));
 }
 
-Status AnswerLoop::Run() {
-  while (true) {
-    for (Active& active : active_) {
-      if (!active.done && Cancelled(active)) HandleCancellation(active);
-    }
-    if (std::ranges::all_of(active_, &Active::done)) return OkStatus();
-    if (Status status = Step(); !status.ok()) {
-      RollBackUnfinished();
-      return status;
-    }
+bool AnswerLoop::answers(const Conversation& conversation) const {
+  return std::ranges::any_of(
+      active_, [&](const Active& active) { return active.request->conversation == &conversation; });
+}
+
+std::vector<AnswerRequest*> AnswerLoop::Step() {
+  for (Active& active : active_) {
+    if (Cancelled(active)) HandleCancellation(active);
+  }
+  if (!std::ranges::all_of(active_, &Active::done) && DecodeNext().ok()) {
     for (Active& active : active_) {
       if (active.output_row.has_value()) Sample(active);
     }
   }
+  std::vector<AnswerRequest*> finished;
+  for (const Active& active : active_) {
+    if (active.done) finished.push_back(active.request);
+  }
+  std::erase_if(active_, [](const Active& active) { return active.done; });
+  return finished;
+}
+
+void AnswerLoop::Abort() {
+  for (Active& active : active_) active.conversation->RollBackTurn();
+  active_.clear();
 }
 
 Result<std::vector<float>> AnswerLoop::ReadPrompt() {
   Active& active = active_.front();
-  while (!active.output_row.has_value()) {
-    if (Status status = Step(); !status.ok()) {
-      RollBackUnfinished();
-      return status;
-    }
-  }
+  while (!active.output_row.has_value()) RKV_RETURN_IF_ERROR(DecodeNext());
   const float* logits =
       llama_get_logits_ith(model_.context(), static_cast<int32_t>(*active.output_row));
   return std::vector<float>(logits, logits + llama_vocab_n_tokens(model_.vocab()));
@@ -69,12 +73,11 @@ void AnswerLoop::HandleCancellation(Active& active) {
   }
 }
 
-void AnswerLoop::RollBackUnfinished() {
-  for (Active& active : active_) {
-    if (active.done) continue;
-    active.conversation->RollBackTurn();
-    active.done = true;
-  }
+void AnswerLoop::Fail(Active& active, const Status& status) {
+  active.conversation->RollBackTurn();
+  active.output_row.reset();
+  active.request->status = status;
+  active.done = true;
 }
 
 AnswerLoop::Active* AnswerLoop::NextMedia() {
@@ -88,17 +91,25 @@ AnswerLoop::Active* AnswerLoop::NextMedia() {
   return nullptr;
 }
 
-Status AnswerLoop::Step() {
+Status AnswerLoop::DecodeNext() {
   ubatch_.Clear();
   for (Active& active : active_) active.output_row.reset();
   Active* media = NextMedia();
   media_last_ = media != nullptr;
   if (media != nullptr) {
-    RKV_RETURN_IF_ERROR(FillMedia(*media));
+    if (Status status = FillMedia(*media); !status.ok()) {
+      Fail(*media, status);
+      return status;
+    }
   } else {
     FillTokens();
   }
-  RKV_RETURN_IF_ERROR(model_.bridge().Decode(model_.context(), ubatch_));
+  if (Status status = model_.bridge().Decode(model_.context(), ubatch_); !status.ok()) {
+    for (Active& active : active_) {
+      if (!active.done) Fail(active, status);
+    }
+    return status;
+  }
   for (const Active& active : active_) {
     if (!active.done && !active.next_token.has_value()) ReportProgress(active);
   }
@@ -149,11 +160,14 @@ void AnswerLoop::ReportProgress(const Active& active) const {
   options.on_progress("reading the prompt", 1.0 - waiting / total);
 }
 
+std::span<const float> AnswerLoop::Logits(const Active& active) const {
+  return {llama_get_logits_ith(model_.context(), static_cast<int32_t>(*active.output_row)),
+          static_cast<size_t>(llama_vocab_n_tokens(model_.vocab()))};
+}
+
 bool AnswerLoop::LogitsAreFinite(const Active& active) const {
-  const float* logits =
-      llama_get_logits_ith(model_.context(), static_cast<int32_t>(*active.output_row));
   // Minus infinity says that a token is impossible.
-  return std::all_of(logits, logits + llama_vocab_n_tokens(model_.vocab()), [](float x) {
+  return std::ranges::all_of(Logits(active), [](float x) {
     return x < std::numeric_limits<float>::infinity();  // not for NaN
   });
 }
@@ -163,8 +177,7 @@ llama_token AnswerLoop::ChooseToken(Active& active) const {
   const bool forced = !active.forced.empty();
   const llama_token token = forced ? active.forced[active.n_forced++] : LLAMA_TOKEN_NULL;
   if (const auto& on_logits = active.request->options.on_logits) {
-    const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(model_.vocab()));
-    on_logits({llama_get_logits_ith(model_.context(), row), n_vocab}, token);
+    on_logits(Logits(active), token);
   }
   return forced ? token : active.sampler->Sample(model_.context(), row);
 }
@@ -191,6 +204,9 @@ void AnswerLoop::Sample(Active& active) {
   }
   active.next_token = token;
   ++result.n_generated;
+  if (const auto& on_token = active.request->options.on_token) {
+    on_token(token, Logits(active));
+  }
   result.text += model_.TokenText(token, false);
   Show(active, false);
   const int max_tokens = active.request->options.max_tokens;

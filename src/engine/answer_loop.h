@@ -20,11 +20,19 @@ namespace rkv {
 // does not mix embeddings and tokens.
 class AnswerLoop {
  public:
-  AnswerLoop(Model& model, std::span<AnswerRequest> requests);
+  explicit AnswerLoop(Model& model) : model_(model) {}
 
-  // Until every request is answered. On an error, unfinished conversations are as before their
-  // last message.
-  Status Run();
+  // The request takes part from the next step on.
+  void Add(AnswerRequest& request);
+  size_t size() const { return active_.size(); }
+  bool answers(const Conversation& conversation) const;
+
+  // Decodes one ubatch; returns the requests that are done, which have left. A request that fails
+  // has its error in its status, and its conversation is as before its last message.
+  std::vector<AnswerRequest*> Step();
+
+  // Takes back the turns of all that are not done, which leave.
+  void Abort();
 
   // Reads the prompt of the only request and returns the logits [n_vocab] after it; generates
   // nothing and leaves the turn open.
@@ -44,7 +52,9 @@ class AnswerLoop {
     Stopwatch clock;  // since the start, then since the first token
   };
 
-  Status Step();
+  // One ubatch; on an error, those whom it concerns are done.
+  Status DecodeNext();
+  void Fail(Active& active, const Status& status);
   Status FillMedia(Active& active);
   void FillTokens();
   void Sample(Active& active);
@@ -54,8 +64,8 @@ class AnswerLoop {
   void HandleCancellation(Active& active);
   void ReportProgress(const Active& active) const;
   Active* NextMedia();
-  void RollBackUnfinished();
   bool Cancelled(const Active& active) const;
+  std::span<const float> Logits(const Active& active) const;  // of output_row
   bool LogitsAreFinite(const Active& active) const;
 
   Model& model_;

@@ -35,6 +35,15 @@ Status Conversation::AddUserMessageWithMedia(std::string_view text,
                                              std::span<const MediaFile> media) {
   return impl_->AddUserMessageWithMedia(text, media);
 }
+Status Conversation::AddMessages(std::span<const Message> messages) {
+  return impl_->AddMessages(messages);
+}
+Status Conversation::AddText(std::string_view text) { return impl_->AddText(text); }
+size_t Conversation::n_waiting_tokens() const { return impl_->n_waiting_tokens(); }
+size_t Conversation::max_answer_tokens() const { return impl_->max_answer_tokens(); }
+uint64_t Conversation::max_held_bytes(size_t n_answer_tokens) const {
+  return impl_->max_held_bytes(n_answer_tokens);
+}
 Status Conversation::Undo() { return impl_->Undo(); }
 Status Conversation::Save(const std::string& path) const { return impl_->Save(path); }
 const std::vector<ChatMessage>& Conversation::messages() const { return impl_->messages(); }
@@ -43,16 +52,14 @@ Inspection Conversation::Inspect() const { return impl_->memory().Inspect(); }
 MemoryStats Conversation::stats() const { return impl_->memory().stats(); }
 const MemoryOptions& Conversation::memory_options() const { return impl_->memory().options(); }
 
-Result<std::string> Conversation::Impl::NewPromptText(
-    const std::vector<ChatMessage>& messages) const {
+Result<std::string> Conversation::Impl::NewPromptText(std::vector<ChatMessage> messages) const {
   // What the cache has seen of earlier turns stays as it was read and generated. New is what the
   // template puts after the last answer; templates may trim or shorten the history before it.
-  std::vector<ChatMessage> shown = messages;
-  const auto answer = std::find_if(shown.rbegin(), shown.rend(),
+  const auto answer = std::find_if(messages_.rbegin(), messages_.rend(),
                                    [](const ChatMessage& m) { return m.role == "assistant"; });
-  if (answer == shown.rend()) return template_.Render(shown, true);
-  answer->content = kAnswerPlaceholder;
-  const std::string text = template_.Render(shown, true);
+  if (answer == messages_.rend()) return template_.Render(messages, true);
+  messages[static_cast<size_t>(messages_.rend() - answer) - 1].content = kAnswerPlaceholder;
+  const std::string text = template_.Render(messages, true);
   const size_t at = text.rfind(kAnswerPlaceholder);
   if (at == std::string::npos) {
     return Unsupported("the chat template leaves the answer before the last message out");
@@ -93,12 +100,7 @@ Status Conversation::Impl::AddUserMessage(std::string_view text,
 
 Status Conversation::Impl::AddUserMessageWithMedia(std::string_view text,
                                                    std::span<const MediaFile> files) {
-  if (turn_open_) return InvalidArgument("the last message has not been answered yet");
-  std::vector<LlamaPtr<mtmd_bitmap>> media;
-  for (const MediaFile& file : files) {
-    RKV_ASSIGN_OR_RETURN(auto bitmap, DecodeMedia(model_, file.bytes, file.name));
-    media.push_back(std::move(bitmap));
-  }
+  RKV_ASSIGN_OR_RETURN(const auto media, DecodeAll(files));
   std::string content;
   if (CountMarkers(text) == 0) {
     for (size_t i = 0; i < media.size(); ++i) content += MediaMarker();
@@ -109,8 +111,60 @@ Status Conversation::Impl::AddUserMessageWithMedia(std::string_view text,
   content += text;
   std::vector<ChatMessage> messages = messages_;
   messages.push_back({.role = "user", .content = std::move(content)});
-  const bool first = memory_.tokens_seen() == 0;
   RKV_ASSIGN_OR_RETURN(const std::string prompt, NewPromptText(messages));
+  return AddTurn(std::move(messages), prompt, media);
+}
+
+Status Conversation::Impl::AddMessages(std::span<const Message> added) {
+  if (added.empty()) return InvalidArgument("there are no messages");
+  std::vector<MediaFile> files;
+  std::vector<ChatMessage> messages = messages_;
+  for (const Message& message : added) {
+    std::string content;
+    for (const Message::Part& part : message.parts) {
+      if (CountMarkers(part.text) > 0) {
+        return InvalidArgument(
+            fmt::format("the text '{}' stands for a picture inside of prompts, so messages cannot "
+                        "contain it",
+                        MediaMarker()));
+      }
+      if (part.media.has_value()) files.push_back(*part.media);
+      content += part.media.has_value() ? MediaMarker() : std::string_view(part.text);
+    }
+    messages.push_back({.role = message.role, .content = std::move(content)});
+  }
+  RKV_ASSIGN_OR_RETURN(const auto media, DecodeAll(files));
+  RKV_ASSIGN_OR_RETURN(const std::string prompt, NewPromptText(messages));
+  return AddTurn(std::move(messages), prompt, media);
+}
+
+Status Conversation::Impl::AddText(std::string_view text) {
+  std::vector<ChatMessage> messages = messages_;
+  messages.push_back({.role = "user", .content = std::string(text)});
+  return AddTurn(std::move(messages), text, {});
+}
+
+Result<std::vector<LlamaPtr<mtmd_bitmap>>> Conversation::Impl::DecodeAll(
+    std::span<const MediaFile> files) const {
+  std::vector<LlamaPtr<mtmd_bitmap>> media;
+  uint64_t n_bytes = 0;
+  for (const MediaFile& file : files) {
+    RKV_ASSIGN_OR_RETURN(auto bitmap, DecodeMedia(model_, file.bytes, file.name));
+    n_bytes += MediaBytes(*bitmap);
+    if (n_bytes > kMaxMediaBytes) {
+      return BadFile(fmt::format(
+          "the pictures of one message take more than {} MiB when decoded; scale them down first",
+          kMaxMediaBytes >> 20));
+    }
+    media.push_back(std::move(bitmap));
+  }
+  return media;
+}
+
+Status Conversation::Impl::AddTurn(std::vector<ChatMessage> messages, std::string_view prompt,
+                                   const std::vector<LlamaPtr<mtmd_bitmap>>& media) {
+  if (turn_open_) return InvalidArgument("the last message has not been answered yet");
+  const bool first = memory_.tokens_seen() == 0;
   RKV_ASSIGN_OR_RETURN(std::vector<PromptChunk> chunks,
                        TokenizePrompt(model_, prompt, media, first));
   if (chunks.empty()) return InvalidArgument("the message is empty");
@@ -163,6 +217,19 @@ void Conversation::Impl::RollBackTurn() {
   positions_.clear();
   turn_open_ = false;
   turns_.pop_back();
+}
+
+size_t Conversation::Impl::max_answer_tokens() const {
+  int64_t end = next_position_;
+  for (const PromptChunk& chunk : prompt_) end += chunk.n_positions;
+  return static_cast<size_t>(std::max<int64_t>(model_.n_ctx() - end, 0));
+}
+
+uint64_t Conversation::Impl::max_held_bytes(size_t n_answer_tokens) const {
+  const auto n_media = std::ranges::count_if(
+      prompt_, [](const PromptChunk& chunk) { return chunk.media != nullptr; });
+  return memory_.impl().MaxHeldBytes(memory_.tokens_seen() + n_waiting_tokens() + n_answer_tokens,
+                                     static_cast<size_t>(n_media));
 }
 
 size_t Conversation::Impl::n_waiting_tokens() const {

@@ -23,6 +23,10 @@ class Conversation::Impl {
 
   Status AddUserMessage(std::string_view text, std::span<const std::string> files);
   Status AddUserMessageWithMedia(std::string_view text, std::span<const MediaFile> files);
+  Status AddMessages(std::span<const Message> messages);
+  Status AddText(std::string_view text);
+  size_t max_answer_tokens() const;
+  uint64_t max_held_bytes(size_t n_answer_tokens) const;
   void AddSystemPrompt(std::string_view text) {
     messages_.push_back({.role = "system", .content = std::string(text)});
   }
@@ -68,7 +72,13 @@ class Conversation::Impl {
     std::optional<llama_token> undecoded;
   };
 
-  Result<std::string> NewPromptText(const std::vector<ChatMessage>& messages) const;
+  // Starts a turn of messages that follow messages_; `prompt` is their text as the model reads it.
+  Status AddTurn(std::vector<ChatMessage> messages, std::string_view prompt,
+                 const std::vector<LlamaPtr<mtmd_bitmap>>& media);
+  Result<std::vector<LlamaPtr<mtmd_bitmap>>> DecodeAll(std::span<const MediaFile> files) const;
+  // What the chat template makes of `messages`, of which the first messages_.size() are ours, after
+  // what has been read.
+  Result<std::string> NewPromptText(std::vector<ChatMessage> messages) const;
   Status CheckLength(const std::vector<PromptChunk>& chunks) const;
   std::optional<size_t> FinishTaking(size_t row);
   std::string SavePayload() const;

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <limits>
-#include <set>
 
 #include "engine/answer_loop.h"
 #include "engine/conversation_impl.h"
@@ -66,7 +65,8 @@ Result<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options,
                                                 .image_min_tokens = options.image_min_tokens,
                                                 .image_max_tokens = options.image_max_tokens,
                                                 .n_seq_max = options.max_conversations,
-                                                .media_cache_bytes = options.media_cache_bytes},
+                                                .media_cache_bytes = options.media_cache_bytes,
+                                                .rpc_servers = options.rpc_servers},
                                                load_progress));
   RKV_ASSIGN_OR_RETURN(auto chat_template,
                        ChatTemplate::Create(model->llama(), options.chat_template));
@@ -94,36 +94,68 @@ Result<std::unique_ptr<Conversation>> Engine::LoadConversation(const std::string
   return std::unique_ptr<Conversation>(new Conversation(std::move(conversation)));
 }
 
+class AnswerBatch::Impl {
+ public:
+  Impl(Model& model, size_t max_answers) : loop(model), max_answers(max_answers) {}
+
+  AnswerLoop loop;
+  size_t max_answers;
+};
+
+AnswerBatch::AnswerBatch(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+AnswerBatch::~AnswerBatch() { impl_->loop.Abort(); }
+std::vector<AnswerRequest*> AnswerBatch::Step() { return impl_->loop.Step(); }
+size_t AnswerBatch::size() const { return impl_->loop.size(); }
+
+Status AnswerBatch::Begin(AnswerRequest& request) {
+  if (!request.conversation->impl().waiting()) {
+    return InvalidArgument("there is no message to answer");
+  }
+  if (request.options.max_tokens == 0 || request.options.max_tokens < -1) {
+    return InvalidArgument("max_tokens must be positive, or -1 for no limit");
+  }
+  if (impl_->loop.answers(*request.conversation)) {
+    return InvalidArgument("a conversation is to be answered twice at once");
+  }
+  if (size() >= impl_->max_answers) {
+    return ResourceExhausted(
+        fmt::format("{} conversations are being answered, as many as the engine was loaded for",
+                    impl_->max_answers));
+  }
+  impl_->loop.Add(request);
+  return OkStatus();
+}
+
+std::unique_ptr<AnswerBatch> Engine::NewAnswerBatch() {
+  return std::unique_ptr<AnswerBatch>(new AnswerBatch(std::make_unique<AnswerBatch::Impl>(
+      *impl_->model, static_cast<size_t>(impl_->options.max_conversations))));
+}
+
 Status Engine::AnswerAll(std::span<AnswerRequest> requests) {
   if (requests.size() > static_cast<size_t>(impl_->options.max_conversations)) {
     return InvalidArgument(fmt::format("{} conversations at once, but the engine was loaded for {}",
                                        requests.size(), impl_->options.max_conversations));
   }
-  std::set<const Conversation*> conversations;
-  for (const AnswerRequest& request : requests) {
-    if (!request.conversation->impl().waiting()) {
-      return InvalidArgument("there is no message to answer");
-    }
-    if (request.options.max_tokens == 0 || request.options.max_tokens < -1) {
-      return InvalidArgument("max_tokens must be positive, or -1 for no limit");
-    }
-    if (!conversations.insert(request.conversation).second) {
-      return InvalidArgument("a conversation is to be answered twice at once");
-    }
+  const auto batch = NewAnswerBatch();
+  for (AnswerRequest& request : requests) RKV_RETURN_IF_ERROR(batch->Begin(request));
+  while (batch->size() > 0) {
+    for (const AnswerRequest* done : batch->Step()) RKV_RETURN_IF_ERROR(done->status);
   }
-  return AnswerLoop(*impl_->model, requests).Run();
+  return OkStatus();
 }
 
 Result<AnswerResult> Engine::Answer(Conversation& conversation, const AnswerOptions& options) {
-  AnswerRequest request{.conversation = &conversation, .options = options, .result = {}};
+  AnswerRequest request{.conversation = &conversation, .options = options};
   RKV_RETURN_IF_ERROR(AnswerAll({&request, 1}));
   return std::move(request.result);
 }
 
 Result<std::vector<float>> Engine::ReadPrompt(Conversation& conversation) {
   if (!conversation.impl().waiting()) return InvalidArgument("there is no prompt to read");
-  AnswerRequest request{.conversation = &conversation, .options = {}, .result = {}};
-  return AnswerLoop(*impl_->model, {&request, 1}).ReadPrompt();
+  AnswerRequest request{.conversation = &conversation, .options = {}};
+  AnswerLoop loop(*impl_->model);
+  loop.Add(request);
+  return loop.ReadPrompt();
 }
 
 std::vector<int32_t> Engine::Tokenize(std::string_view text) const {

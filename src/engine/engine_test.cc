@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -364,6 +365,125 @@ TEST(EngineTest, AnAnswerStopsWhereTheContextEnds) {
   EXPECT_EQ(conversation->AddUserMessage("more").code(), StatusCode::kResourceExhausted);
 }
 
+TEST(EngineTest, AnswersJoinAndLeaveABatchAtAnyStep) {
+  const auto engine = LoadReference();
+  const auto ask = [&](const std::string& question, const std::string& picture) {
+    auto conversation = *engine->NewConversation({});
+    EXPECT_TRUE(conversation->AddUserMessage(question, std::array{Picture(picture)}).ok());
+    return conversation;
+  };
+  const auto first = ask("color of S", "scene-1.png");
+  const auto second = ask("value of W", "doc-1.png");
+  const auto broken = *engine->NewConversation({});
+  ASSERT_TRUE(broken->AddUserMessage("color of S").ok());
+  const auto batch = engine->NewAnswerBatch();
+  AnswerRequest endless{.conversation = first.get(), .options = Greedy(200)};
+  endless.options.sampling.ignore_eos = true;
+  std::atomic<bool> cancel = false;
+  endless.options.cancel = &cancel;
+  ASSERT_TRUE(batch->Begin(endless).ok());
+  EXPECT_EQ(batch->Begin(endless).code(), StatusCode::kInvalidArgument);
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(batch->Step().empty());
+  AnswerRequest joined{.conversation = second.get(), .options = Greedy()};
+  ASSERT_TRUE(batch->Begin(joined).ok());
+  std::vector<AnswerRequest*> done;
+  while (done.empty()) done = batch->Step();
+  ASSERT_EQ(done, std::vector<AnswerRequest*>{&joined});
+  EXPECT_TRUE(joined.status.ok());
+  EXPECT_EQ(joined.result.text, "59");
+  EXPECT_EQ(batch->size(), 1u);
+  cancel = true;
+  EXPECT_EQ(batch->Step(), std::vector<AnswerRequest*>{&endless});
+  EXPECT_EQ(endless.result.stop, StopReason::kCancelled);
+  EXPECT_TRUE(endless.result.text.starts_with("pink"));
+  EXPECT_TRUE(batch->Step().empty());
+  // What is in progress when the batch goes is taken back.
+  {
+    AnswerRequest unfinished{.conversation = broken.get(), .options = Greedy()};
+    const auto other = engine->NewAnswerBatch();
+    ASSERT_TRUE(other->Begin(unfinished).ok());
+    EXPECT_TRUE(other->Step().empty());
+  }
+  EXPECT_EQ(broken->stats().tokens_seen, 0u);
+  EXPECT_TRUE(broken->messages().empty());
+}
+
+TEST(EngineTest, AHistoryAddedAtOnceReadsAsTurnByTurn) {
+  const auto engine = LoadReference();
+  const std::string png = *ReadFile(Picture("doc-1.png"), "picture");
+  const auto said = [](const std::string& role, const std::string& text) {
+    return Message{.role = role, .parts = {{.text = text, .media = {}}}};
+  };
+  Message question = said("user", "value of W");
+  question.parts.insert(question.parts.begin(),
+                        {.text = {}, .media = MediaFile{.name = "doc", .bytes = png}});
+  const auto at_once = *engine->NewConversation({});
+  ASSERT_TRUE(
+      at_once
+          ->AddMessages(std::array{question, said("assistant", "59"), said("user", "value of Z")})
+          .ok());
+  const auto answer = engine->Answer(*at_once, Greedy());
+  EXPECT_EQ(answer->text, "27");
+  const auto by_turn = *engine->NewConversation({});
+  EXPECT_EQ(Ask(*engine, *by_turn, "value of W", {Picture("doc-1.png")}), "59");
+  EXPECT_EQ(Ask(*engine, *by_turn, "value of Z"), "27");
+  EXPECT_EQ(at_once->stats().tokens_seen, by_turn->stats().tokens_seen);
+  ASSERT_TRUE(at_once->AddMessages(std::array{said("user", "value of Q")}).ok());
+  EXPECT_EQ(engine->Answer(*at_once, Greedy())->text, "18");
+
+  const auto refused = *engine->NewConversation({});
+  EXPECT_EQ(refused->AddMessages({}).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(refused->AddMessages(std::array{said("user", std::string(MediaMarker()))}).code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_TRUE(refused->messages().empty());
+}
+
+TEST(EngineTest, TheRoomInTheContextIsKnownBeforehand) {
+  EngineOptions options = ReferenceOptions();
+  options.n_ctx = 64;
+  const auto engine = *Engine::Load(options);
+  const auto conversation = *engine->NewConversation({});
+  ASSERT_TRUE(conversation->AddUserMessage("color of S", std::array{Picture("scene-1.png")}).ok());
+  const size_t room = conversation->max_answer_tokens();
+  AnswerOptions endless = Greedy(-1);
+  endless.sampling.ignore_eos = true;
+  const auto answer = engine->Answer(*conversation, endless);
+  ASSERT_TRUE(answer.ok()) << answer.status().message();
+  EXPECT_EQ(answer->stop, StopReason::kContextFull);
+  EXPECT_EQ(answer->n_generated, room);
+}
+
+TEST(EngineTest, HeldBytesNeverPassWhatWasForetold) {
+  const auto engine = LoadReference();
+  for (const char* policy : {"full", "streaming", "h2o", "retentive", "paper"}) {
+    for (const char* budget : {"100%", "70%", "20%", "200t", "64KiB", "1MiB"}) {
+      if (policy == std::string("full") && budget != std::string("100%")) continue;
+      for (const Compression compression : {Compression::kStreaming, Compression::kPrompt}) {
+        const auto conversation = *engine->NewConversation({.policy = *ParsePolicySpec(policy),
+                                                            .budget = *ParseBudget(budget),
+                                                            .compression = compression});
+        for (const char* picture : {"doc-1.png", "scene-1.png", "doc-2.png"}) {
+          ASSERT_TRUE(
+              conversation->AddUserMessage("value of W", std::array{Picture(picture)}).ok());
+          const uint64_t most = conversation->max_held_bytes(12);
+          uint64_t held = 0;
+          AnswerRequest request{.conversation = conversation.get(), .options = Greedy(12)};
+          request.options.sampling.ignore_eos = true;
+          const auto batch = engine->NewAnswerBatch();
+          ASSERT_TRUE(batch->Begin(request).ok());
+          while (batch->size() > 0) {
+            batch->Step();
+            held = std::max(held, conversation->stats().held_bytes);
+          }
+          EXPECT_LE(held, most) << policy << " " << budget;
+          // And it is no wild guess: some pages of each of the 8 heads may still come.
+          EXPECT_LE(most, 2 * held + 8 * (16 << 10)) << policy << " " << budget;
+        }
+      }
+    }
+  }
+}
+
 TEST(EngineTest, NobodyStarvesWhenUbatchesAreFull) {
   EngineOptions options = ReferenceOptions();
   options.n_ubatch = 1;
@@ -652,22 +772,39 @@ TEST(EngineTest, UnknownChatTemplatesAreRefused) {
 
 // --- real weights -----------------------------------------------------------------------------
 
-// As shipped, with weights as Q4_1. The text repeats itself, so that the model is sure of what
-// comes next; where it is not, the noise of 8-bit activations decides (docs/conformance.md).
+// As shipped, with weights as Q4_1. Each token that stock writes is the likeliest after the same
+// tokens here too, except where stock was hardly sure: the noise of 8-bit activations moves the
+// lead of a token by up to 0.4 between stock's own two ways to attend (docs/conformance.md).
 TEST(EngineTest, SmolLm2WritesWhatStockWritesAfter2000Tokens) {
+  constexpr double kNearTie = 0.5;
   if (WhyNoRealWeights() != nullptr) GTEST_SKIP() << WhyNoRealWeights();
-  EngineOptions options;
-  options.model = SmolLm2Path();
-  options.chat_template = "none";
-  const auto engine = *Engine::Load(options);
-  const auto conversation = *engine->NewConversation({});
   const std::string text = Prose(5, 60);
   const std::string prompt = text + text.substr(0, text.size() * 9 / 10);
+  std::vector<double> leads;
+  AnswerOptions options = Greedy(64);
+  options.forced_text = StockLlama(SmolLm2Path()).Continue(prompt, 64, &leads);
+  size_t n_others = 0;
+  size_t step = 0;
+  options.on_logits = [&](std::span<const float> logits, int32_t forced) {
+    const auto likeliest = static_cast<int32_t>(std::ranges::max_element(logits) - logits.begin());
+    if (step < leads.size() && likeliest != forced) {
+      EXPECT_LT(leads[step], kNearTie) << "step " << step;
+      ++n_others;
+    }
+    ++step;
+  };
+  EngineOptions engine_options;
+  engine_options.model = SmolLm2Path();
+  engine_options.chat_template = "none";
+  const auto engine = *Engine::Load(engine_options);
+  const auto conversation = *engine->NewConversation({});
   ASSERT_TRUE(conversation->AddUserMessage(prompt).ok());
-  const auto answer = engine->Answer(*conversation, Greedy(64));
+  const auto answer = engine->Answer(*conversation, options);
   ASSERT_TRUE(answer.ok());
   EXPECT_GT(answer->n_prompt_tokens, 2000u);
-  EXPECT_EQ(answer->text, StockLlama(SmolLm2Path()).Continue(prompt, 64));
+  EXPECT_EQ(leads.size(), 64u);
+  EXPECT_EQ(step, leads.size() + 1);  // The end of the answer included.
+  EXPECT_LE(n_others, 2u);
 }
 
 }  // namespace

@@ -14,69 +14,69 @@
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 #include "kernels/attention.h"
-#include "kernels/element-inl.h"
+#include "kernels/key_dots-inl.h"
+#include "kernels/value_sums-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rkv {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Four accumulators hide the latency of the fused multiply-add.
-HWY_INLINE float DotRow(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, size_t n) {
-  const FloatTag df;
-  const size_t lanes = hn::Lanes(df);
-  auto s0 = hn::Zero(df), s1 = hn::Zero(df), s2 = hn::Zero(df), s3 = hn::Zero(df);
-  size_t i = 0;
-  for (; i + 4 * lanes <= n; i += 4 * lanes) {
-    s0 = hn::MulAdd(hn::LoadU(df, a + i), hn::LoadU(df, b + i), s0);
-    s1 = hn::MulAdd(hn::LoadU(df, a + i + lanes), hn::LoadU(df, b + i + lanes), s1);
-    s2 = hn::MulAdd(hn::LoadU(df, a + i + 2 * lanes), hn::LoadU(df, b + i + 2 * lanes), s2);
-    s3 = hn::MulAdd(hn::LoadU(df, a + i + 3 * lanes), hn::LoadU(df, b + i + 3 * lanes), s3);
-  }
-  for (; i + lanes <= n; i += lanes) {
-    s0 = hn::MulAdd(hn::LoadU(df, a + i), hn::LoadU(df, b + i), s0);
-  }
-  float sum = hn::GetLane(hn::SumOfLanes(df, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))));
-  for (; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-// y += a * x
-HWY_INLINE void AddScaledRow(float a, const float* HWY_RESTRICT x, size_t n,
-                             float* HWY_RESTRICT y) {
-  const FloatTag df;
-  const size_t lanes = hn::Lanes(df);
-  const auto va = hn::Set(df, a);
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    hn::StoreU(hn::MulAdd(va, hn::LoadU(df, x + i), hn::LoadU(df, y + i)), df, y + i);
-  }
-  for (; i < n; ++i) y[i] += a * x[i];
-}
+inline constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 HWY_INLINE void ScaleRow(float a, size_t n, float* HWY_RESTRICT y) {
   const FloatTag df;
-  const size_t lanes = hn::Lanes(df);
   const auto va = hn::Set(df, a);
   size_t i = 0;
-  for (; i + lanes <= n; i += lanes) hn::StoreU(hn::Mul(va, hn::LoadU(df, y + i)), df, y + i);
+  for (; i + kFloatLanes <= n; i += kFloatLanes) {
+    hn::StoreU(hn::Mul(va, hn::LoadU(df, y + i)), df, y + i);
+  }
   for (; i < n; ++i) y[i] *= a;
 }
 
-// Replaces the logits of one query in a block by exp(logit - max) and folds them into its running
-// softmax. The block is padded to kAttentionBlock with -infinity, so only whole vectors occur.
-HWY_INLINE void FoldBlock(size_t d_v, float* HWY_RESTRICT logits, float& max, float& sum,
-                          float* HWY_RESTRICT acc) {
+// Dot products of query i with n rows from `begin` on to logits, in place. A dot product that is no
+// finite number is that of a damaged row (or query), which nothing is to be read from.
+HWY_INLINE void DotsToLogits(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
+                             size_t i, size_t begin, size_t n, float* HWY_RESTRICT logits) {
   const FloatTag df;
-  const size_t lanes = std::min<size_t>(hn::Lanes(df), kAttentionBlock);
-  auto block_max = hn::Set(df, -std::numeric_limits<float>::infinity());
-  for (size_t t = 0; t < kAttentionBlock; t += lanes) {
-    block_max = hn::Max(block_max, hn::LoadU(df, logits + t));
+  const auto scale = hn::Set(df, shape.scale);
+  const auto bias = hn::Set(df, queries.bias != nullptr ? shape.scale * queries.bias[i] : 0.0f);
+  for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
+    auto logit = hn::MulAdd(hn::Load(df, logits + t), scale, bias);
+    logit = hn::IfThenElse(hn::IsFinite(logit), logit, hn::Set(df, kMasked));
+    if (shape.softcap != 0.0f) {
+      const auto cap = hn::Set(df, shape.softcap);
+      const auto capped =
+          hn::Mul(cap, hn::Tanh(df, hn::Mul(logit, hn::Set(df, 1.0f / shape.softcap))));
+      logit = hn::IfThenElse(hn::IsFinite(logit), capped, logit);
+    }
+    hn::Store(logit, df, logits + t);
   }
-  const float new_max = std::max(max, hn::GetLane(hn::MaxOfLanes(df, block_max)));
-  if (new_max == -std::numeric_limits<float>::infinity()) {
+  if (span.log_mass != nullptr) {
+    const bool spread = span.spread != nullptr && queries.half_norm != nullptr;
+    for (size_t t = 0; t < n; ++t) {
+      logits[t] += span.log_mass[begin + t];
+      if (spread) {
+        logits[t] += std::min(span.spread[begin + t] * queries.half_norm[i], kMaxSpreadLogit);
+      }
+    }
+  }
+}
+
+// Replaces the logits of one query in a block by exp(logit - max) and folds them into its running
+// softmax. Returns the largest of them.
+HWY_INLINE float FoldBlock(size_t d_v, float* HWY_RESTRICT logits, float& max, float& sum,
+                           float* HWY_RESTRICT acc) {
+  const FloatTag df;
+  auto largest = hn::Set(df, kMasked);
+  for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
+    largest = hn::Max(largest, hn::Load(df, logits + t));
+  }
+  const float block_max = hn::GetLane(hn::MaxOfLanes(df, largest));
+  const float new_max = std::max(max, block_max);
+  if (block_max == kMasked) {
     std::fill(logits, logits + kAttentionBlock, 0.0f);
-    return;
+    return 0.0f;
   }
   if (new_max > max) {
     // exp(-inf) = 0 starts a new softmax; acc and sum are zero then anyway.
@@ -89,82 +89,191 @@ HWY_INLINE void FoldBlock(size_t d_v, float* HWY_RESTRICT logits, float& max, fl
   // Below this, exp is zero in single precision; it also catches the -infinity of masked tokens.
   const auto floor = hn::Set(df, -87.0f);
   auto vsum = hn::Zero(df);
-  for (size_t t = 0; t < kAttentionBlock; t += lanes) {
-    const auto x = hn::Sub(hn::LoadU(df, logits + t), vmax);
+  auto most = hn::Zero(df);
+  for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
+    const auto x = hn::Sub(hn::Load(df, logits + t), vmax);
     const auto p = hn::IfThenElseZero(hn::Ge(x, floor), hn::Exp(df, hn::Max(x, floor)));
     vsum = hn::Add(vsum, p);
-    hn::StoreU(p, df, logits + t);
+    most = hn::Max(most, p);
+    hn::Store(p, df, logits + t);
   }
   sum += hn::GetLane(hn::SumOfLanes(df, vsum));
+  return hn::GetLane(hn::MaxOfLanes(df, most));
 }
 
-HWY_INLINE const uint8_t* RowAt(const void* rows, size_t stride, size_t t) {
-  return static_cast<const uint8_t*>(rows) + t * stride;
-}
+// The queries of a call as tiles, packed for the element types that occur in its spans.
+struct QueryTiles {
+  QueryTile tiles[(kMaxQueryRows + kTileQueries - 1) / kTileQueries];
+  size_t n = 0;
+};
 
-HWY_INLINE float Logit(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
-                       size_t query, size_t row, float dot) {
-  if (queries.bias != nullptr) dot += queries.bias[query];
-  float logit = shape.scale * dot;
-  if (shape.softcap != 0.0f) logit = shape.softcap * std::tanh(logit / shape.softcap);
-  if (span.log_mass != nullptr) {
-    logit += span.log_mass[row];
-    if (span.spread != nullptr && queries.half_norm != nullptr) {
-      logit += std::min(span.spread[row] * queries.half_norm[query], kMaxSpreadLogit);
-    }
+HWY_INLINE void PackQueries(const HeadShape& shape, const QueryBlock& queries, const KvSpan* spans,
+                            size_t n_spans, KernelScratch& s, QueryTiles& out) {
+  KeyTypes types;
+  for (size_t i = 0; i < n_spans; ++i) types.Add(spans[i].k_type);
+  // Tiles of equal size, as far as possible.
+  const size_t n_tiles = (queries.n + kTileQueries - 1) / kTileQueries;
+  size_t first = 0;
+  for (out.n = 0; out.n < n_tiles; ++out.n) {
+    const size_t n = (queries.n - first + n_tiles - out.n - 1) / (n_tiles - out.n);
+    QueryTile& tile = out.tiles[out.n] = s.NextTile(first, n);
+    tile.rows = queries.rows + first;
+    PackTile(types, shape.d_k, tile);
+    first += n;
   }
-  return logit;
 }
 
-HWY_INLINE void AttendBlock(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
-                            size_t begin, const size_t* visible, const SoftmaxState& state,
-                            float* HWY_RESTRICT scratch) {
+// Calls body.operator()<tile.n>().
+template <typename Body>
+HWY_INLINE void WithQueries(size_t n, const Body& body) {
+  static_assert(kTileQueries == 6);
+  switch (n) {
+    case 1:
+      return body.template operator()<1>();
+    case 2:
+      return body.template operator()<2>();
+    case 3:
+      return body.template operator()<3>();
+    case 4:
+      return body.template operator()<4>();
+    case 5:
+      return body.template operator()<5>();
+    default:
+      return body.template operator()<6>();
+  }
+}
+
+HWY_INLINE bool AllFinite(const float* HWY_RESTRICT x, size_t n) {
+  const FloatTag df;
+  auto zeros = hn::Zero(df);
+  size_t i = 0;
+  for (; i + kFloatLanes <= n; i += kFloatLanes) {
+    zeros = hn::MulAdd(hn::LoadU(df, x + i), hn::Zero(df), zeros);
+  }
+  float zero = hn::GetLane(hn::SumOfLanes(df, zeros));
+  for (; i < n; ++i) zero += 0.0f * x[i];
+  return zero == 0.0f;
+}
+
+// AddValues() of one query that reads only the rows which have a weight: 0 * infinity is no number.
+HWY_INLINE void AddWeightedValues(const float* HWY_RESTRICT weights, float largest_weight,
+                                  const KvSpan& span, size_t begin, size_t n, size_t d,
+                                  const KernelScratch& s, float* HWY_RESTRICT acc) {
+  Prefetcher nothing;
+  HWY_ALIGN float run[kAttentionBlock];
+  for (size_t t = 0; t < n;) {
+    const float* first = std::find_if(weights + t, weights + n, [](float w) { return w != 0.0f; });
+    const float* last = std::find(first, weights + n, 0.0f);
+    if (first == last) return;
+    std::fill(std::copy(first, last, run), run + kAttentionBlock, 0.0f);
+    AddValues<1>(run, &largest_weight, span, begin + static_cast<size_t>(first - weights),
+                 static_cast<size_t>(last - first), d, s, acc, nothing);
+    t = static_cast<size_t>(last - weights);
+  }
+}
+
+// `careful`: as if rows without a weight were not there, for a call of one query.
+HWY_INLINE void AttendBlock(const HeadShape& shape, const QueryBlock& queries,
+                            const QueryTiles& tiles, const KvSpan& span, size_t begin,
+                            const size_t* visible, float* const* out_logits, bool careful,
+                            const SoftmaxState& state, const KernelScratch& s, Prefetcher next) {
   const size_t n = std::min(span.n - begin, kAttentionBlock);
-  float* logits = scratch;                                 // [queries.n, kAttentionBlock]
-  float* row = scratch + kMaxQueryRows * kAttentionBlock;  // [max(d_k, d_v)]
-  const float masked = -std::numeric_limits<float>::infinity();
-  std::fill(logits, logits + queries.n * kAttentionBlock, masked);
-  for (size_t t = 0; t < n; ++t) {
-    DecodeRowImpl(span.k_type, RowAt(span.k, span.k_stride, begin + t), shape.d_k, row);
-    for (size_t i = 0; i < queries.n; ++i) {
-      if (visible != nullptr && begin + t >= visible[i]) continue;
-      const float dot = DotRow(queries.rows[i], row, shape.d_k);
-      logits[i * kAttentionBlock + t] = Logit(shape, queries, span, i, begin + t, dot);
-    }
+  PrepareKeys(span, begin, n, shape.d_k, s);
+  for (size_t i = 0; i < tiles.n; ++i) {
+    const QueryTile& tile = tiles.tiles[i];
+    WithQueries(tile.n, [&]<size_t kQueries>() HWY_ATTR {
+      DotKeys<kQueries>(shape, tile, span, begin, n, s, s.logits + tile.first * kAttentionBlock);
+    });
   }
+  float largest[kMaxQueryRows];
   for (size_t i = 0; i < queries.n; ++i) {
-    if (queries.logits != nullptr) {
-      std::copy_n(logits + i * kAttentionBlock, n, queries.logits[i] + begin);
-    }
-    FoldBlock(shape.d_v, logits + i * kAttentionBlock, state.max[i], state.sum[i],
-              state.acc + i * shape.d_v);
+    float* logits = s.logits + i * kAttentionBlock;
+    DotsToLogits(shape, queries, span, i, begin, n, logits);
+    const size_t seen =
+        visible == nullptr ? n : std::min(n, visible[i] > begin ? visible[i] - begin : 0);
+    std::fill(logits + seen, logits + kAttentionBlock, kMasked);
+    if (out_logits != nullptr) std::copy_n(logits, n, out_logits[i] + begin);
+    largest[i] =
+        FoldBlock(shape.d_v, logits, state.max[i], state.sum[i], state.acc + i * shape.d_v);
   }
-  for (size_t t = 0; t < n; ++t) {
-    DecodeRowImpl(span.v_type, RowAt(span.v, span.v_stride, begin + t), shape.d_v, row);
-    for (size_t i = 0; i < queries.n; ++i) {
-      const float p = logits[i * kAttentionBlock + t];
-      if (p != 0.0f) AddScaledRow(p, row, shape.d_v, state.acc + i * shape.d_v);
-    }
+  if (careful) {
+    AddWeightedValues(s.logits, largest[0], span, begin, n, shape.d_v, s, state.acc);
+    return;
+  }
+  for (size_t i = 0; i < tiles.n; ++i) {
+    const QueryTile& tile = tiles.tiles[i];
+    WithQueries(tile.n, [&]<size_t kQueries>() HWY_ATTR {
+      AddValues<kQueries>(s.logits + tile.first * kAttentionBlock, largest + tile.first, span,
+                          begin, n, shape.d_v, s, state.acc + tile.first * shape.d_v, next);
+    });
   }
 }
 
-HWY_INLINE void AttendSpanImpl(const HeadShape& shape, const QueryBlock& queries,
-                               const KvSpan& span, const size_t* visible, const SoftmaxState& state,
-                               float* HWY_RESTRICT scratch) {
-  size_t end = span.n;
-  if (visible != nullptr) {
-    end = std::min(end, *std::max_element(visible, visible + queries.n));
+HWY_INLINE void AttendSpansOnce(const HeadShape& shape, const QueryBlock& queries,
+                                const KvSpan* spans, size_t n_spans, const size_t* visible,
+                                bool careful, const SoftmaxState& state, KernelScratch s) {
+  QueryTiles tiles;
+  PackQueries(shape, queries, spans, n_spans, s, tiles);
+  size_t column = 0;
+  float* logits[kMaxQueryRows];
+  for (size_t i = 0; i < n_spans; ++i) {
+    const KvSpan& span = spans[i];
+    size_t end = span.n;
     if (queries.logits != nullptr) {
-      for (size_t i = 0; i < queries.n; ++i) {
-        std::fill(queries.logits[i] + end, queries.logits[i] + span.n,
-                  -std::numeric_limits<float>::infinity());
+      for (size_t q = 0; q < queries.n; ++q) logits[q] = queries.logits[q] + column;
+    }
+    if (visible != nullptr) {
+      end = std::min(end, *std::max_element(visible, visible + queries.n));
+      for (size_t q = 0; q < queries.n && queries.logits != nullptr; ++q) {
+        std::fill(logits[q] + end, logits[q] + span.n, kMasked);
       }
     }
+    KvSpan seen = span;
+    seen.n = end;
+    for (size_t begin = 0; begin < end; begin += kAttentionBlock) {
+      Prefetcher next;
+      if (begin + kAttentionBlock < end) {
+        next = Prefetcher(RowAt(span.k, span.k_stride, begin + kAttentionBlock), span.k_stride,
+                          RowBytes(span.k_type, shape.d_k),
+                          std::min(kAttentionBlock, end - begin - kAttentionBlock));
+      } else if (i + 1 < n_spans) {
+        const KvSpan& after = spans[i + 1];
+        next = Prefetcher(RowAt(after.k, after.k_stride, 0), after.k_stride,
+                          RowBytes(after.k_type, shape.d_k), std::min(kAttentionBlock, after.n));
+      }
+      AttendBlock(shape, queries, tiles, seen, begin, visible,
+                  queries.logits != nullptr ? logits : nullptr, careful, state, s, next);
+    }
+    column += span.n;
   }
-  KvSpan seen = span;
-  seen.n = end;
-  for (size_t begin = 0; begin < end; begin += kAttentionBlock) {
-    AttendBlock(shape, queries, seen, begin, visible, state, scratch);
+}
+
+// Queries of a tile multiply every row of a block, also those that they do not see, by a weight of
+// zero. Where this made a result that is no finite number, the query goes over the rows again by
+// itself and with care, from what it had before.
+HWY_INLINE void AttendSpansImpl(const HeadShape& shape, const QueryBlock& queries,
+                                const KvSpan* spans, size_t n_spans, const size_t* visible,
+                                const SoftmaxState& state, float* HWY_RESTRICT scratch) {
+  const KernelScratch s(scratch, shape.d_k, shape.d_v);
+  float max[kMaxQueryRows];
+  float sum[kMaxQueryRows];
+  std::copy_n(state.max, queries.n, max);
+  std::copy_n(state.sum, queries.n, sum);
+  std::copy_n(state.acc, queries.n * shape.d_v, s.acc);
+  AttendSpansOnce(shape, queries, spans, n_spans, visible, false, state, s);
+  for (size_t i = 0; i < queries.n; ++i) {
+    float* acc = state.acc + i * shape.d_v;
+    if (AllFinite(acc, shape.d_v)) continue;
+    state.max[i] = max[i];
+    state.sum[i] = sum[i];
+    std::copy_n(s.acc + i * shape.d_v, shape.d_v, acc);
+    AttendSpansOnce(shape,
+                    {.rows = queries.rows + i,
+                     .n = 1,
+                     .bias = queries.bias != nullptr ? queries.bias + i : nullptr,
+                     .half_norm = queries.half_norm != nullptr ? queries.half_norm + i : nullptr},
+                    spans, n_spans, visible != nullptr ? visible + i : nullptr, true,
+                    {.acc = acc, .max = state.max + i, .sum = state.sum + i}, s);
   }
 }
 

@@ -10,9 +10,30 @@ HWY_BEFORE_NAMESPACE();
 namespace rkv {
 namespace HWY_NAMESPACE {
 
-void AttendSpanTarget(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
-                      const size_t* visible, const SoftmaxState& state, float* scratch) {
-  AttendSpanImpl(shape, queries, span, visible, state, scratch);
+void AttendSpansTarget(const HeadShape& shape, const QueryBlock& queries, const KvSpan* spans,
+                       size_t n_spans, const size_t* visible, const SoftmaxState& state,
+                       float* scratch) {
+  AttendSpansImpl(shape, queries, spans, n_spans, visible, state, scratch);
+}
+
+void LogitsToSharesTarget(float max, float factor, float* HWY_RESTRICT logits, size_t n) {
+  const FloatTag df;
+  const auto vmax = hn::Set(df, max);
+  const auto vfactor = hn::Set(df, factor);
+  const auto floor = hn::Set(df, -87.0f);
+  const auto share = [&](hn::Vec<FloatTag> logit) HWY_ATTR {
+    const auto x = hn::Sub(logit, vmax);
+    return hn::Mul(vfactor, hn::IfThenElseZero(hn::Ge(x, floor), hn::Exp(df, hn::Max(x, floor))));
+  };
+  size_t i = 0;
+  for (; i + kFloatLanes <= n; i += kFloatLanes) {
+    hn::StoreU(share(hn::LoadU(df, logits + i)), df, logits + i);
+  }
+  if (i == n) return;
+  HWY_ALIGN float few[kFloatLanes] = {};
+  std::copy(logits + i, logits + n, few);
+  hn::Store(share(hn::Load(df, few)), df, few);
+  std::copy_n(few, n - i, logits + i);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -22,7 +43,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace rkv {
 
-HWY_EXPORT(AttendSpanTarget);
+HWY_EXPORT(AttendSpansTarget);
+HWY_EXPORT(LogitsToSharesTarget);
 
 void ResetSoftmax(size_t n, size_t d_v, const SoftmaxState& state) {
   std::fill(state.acc, state.acc + n * d_v, 0.0f);
@@ -32,7 +54,33 @@ void ResetSoftmax(size_t n, size_t d_v, const SoftmaxState& state) {
 
 void AttendSpan(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
                 const size_t* visible, const SoftmaxState& state, float* scratch) {
-  HWY_DYNAMIC_DISPATCH(AttendSpanTarget)(shape, queries, span, visible, state, scratch);
+  HWY_DYNAMIC_DISPATCH(AttendSpansTarget)(shape, queries, &span, 1, visible, state, scratch);
+}
+
+void AttendSpans(const HeadShape& shape, const QueryBlock& queries, std::span<const KvSpan> spans,
+                 const SoftmaxState& state, float* scratch) {
+  HWY_DYNAMIC_DISPATCH(AttendSpansTarget)
+  (shape, queries, spans.data(), spans.size(), nullptr, state, scratch);
+}
+
+size_t AttentionScratchFloats(size_t d_k, size_t d_v) { return KernelScratch::Floats(d_k, d_v); }
+
+void MergeSoftmax(size_t n, size_t d_v, const SoftmaxState& part, const SoftmaxState& state) {
+  for (size_t i = 0; i < n; ++i) {
+    if (part.sum[i] == 0) continue;
+    const float max = std::max(state.max[i], part.max[i]);
+    const float own = std::exp(state.max[i] - max);
+    const float other = std::exp(part.max[i] - max);
+    float* acc = state.acc + i * d_v;
+    const float* added = part.acc + i * d_v;
+    for (size_t j = 0; j < d_v; ++j) acc[j] = own * acc[j] + other * added[j];
+    state.sum[i] = own * state.sum[i] + other * part.sum[i];
+    state.max[i] = max;
+  }
+}
+
+void LogitsToShares(float max, float factor, std::span<float> logits) {
+  HWY_DYNAMIC_DISPATCH(LogitsToSharesTarget)(max, factor, logits.data(), logits.size());
 }
 
 void FinishSoftmax(size_t n, size_t d_v, const SoftmaxState& state, const float* sink_logit,

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/element.h"
 
@@ -16,11 +17,21 @@ namespace rkv {
 inline constexpr size_t kAttentionBlock = 64;
 
 // At most this many queries per call: every K and V row is read once for all of them.
-inline constexpr size_t kMaxQueryRows = 16;
+inline constexpr size_t kMaxQueryRows = 24;
 
 // Bound on |computed - exact| / max|v| of one output element, tested against double precision
 // for up to 4096 tokens with logits within +-50.
 inline constexpr double kAttentionErrorBound = 4e-6;
+
+// Quantised keys are multiplied as integers, which rounds a query: to 1/127 of its largest element
+// for q4_0 and q2, to 1/32767 for q8_0. An element is off by at most half of that, so a logit by
+// scale * largest / 254 * sum|k|, and, as roundings are independent, by scale * largest / 440 * |k|
+// in the root mean square: for Gaussian rows, a hundredth of what the key's own four bits lose.
+// Steps of q4_0 and q2 blocks are rounded to 15 bits of the largest in their row.
+
+// Quantised values are multiplied by weights rounded to 15 bits of the largest in their block of
+// tokens. Bound on what that adds to the error of an output element, relative to max|v|.
+inline constexpr double kWeightErrorBound = static_cast<double>(kAttentionBlock) / 65534;
 
 struct HeadShape {
   size_t d_k = 0;        // elements of a query and of a key
@@ -65,18 +76,30 @@ struct SoftmaxState {
   float* sum = nullptr;  // [n]: sum of exp(logit - max)
 };
 
-// Floats of scratch that AttendSpan needs.
-constexpr size_t AttentionScratchFloats(size_t d_k, size_t d_v) {
-  return kMaxQueryRows * kAttentionBlock + (d_k > d_v ? d_k : d_v);
-}
+// Floats of scratch that AttendSpan and AttendSpans need.
+size_t AttentionScratchFloats(size_t d_k, size_t d_v);
 
 // Starts an empty softmax for `n` queries.
 void ResetSoftmax(size_t n, size_t d_v, const SoftmaxState& state);
 
 // Adds the rows of `span` to the softmax of every query. `visible`, if not null, says how many
-// of the span's first tokens query i may see (causal masks).
+// of the span's first tokens query i may see (causal masks). A row whose logit is no finite number
+// counts as one that the query does not see (its logit is written as -infinity), and what a query
+// does not see changes nothing for it, be it infinite or not a number.
 void AttendSpan(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
                 const size_t* visible, const SoftmaxState& state, float* scratch);
+
+// The same for several spans, one after the other; a query's logits are those of the first span,
+// then those of the second, and so on. Faster than a call for each.
+void AttendSpans(const HeadShape& shape, const QueryBlock& queries, std::span<const KvSpan> spans,
+                 const SoftmaxState& state, float* scratch);
+
+// Adds what `part` attended to `state`: the softmax over both, exactly as if one call had seen all
+// (flash decoding), up to rounding.
+void MergeSoftmax(size_t n, size_t d_v, const SoftmaxState& part, const SoftmaxState& state);
+
+// Logits of one query to shares of its softmax, in place: factor * exp(logit - max).
+void LogitsToShares(float max, float factor, std::span<float> logits);
 
 // Writes row i = acc / sum to out[i]. `sink_logit`, if not null, adds a logit without a value
 // (an attention sink) to the denominator. A query that saw nothing gives zeros.

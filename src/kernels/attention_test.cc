@@ -3,12 +3,15 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <span>
 #include <vector>
 
 #include "base/f16.h"
 #include "base/random.h"
 #include "hwy/highway.h"
+#include "support/rounded_query.h"
 
 namespace rkv {
 namespace {
@@ -254,6 +257,10 @@ TypedProblem RandomTypedProblem(Random& random, ElementType k_type, ElementType 
   return p;
 }
 
+double ValueErrorBound(ElementType v_type) {
+  return kAttentionErrorBound + (IsQuantized(v_type) ? kWeightErrorBound : 0.0);
+}
+
 // Which of the optional parts are used.
 struct Parts {
   bool bias = false;
@@ -261,6 +268,22 @@ struct Parts {
   bool spread = false;
   bool masked = false;
 };
+
+// Bound on the error of a logit that comes from the steps of blocks being rounded to 15 bits of the
+// row's largest.
+double StepError(const TypedProblem& p, size_t query, size_t row) {
+  const ElementType type = p.span.k_type;
+  if (type != ElementType::kQ4_0 && type != ElementType::kQ2) return 0;
+  double largest = 0;
+  double sum = 0;
+  for (size_t i = 0; i < p.shape.d_k; ++i) {
+    largest = std::max(largest, std::abs(static_cast<double>(p.k[row * p.shape.d_k + i])));
+    sum += std::abs(static_cast<double>(p.q[query * p.shape.d_k + i]));
+  }
+  // A code is at most twice as far from 0 as from the middle, or six times for two bits.
+  const double codes = type == ElementType::kQ4_0 ? 2 : 6;
+  return static_cast<double>(p.shape.scale) * 0x1p-16 * codes * largest * sum;
+}
 
 double TypedLogit(const TypedProblem& p, const Parts& parts, size_t query, size_t row) {
   double dot = parts.bias ? static_cast<double>(p.bias[query]) : 0.0;
@@ -279,21 +302,28 @@ double TypedLogit(const TypedProblem& p, const Parts& parts, size_t query, size_
   return logit;
 }
 
-void ExpectTypedNearReference(const TypedProblem& p, const Parts& parts) {
+struct TypedResult {
+  std::vector<float> out;     // [queries, d_v]
+  std::vector<float> logits;  // [queries, rows]
+};
+
+TypedResult RunTyped(const TypedProblem& p, const Parts& parts) {
   const size_t d_v = p.shape.d_v;
   const float nan = std::numeric_limits<float>::quiet_NaN();
   std::vector<float> acc(p.n_queries * d_v), max(p.n_queries), sum(p.n_queries);
   std::vector<float> scratch(AttentionScratchFloats(p.shape.d_k, d_v), nan);
-  std::vector<float> out(p.n_queries * d_v, nan);
-  std::vector<float> logits(p.n_queries * p.span.n, nan);
+  TypedResult result{.out = std::vector(p.n_queries * d_v, nan),
+                     .logits = std::vector(p.n_queries * p.span.n, nan)};
   std::vector<const float*> rows;
   std::vector<float*> out_rows, logit_rows;
   for (size_t i = 0; i < p.n_queries; ++i) {
     rows.push_back(p.q.data() + i * p.shape.d_k);
-    out_rows.push_back(out.data() + i * d_v);
-    logit_rows.push_back(logits.data() + i * p.span.n);
+    out_rows.push_back(result.out.data() + i * d_v);
+    logit_rows.push_back(result.logits.data() + i * p.span.n);
   }
   KvSpan span = p.span;
+  span.k = p.k_rows.data();
+  span.v = p.v_rows.data();
   if (parts.mass) span.log_mass = p.log_mass.data();
   if (parts.spread) span.spread = p.spread.data();
   const SoftmaxState state{.acc = acc.data(), .max = max.data(), .sum = sum.data()};
@@ -306,6 +336,16 @@ void ExpectTypedNearReference(const TypedProblem& p, const Parts& parts) {
               .logits = logit_rows.data()},
              span, parts.masked ? p.visible.data() : nullptr, state, scratch.data());
   FinishSoftmax(p.n_queries, d_v, state, nullptr, out_rows.data());
+  return result;
+}
+
+void ExpectTypedNearReference(const TypedProblem& unrounded, const Parts& parts) {
+  const auto [out, logits] = RunTyped(unrounded, parts);
+  TypedProblem p = unrounded;
+  for (size_t i = 0; i < p.n_queries; ++i) {
+    RoundQuery(p.span.k_type, std::span(p.q).subspan(i * p.shape.d_k, p.shape.d_k));
+  }
+  const size_t d_v = p.shape.d_v;
   double v_max = 1;
   for (const float x : p.v) v_max = std::max(v_max, std::abs(static_cast<double>(x)));
   for (size_t i = 0; i < p.n_queries; ++i) {
@@ -314,9 +354,13 @@ void ExpectTypedNearReference(const TypedProblem& p, const Parts& parts) {
     double largest = -std::numeric_limits<double>::infinity();
     for (size_t t = 0; t < n; ++t) largest = std::max(largest, TypedLogit(p, parts, i, t));
     double total = 0;
+    double logit_error = 0;
     for (size_t t = 0; t < n; ++t) {
       const double logit = TypedLogit(p, parts, i, t);
-      ASSERT_NEAR(logits[i * p.span.n + t], logit, 1e-5 * (1 + std::abs(logit)));
+      const double step_error = StepError(p, i, t);
+      logit_error = std::max(logit_error, step_error);
+      ASSERT_NEAR(logits[i * p.span.n + t], logit, 1e-5 * (1 + std::abs(logit)) + step_error)
+          << ToString(p.span.k_type);
       const double weight = std::exp(logit - largest);
       total += weight;
       for (size_t j = 0; j < d_v; ++j) {
@@ -328,7 +372,8 @@ void ExpectTypedNearReference(const TypedProblem& p, const Parts& parts) {
     }
     for (size_t j = 0; j < d_v; ++j) {
       ASSERT_NEAR(out[i * d_v + j], n > 0 ? expected[j] / total : 0.0,
-                  v_max * kAttentionErrorBound);
+                  v_max * (ValueErrorBound(p.span.v_type) + 2 * logit_error))
+          << ToString(p.span.k_type) << " " << ToString(p.span.v_type);
     }
   }
 }
@@ -347,6 +392,61 @@ TEST(AttentionTest, EveryElementTypeAttendsAsWhatItsRowsDecodeTo) {
           ExpectTypedNearReference(p, {.masked = true});
         }
       }
+    }
+  });
+}
+
+// Makes every element of a row infinite or no number, as far as its type can say so.
+void Damage(ElementType type, size_t kind, size_t d, uint8_t* row) {
+  constexpr uint16_t kHalves[] = {0x7C00, 0xFC00, kNan16, 0xFFFF};
+  constexpr uint16_t kBrainHalves[] = {0x7F80, 0xFF80, 0x7FC0, 0xFFFF};
+  if (type == ElementType::kQ2) return;
+  const uint16_t half = (type == ElementType::kBF16 ? kBrainHalves : kHalves)[kind % 4];
+  for (size_t at = 0; at < RowBytes(type, d); at += UnitBytes(type)) {
+    std::memcpy(row + at, &half, sizeof(half));
+  }
+}
+
+// Rows that are infinite or no numbers change nothing for queries that do not see them, nor for
+// those that would read them by a logit that is no number, and rows behind a span are not read.
+TEST(AttentionTest, DamagedRowsChangeNothingForWhoeverDoesNotReadThem) {
+  constexpr size_t kDamaged = 5;
+  ForEachTarget([&] {
+    Random random(37);
+    for (size_t types = 0; types < kElementTypes * kElementTypes; ++types) {
+      const auto k_type = static_cast<ElementType>(types / kElementTypes);
+      const auto v_type = static_cast<ElementType>(types % kElementTypes);
+      const size_t n = 1 + random.NextBelow(140);
+      TypedProblem whole = RandomTypedProblem(random, k_type, v_type, 40, 33, n + kDamaged);
+      for (size_t& visible : whole.visible) visible = random.NextBelow(n + 1);
+      TypedProblem damaged = whole;
+      for (size_t t = n; t < n + kDamaged; ++t) {
+        Damage(k_type, t, 40, damaged.k_rows.data() + t * whole.span.k_stride);
+        Damage(v_type, t, 33, damaged.v_rows.data() + t * whole.span.v_stride);
+      }
+      const auto expect_alike = [&](const TypedProblem& problem, const TypedResult& expected) {
+        const TypedResult actual = RunTyped(problem, {.masked = true});
+        for (size_t i = 0; i < expected.out.size(); ++i) {
+          // The largest value of a block, damaged or not, has a say in how weights are rounded.
+          ASSERT_NEAR(actual.out[i], expected.out[i],
+                      IsQuantized(v_type) ? 16 * kWeightErrorBound : 0.0)
+              << ToString(k_type) << " " << ToString(v_type) << " rows " << n;
+        }
+        for (size_t i = 0; i < problem.n_queries; ++i) {
+          for (size_t t = 0; t < n; ++t) {
+            ASSERT_EQ(actual.logits[i * problem.span.n + t],
+                      expected.logits[i * (n + kDamaged) + t]);
+          }
+        }
+      };
+      expect_alike(damaged, RunTyped(whole, {.masked = true}));
+      damaged.visible.assign(damaged.n_queries, n + kDamaged);
+      whole.visible.assign(whole.n_queries, n);
+      const TypedResult expected = RunTyped(whole, {.masked = true});
+      if (k_type != ElementType::kQ2) expect_alike(damaged, expected);
+      damaged.span.n = n;
+      damaged.visible = whole.visible;
+      expect_alike(damaged, expected);
     }
   });
 }
@@ -420,6 +520,66 @@ TEST(AttentionTest, AStateOfCopiesIsTheCopies) {
   const std::vector<float> expected = attend(copies, nullptr);
   const std::vector<float> actual = attend(states, states.log_mass.data());
   for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(actual[i], expected[i], 2e-5);
+}
+
+// Tokens in any number of spans and partial softmaxes are the tokens in one.
+TEST(AttentionTest, SpansAndMergedPartsMakeTheWhole) {
+  ForEachTarget([] {
+    Random random(31);
+    for (const size_t n_queries : {1, 6, 7, 13, 24}) {
+      const size_t d = 96;
+      Problem p = RandomProblem(random, d, d, 300, n_queries);
+      const std::vector<float> expected = RunKernel(p, false, false, 300);
+      std::vector<const float*> rows;
+      std::vector<float> out(n_queries * d);
+      std::vector<float*> out_rows;
+      for (size_t i = 0; i < n_queries; ++i) {
+        rows.push_back(p.q.data() + i * d);
+        out_rows.push_back(out.data() + i * d);
+      }
+      const auto span = [&p](size_t begin, size_t n) {
+        return KvSpan{.k = p.k.data() + begin * p.k_stride,
+                      .v = p.v.data() + begin * p.v_stride,
+                      .k_stride = 2 * p.k_stride,
+                      .v_stride = 2 * p.v_stride,
+                      .n = n};
+      };
+      std::vector<float> memory[2];
+      SoftmaxState states[2];
+      std::vector<float> scratch(AttentionScratchFloats(d, d));
+      const KvSpan parts[2][2] = {{span(0, 64), span(64, 7)}, {span(71, 200), span(271, 29)}};
+      for (size_t i = 0; i < 2; ++i) {
+        memory[i].resize(n_queries * (d + 2));
+        states[i] = {.acc = memory[i].data() + 2 * n_queries,
+                     .max = memory[i].data(),
+                     .sum = memory[i].data() + n_queries};
+        ResetSoftmax(n_queries, d, states[i]);
+        AttendSpans(p.shape, {.rows = rows.data(), .n = n_queries}, parts[i], states[i],
+                    scratch.data());
+      }
+      MergeSoftmax(n_queries, d, states[1], states[0]);
+      FinishSoftmax(n_queries, d, states[0], nullptr, out_rows.data());
+      for (size_t i = 0; i < out.size(); ++i) {
+        ASSERT_NEAR(out[i], expected[i], 8 * kAttentionErrorBound);
+      }
+    }
+  });
+}
+
+TEST(AttentionTest, SharesAreExponentials) {
+  ForEachTarget([] {
+    for (const size_t n : {1, 7, 8, 33}) {
+      std::vector<float> logits(n + 1, 5.0f);
+      for (size_t i = 0; i < n; ++i) logits[i] = 3.0f - 4.0f * static_cast<float>(i);
+      const std::vector<float> before = logits;
+      LogitsToShares(3.0f, 0.5f, std::span(logits).first(n));
+      for (size_t i = 0; i < n; ++i) {
+        const double expected = 0.5 * std::exp(static_cast<double>(before[i]) - 3.0);
+        EXPECT_NEAR(static_cast<double>(logits[i]), expected, 1e-6 * expected + 1e-37);
+      }
+      EXPECT_EQ(logits[n], 5.0f);
+    }
+  });
 }
 
 }  // namespace

@@ -13,23 +13,19 @@
 #include "base/f16.h"
 #include "hwy/highway.h"
 #include "kernels/element.h"
+#include "kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rkv {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using FloatTag = hn::ScalableTag<float>;
-
 HWY_INLINE void DecodeF16(const uint8_t* HWY_RESTRICT bytes, size_t n, float* HWY_RESTRICT out) {
   const auto* in = reinterpret_cast<const uint16_t*>(bytes);
   const FloatTag df;
-  const hn::Rebind<hwy::float16_t, FloatTag> dh;
-  const size_t lanes = hn::Lanes(df);
   size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    const auto half = hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(in + i));
-    hn::StoreU(hn::PromoteTo(df, half), df, out + i);
+  for (; i + kFloatLanes <= n; i += kFloatLanes) {
+    hn::StoreU(LoadHalves<ElementType::kF16>(in + i), df, out + i);
   }
   for (; i < n; ++i) out[i] = F32FromF16(in[i]);
 }

@@ -30,23 +30,80 @@ HWY_INLINE void HadamardBlock(float* HWY_RESTRICT x, size_t n) {
   }
 }
 
+#if HWY_TARGET != HWY_SCALAR
+// The stages within eight elements, by swapping halves of ever larger groups: a + b and a - b are
+// b + a and a - b of the swapped.
+HWY_INLINE void HadamardEights(float* HWY_RESTRICT x, size_t n) {
+  HWY_ALIGN static constexpr float kSigns[3][8] = {
+      {1, -1, 1, -1, 1, -1, 1, -1}, {1, 1, -1, -1, 1, 1, -1, -1}, {1, 1, 1, 1, -1, -1, -1, -1}};
+  const hn::CappedTag<float, 8> df;
+  constexpr size_t kLanes = hn::MaxLanes(df);
+  for (size_t i = 0; i < n; i += 8) {
+    for (size_t at = i; at < i + 8; at += kLanes) {
+      auto v = hn::LoadU(df, x + at);
+      v = hn::MulAdd(v, hn::Load(df, kSigns[0]), hn::Shuffle2301(v));
+      v = hn::MulAdd(v, hn::Load(df, kSigns[1]), hn::Shuffle1032(v));
+      if constexpr (kLanes == 8) {
+        v = hn::MulAdd(v, hn::Load(df, kSigns[2]), hn::ConcatLowerUpper(df, v, v));
+      }
+      hn::StoreU(v, df, x + at);
+    }
+    if constexpr (kLanes == 4) {
+      const auto a = hn::LoadU(df, x + i);
+      const auto b = hn::LoadU(df, x + i + 4);
+      hn::StoreU(hn::Add(a, b), df, x + i);
+      hn::StoreU(hn::Sub(a, b), df, x + i + 4);
+    }
+  }
+}
+
+// n: a power of two from 8 on.
+HWY_INLINE void HadamardVectors(float* HWY_RESTRICT x, size_t n) {
+  HadamardEights(x, n);
+  const hn::CappedTag<float, 8> df;
+  constexpr size_t kLanes = hn::MaxLanes(df);
+  for (size_t half = 8; half < n; half *= 2) {
+    for (size_t begin = 0; begin < n; begin += 2 * half) {
+      for (size_t i = begin; i < begin + half; i += kLanes) {
+        const auto a = hn::LoadU(df, x + i);
+        const auto b = hn::LoadU(df, x + i + half);
+        hn::StoreU(hn::Add(a, b), df, x + i);
+        hn::StoreU(hn::Sub(a, b), df, x + i + half);
+      }
+    }
+  }
+}
+#endif
+
 void RotateRowTarget(float* HWY_RESTRICT x, size_t d) {
   const size_t n = d & (~d + 1);
-  for (size_t begin = 0; begin < d; begin += n) HadamardBlock(x + begin, n);
+  for (size_t begin = 0; begin < d; begin += n) {
+#if HWY_TARGET != HWY_SCALAR
+    if (n >= 8) {
+      HadamardVectors(x + begin, n);
+      continue;
+    }
+#endif
+    HadamardBlock(x + begin, n);
+  }
   const float scale = 1.0f / std::sqrt(static_cast<float>(n));
   for (size_t i = 0; i < d; ++i) x[i] *= scale;
 }
 
 // The error of quantising a block by step `step` to codes 0..3 at (code - 1.5) steps.
 HWY_INLINE float Q2Error(const float* HWY_RESTRICT x, float step) {
-  const float inverse = 1.0f / step;
-  float error = 0;
-  for (size_t i = 0; i < kQuantBlock; ++i) {
-    const float level = std::min(std::max(std::floor(x[i] * inverse), -2.0f), 1.0f) + 0.5f;
-    const float e = x[i] - level * step;
-    error += e * e;
+  const FloatTag df;
+  const auto inverse = hn::Set(df, 1.0f / step);
+  const auto minus_step = hn::Set(df, -step);
+  auto error = hn::Zero(df);
+  for (size_t i = 0; i < kQuantBlock; i += kFloatLanes) {
+    const auto element = hn::LoadU(df, x + i);
+    const auto floor = hn::Floor(hn::Mul(element, inverse));
+    const auto code = hn::Min(hn::Max(floor, hn::Set(df, -2.0f)), hn::Set(df, 1.0f));
+    const auto e = hn::MulAdd(hn::Add(code, hn::Set(df, 0.5f)), minus_step, element);
+    error = hn::MulAdd(e, e, error);
   }
-  return error;
+  return hn::GetLane(hn::SumOfLanes(df, error));
 }
 
 // The scale code with the least squared error for one block.
@@ -90,7 +147,10 @@ void EncodeQ8Block(const float* x, uint8_t* block) {
   const uint16_t half = F16FromF32(scale);
   std::memcpy(block, &half, sizeof(half));
   for (size_t i = 0; i < kQuantBlock; ++i) {
-    block[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(std::lround(x[i] * inverse)));
+    // Half away from zero, as std::lround.
+    const float scaled = x[i] * inverse;
+    const int code = static_cast<int>(scaled + std::copysign(0.5f, scaled));
+    block[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(code));
   }
 }
 

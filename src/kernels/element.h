@@ -75,13 +75,22 @@ constexpr double GaussianError(ElementType type) {
 }
 
 // The scale that a q2 block's first byte stands for: 0, or 2^((code - 144) / 8).
-inline float Q2Scale(uint8_t code) {
+constexpr float Q2Scale(uint8_t code) {
   constexpr float kEighths[] = {1.0f,       1.0905077f, 1.1892071f, 1.2968396f,
                                 1.4142136f, 1.5422108f, 1.6817928f, 1.8340081f};
   // 2^(code / 8 - 18) by its exponent bits.
   const uint32_t power = (static_cast<uint32_t>(code / 8) + 127 - 18) << 23;
   return code == 0 ? 0.0f : std::bit_cast<float>(power) * kEighths[code % 8];
 }
+
+// Q2Scale() of every code.
+inline constexpr auto kQ2Scales = [] {
+  struct {
+    float scales[256];
+  } table = {};
+  for (int code = 0; code < 256; ++code) table.scales[code] = Q2Scale(static_cast<uint8_t>(code));
+  return table;
+}();
 
 // `row` has RowBytes(type, d) bytes. Elements must be finite and within f16's range.
 void EncodeRow(ElementType type, const float* x, size_t d, void* row);

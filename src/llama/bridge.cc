@@ -113,7 +113,8 @@ class Bridge::GraphProbe {
     float max_bias = 0;
     std::memcpy(&max_bias, node->op_params + 1, sizeof(max_bias));
     if (!IsOnHost(node->src[0]) || !IsOnHost(node->src[1]) || !IsOnHost(node->src[2])) {
-      error_ = Unsupported("its attention would run on a GPU; keep the layers on the CPU (-ngl 0)");
+      error_ = Unsupported(
+          "its attention would run on a GPU or an RPC server; keep the layers on the CPU (-ngl 0)");
     } else if (cache_layer < 0) {
       error_ = Unsupported("the model has attention without a KV cache");
     } else if (Root(node->src[2]) == Root(node->src[1])) {
@@ -264,20 +265,27 @@ void Bridge::AttendLayer(LayerHook& hook, const ggml_tensor* node, size_t thread
       .softcap = hook.softcap};
   const LayerShape& shape = shape_.layers[hook.layer];
   const size_t item_tokens = TokensPerWorkItem(shape);
-  size_t first_item = 0;  // of the segment
+  size_t end_item = 0;  // of the heads so far
   size_t item = hook.next_item.fetch_add(1, std::memory_order_relaxed);
   for (const Segment& segment : segments_) {
     const size_t n_tokens = segment.rows.size();
     const size_t n_blocks = (n_tokens + item_tokens - 1) / item_tokens;
-    const size_t end_item = first_item + n_blocks * shape.n_kv_head;
-    while (item < end_item) {
-      const size_t kv_head = (item - first_item) / n_blocks;
-      const size_t first = (item - first_item) % n_blocks * item_tokens;
-      attend_(segment, hook.layer, kv_head, first, std::min(item_tokens, n_tokens - first), tensors,
-              scratch_[thread]);
-      item = hook.next_item.fetch_add(1, std::memory_order_relaxed);
+    for (size_t kv_head = 0; kv_head < shape.n_kv_head; ++kv_head) {
+      const size_t n_parts =
+          attend_ == AttendSegment ? NumParts(segment, hook.layer, kv_head) : size_t{1};
+      const size_t first_item = end_item;
+      end_item += n_blocks * n_parts;
+      for (; item < end_item; item = hook.next_item.fetch_add(1, std::memory_order_relaxed)) {
+        if (n_parts > 1) {
+          AttendSegmentPart(segment, hook.layer, kv_head, item - first_item, n_parts, tensors,
+                            scratch_[thread]);
+        } else {
+          const size_t first = (item - first_item) * item_tokens;
+          attend_(segment, hook.layer, kv_head, first, std::min(item_tokens, n_tokens - first),
+                  tensors, scratch_[thread]);
+        }
+      }
     }
-    first_item = end_item;
   }
 }
 
@@ -361,6 +369,7 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch) {
   for (const auto& [memory, span] : ubatch.media) segments_[memory].memory->AddMedia(span);
   while (transits_.size() < segments_.size()) transits_.push_back(std::make_unique<Transit>());
   for (size_t i = 0; i < segments_.size(); ++i) {
+    transits_[i]->set_n_threads(static_cast<size_t>(n_threads));
     segments_[i].memory->BeginAppend(segments_[i].rows.size(), transits_[i].get());
   }
 

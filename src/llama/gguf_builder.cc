@@ -1,6 +1,11 @@
 #include "llama/gguf_builder.h"
 
+#include <algorithm>
+#include <deque>
+#include <future>
+#include <span>
 #include <string_view>
+#include <thread>
 
 #include "base/file.h"
 #include "base/random.h"
@@ -62,21 +67,31 @@ std::vector<std::string> WeightTypeNames() {
 }
 
 std::string FileBuilder::Weights(const TensorSpec& spec) const {
+  constexpr int64_t kValuesAtOnce = 1 << 20;
   const int64_t n_per_row = spec.shape[0];
   int64_t n_rows = 1;
   for (size_t i = 1; i < spec.shape.size(); ++i) n_rows *= spec.shape[i];
+  const size_t row_bytes = ggml_row_size(spec.type, n_per_row);
+  const int64_t rows_at_once = std::clamp<int64_t>(kValuesAtOnce / n_per_row, 1, n_rows);
 
   NormalStream stream(seed_, spec.name);
-  std::vector<float> values(static_cast<size_t>(n_rows * n_per_row));
-  for (float& value : values) value = static_cast<float>(spec.mean + spec.std * stream.Next());
-
-  std::string bytes(ggml_row_size(spec.type, n_per_row) * static_cast<size_t>(n_rows), '\0');
-  ggml_quantize_chunk(spec.type, values.data(), bytes.data(), 0, n_rows, n_per_row, nullptr);
+  std::vector<float> values(static_cast<size_t>(rows_at_once * n_per_row));
+  std::string bytes(row_bytes * static_cast<size_t>(n_rows), '\0');
+  for (int64_t row = 0; row < n_rows; row += rows_at_once) {
+    const int64_t n = std::min(rows_at_once, n_rows - row);
+    for (float& value : std::span(values).first(static_cast<size_t>(n * n_per_row))) {
+      value = static_cast<float>(spec.mean + spec.std * stream.Next());
+    }
+    ggml_quantize_chunk(spec.type, values.data(),
+                        bytes.data() + static_cast<size_t>(row) * row_bytes, 0, n, n_per_row,
+                        nullptr);
+  }
   return bytes;
 }
 
 // gguf.h writes straight to the target, where a full disk would leave half a model behind; so the
-// file is put together here: the metadata, then each tensor padded to the alignment.
+// file is put together here: the metadata, then each tensor padded to the alignment. Tensors are
+// made ahead on all cores, and no more of them are held than there are cores.
 Status FileBuilder::Write(const std::string& path) {
   const ggml_init_params params = {(tensors_.size() + 1) * ggml_tensor_overhead(), nullptr,
                                    /*no_alloc=*/true};
@@ -87,13 +102,25 @@ Status FileBuilder::Write(const std::string& path) {
     ggml_set_name(tensor, spec.name.c_str());
     gguf_add_tensor(gguf_.get(), tensor);
   }
-  std::string bytes(gguf_get_meta_size(gguf_.get()), '\0');
-  gguf_get_meta_data(gguf_.get(), bytes.data());
-  for (const TensorSpec& spec : tensors_) {
-    bytes += Weights(spec);
-    bytes.resize(GGML_PAD(bytes.size(), gguf_get_alignment(gguf_.get())), '\0');
-  }
-  return WriteFileAtomically(path, bytes);
+  std::string piece(gguf_get_meta_size(gguf_.get()), '\0');
+  gguf_get_meta_data(gguf_.get(), piece.data());
+  const size_t alignment = gguf_get_alignment(gguf_.get());
+  const size_t n_ahead = std::max(1u, std::thread::hardware_concurrency());
+  std::deque<std::future<std::string>> ahead;
+  size_t n_begun = 0;
+  bool metadata = true;
+  return WriteFileAtomically(path, [&]() -> std::string_view {
+    while (n_begun < tensors_.size() && ahead.size() < n_ahead) {
+      const TensorSpec& spec = tensors_[n_begun++];
+      ahead.push_back(std::async(std::launch::async, [this, &spec] { return Weights(spec); }));
+    }
+    if (std::exchange(metadata, false)) return piece;
+    if (ahead.empty()) return {};
+    piece = ahead.front().get();
+    ahead.pop_front();
+    piece.resize(GGML_PAD(piece.size(), alignment), '\0');
+    return piece;
+  });
 }
 
 }  // namespace rkv

@@ -4,7 +4,10 @@
 #include <mtmd-helper.h>
 #include <mtmd.h>
 
+#include <algorithm>
+#include <climits>
 #include <map>
+#include <memory>
 
 #include "base/bytes.h"
 #include "llama/log.h"
@@ -28,6 +31,48 @@ constexpr int64_t kMaxPixels = 64 * 1000 * 1000;
 // Two hashes of 64 bits name a file.
 constexpr uint64_t kSecondHashSeed = 0x9E3779B97F4A7C15;
 
+uint32_t ReadBigEndian(std::string_view bytes) {
+  uint32_t value = 0;
+  for (size_t i = 0; i < 4; ++i) value = value << 8 | static_cast<uint8_t>(bytes[i]);
+  return value;
+}
+
+// A PNG may inflate to a thousand times its size and far beyond its pixels, and decoders only find
+// out once they hold all of it: inflates into what the pixels can need, and not more.
+Status CheckPngData(std::string_view bytes, int width, int height, std::string_view name) {
+  constexpr std::string_view kSignature = "\x89PNG\r\n\x1a\n";
+  constexpr size_t kChunkHeader = 8;  // length and type; a checksum of 4 bytes ends a chunk
+  if (!bytes.starts_with(kSignature)) return OkStatus();
+  bool without_zlib_header = false;  // Apple's variant
+  size_t bits_per_pixel = 0;
+  std::string data;
+  for (size_t at = kSignature.size(); at + kChunkHeader <= bytes.size();) {
+    const uint32_t length = ReadBigEndian(bytes.substr(at));
+    const std::string_view type = bytes.substr(at + 4, 4);
+    const std::string_view body = bytes.substr(at + kChunkHeader, length);
+    if (type == "CgBI") without_zlib_header = true;
+    if (type == "IHDR" && body.size() >= 10) {
+      constexpr size_t kChannels[] = {1, 0, 3, 1, 2, 0, 4};  // by colour type
+      const size_t color = std::min<size_t>(static_cast<uint8_t>(body[9]), 6);
+      bits_per_pixel = kChannels[color] * static_cast<uint8_t>(body[8]);
+    }
+    if (type == "IDAT") data += body;
+    at += kChunkHeader + body.size() + 4;
+  }
+  // A byte before each row; interlaced pictures have up to twice as many rows, each rounded up.
+  const auto rows = static_cast<size_t>(height);
+  const size_t most = rows * ((static_cast<size_t>(width) * bits_per_pixel + 7) / 8 + 5) + 32;
+  if (most > INT_MAX) return BadFile(fmt::format("'{}' is too large a picture", name));
+  const auto inflated = std::make_unique_for_overwrite<char[]>(most);
+  const auto inflate =
+      without_zlib_header ? stbi_zlib_decode_noheader_buffer : stbi_zlib_decode_buffer;
+  const int n = inflate(inflated.get(), static_cast<int>(most), data.data(),
+                        static_cast<int>(data.size()));
+  if (n >= 0) return OkStatus();
+  return BadFile(fmt::format("'{}' is a damaged PNG file, or holds more than its {} x {} pixels",
+                             name, width, height));
+}
+
 Status CheckPictureSize(std::string_view bytes, std::string_view name) {
   int width = 0;
   int height = 0;
@@ -43,7 +88,7 @@ Status CheckPictureSize(std::string_view bytes, std::string_view name) {
                     "it down first",
                     name, width, height, kMaxPixels / 1000000));
   }
-  return OkStatus();
+  return CheckPngData(bytes, width, height, name);
 }
 
 }  // namespace
@@ -90,6 +135,8 @@ Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view b
   }
   return bitmap;
 }
+
+uint64_t MediaBytes(const mtmd_bitmap& bitmap) { return mtmd_bitmap_get_n_bytes(&bitmap); }
 
 Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_view text,
                                                 const std::vector<LlamaPtr<mtmd_bitmap>>& media,

@@ -8,19 +8,21 @@
 #include <vector>
 
 #include "llama/model.h"
+#include "retentivekv/engine.h"
 
 namespace rkv {
 
-// Stands for one picture or audio clip in a message's text.
-std::string_view MediaMarker();
-
-// The largest picture or audio file that is read.
+// The largest picture or audio file that is read, and the most that those of a turn may take when
+// they are decoded.
 inline constexpr size_t kMaxMediaBytes = size_t{1} << 30;
 
 // Decodes a picture (PNG, JPEG, BMP, GIF, ...) or audio (WAV, MP3, FLAC). kBadFile for what is
 // neither, is damaged, or has more pixels than fit; kInvalidArgument if the model cannot take it.
 Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view bytes,
                                           std::string_view name);
+
+// What it takes decoded.
+uint64_t MediaBytes(const mtmd_bitmap& bitmap);
 
 // One piece of a prompt: text tokens, or a picture or audio clip that is yet to be encoded.
 struct PromptChunk {

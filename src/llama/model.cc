@@ -1,6 +1,9 @@
 #include "llama/model.h"
 
 #include <fmt/format.h>
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -59,6 +62,56 @@ void InitBackends() {
   (void)once;
 }
 
+// llama.cpp ends the program if nobody answers there, so that is found out first.
+Status CheckListens(const std::string& server) {
+  const size_t colon = server.rfind(':');
+  if (colon == std::string::npos || colon == 0 || colon + 1 == server.size()) {
+    return InvalidArgument(fmt::format("RPC server '{}' must be host:port", server));
+  }
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (::getaddrinfo(server.substr(0, colon).c_str(), server.substr(colon + 1).c_str(), &hints,
+                    &found) != 0) {
+    return Internal(fmt::format("the host of RPC server '{}' is not known", server));
+  }
+  bool connected = false;
+  for (const addrinfo* a = found; a != nullptr && !connected; a = a->ai_next) {
+    const int fd = ::socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
+    connected = fd >= 0 && ::connect(fd, a->ai_addr, a->ai_addrlen) == 0;
+    if (fd >= 0) ::close(fd);
+  }
+  ::freeaddrinfo(found);
+  return connected ? OkStatus() : Internal(fmt::format("no RPC server answers at '{}'", server));
+}
+
+// The devices of RPC servers, with the null that llama.cpp's list ends with.
+Result<std::vector<ggml_backend_dev_t>> RpcDevices(const std::vector<std::string>& servers) {
+  const ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
+  using AddServer = ggml_backend_reg_t (*)(const char* endpoint);
+  const auto add_server = rpc == nullptr
+                              ? nullptr
+                              : reinterpret_cast<AddServer>(ggml_backend_reg_get_proc_address(
+                                    rpc, "ggml_backend_rpc_add_server"));
+  if (add_server == nullptr) {
+    return Unsupported("this llama.cpp was built without RPC; build it with -DGGML_RPC=ON");
+  }
+  std::vector<ggml_backend_dev_t> devices;
+  for (const std::string& server : servers) {
+    RKV_RETURN_IF_ERROR(CheckListens(server));
+    const LlamaErrorLog log;
+    const ggml_backend_reg_t reg = add_server(server.c_str());
+    if (reg == nullptr) {
+      return Internal(fmt::format("RPC server '{}' has no devices{}", server, log.Reason()));
+    }
+    for (size_t i = 0; i < ggml_backend_reg_dev_count(reg); ++i) {
+      devices.push_back(ggml_backend_reg_dev_get(reg, i));
+    }
+  }
+  devices.push_back(nullptr);
+  return devices;
+}
+
 }  // namespace
 
 Status CheckServable(const llama_model* model, int n_ctx) {
@@ -104,6 +157,18 @@ Result<std::unique_ptr<Model>> Model::Load(const ModelOptions& options,
 Status Model::LoadWeights(const LoadProgress& progress) {
   llama_model_params params = llama_model_default_params();
   params.n_gpu_layers = options_.n_gpu_layers;
+  std::vector<ggml_backend_dev_t> devices;
+  // llama.cpp runs an operation where the weights next to it are. Attention stands between writing
+  // the cache, which is here, and these.
+  const llama_model_tensor_buft_override here[] = {
+      {R"(blk\.\d+\.attn_(output|sub_norm)\.)", ggml_backend_cpu_buffer_type()},
+      {nullptr, nullptr}};
+  if (!options_.rpc_servers.empty()) {
+    RKV_ASSIGN_OR_RETURN(devices, RpcDevices(options_.rpc_servers));
+    params.devices = devices.data();
+    params.tensor_buft_overrides = here;
+    if (params.n_gpu_layers == 0) params.n_gpu_layers = -1;
+  }
   if (progress) {
     params.progress_callback = [](float fraction, void* user_data) {
       (*static_cast<const LoadProgress*>(user_data))(static_cast<double>(fraction));

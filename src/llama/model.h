@@ -26,8 +26,9 @@ struct ModelOptions {
   int n_gpu_layers = 0;     // negative: all
   int image_min_tokens = -1;  // visual tokens per picture; -1: the model's own limits
   int image_max_tokens = -1;
-  int n_seq_max = 1;             // conversations decoded at once
-  size_t media_cache_bytes = 0;  // for embeddings of pictures and clips
+  int n_seq_max = 1;                          // conversations decoded at once
+  size_t media_cache_bytes = 0;               // for embeddings of pictures and clips
+  std::vector<std::string> rpc_servers = {};  // as EngineOptions::rpc_servers
 };
 
 // Fraction of loading that is done, 0 to 1.

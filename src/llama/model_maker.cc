@@ -170,6 +170,17 @@ void SetQwen2VlKeys(FileBuilder* file, const ModelSpec& spec) {
             std::vector<int32_t>{n_time, n_row, n_pairs - n_time - n_row, 0});
 }
 
+// The text part of Qwen3-VL: M-RoPE whose sections interleave, and what pictures add to the first
+// layers, of which the file only tells the number.
+void SetQwen3VlKeys(FileBuilder* file, const ModelSpec& spec) {
+  SetHeadKeys(file, spec);
+  const int n_pairs = spec.head_dim / 2;
+  const int n_side = n_pairs * 5 / 16;  // 20 of 64, as in the released models
+  file->Set(".rope.dimension_sections",
+            std::vector<int32_t>{n_pairs - 2 * n_side, n_side, n_side, 0});
+  file->Set(".n_deepstack_layers", std::min(3, spec.n_layer));
+}
+
 void SetGemma2Keys(FileBuilder* file, const ModelSpec& spec) {
   SetHeadKeys(file, spec);
   file->Set(".attention.sliding_window", spec.n_ctx_train);
@@ -226,9 +237,16 @@ void AddOutput(FileBuilder* file, const ModelSpec& spec, int n_vocab) {
   file->Matrix("output.weight", {spec.n_embd, n_vocab}, kLogitGain);
 }
 
-// Gemma scales its embeddings by sqrt(n_embd) and uses them as the output matrix, too. With norm
-// weights around 1, every token would then predict itself; random signs prevent that.
+// The embeddings are the output matrix, too. With norm weights around 1, every token would then
+// predict itself; random signs prevent that.
 void AddTiedOutput(FileBuilder* file, const ModelSpec& spec, int n_vocab) {
+  const double embd_gain = std::sqrt(spec.n_embd);
+  file->Matrix("token_embd.weight", {spec.n_embd, n_vocab}, embd_gain);
+  file->Vector("output_norm.weight", spec.n_embd, 0.0, kLogitGain / embd_gain);
+}
+
+// The same for Gemma, which scales its embeddings by sqrt(n_embd).
+void AddGemmaOutput(FileBuilder* file, const ModelSpec& spec, int n_vocab) {
   file->Matrix("token_embd.weight", {spec.n_embd, n_vocab}, 1.0);
   file->Vector("output_norm.weight", spec.n_embd, 0.0, kLogitGain);
 }
@@ -334,10 +352,11 @@ constexpr Arch kArchs[] = {
     {"qwen2", "qwen2", true, SetHeadKeys, AddQwen2Layer, AddOutput, nullptr},
     {"qwen3", "qwen3", false, SetHeadKeys, AddQwen3Layer, AddOutput, nullptr},
     {"qwen2vl", "qwen2vl", true, SetQwen2VlKeys, AddQwen2Layer, AddOutput, AddQwen2VlMmproj},
+    {"qwen3vl", "qwen3vl", false, SetQwen3VlKeys, AddQwen3Layer, AddOutput, nullptr},
     {"llava", "llama", false, SetHeadKeys, AddLlamaLayer, AddOutput, AddLlavaMmproj},
-    {"gemma2", "gemma2", false, SetGemma2Keys, AddGemma2Layer, AddTiedOutput, nullptr},
+    {"gemma2", "gemma2", false, SetGemma2Keys, AddGemma2Layer, AddGemmaOutput, nullptr},
     {"openai-moe", "gpt-oss", false, SetOpenAiMoeKeys, AddOpenAiMoeLayer, AddOutput, nullptr},
-    {"gemma2-swa", "gemma2", false, SetGemma2SwaKeys, AddGemma2Layer, AddTiedOutput, nullptr},
+    {"gemma2-swa", "gemma2", false, SetGemma2SwaKeys, AddGemma2Layer, AddGemmaOutput, nullptr},
     {"mamba", "mamba", false, SetMambaKeys, AddMambaLayer, AddOutput, nullptr},
     {"deepseek2", "deepseek2", false, SetDeepseek2Keys, AddDeepseek2Layer, AddOutput, nullptr},
 };
@@ -366,9 +385,13 @@ Status CheckRanges(const ModelSpec& spec) {
   };
   const Range ranges[] = {
       {"n_layer", spec.n_layer, 1, 512},  // LLAMA_MAX_LAYERS
-      {"n_head", spec.n_head, 1, 256},      {"n_head_kv", spec.n_head_kv, 1, 256},
-      {"head_dim", spec.head_dim, 2, 1024}, {"n_embd", spec.n_embd, 1, 1 << 16},
-      {"n_ff", spec.n_ff, 1, 1 << 16},      {"n_ctx_train", spec.n_ctx_train, 1, 1 << 24},
+      {"n_head", spec.n_head, 1, 256},
+      {"n_head_kv", spec.n_head_kv, 1, 256},
+      {"head_dim", spec.head_dim, 2, 1024},
+      {"n_embd", spec.n_embd, 1, 1 << 16},
+      {"n_ff", spec.n_ff, 1, 1 << 16},
+      {"n_ctx_train", spec.n_ctx_train, 1, 1 << 24},
+      {"n_vocab", spec.n_vocab == 0 ? TokenizerSize() : spec.n_vocab, TokenizerSize(), 1 << 20},
   };
   for (const Range& range : ranges) {
     if (range.value < range.min || range.value > range.max) {
@@ -460,6 +483,47 @@ bool MakeModelHasVision(const std::string& arch) {
   return found != nullptr && found->add_mmproj != nullptr;
 }
 
+const std::vector<ReleasedShape>& ReleasedShapes() {
+  static const auto* const kShapes = new std::vector<ReleasedShape>{
+      {"qwen2-1.5b",
+       {.arch = "qwen2",
+        .n_layer = 28,
+        .n_head = 12,
+        .n_head_kv = 2,
+        .head_dim = 128,
+        .n_embd = 1536,
+        .n_ff = 8960,
+        .n_ctx_train = 32768,
+        .n_vocab = 151936,
+        .tied_output = true,
+        .type = "q4_0"}},
+      {"qwen3-vl-4b",
+       {.arch = "qwen3vl",
+        .n_layer = 36,
+        .n_head = 32,
+        .n_head_kv = 8,
+        .head_dim = 128,
+        .n_embd = 2560,
+        .n_ff = 9728,
+        .n_ctx_train = 262144,
+        .n_vocab = 151936,
+        .tied_output = true,
+        .type = "q4_0"}},
+      {"llava-1.5-7b",
+       {.arch = "llava",
+        .n_layer = 32,
+        .n_head = 32,
+        .n_head_kv = 32,
+        .head_dim = 128,
+        .n_embd = 4096,
+        .n_ff = 11008,
+        .n_ctx_train = 4096,
+        .n_vocab = 32000,
+        .type = "q4_0"}},
+  };
+  return *kShapes;
+}
+
 Status MakeModel(const ModelSpec& spec, const std::string& path) {
   RKV_ASSIGN_OR_RETURN(const Plan plan, Check(spec));
   FileBuilder file(plan.arch->file_arch, *plan.weights, spec.seed);
@@ -470,8 +534,9 @@ Status MakeModel(const ModelSpec& spec, const std::string& path) {
   file.Set(".attention.layer_norm_rms_epsilon", 1e-6);
   plan.arch->set_keys(&file, plan.spec);
 
-  const int n_vocab = AddTokenizer(&file);
-  plan.arch->add_output(&file, plan.spec, n_vocab);
+  const int n_vocab = AddTokenizer(&file, spec.n_vocab);
+  const auto add_output = spec.tied_output ? AddTiedOutput : plan.arch->add_output;
+  add_output(&file, plan.spec, n_vocab);
   for (int layer = 0; layer < plan.spec.n_layer; ++layer) {
     plan.arch->add_layer(&file, plan.spec, Block(layer));
   }

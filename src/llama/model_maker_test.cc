@@ -17,6 +17,18 @@ TEST(ModelMakerTest, TheSameSeedGivesTheSameBytes) {
   EXPECT_NE(*ReadFile(TempFile("a"), "model"), *ReadFile(TempFile("c"), "model"));
 }
 
+TEST(ModelMakerTest, VocabulariesGrowAndOutputsAreTied) {
+  const auto size = [](const ModelSpec& spec) {
+    EXPECT_TRUE(MakeModel(spec, TempFile("size")).ok());
+    return ReadFile(TempFile("size"), "model")->size();
+  };
+  const size_t small = size({.arch = "qwen2"});
+  const size_t matrix = 288 * 256 * 2;  // f16
+  EXPECT_LT(size({.arch = "qwen2", .tied_output = true}), small - matrix * 9 / 10);
+  EXPECT_GT(size({.arch = "qwen2", .n_vocab = 576}), small + 2 * matrix);
+  EXPECT_EQ(MakeModel({.n_vocab = 287}, TempFile("bad")).code(), StatusCode::kInvalidArgument);
+}
+
 TEST(ModelMakerTest, ImpossibleSpecsAreRefused) {
   const std::string path = TempFile("bad");
   for (const ModelSpec& spec :

@@ -1,5 +1,7 @@
 #include "llama/model_maker_tokenizer.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <iterator>
 
@@ -9,6 +11,7 @@ namespace {
 
 constexpr int kTokenNormal = 1;   // LLAMA_TOKEN_TYPE_NORMAL
 constexpr int kTokenControl = 3;  // LLAMA_TOKEN_TYPE_CONTROL
+constexpr int kTokenUnused = 5;   // LLAMA_TOKEN_TYPE_UNUSED
 
 // Common English pairs, each of tokens made before it. "Ġ" is how byte-level BPE spells a space.
 // llama.cpp refuses a vocabulary without merges.
@@ -51,7 +54,11 @@ std::vector<std::string> ByteTokens() {
 
 }  // namespace
 
-int AddTokenizer(FileBuilder* file) {
+int TokenizerSize() {
+  return 256 + static_cast<int>(std::size(kMerges) + std::size(kControlTokens));
+}
+
+int AddTokenizer(FileBuilder* file, int n_vocab) {
   std::vector<std::string> tokens = ByteTokens();
   for (std::string merge : kMerges) {
     merge.erase(merge.find(' '), 1);
@@ -61,6 +68,10 @@ int AddTokenizer(FileBuilder* file) {
   for (const char* token : kControlTokens) {
     tokens.push_back(token);
     types.push_back(kTokenControl);
+  }
+  for (int i = TokenizerSize(); i < n_vocab; ++i) {
+    tokens.push_back(fmt::format("<|unused_{}|>", i));
+    types.push_back(kTokenUnused);
   }
   const auto id_of = [&tokens](const char* token) {
     return static_cast<int>(std::find(tokens.begin(), tokens.end(), token) - tokens.begin());

@@ -6,8 +6,10 @@
 namespace rkv {
 
 // Writes the keys of the tokenizer that all made models share (retentivekv/model_maker.h describes
-// it), and returns the number of its tokens.
-int AddTokenizer(FileBuilder* file);
+// it), and returns the number of its tokens. Unused ones make up for what is missing to `n_vocab`.
+int AddTokenizer(FileBuilder* file, int n_vocab);
+// The least that n_vocab can be, apart from 0.
+int TokenizerSize();
 
 }  // namespace rkv
 

@@ -6,6 +6,8 @@
 #include <limits>
 #include <numeric>
 
+#include "kernels/distance.h"
+
 namespace rkv {
 
 namespace {
@@ -24,15 +26,8 @@ class MeanTable {
       for (size_t e = 0; e < d_; ++e) row[e] *= e < d_k_ ? k_scale : v_scale;
     }
   }
-  float Distance(size_t i, const float* other) const {
-    const float* row = rows_.data() + i * d_;
-    float sum = 0;
-    for (size_t e = 0; e < d_; ++e) {
-      const float difference = row[e] - other[e];
-      sum += difference * difference;
-    }
-    return sum;
-  }
+  size_t n() const { return rows_.size() / d_; }
+  const float* rows() const { return rows_.data(); }
   const float* row(size_t i) const { return rows_.data() + i * d_; }
   size_t d() const { return d_; }
 
@@ -43,19 +38,12 @@ class MeanTable {
 };
 
 // The nearest of the centres for every state.
-void Assign(const MeanTable& table, const std::vector<float>& centres,
-            std::vector<size_t>& nearest) {
-  const size_t n_centres = centres.size() / table.d();
-  for (size_t i = 0; i < nearest.size(); ++i) {
-    float least = std::numeric_limits<float>::infinity();
-    for (size_t c = 0; c < n_centres; ++c) {
-      const float distance = table.Distance(i, centres.data() + c * table.d());
-      if (distance < least) {
-        least = distance;
-        nearest[i] = c;
-      }
-    }
-  }
+void Assign(const MeanTable& table, const std::vector<float>& centres, std::vector<size_t>& nearest,
+            std::vector<float>& distances) {
+  std::vector<const float*> from;
+  for (size_t at = 0; at < centres.size(); at += table.d()) from.push_back(centres.data() + at);
+  FindNearest(table.rows(), table.n(), table.d(), from.data(), from.size(), distances.data(),
+              nearest.data());
 }
 
 std::vector<float> Seeds(const std::vector<StateSums>& states, const MeanTable& table,
@@ -67,8 +55,9 @@ std::vector<float> Seeds(const std::vector<StateSums>& states, const MeanTable& 
   for (size_t c = 0; c < limit; ++c) {
     centres.insert(centres.end(), table.row(next), table.row(next) + table.d());
     float most = 0;
+    const float* seed = table.row(next);
+    LowerToSquaredDistances(table.rows(), table.n(), table.d(), &seed, 1, distance.data());
     for (size_t i = 0; i < states.size(); ++i) {
-      distance[i] = std::min(distance[i], table.Distance(i, centres.data() + c * table.d()));
       const float error = states[i].mass * distance[i];
       if (error > most) {
         most = error;
@@ -92,9 +81,10 @@ Clustering FindClusters(const std::vector<StateSums>& states, size_t limit,
   std::vector<float> centres = Seeds(states, table, limit);
   Clustering found{.cluster_of = std::vector<size_t>(states.size()),
                    .n_clusters = centres.size() / table.d()};
+  std::vector<float> distances(states.size());
   constexpr int kRounds = 3;
   for (int round = 0; round < kRounds; ++round) {
-    Assign(table, centres, found.cluster_of);
+    Assign(table, centres, found.cluster_of, distances);
     std::fill(centres.begin(), centres.end(), 0.0f);
     std::vector<float> mass(found.n_clusters);
     for (size_t i = 0; i < states.size(); ++i) {
@@ -108,7 +98,9 @@ Clustering FindClusters(const std::vector<StateSums>& states, size_t limit,
   }
   for (size_t i = 0; i < states.size(); ++i) {
     const float* centre = centres.data() + found.cluster_of[i] * table.d();
-    found.errors.push_back(states[i].mass * table.Distance(i, centre));
+    float distance = std::numeric_limits<float>::infinity();
+    LowerToSquaredDistances(table.row(i), 1, table.d(), &centre, 1, &distance);
+    found.errors.push_back(states[i].mass * distance);
   }
   return found;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <span>
 #include <vector>
 
 #include "base/random.h"
@@ -122,6 +123,45 @@ TEST(PolicyMatrixTest, EqualTokensHaveEqualScores) {
       EXPECT_EQ(equal, !by_place || data.n() == 1) << info->name << " of " << data.n();
     }
   }
+}
+
+// A token that stands for several scores as if they were all there.
+TEST(RetentivePolicyTest, ASampleStandsForAll) {
+  const PolicyChoice choice = PolicyFrom("retentive");
+  ForRandomScoreData([&](const ScoreData& sample) {
+    ScoreData all = sample;
+    std::vector<float> stands_for;
+    const auto repeat = [&all](size_t i) {
+      const auto append = [i](std::vector<float>& rows, size_t d) {
+        for (size_t e = 0; e < d; ++e) rows.push_back(rows[i * d + e]);
+      };
+      all.token_index.push_back(all.token_index[i]);
+      all.tokens.push_back(all.tokens[i]);
+      all.attention.push_back(0.0f);
+      append(all.keys, all.d_k);
+      append(all.values, all.d_v);
+    };
+    for (size_t i = 0; i < sample.n(); ++i) {
+      stands_for.push_back(static_cast<float>(1 + i % 4));
+      for (size_t copy = 0; copy < i % 4; ++copy) repeat(i);
+    }
+    const auto errors = [&](const ScoreData& data, std::span<const float> counts) {
+      ScoreContext context = data.Context(choice.policy->needs());
+      context.room = 1.0;
+      context.stands_for = counts;
+      std::vector<float> scores(data.n());
+      choice.policy->Score(context, scores);
+      choice.policy->Precision(context, scores);
+      return scores;
+    };
+    const std::vector<float> expected = errors(all, {});
+    double largest = 0;
+    for (const float x : expected) largest = std::max(largest, static_cast<double>(x));
+    double value = 0;
+    for (const float x : sample.values) value = std::max(value, std::abs(static_cast<double>(x)));
+    ExpectScores(errors(sample, stands_for), AsDouble(std::span(expected).first(sample.n())), 1e-3,
+                 1e-5 * largest + 1e-8 * value * value);  // Residuals of equal rows are rounding.
+  });
 }
 
 // The reference: the tokens with the largest index.

@@ -53,6 +53,9 @@ struct PolicyNeeds {
   // Attention of rows on the lowest rung as well. Without it, it counts as 0 there, which saves
   // bytes where they weigh most.
   bool lowest_rung = true;
+  // Every token that competes. Without it, where none has to be forgotten, a sample of those on the
+  // lowest rung stands for all of them, which have nowhere to go.
+  bool all_tokens = true;
 };
 
 // Tokens of one KV head, in the order of the conversation, that compete for its bytes.
@@ -63,8 +66,10 @@ struct ScoreContext {
   // Share of the conversation's tokens for which there is room on the lowest rung; 1: for all, so
   // that only precision is at stake.
   double room = 0;
+  double text_share = 0;  // of the conversation's tokens so far
   std::span<const uint32_t> token_index;  // [n] ascending: place of each token in it
   std::span<const TokenInfo> tokens;      // [n]
+  std::span<const float> stands_for;      // [n] tokens, itself included; empty: one each
 
   // Only as far as PolicyNeeds asks for them; else empty.
   RowsView keys;                     // [n, d_k] as attended to: after RoPE

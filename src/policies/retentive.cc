@@ -6,8 +6,11 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <span>
+#include <utility>
 #include <vector>
 
+#include "kernels/distance.h"
 #include "policies/score_math.h"
 
 namespace rkv {
@@ -16,7 +19,7 @@ namespace {
 
 constexpr SpecOption kOptions[] = {
     {.name = "keys",
-     .default_value = 0.5,
+     .default_value = 0.4,
      .min = 0,
      .max = 1,
      .help = "share of the keys in a token's residual; the rest is the values'"},
@@ -31,6 +34,11 @@ constexpr SpecOption kOptions[] = {
      .min = 1,
      .max = 4096,
      .help = "last queries whose attention counts"},
+    {.name = "text",
+     .default_value = 0.02,
+     .min = 0,
+     .max = 1,
+     .help = "weight of text that gets less than the mean attention, where all else is pictures"},
     {.name = "novelty",
      .default_value = 256,
      .min = 0,
@@ -39,6 +47,10 @@ constexpr SpecOption kOptions[] = {
          "tokens per head whose residual is against all that matter more; the others', and with "
          "0 all, is against the mean of their kind"},
 };
+
+float StandsFor(const ScoreContext& context, size_t i) {
+  return context.stands_for.empty() ? 1.0f : context.stands_for[i];
+}
 
 // Rows of K and V side by side, scaled so that squared distances are errors in the units of the
 // values: keys count as much as values do, by the given share.
@@ -55,36 +67,38 @@ class Points {
     double k_square = 0;
     double v_square = 0;
     for (size_t i = 0; i < n_; ++i) {
-      for (size_t e = 0; e < d_; ++e) {
-        const auto x = static_cast<double>(row(i)[e]);
-        (e < d_k_ ? k_square : v_square) += x * x;
-      }
+      const float count = StandsFor(context, i);
+      float norm = 0;
+      rkv::SquaredNorms(row(i), 1, d_k_, &norm);
+      k_square += static_cast<double>(count * norm);
+      rkv::SquaredNorms(row(i) + d_k_, 1, d_ - d_k_, &norm);
+      v_square += static_cast<double>(count * norm);
     }
     const double ratio = k_square > 0 ? v_square / k_square : 0.0;
     const auto k_scale = static_cast<float>(std::sqrt(static_cast<double>(key_share) * ratio));
     const float v_scale = std::sqrt(1.0f - key_share);
     for (size_t i = 0; i < n_; ++i) {
-      for (size_t e = 0; e < d_; ++e) row(i)[e] *= e < d_k_ ? k_scale : v_scale;
+      float* x = row(i);
+      for (size_t e = 0; e < d_k_; ++e) x[e] *= k_scale;
+      for (size_t e = d_k_; e < d_; ++e) x[e] *= v_scale;
     }
   }
 
   size_t n() const { return n_; }
-  float SquaredNorm(size_t i) const {
-    float sum = 0;
-    for (size_t e = 0; e < d_; ++e) sum += row(i)[e] * row(i)[e];
-    return sum;
+  void SquaredNorms(std::span<float> norms) const {
+    rkv::SquaredNorms(data_.data(), n_, d_, norms.data());
   }
-  float SquaredDistance(size_t i, size_t j) const {
-    const float* a = row(i);
-    const float* b = row(j);
-    float sum = 0;
-    for (size_t e = 0; e < d_; ++e) sum += (a[e] - b[e]) * (a[e] - b[e]);
-    return sum;
+  // Of every row, to the nearest of some.
+  void LowerToDistances(std::span<const float* const> from, std::span<float> distances) const {
+    LowerToSquaredDistances(data_.data(), n_, d_, from.data(), from.size(), distances.data());
   }
+  void LowerToDistances(size_t i, std::span<const float* const> from, float& distance) const {
+    LowerToSquaredDistances(row(i), 1, d_, from.data(), from.size(), &distance);
+  }
+  const float* row(size_t i) const { return data_.data() + i * d_; }
 
  private:
   float* row(size_t i) { return data_.data() + i * d_; }
-  const float* row(size_t i) const { return data_.data() + i * d_; }
 
   // Text, and each picture or clip, is a kind of its own.
   static size_t Kind(const TokenInfo& token) {
@@ -97,12 +111,20 @@ class Points {
     std::vector<float> mean(n_kinds * d_), count(n_kinds);
     for (size_t i = 0; i < n_; ++i) {
       const size_t kind = Kind(context.tokens[i]);
-      count[kind] += 1;
-      for (size_t e = 0; e < d_; ++e) mean[kind * d_ + e] += row(i)[e];
+      const float n = StandsFor(context, i);
+      count[kind] += n;
+      float* sum = mean.data() + kind * d_;
+      const float* x = row(i);
+      for (size_t e = 0; e < d_; ++e) sum[e] += n * x[e];
+    }
+    for (size_t kind = 0; kind < n_kinds; ++kind) {
+      const float share = count[kind] > 0 ? 1.0f / count[kind] : 0.0f;
+      for (size_t e = 0; e < d_; ++e) mean[kind * d_ + e] *= share;
     }
     for (size_t i = 0; i < n_; ++i) {
-      const size_t kind = Kind(context.tokens[i]);
-      for (size_t e = 0; e < d_; ++e) row(i)[e] -= mean[kind * d_ + e] / count[kind];
+      const float* middle = mean.data() + Kind(context.tokens[i]) * d_;
+      float* x = row(i);
+      for (size_t e = 0; e < d_; ++e) x[e] -= middle[e];
     }
   }
 
@@ -119,10 +141,11 @@ class RetentivePolicy : public Policy {
         attention_(values[1]),
         power_(values[2]),
         queries_(static_cast<size_t>(values[3])),
-        n_picks_(static_cast<size_t>(values[4])) {}
+        text_(values[4]),
+        n_picks_(static_cast<size_t>(values[5])) {}
 
   PolicyNeeds needs() const override {
-    PolicyNeeds needs{.keys = true, .values = true, .lowest_rung = false};
+    PolicyNeeds needs{.keys = true, .values = true, .lowest_rung = false, .all_tokens = false};
     if (attention_ > 0) {
       needs.queries = PolicyNeeds::Queries::kWindow;
       needs.window = queries_;
@@ -133,30 +156,47 @@ class RetentivePolicy : public Policy {
 
   void Score(const ScoreContext& context, std::span<float> scores) const override {
     const Points points(context, key_share_);
-    for (size_t i = 0; i < points.n(); ++i) scores[i] = points.SquaredNorm(i);
+    points.SquaredNorms(scores);
     if (context.room >= 1) return;
     if (n_picks_ > 0) PickFarthest(points, scores);
     const std::vector<float> weights = Weights(context);
+    const double mean = MeanAttention(context);
+    // Text has had its witness; a picture's tokens wait for theirs.
+    const auto unread = static_cast<float>(std::pow(text_, 1.0 - context.text_share));
     for (size_t i = 0; i < points.n(); ++i) {
-      if (context.tokens[i].modality == Modality::kText) scores[i] *= weights[i];
+      if (context.tokens[i].modality != Modality::kText) continue;
+      scores[i] *= weights[i];
+      if (mean > 0 && static_cast<double>(context.attention[i]) < mean) scores[i] *= unread;
     }
   }
 
   void Precision(const ScoreContext& context, std::span<float> errors) const override {
-    const Points points(context, key_share_);
+    // Where nothing has to be forgotten, the scores are the residuals already.
+    if (context.room < 1) Points(context, key_share_).SquaredNorms(errors);
     const std::vector<float> weights = Weights(context);
-    for (size_t i = 0; i < points.n(); ++i) errors[i] = points.SquaredNorm(i) * weights[i];
+    for (size_t i = 0; i < errors.size(); ++i) errors[i] *= weights[i];
   }
 
  private:
+  // 0: none was seen.
+  static double MeanAttention(const ScoreContext& context) {
+    const double total = std::accumulate(context.attention.begin(), context.attention.end(), 0.0);
+    double n = 0;
+    for (size_t i = 0; i < context.attention.size(); ++i) {
+      n += static_cast<double>(StandsFor(context, i));
+    }
+    return n > 0 ? total / n : 0.0;
+  }
+
   // By the attention that each token gets, relative to the mean; at least 1.
   std::vector<float> Weights(const ScoreContext& context) const {
     std::vector<float> weights(context.token_index.size(), 1.0f);
-    const double total = std::accumulate(context.attention.begin(), context.attention.end(), 0.0);
-    if (total <= 0) return weights;
-    const double scale = attention_ * static_cast<double>(weights.size()) / total;
-    const double part = AttentionPart(context.room);
+    const double mean = MeanAttention(context);
+    if (mean <= 0) return weights;
+    const double scale = attention_ / mean;
+    const double part = AttentionPart(context.room, context.text_share);
     for (size_t i = 0; i < weights.size(); ++i) {
+      if (context.tokens[i].modality != Modality::kText) continue;
       const double weight =
           1.0 + std::pow(scale * static_cast<double>(context.attention[i]), power_);
       weights[i] = static_cast<float>(std::pow(weight, part));
@@ -167,23 +207,43 @@ class RetentivePolicy : public Policy {
   // Takes tokens one by one, always the one that is farthest from the means and from all taken so
   // far; its distance then is what would be lost without it. Of equals the newer is taken first.
   void PickFarthest(const Points& points, std::span<float> distance) const {
-    std::vector<bool> taken(points.n());
-    for (size_t pick = 0; pick < std::min(n_picks_, points.n()); ++pick) {
-      size_t farthest = points.n();
-      for (size_t i = points.n(); i-- > 0;) {
-        if (!taken[i] && (farthest == points.n() || distance[i] > distance[farthest])) farthest = i;
+    struct Bound {
+      float distance = 0;  // to the first n_seen of the picks: never less than to all
+      uint32_t point = 0;
+      uint32_t n_seen = 0;
+
+      bool operator<(const Bound& other) const {
+        return distance != other.distance ? distance < other.distance : point < other.point;
       }
-      taken[farthest] = true;
-      for (size_t i = 0; i < points.n(); ++i) {
-        if (!taken[i]) distance[i] = std::min(distance[i], points.SquaredDistance(i, farthest));
+    };
+    std::vector<Bound> farthest(points.n());  // a heap
+    for (uint32_t i = 0; i < points.n(); ++i) farthest[i] = {.distance = distance[i], .point = i};
+    std::make_heap(farthest.begin(), farthest.end());
+    std::vector<const float*> picks;
+    std::vector<std::pair<uint32_t, float>> taken;
+    while (picks.size() < std::min(n_picks_, points.n())) {
+      std::pop_heap(farthest.begin(), farthest.end());
+      Bound& top = farthest.back();
+      if (top.n_seen == picks.size()) {
+        picks.push_back(points.row(top.point));
+        taken.emplace_back(top.point, top.distance);
+        farthest.pop_back();
+        continue;
       }
+      // Only those that come to the top are compared with the latest picks.
+      points.LowerToDistances(top.point, std::span(picks).subspan(top.n_seen), top.distance);
+      top.n_seen = static_cast<uint32_t>(picks.size());
+      std::push_heap(farthest.begin(), farthest.end());
     }
+    points.LowerToDistances(picks, distance);
+    for (const auto& [point, at_its_pick] : taken) distance[point] = at_its_pick;
   }
 
   float key_share_;
   double attention_;
   double power_;
   size_t queries_;
+  double text_;
   size_t n_picks_;
 };
 
@@ -195,10 +255,9 @@ extern const PolicyInfo kRetentivePolicy = {
     .evicts = true,
     .scores_are_errors = true,
     .comparable = true,
-    .absorb = "none",
+    .absorb = "clusters",
     .ladder = "auto",
     .split = Split::kAuto,
-    .window = 64,
     .options = kOptions,
     .create = [](std::span<const double> values) -> std::unique_ptr<Policy> {
       return std::make_unique<RetentivePolicy>(values);

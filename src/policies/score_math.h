@@ -42,13 +42,17 @@ inline float ToScore(double score) {
 // REQUIRES: queries >= 1.
 inline double DecayOver(size_t queries) { return 1.0 - 1.0 / static_cast<double>(queries); }
 
-// How much the attention seen so far counts, 0 to 1, by ScoreContext::room: nothing where most
-// tokens have to be forgotten, since it would cost the others' place; all where most have room.
-inline double AttentionPart(double room) {
-  constexpr double kNothing = 0.2;
-  constexpr double kAll = 0.6;
-  const double x = std::clamp((room - kNothing) / (kAll - kNothing), 0.0, 1.0);
-  return x * x * (3.0 - 2.0 * x);
+// 0 up to `low`, 1 from `high`, and smooth between.
+inline double SmoothStep(double low, double high, double x) {
+  const double t = std::clamp((x - low) / (high - low), 0.0, 1.0);
+  return t * t * (3.0 - 2.0 * t);
+}
+
+// How much the attention seen so far counts, 0 to 1, by ScoreContext::room and text_share: of
+// pictures nothing is known from it, and where most tokens have to be forgotten it would cost them
+// their place. Where all is text it counts however little room there is.
+inline double AttentionPart(double room, double text_share) {
+  return text_share * std::max(SmoothStep(0.2, 0.6, room), SmoothStep(0.5, 1.0, text_share));
 }
 
 // Every text token above every other one, both in the order of their attention (>= 0), whatever its

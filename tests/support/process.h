@@ -86,6 +86,7 @@ class InteractiveProcess {
     EXPECT_EQ(::write(in_, text.data(), text.size()), static_cast<ssize_t>(text.size()));
   }
   void Signal(int signal) const { ::kill(pid_, signal); }
+  pid_t pid() const { return pid_; }
 
   // Reads until `text` has come, or the program ends. Returns what came.
   std::string ReadUntil(const std::string& text) {

@@ -3,7 +3,9 @@
 #define RETENTIVEKV_TESTS_SUPPORT_RANDOM_UBATCH_H_
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <thread>
 #include <vector>
 
 #include "base/f16.h"
@@ -38,8 +40,9 @@ class RandomUbatch {
     scratch.Resize(memory.shape());
     Run(memory, transit, scratch);
   }
-  // Allocates nothing itself.
-  void Run(Memory& memory, Transit* transit, AttentionScratch& scratch) {
+  // Allocates nothing itself. `in_parts`: a single token's heads are attended in parts, as far as
+  // they have several.
+  void Run(Memory& memory, Transit* transit, AttentionScratch& scratch, bool in_parts = false) {
     Memory::Impl& impl = memory.impl();
     impl.BeginAppend(n_, transit);
     segment_.memory = &impl;
@@ -47,9 +50,39 @@ class RandomUbatch {
       const UbatchTensors views = tensors(l);
       const size_t step = TokensPerWorkItem(layers_[l].shape);
       for (size_t h = 0; h < layers_[l].shape.n_kv_head; ++h) {
-        for (size_t first = 0; first < n_; first += step) {
+        const size_t n_parts = in_parts ? NumParts(segment_, l, h) : 1;
+        for (size_t part = n_parts; part-- > 0 && n_parts > 1;) {
+          AttendSegmentPart(segment_, l, h, part, n_parts, views, scratch);
+        }
+        for (size_t first = 0; first < n_ && n_parts == 1; first += step) {
           AttendSegment(segment_, l, h, first, std::min(step, n_ - first), views, scratch);
         }
+      }
+    }
+    impl.CommitAppend();
+  }
+
+  // A single token's parts, taken by threads as they come.
+  void RunOnThreads(Memory& memory, Transit* transit, size_t n_threads) {
+    Memory::Impl& impl = memory.impl();
+    impl.BeginAppend(n_, transit);
+    segment_.memory = &impl;
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      const UbatchTensors views = tensors(l);
+      for (size_t h = 0; h < layers_[l].shape.n_kv_head; ++h) {
+        const size_t n_parts = NumParts(segment_, l, h);
+        std::atomic<size_t> next = 0;
+        std::vector<std::thread> threads;
+        for (size_t i = 0; i < n_threads; ++i) {
+          threads.emplace_back([&] {
+            AttentionScratch scratch;
+            scratch.Resize(impl.shape());
+            for (size_t part = next++; part < n_parts; part = next++) {
+              AttendSegmentPart(segment_, l, h, part, n_parts, views, scratch);
+            }
+          });
+        }
+        for (std::thread& thread : threads) thread.join();
       }
     }
     impl.CommitAppend();

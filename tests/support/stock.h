@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -100,8 +101,9 @@ class StockLlama {
     return logits;
   }
 
-  // Continues a text greedily by at most `n` tokens.
-  std::string Continue(const std::string& prompt, size_t n) {
+  // Continues a text greedily by at most `n` tokens. `leads`, if not null, gets by how much the
+  // logit of each was larger than any other's.
+  std::string Continue(const std::string& prompt, size_t n, std::vector<double>* leads = nullptr) {
     std::vector<llama_token> tokens(prompt.size());
     tokens.resize(static_cast<size_t>(
         llama_tokenize(vocab(), prompt.data(), static_cast<int32_t>(prompt.size()), tokens.data(),
@@ -119,6 +121,10 @@ class StockLlama {
       const auto token =
           static_cast<llama_token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
       if (llama_vocab_is_eog(vocab(), token)) break;
+      if (leads != nullptr) {
+        std::nth_element(logits.begin(), logits.begin() + 1, logits.end(), std::greater<>());
+        leads->push_back(static_cast<double>(logits[0]) - static_cast<double>(logits[1]));
+      }
       char piece[128];
       const int length = llama_token_to_piece(vocab(), token, piece, sizeof(piece), 0, false);
       text.append(piece, static_cast<size_t>(std::max(length, 0)));

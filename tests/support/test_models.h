@@ -22,6 +22,8 @@ inline std::vector<std::pair<std::string, ModelSpec>> TestModels() {
       {"qwen3-d256", {.arch = "qwen3", .n_head = 2, .n_head_kv = 1, .head_dim = 256}},
       {"qwen2vl-d64", {.arch = "qwen2vl", .n_head = 4, .n_head_kv = 2, .head_dim = 64}},
       {"qwen2vl-d80", {.arch = "qwen2vl", .n_head = 4, .n_head_kv = 2, .head_dim = 80}},
+      {"qwen3vl-d128",
+       {.arch = "qwen3vl", .n_layer = 4, .n_head = 4, .n_head_kv = 2, .head_dim = 128}},
       {"llava-d64", {.arch = "llava", .n_head = 4, .n_head_kv = 4, .head_dim = 64}},
       {"gemma2-d256", {.arch = "gemma2", .n_head = 2, .n_head_kv = 1, .head_dim = 256}},
       {"openai-moe-d64", {.arch = "openai-moe", .n_head = 8, .n_head_kv = 2, .head_dim = 64}},
@@ -48,9 +50,8 @@ inline std::string SmolLm2Path() {
 
 // Why tests on real weights cannot run here, or null if they can.
 inline const char* WhyNoRealWeights() {
-#if defined(__SANITIZE_THREAD__)
-  return "real weights take too long under the thread sanitizer; generated models cover the same "
-         "code";
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+  return "real weights take too long under sanitizers; generated models cover the same code";
 #else
   if (!SmolLm2Path().empty()) return nullptr;
   return "SmolLM2 was not fetched; scripts/test.sh does it where a network allows";

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "retentivekv/memory.h"
+#include "choices.h"
 
 namespace rkv::app {
 
@@ -27,13 +27,17 @@ constexpr Control kControls[] = {
     {"retentive, f16 only", "retentive", "", "none", ""},
     {"retentive, no novelty", "retentive:novelty=0", "", "", ""},
     {"retentive, no attention", "retentive:attention=0", "", "", ""},
+    {"retentive, no states", "retentive", "none", "", ""},
+    {"retentive, states not read", "retentive", "clusters:additive=1e-9", "", ""},
     {"retentive, states solved", "retentive", "clusters:share=-1", "", ""},
     {"retentive, a quarter for states", "retentive", "clusters:share=0.25", "", ""},
     {"retentive, one state a head", "retentive", "clusters:share=0.001", "", ""},
     {"retentive, states by place", "retentive", "states:share=0.1", "", ""},
     // The published method, and its parts.
     {"paper, attention only (lambda = 1)", "paper:lambda=1", "", "", ""},
-    {"paper, no retrieval", "paper", "none", "", ""},
+    {"paper, states' bytes for tokens", "paper", "none", "", ""},
+    // A readout of nearly nothing: states take their bytes and are not read.
+    {"paper, no retrieval", "paper", "states:additive=1e-9", "", ""},
     {"paper, joint readout", "paper", "states", "", ""},
     {"paper, one state a head", "paper", "states:additive=1,share=0.01", "", ""},
     // Other scorers on our ladder.
@@ -41,22 +45,6 @@ constexpr Control kControls[] = {
     {"snapkv on the ladder", "snapkv", "", "auto", ""},
     {"keydiff on the ladder", "keydiff", "", "auto", ""},
 };
-
-const PolicyDescription* FindPolicy(std::string_view name) {
-  static const std::vector<PolicyDescription> policies = DescribePolicies();
-  const auto found = std::ranges::find(policies, name, &PolicyDescription::name);
-  return found == policies.end() ? nullptr : &*found;
-}
-
-std::vector<std::string_view> Split(std::string_view text, char separator) {
-  std::vector<std::string_view> parts;
-  while (true) {
-    const size_t end = text.find(separator);
-    parts.push_back(text.substr(0, end));
-    if (end == std::string_view::npos) return parts;
-    text.remove_prefix(end + 1);
-  }
-}
 
 Result<MemoryOptions> ControlOptions(const Control& control) {
   MemoryOptions options;
@@ -72,13 +60,6 @@ Result<MemoryOptions> ControlOptions(const Control& control) {
     options.type_v = options.type_k;
   }
   return options;
-}
-
-// Unknown names and options, found on a small cache without a budget.
-Status CheckOptions(const MemoryOptions& options) {
-  const MemoryShape shape{.layers = {{.n_head = 1, .n_kv_head = 1, .d_k = 64, .d_v = 64}}};
-  const Result<Memory> memory = Memory::Create(shape, options);
-  return memory.ok() ? OkStatus() : memory.status();
 }
 
 std::string LabelOf(const MemoryOptions& options) {
@@ -102,7 +83,7 @@ Result<std::vector<PolicySpec>> ParsePolicyList(const std::vector<std::string>& 
   std::vector<std::string> texts;
   for (const std::string& list : lists) {
     bool first = true;
-    for (const std::string_view part : Split(list, ',')) {
+    for (const std::string_view part : SplitList(list)) {
       const bool option =
           part.find('=') != std::string_view::npos && part.find(':') == std::string_view::npos;
       if (option && first) {
@@ -130,7 +111,7 @@ Result<std::vector<PolicySpec>> ParsePolicyList(const std::vector<std::string>& 
 
 Result<std::vector<Budget>> ParseBudgetList(std::string_view list) {
   std::vector<Budget> budgets;
-  for (const std::string_view part : Split(list, ',')) {
+  for (const std::string_view part : SplitList(list)) {
     RKV_ASSIGN_OR_RETURN(const Budget budget, ParseBudget(part));
     budgets.push_back(budget);
   }
@@ -157,13 +138,14 @@ Result<std::vector<Configuration>> MakeConfigurations(const ConfigurationChoices
   }
   if (!choices.controls) return configurations;
   for (const Control& control : kControls) {
-    Configuration configuration{.label = control.label, .options = {}};
+    Configuration configuration{.label = control.label, .options = {}, .control = true};
     RKV_ASSIGN_OR_RETURN(configuration.options, ControlOptions(control));
     const PolicyDescription* known = FindPolicy(configuration.options.policy.name);
     if (known == nullptr) continue;
     configuration.takes_budget = known->evicts;
     configuration.options.compression = choices.compression;
     if (known->evicts) AddDefaults(choices.defaults, configuration.options.policy);
+    RKV_RETURN_IF_ERROR(CheckOptions(configuration.options));
     configurations.push_back(std::move(configuration));
   }
   return configurations;

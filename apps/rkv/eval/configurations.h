@@ -15,6 +15,7 @@ struct Configuration {
   std::string label;
   MemoryOptions options;      // without the budget
   bool takes_budget = false;  // false: measured once
+  bool control = false;
 };
 
 // Policies of a list such as "h2o,snapkv:window=4,sinks=2,tova": what has a '=' and no ':' is one

@@ -3,6 +3,8 @@
 #define RETENTIVEKV_APPS_RKV_EVAL_MEASUREMENT_H_
 
 #include <functional>
+#include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -14,16 +16,42 @@
 
 namespace rkv::app {
 
+// Right answers among those measured.
+struct Tally {
+  double right = 0;
+  double n = 0;
+
+  double value() const { return n == 0 ? 0 : right / n; }
+};
+
 struct Measurement {
   std::string refused;      // why there is none
   Ratio accuracy;           // right answers, or places whose likeliest token is that of `full`
   Ratio kl;                 // KL(full || this) of the next token, in nats
+  Ratio missed;             // share of the attention of `full` that is on tokens evicted here
   uint64_t held_bytes = 0;  // the most after any turn
   double kept = 0;          // held_bytes over those of a full f16 cache, the most after any turn
   double seconds = 0;
+  // Accuracy by which question of its conversation it is, what it is about, and the seed.
+  std::vector<Tally> by_question;
+  std::map<std::string, Tally> by_family;
+  std::map<std::string, Tally> by_seed;
 
   void AddStats(const MemoryStats& stats);
+  // The same on more conversations.
+  void Add(const Measurement& part);
 };
+
+nlohmann::ordered_json ToJson(const Measurement& measurement);
+// Throws nlohmann::json::exception for JSON that ToJson() did not make.
+Measurement MeasurementFromJson(const nlohmann::ordered_json& json);
+
+// Attention of an answer, [head][token].
+using HeadShares = std::vector<std::vector<float>>;
+HeadShares SharesOf(const Inspection& inspection);
+
+// Of the attention that `full` paid, what is on tokens that are on no rung: the mean over heads.
+double MissedShare(const HeadShares& full, const Inspection& inspection);
 
 struct Regime {
   std::string name;
@@ -52,10 +80,6 @@ std::string NameOf(const Configuration& configuration, const std::optional<Budge
 
 // The options with the budget in them.
 MemoryOptions WithBudget(const MemoryOptions& options, const std::optional<Budget>& budget);
-
-// How many measurements a regime has.
-size_t CountCells(const std::vector<Configuration>& configurations,
-                  const std::vector<Budget>& budgets);
 
 }  // namespace rkv::app
 

@@ -16,10 +16,11 @@ struct EvalHeader {
   std::string command;
   std::string model;
   std::string version;  // of rkv and llama.cpp
-  uint64_t seed = 0;
-  int n_conversations = 0;
-  double seconds = 0;
+  std::vector<uint64_t> seeds = {1};  // the first one is the bootstrap's, too
+  int n_conversations = 0;  // for each seed
+  double seconds = 0;  // of all measurements, also of earlier runs that --resume goes on from
   std::vector<std::string> notes;
+  std::string curves;  // file beside the table that shows them; empty: none
 };
 
 std::string MarkdownTable(const EvalHeader& header, const SuiteResult& result);

@@ -72,37 +72,37 @@ Result<std::vector<Window>> MakeWindows(const Engine& engine, const TextKlOption
 // Next-token logits at every measured position.
 using Logits = std::vector<std::vector<float>>;
 
-class Runner {
+class WindowPart : public SuitePart {
  public:
-  Runner(Engine& engine, const Window& window) : engine_(engine), window_(window) {
+  WindowPart(Engine& engine, const Window& window) : engine_(engine), window_(window) {
     for (size_t end = 0; end < kEnds; ++end) {
       n_positions_[end] = engine.Tokenize(window.forced[end]).size();
     }
   }
 
-  // Adds to the measurements of both regimes.
-  Status Measure(const MemoryOptions& options, std::array<Measurement*, kEnds> measurements) {
+  Status Measure(const MemoryOptions& options, std::span<Measurement> measurements) override {
     const auto start = std::chrono::steady_clock::now();
     Result<std::unique_ptr<Conversation>> created = engine_.NewConversation(options);
     if (!created.ok()) {
-      for (Measurement* measurement : measurements) {
-        measurement->refused = created.status().message();
+      for (Measurement& measurement : measurements) {
+        measurement.refused = created.status().message();
       }
       return OkStatus();
     }
     std::array<std::unique_ptr<Conversation>, kEnds> conversations;
     conversations[kContinue] = *std::move(created);
+    const bool is_full = full_[kContinue].empty();
+    if (is_full) conversations[kContinue]->StartTracing();
     RKV_RETURN_IF_ERROR(conversations[kContinue]->AddUserMessage(window_.prompt));
     AnswerOptions nothing;
     nothing.forced_text = "";
     RKV_RETURN_IF_ERROR(Answered(engine_.Answer(*conversations[kContinue], nothing)));
-    for (Measurement* measurement : measurements) {
-      measurement->AddStats(conversations[kContinue]->stats());
+    for (Measurement& measurement : measurements) {
+      measurement.AddStats(conversations[kContinue]->stats());
     }
     RKV_ASSIGN_OR_RETURN(conversations[kChange],
                          engine_.CopyConversation(*conversations[kContinue]));
 
-    const bool is_full = full_[kContinue].empty();
     std::array<Logits, kEnds> logits;
     std::vector<AnswerRequest> requests(kEnds);
     for (size_t end = 0; end < kEnds; ++end) {
@@ -117,11 +117,16 @@ class Runner {
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     for (size_t end = 0; end < kEnds; ++end) {
       RKV_RETURN_IF_ERROR(Answered(std::move(requests[end].result)));
-      measurements[end]->AddStats(conversations[end]->stats());
-      measurements[end]->seconds += elapsed.count() / kEnds;
+      measurements[end].AddStats(conversations[end]->stats());
+      measurements[end].seconds += elapsed.count() / kEnds;
       logits[end].resize(n_positions_[end]);  // Where the answer ends, the text does not.
-      if (is_full) full_[end] = logits[end];
-      Compare(logits[end], full_[end], *measurements[end]);
+      const Inspection inspection = conversations[end]->Inspect();
+      if (is_full) {
+        full_[end] = logits[end];
+        shares_[end] = SharesOf(inspection);
+      }
+      measurements[end].missed.Add(MissedShare(shares_[end], inspection), 1);
+      Compare(logits[end], full_[end], measurements[end]);
     }
     return OkStatus();
   }
@@ -149,52 +154,37 @@ class Runner {
   }
 
   Engine& engine_;
-  const Window& window_;
+  Window window_;
   std::array<size_t, kEnds> n_positions_ = {};
   std::array<Logits, kEnds> full_;
+  std::array<HeadShares, kEnds> shares_;  // of `full`
 };
 
 }  // namespace
 
-Result<SuiteResult> RunTextKl(Engine& engine, const TextKlOptions& options,
-                              const std::vector<Configuration>& configurations,
-                              const std::vector<Budget>& budgets, const EvalProgress& progress) {
+Result<SuitePlan> PlanTextKl(Engine& engine, const TextKlOptions& options) {
   RKV_ASSIGN_OR_RETURN(const std::vector<Window> windows, MakeWindows(engine, options));
-  SuiteResult result{.accuracy_name = "top-1 agreement with full",
-                     .unit_name = fmt::format("blocks of {} positions", kBlock),
-                     .configurations = configurations,
-                     .budgets = budgets,
-                     .regimes = {}};
-  result.regimes = {{.name = "continue",
-                     .description = fmt::format("{} tokens of a text, then {} that follow in it",
-                                                options.n_context, options.n_forced),
-                     .cells = {}},
-                    {.name = "change",
-                     .description = fmt::format("{} tokens of a text, then {} of another",
-                                                options.n_context, options.n_forced),
-                     .cells = {}}};
-  for (Regime& regime : result.regimes) {
-    for (const Configuration& configuration : configurations) {
-      regime.cells.emplace_back(BudgetsOf(configuration, budgets).size());
-    }
-  }
-  const size_t n_cells = windows.size() * CountCells(configurations, budgets);
-  size_t n_done = 0;
+  SuitePlan plan{.accuracy_name = "top-1 agreement with full",
+                 .unit_name = fmt::format("blocks of {} positions", kBlock),
+                 .regimes = {},
+                 .parts = {}};
+  plan.regimes = {{.name = "continue",
+                   .description = fmt::format("{} tokens of a text, then {} that follow in it",
+                                              options.n_context, options.n_forced),
+                   .cells = {}},
+                  {.name = "change",
+                   .description = fmt::format("{} tokens of a text, then {} of another",
+                                              options.n_context, options.n_forced),
+                   .cells = {}}};
   // Window by window, since the logits of one take a hundred megabytes.
   for (size_t w = 0; w < windows.size(); ++w) {
-    Runner runner(engine, windows[w]);
-    for (size_t c = 0; c < configurations.size(); ++c) {
-      const auto row = BudgetsOf(configurations[c], budgets);
-      for (size_t b = 0; b < row.size(); ++b) {
-        progress(fmt::format("{}, window {}", NameOf(configurations[c], row[b]), w + 1),
-                 static_cast<double>(n_done++) / static_cast<double>(n_cells));
-        RKV_RETURN_IF_ERROR(runner.Measure(
-            WithBudget(configurations[c].options, row[b]),
-            {&result.regimes[kContinue].cells[c][b], &result.regimes[kChange].cells[c][b]}));
-      }
-    }
+    plan.parts.push_back({.name = fmt::format("window {} of {}", w + 1, windows.size()),
+                          .regimes = {kContinue, kChange},
+                          .make = [&engine, window = windows[w]]() -> std::unique_ptr<SuitePart> {
+                            return std::make_unique<WindowPart>(engine, window);
+                          }});
   }
-  return result;
+  return plan;
 }
 
 }  // namespace rkv::app

@@ -2,7 +2,9 @@
 #ifndef RETENTIVEKV_APPS_RKV_EVAL_TEXT_KL_H_
 #define RETENTIVEKV_APPS_RKV_EVAL_TEXT_KL_H_
 
-#include "eval/measurement.h"
+#include <string>
+
+#include "eval/suite.h"
 
 namespace rkv::app {
 
@@ -14,12 +16,10 @@ struct TextKlOptions {
   std::string then;      // where the subject changes to
 };
 
-// REQUIRES: the engine was loaded with chat template "none" and for 2 conversations at once;
-// configuration 0 is `full`. kInvalidArgument for texts that are too short and contexts that are
-// too long.
-Result<SuiteResult> RunTextKl(Engine& engine, const TextKlOptions& options,
-                              const std::vector<Configuration>& configurations,
-                              const std::vector<Budget>& budgets, const EvalProgress& progress);
+// A part for each window. kInvalidArgument for texts that are too short and contexts that are too
+// long. The engine must outlive the plan.
+// REQUIRES: it was loaded with chat template "none" and for 2 conversations at once.
+Result<SuitePlan> PlanTextKl(Engine& engine, const TextKlOptions& options);
 
 }  // namespace rkv::app
 

@@ -7,6 +7,8 @@
 #include <limits>
 #include <memory>
 
+#include "output.h"
+
 #define STB_IMAGE_STATIC
 #define STB_IMAGE_IMPLEMENTATION
 #define STBI_NO_STDIO
@@ -345,22 +347,6 @@ class Canvas {
 };
 
 // --- SVG --------------------------------------------------------------------------------------
-
-std::string XmlText(std::string_view text) {
-  std::string result;
-  for (const char c : text) {
-    if (c == '&') {
-      result += "&amp;";
-    } else if (c == '<') {
-      result += "&lt;";
-    } else if (c == '>') {
-      result += "&gt;";
-    } else {
-      result += c;
-    }
-  }
-  return result;
-}
 
 std::string SvgShape(const Shape& shape) {
   const std::string color =

@@ -1,0 +1,104 @@
+#include "eval/suite.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace rkv::app {
+
+namespace {
+
+// A configuration with one of its budgets.
+struct Cell {
+  size_t configuration = 0;
+  size_t budget = 0;
+  MemoryOptions options;
+  std::string name;
+};
+
+std::vector<Cell> CellsOf(const std::vector<Configuration>& configurations,
+                          const std::vector<Budget>& budgets) {
+  std::vector<Cell> cells;
+  for (size_t c = 0; c < configurations.size(); ++c) {
+    const auto row = BudgetsOf(configurations[c], budgets);
+    for (size_t b = 0; b < row.size(); ++b) {
+      cells.push_back({.configuration = c,
+                       .budget = b,
+                       .options = WithBudget(configurations[c].options, row[b]),
+                       .name = NameOf(configurations[c], row[b])});
+    }
+  }
+  return cells;
+}
+
+}  // namespace
+
+std::string JournalKey(const std::string& part, const MemoryOptions& options) {
+  std::string key = fmt::format("{} | {} | {}", part, ToString(options.policy),
+                                options.budget.unlimited() ? "none" : ToString(options.budget));
+  if (options.absorb.has_value()) key += fmt::format(" | absorb {}", ToString(*options.absorb));
+  if (options.ladder.has_value()) key += fmt::format(" | ladder {}", ToString(*options.ladder));
+  if (options.split.has_value()) key += fmt::format(" | split {}", ToString(*options.split));
+  if (options.type_k.has_value()) key += fmt::format(" | K {}", ToString(*options.type_k));
+  if (options.type_v.has_value()) key += fmt::format(" | V {}", ToString(*options.type_v));
+  return key;
+}
+
+Result<SuiteResult> RunSuite(const SuitePlan& plan,
+                             const std::vector<Configuration>& configurations,
+                             const std::vector<Budget>& budgets, Journal* journal,
+                             const EvalProgress& progress) {
+  SuiteResult result{.accuracy_name = plan.accuracy_name,
+                     .unit_name = plan.unit_name,
+                     .configurations = configurations,
+                     .budgets = budgets,
+                     .regimes = plan.regimes};
+  for (Regime& regime : result.regimes) {
+    for (const Configuration& configuration : configurations) {
+      regime.cells.emplace_back(BudgetsOf(configuration, budgets).size());
+    }
+  }
+  const std::vector<Cell> cells = CellsOf(configurations, budgets);
+  const auto finished = [&](const SuitePlan::Part& part, const Cell& cell) {
+    return journal == nullptr ? nullptr : journal->Find(JournalKey(part.name, cell.options));
+  };
+  // `full` is measured again where others of its part are, since they are compared with it.
+  std::vector<size_t> n_left;
+  size_t n_total = 0;
+  for (const SuitePlan::Part& part : plan.parts) {
+    const auto n = static_cast<size_t>(std::ranges::count_if(
+        cells, [&](const Cell& cell) { return finished(part, cell) == nullptr; }));
+    const bool full_again = n > 0 && finished(part, cells.front()) != nullptr;
+    n_left.push_back(n);
+    n_total += n + (full_again ? 1 : 0);
+  }
+  size_t n_done = 0;
+  for (size_t p = 0; p < plan.parts.size(); ++p) {
+    const SuitePlan::Part& part = plan.parts[p];
+    const std::unique_ptr<SuitePart> runner = n_left[p] > 0 ? part.make() : nullptr;
+    for (const Cell& cell : cells) {
+      const std::vector<Measurement>* found = finished(part, cell);
+      std::vector<Measurement> measured(part.regimes.size());
+      if (found == nullptr || (runner != nullptr && &cell == &cells.front())) {
+        progress(fmt::format("{}, {}", cell.name, part.name),
+                 static_cast<double>(n_done++) / static_cast<double>(n_total));
+        RKV_RETURN_IF_ERROR(runner->Measure(cell.options, measured));
+      }
+      if (found != nullptr) {
+        if (found->size() != measured.size()) {
+          return BadFile(fmt::format("the file of --resume has {} measurements of {}, not {}",
+                                     found->size(), part.name, measured.size()));
+        }
+        measured = *found;
+      } else if (journal != nullptr) {
+        RKV_RETURN_IF_ERROR(journal->Append(JournalKey(part.name, cell.options), measured));
+      }
+      for (size_t r = 0; r < part.regimes.size(); ++r) {
+        result.regimes[part.regimes[r]].cells[cell.configuration][cell.budget].Add(measured[r]);
+      }
+    }
+  }
+  return result;
+}
+
+}  // namespace rkv::app

@@ -1,0 +1,192 @@
+// rkv serve: an OpenAI-compatible server.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+
+#include <csignal>
+#include <filesystem>
+#include <memory>
+#include <thread>
+
+#include "commands.h"
+#include "flags.h"
+#include "reference_model.h"
+#include "serve/http_server.h"
+
+namespace rkv::app {
+
+namespace {
+
+constexpr const char* kBundledModel = "reference";
+
+struct ServeFlags {
+  CommonFlags common;
+  HttpOptions http;
+  int n_parallel = 4;
+  std::string memory = "2GiB";
+  std::string park;
+  std::string park_max = "10GiB";
+  std::string max_body = "64MiB";
+  std::string media_cache = "64MiB";
+  size_t max_waiting = 256;
+  int max_wait = 60;
+  bool trace = false;
+};
+
+// Each connection is a file.
+void AllowManyFiles() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// Signals that end the server, for a thread that waits for them.
+sigset_t EndSignals() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGINT);
+  ::sigaddset(&signals, SIGTERM);
+  return signals;
+}
+
+class ServeCommand {
+ public:
+  explicit ServeCommand(ServeFlags& flags) : flags_(flags) {}
+
+  Status Run() {
+    RKV_RETURN_IF_ERROR(Configure());
+    // Before any thread starts, so that all of them leave these signals alone.
+    const sigset_t signals = EndSignals();
+    ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    // A file that may not grow is an error of its writing, and not the end.
+    std::signal(SIGXFSZ, SIG_IGN);
+    HttpServer server(flags_.http);
+    RKV_ASSIGN_OR_RETURN(const int port, server.Bind());
+    std::thread listening([&server] { server.Listen(); });
+    const Status status = Serve(server, port, signals);
+    server.Stop();
+    listening.join();
+    scheduler_.reset();
+    return status;
+  }
+
+ private:
+  Status Configure() {
+    RKV_RETURN_IF_ERROR(StartLogging(flags_.common));
+    CommonFlags& common = flags_.common;
+    RKV_ASSIGN_OR_RETURN(flags_.http.defaults.memory, ParseMemoryOptions(common));
+    flags_.http.defaults.sampling = common.sampling;
+    if (common.n_predict > 0) flags_.http.defaults.max_tokens = common.n_predict;
+    RKV_ASSIGN_OR_RETURN(flags_.http.max_body_bytes, ParseBytes("--max-body", flags_.max_body));
+    RKV_ASSIGN_OR_RETURN(common.engine.media_cache_bytes,
+                         ParseBytes("--media-cache", flags_.media_cache));
+    RKV_ASSIGN_OR_RETURN(scheduler_options_.memory_bytes, ParseBytes("--memory", flags_.memory));
+    scheduler_options_.max_waiting = flags_.max_waiting;
+    scheduler_options_.max_wait = std::chrono::seconds(flags_.max_wait);
+    scheduler_options_.trace = flags_.trace;
+    common.engine.max_conversations = flags_.n_parallel;
+    if (!flags_.park.empty()) {
+      RKV_ASSIGN_OR_RETURN(const size_t park_max, ParseBytes("--park-max", flags_.park_max));
+      RKV_ASSIGN_OR_RETURN(ParkStore store, ParkStore::Open(flags_.park, park_max));
+      store_ = std::make_unique<ParkStore>(std::move(store));
+    }
+    flags_.http.bundled_model = common.engine.model.empty();
+    if (flags_.http.bundled_model) {
+      RKV_RETURN_IF_ERROR(UseReferenceModel(common.engine));
+    }
+    if (flags_.http.model_name.empty()) {
+      flags_.http.model_name = flags_.http.bundled_model
+                                   ? kBundledModel
+                                   : std::filesystem::path(common.engine.model).stem().string();
+    }
+    AllowManyFiles();
+    return OkStatus();
+  }
+
+  Status Serve(HttpServer& server, int port, const sigset_t& signals) {
+    RKV_ASSIGN_OR_RETURN(auto engine, LoadEngine(flags_.common));
+    // A policy and budget that cannot be are an error now, and not of each request.
+    const auto trial = engine->NewConversation(flags_.http.defaults.memory);
+    if (!trial.ok()) return trial.status();
+    const std::string model = engine->model_description();
+    scheduler_ =
+        std::make_unique<Scheduler>(std::move(engine), std::move(store_), scheduler_options_);
+    server.SetScheduler(scheduler_.get());
+    const MemoryOptions& memory = flags_.http.defaults.memory;
+    fmt::print("serving {} ({}) at http://{}:{}\n", flags_.http.model_name, model, flags_.http.host,
+               port);
+    fmt::print("policy {}, {}, {} answers at once, {} for all caches{}\n", ToString(memory.policy),
+               memory.budget.unlimited() ? "no budget" : "budget " + ToString(memory.budget),
+               flags_.n_parallel, flags_.memory,
+               flags_.park.empty() ? "" : ", idle conversations in " + flags_.park);
+    std::fflush(stdout);
+    int signal = 0;
+    ::sigwait(&signals, &signal);
+    return OkStatus();
+  }
+
+  ServeFlags& flags_;
+  SchedulerOptions scheduler_options_;
+  std::unique_ptr<ParkStore> store_;
+  std::unique_ptr<Scheduler> scheduler_;
+};
+
+}  // namespace
+
+void AddServeCommand(CLI::App& program, int& exit_code) {
+  CLI::App* command = program.add_subcommand("serve", "serve conversations over HTTP, as OpenAI");
+  auto flags = std::make_shared<ServeFlags>();
+  AddModelFlags(*command, flags->common);
+  AddSamplingFlags(*command, flags->common);
+  AddCacheFlags(*command, flags->common);
+  AddLogFlags(*command, flags->common);
+  const auto add = [command](const std::string& names, auto& value, const std::string& help) {
+    return command->add_option(names, value, help)
+        ->envname(EnvironmentName(names.substr(names.rfind("--"))));
+  };
+  const auto add_switch = [command](const std::string& name, bool& value, const std::string& help) {
+    command->add_flag(name, value, help)->envname(EnvironmentName(name));
+  };
+  add("--host", flags->http.host, "address to listen on (127.0.0.1)")->type_name("HOST");
+  add("--port", flags->http.port, "port to listen on (8080); 0: any that is free")
+      ->check(CLI::Range(0, 65535))
+      ->type_name("N");
+  add("--parallel", flags->n_parallel, "answers generated at once, -np (4)")
+      ->check(CLI::Range(1, 256))
+      ->type_name("N");
+  add("--memory", flags->memory, "what all caches together may hold (2GiB)")->type_name("SIZE");
+  add("--park", flags->park, "folder where idle conversations are kept, also for the next start")
+      ->type_name("DIR");
+  add("--park-max", flags->park_max, "what that folder may hold (10GiB)")->type_name("SIZE");
+  add("--max-waiting", flags->max_waiting, "requests that may wait (256); more get 503")
+      ->type_name("N");
+  add("--max-wait", flags->max_wait, "seconds that a request may wait (60) before it gets 503")
+      ->check(kPositive)
+      ->type_name("S");
+  add("--max-body", flags->max_body, "largest request (64MiB)")->type_name("SIZE");
+  add("--timeout", flags->http.timeout_seconds,
+      "seconds after which a client that neither sends nor reads is given up (10)")
+      ->check(kPositive)
+      ->type_name("S");
+  add("--media-cache", flags->media_cache, "encoded pictures that are kept (64MiB)")
+      ->type_name("SIZE");
+  add("--api-key", flags->http.api_key, "key that clients have to send; default: none")
+      ->type_name("KEY");
+  add("-a,--alias", flags->http.model_name, "name of the model for clients; default: its file's")
+      ->type_name("NAME");
+  add("--path", flags->http.static_files, "folder of files to serve at /")
+      ->check(CLI::ExistingDirectory)
+      ->type_name("DIR");
+  add_switch("--allow-remote-images", flags->http.allow_remote_images,
+             "fetch pictures that requests name by http: and https: URLs");
+  add_switch("--trace", flags->trace,
+             "keep track of what is absorbed and read, for /conversations/ID/memory");
+  command->footer(PolicyHelp());
+  command->callback([flags, &exit_code] {
+    const Status status = ServeCommand(*flags).Run();
+    exit_code = status.ok() ? 0 : Fail(status);
+  });
+}
+
+}  // namespace rkv::app

@@ -1,0 +1,140 @@
+#include "serve/poll_server.h"
+
+#include <netdb.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+
+namespace rkv::app {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kLookAgain{500};  // whether the server stops
+
+thread_local int current = -1;
+
+// The events that came in time; 0: none.
+int Poll(int socket, int events, milliseconds timeout) {
+  pollfd poll{.fd = socket, .events = static_cast<int16_t>(events), .revents = 0};
+  int n = 0;
+  do {
+    n = ::poll(&poll, 1, static_cast<int>(timeout.count()));
+  } while (n < 0 && errno == EINTR);
+  return n > 0 ? poll.revents : 0;
+}
+
+class SocketStream : public httplib::Stream {
+ public:
+  SocketStream(int socket, milliseconds read_timeout, milliseconds write_timeout)
+      : socket_(socket), read_timeout_(read_timeout), write_timeout_(write_timeout) {}
+
+  bool has_buffered() const { return begin_ < end_; }
+
+  bool is_readable() const override {
+    return has_buffered() || Poll(socket_, POLLIN, read_timeout_) != 0;
+  }
+  bool is_writable() const override {
+    return Poll(socket_, POLLOUT, write_timeout_) == POLLOUT && !HungUp(socket_);
+  }
+
+  // httplib reads headers byte by byte.
+  ssize_t read(char* data, size_t size) override {
+    if (!has_buffered()) {
+      if (!is_readable()) return -1;
+      const ssize_t n = ::recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
+      if (n <= 0) return n;
+      begin_ = 0;
+      end_ = static_cast<size_t>(n);
+    }
+    const size_t n = std::min(size, end_ - begin_);
+    std::memcpy(data, buffer_.data() + begin_, n);
+    begin_ += n;
+    return static_cast<ssize_t>(n);
+  }
+
+  ssize_t write(const char* data, size_t size) override {
+    if (!is_writable()) return -1;
+    return ::send(socket_, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+  }
+
+  void get_remote_ip_and_port(std::string& ip, int& port) const override {
+    Name(::getpeername, ip, port);
+  }
+  void get_local_ip_and_port(std::string& ip, int& port) const override {
+    Name(::getsockname, ip, port);
+  }
+  socket_t socket() const override { return socket_; }
+
+ private:
+  template <typename F>
+  void Name(F get, std::string& ip, int& port) const {
+    sockaddr_storage address{};
+    socklen_t size = sizeof(address);
+    char host[NI_MAXHOST];
+    char service[NI_MAXSERV];
+    auto* generic = reinterpret_cast<sockaddr*>(&address);
+    if (get(socket_, generic, &size) != 0 ||
+        ::getnameinfo(generic, size, host, sizeof(host), service, sizeof(service),
+                      NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+      return;
+    }
+    ip = host;
+    port = std::atoi(service);
+  }
+
+  const int socket_;
+  const milliseconds read_timeout_;
+  const milliseconds write_timeout_;
+  std::array<char, 16384> buffer_;
+  size_t begin_ = 0;
+  size_t end_ = 0;
+};
+
+}  // namespace
+
+bool HungUp(int socket) {
+  return (Poll(socket, POLLRDHUP, milliseconds(0)) & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+}
+
+int PollServer::current_socket() { return current; }
+
+void PollServer::SetBacklog(int n) const { ::listen(svr_sock_, n); }
+
+bool PollServer::WaitForRequest(socket_t socket) const {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(keep_alive_timeout_sec_);
+  while (svr_sock_ != INVALID_SOCKET && std::chrono::steady_clock::now() < end) {
+    if (Poll(socket, POLLIN, kLookAgain) != 0) return true;
+  }
+  return false;
+}
+
+bool PollServer::process_and_close_socket(socket_t socket) {
+  const auto time = [](time_t seconds, time_t microseconds) {
+    return milliseconds(seconds * 1000 + microseconds / 1000);
+  };
+  SocketStream stream(socket, time(read_timeout_sec_, read_timeout_usec_),
+                      time(write_timeout_sec_, write_timeout_usec_));
+  current = socket;
+  bool good = false;
+  for (size_t left = keep_alive_max_count_; left > 0; --left) {
+    if (!stream.has_buffered() && !WaitForRequest(socket)) break;
+    bool closed = false;
+    good = process_request(stream, left == 1, closed, nullptr);
+    if (!good || closed) break;
+  }
+  current = -1;
+  ::shutdown(socket, SHUT_RDWR);
+  ::close(socket);
+  return good;
+}
+
+}  // namespace rkv::app

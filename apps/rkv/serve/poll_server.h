@@ -1,0 +1,31 @@
+// cpp-httplib's server for thousands of connections.
+#ifndef RETENTIVEKV_APPS_RKV_SERVE_POLL_SERVER_H_
+#define RETENTIVEKV_APPS_RKV_SERVE_POLL_SERVER_H_
+
+#include <httplib.h>
+
+namespace rkv::app {
+
+// httplib looks at each idle connection a hundred times a second, and at none beyond the 1024th file,
+// since it uses select(). Here the kernel wakes a connection's thread when there is something.
+class PollServer : public httplib::Server {
+ public:
+  // Connections that may wait to be accepted; httplib allows 5. After binding.
+  void SetBacklog(int n) const;
+
+  // The connection of the request that this thread answers, which httplib keeps to itself; clients
+  // that hang up have to be noticed before an answer is written.
+  static int current_socket();
+
+ private:
+  bool process_and_close_socket(socket_t socket) override;
+  // Whether a request comes within the time that connections may be idle.
+  bool WaitForRequest(socket_t socket) const;
+};
+
+// Whether the client has hung up.
+bool HungUp(int socket);
+
+}  // namespace rkv::app
+
+#endif  // RETENTIVEKV_APPS_RKV_SERVE_POLL_SERVER_H_

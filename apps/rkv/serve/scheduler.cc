@@ -1,0 +1,639 @@
+#include "serve/scheduler.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "inspect/text.h"
+#include "report.h"
+#include "serve/digest.h"
+
+namespace rkv::app {
+
+using nlohmann::json;
+
+namespace {
+
+// A client that is told to come back should find that something has moved.
+constexpr int kRetryAfterSeconds = 5;
+
+ApiError Unavailable(const std::string& message) {
+  return {.status = 503,
+          .type = "unavailable_error",
+          .message = message,
+          .retry_after = kRetryAfterSeconds};
+}
+
+std::string WithoutMarkers(std::string text) {
+  const std::string marker(MediaMarker());
+  for (size_t at = text.find(marker); at != std::string::npos; at = text.find(marker, at)) {
+    text.erase(at, marker.size());
+  }
+  return text;
+}
+
+json TurnsJson(const std::vector<ChatMessage>& messages) {
+  json turns = json::array();
+  std::string question;
+  for (const ChatMessage& message : messages) {
+    if (message.role == "user") question = WithoutMarkers(message.content);
+    if (message.role != "assistant") continue;
+    turns.push_back({{"question", question}, {"answer", message.content}});
+  }
+  return turns;
+}
+
+}  // namespace
+
+// --- Ticket -------------------------------------------------------------------------------------
+
+std::optional<Ticket::Event> Ticket::Next(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, timeout, [this] { return !events_.empty(); });
+  if (events_.empty()) return std::nullopt;
+  Event event = std::move(events_.front());
+  events_.pop_front();
+  return event;
+}
+
+void Ticket::Push(Event event) {
+  {
+    const std::lock_guard lock(mutex_);
+    events_.push_back(std::move(event));
+  }
+  changed_.notify_one();
+}
+
+// --- from other threads -------------------------------------------------------------------------
+
+Scheduler::Scheduler(std::unique_ptr<Engine> engine, std::unique_ptr<ParkStore> store,
+                     const SchedulerOptions& options)
+    : options_(options),
+      engine_(std::move(engine)),
+      store_(std::move(store)),
+      model_description_(engine_->model_description()),
+      shape_(engine_->shape()),
+      n_ctx_(engine_->n_ctx()),
+      n_slots_(engine_->options().max_conversations),
+      takes_pictures_(engine_->takes_pictures()),
+      takes_audio_(engine_->takes_audio()),
+      batch_(engine_->NewAnswerBatch()),
+      thread_([this] { Run(); }) {}
+
+Scheduler::~Scheduler() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+std::shared_ptr<Ticket> Scheduler::Submit(GenerationRequest request) {
+  auto ticket = std::make_shared<Ticket>();
+  auto job = std::make_unique<Job>();
+  job->ticket = ticket;
+  if (request.is_chat()) job->keys = PrefixKeys(Scope(request), request.messages);
+  job->stops = StopFilter(request.stop);
+  job->request = std::move(request);
+  job->deadline = Clock::now() + options_.max_wait;
+  {
+    const std::lock_guard lock(mutex_);
+    if (n_waiting_ < options_.max_waiting && !stopping_) {
+      ++n_waiting_;
+      inbox_.push_back(std::move(job));
+    }
+  }
+  if (job != nullptr) {
+    ticket->Push(Unavailable(
+        fmt::format("{} requests are waiting already; try again later", options_.max_waiting)));
+  }
+  wake_.notify_one();
+  return ticket;
+}
+
+template <typename F>
+auto Scheduler::Call(F function) {
+  std::packaged_task<decltype(function())()> task(std::move(function));
+  auto result = task.get_future();
+  {
+    const std::lock_guard lock(mutex_);
+    calls_.emplace_back([&task] { task(); });
+  }
+  wake_.notify_one();
+  return result.get();
+}
+
+SchedulerStats Scheduler::stats() {
+  return Call([this] {
+    SchedulerStats stats = stats_;
+    stats.running = running_.size();
+    stats.waiting = n_waiting_;
+    stats.idle = idle_.size();
+    stats.kv_bytes_reserved = Committed();
+    stats.kv_bytes_limit = options_.memory_bytes;
+    const auto add = [&stats](const Conversation& conversation) {
+      const MemoryStats memory = conversation.stats();
+      stats.kv_bytes += memory.held_bytes;
+      stats.kv_bytes_full += memory.full_bytes;
+      stats.kv_state_bytes += memory.state_bytes;
+    };
+    for (const auto& [key, held] : idle_) add(*held.conversation);
+    for (const auto& job : running_) add(*job->held->conversation);
+    for (const auto& job : waiting_) {
+      if (job->held.has_value()) add(*job->held->conversation);
+    }
+    return stats;
+  });
+}
+
+json Scheduler::Slots() {
+  return Call([this] {
+    json slots = json::array();
+    for (int i = 0; i < n_slots_; ++i) {
+      slots.push_back({{"id", i}, {"n_ctx", n_ctx_}, {"is_processing", false}});
+    }
+    for (const auto& job : running_) {
+      json& slot = slots[static_cast<size_t>(job->slot)];
+      slot["is_processing"] = true;
+      slot["conversation_id"] = job->held->id;
+      slot["n_prompt_tokens"] = job->n_cached_tokens + job->answer.result.n_prompt_tokens;
+      slot["n_decoded"] = job->answer.result.n_generated;
+      slot["kv"] = CacheJson(*job->held->conversation);
+    }
+    return slots;
+  });
+}
+
+json Scheduler::Conversations() {
+  return Call([this] {
+    json list = json::array();
+    std::map<std::string, bool> in_memory;
+    const auto add = [&](const Held& held, const char* state) {
+      const MemoryStats stats = held.conversation->stats();
+      list.push_back({{"id", held.id},
+                      {"state", state},
+                      {"saved", held.saved},
+                      {"tokens", stats.tokens_seen},
+                      {"held_bytes", stats.held_bytes},
+                      {"full_bytes", stats.full_bytes}});
+      in_memory[held.id] = true;
+    };
+    for (const auto& job : running_) add(*job->held, "running");
+    for (const auto& [key, held] : idle_) add(held, "idle");
+    if (store_ == nullptr) return list;
+    for (const ParkStore::Entry& entry : store_->entries()) {
+      if (in_memory.contains(entry.conversation_id)) continue;
+      list.push_back({{"id", entry.conversation_id},
+                      {"state", "parked"},
+                      {"saved", true},
+                      {"tokens", entry.tokens},
+                      {"held_bytes", 0}});
+    }
+    return list;
+  });
+}
+
+std::optional<json> Scheduler::Inspect(const std::string& conversation_id) {
+  return Call([&]() -> std::optional<json> {
+    const Held* found = nullptr;
+    for (const auto& [key, held] : idle_) {
+      if (held.id == conversation_id) found = &held;
+    }
+    for (const auto& job : running_) {
+      if (job->held->id == conversation_id) found = &*job->held;
+    }
+    if (found == nullptr) return std::nullopt;
+    json inspection = InspectionJson(found->conversation->Inspect());
+    inspection["model"] = model_description_;
+    inspection["kv"] = CacheJson(*found->conversation);
+    inspection["turns"] = TurnsJson(found->conversation->messages());
+    return inspection;
+  });
+}
+
+std::vector<int32_t> Scheduler::Tokenize(const std::string& text) {
+  return Call([&] { return engine_->Tokenize(text); });
+}
+
+std::string Scheduler::Detokenize(std::span<const int32_t> tokens) {
+  return Call([&] { return engine_->Detokenize(tokens); });
+}
+
+// --- the scheduler's thread ---------------------------------------------------------------------
+
+void Scheduler::Run() {
+  while (true) {
+    {
+      std::unique_lock lock(mutex_);
+      const auto something = [this] { return stopping_ || !inbox_.empty() || !calls_.empty(); };
+      // Requests that wait are looked at again: their clients may have gone, or their time is over.
+      constexpr auto kLookAgain = std::chrono::milliseconds(100);
+      if (running_.empty() && waiting_.empty()) {
+        wake_.wait(lock, something);
+      } else if (running_.empty()) {
+        wake_.wait_for(lock, kLookAgain, something);
+      }
+      if (stopping_) break;
+    }
+    TakeInbox();
+    DropWaiting();
+    Admit();
+    if (!running_.empty()) Step();
+  }
+  TakeInbox();
+  for (const auto& job : waiting_) Reject(*job, Unavailable("the server is shutting down"));
+  batch_.reset();  // Takes back the turns in progress.
+  for (const auto& job : running_) {
+    TakeBack(*job);
+    job->ticket->Push(Unavailable("the server is shutting down"));
+  }
+  running_.clear();
+  waiting_.clear();
+  ParkAll();
+  idle_.clear();
+}
+
+void Scheduler::TakeInbox() {
+  std::deque<std::function<void()>> calls;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto& job : inbox_) waiting_.push_back(std::move(job));
+    inbox_.clear();
+    calls.swap(calls_);
+  }
+  for (const auto& call : calls) call();
+}
+
+void Scheduler::DropWaiting() {
+  const auto now = Clock::now();
+  std::erase_if(waiting_, [&](const std::unique_ptr<Job>& job) {
+    if (job->ticket->cancelled()) {
+      ++stats_.requests_cancelled;
+      Reject(*job, Unavailable("the client has gone"));
+    } else if (now > job->deadline) {
+      ++stats_.requests_refused;
+      Reject(*job, Unavailable(fmt::format(
+                       "no room in {} s: {} conversations are being answered, and their memory is "
+                       "taken; try again later",
+                       std::chrono::duration_cast<std::chrono::seconds>(options_.max_wait).count(),
+                       running_.size())));
+    } else {
+      return false;
+    }
+    --n_waiting_;
+    return true;
+  });
+}
+
+void Scheduler::Admit() {
+  // In the order of their coming: a large request is not overtaken for ever by small ones.
+  while (!waiting_.empty() && batch_->size() < static_cast<size_t>(n_slots_)) {
+    Job& job = *waiting_.front();
+    const Result<bool> started = TryStart(job);
+    if (started.ok() && !*started) return;
+    --n_waiting_;
+    if (started.ok()) {
+      running_.push_back(std::move(waiting_.front()));
+    } else {
+      Reject(job, ToApiError(started.status()));
+    }
+    waiting_.pop_front();
+  }
+}
+
+Result<bool> Scheduler::TryStart(Job& job) {
+  if (!job.held.has_value()) {
+    RKV_ASSIGN_OR_RETURN(const bool prepared, Prepare(job));
+    if (!prepared) return false;
+  }
+  RKV_RETURN_IF_ERROR(ChooseMaxTokens(job));
+  const uint64_t need = job.held->conversation->max_held_bytes(static_cast<size_t>(job.max_tokens));
+  const uint64_t has = job.held->bytes();
+  if (!MakeRoom(need - std::min(need, has))) return false;
+  job.reserved = need;
+  RKV_RETURN_IF_ERROR(Start(job));
+  return true;
+}
+
+std::string Scheduler::Scope(const GenerationRequest& request) const {
+  const MemoryOptions& memory = request.memory;
+  const auto optional = [](const auto& value) {
+    return value.has_value() ? std::string(ToString(*value)) : std::string("-");
+  };
+  return fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}", request.session, model_description_,
+                     ToString(memory.policy), ToString(memory.budget), optional(memory.absorb),
+                     optional(memory.ladder), optional(memory.split), ToString(memory.compression),
+                     optional(memory.type_k), optional(memory.type_v));
+}
+
+// Gives the job the conversation that its messages continue, if there is one. `n_known`: how many
+// of the messages that is.
+Result<bool> Scheduler::FindConversation(Job& job, size_t& n_known) {
+  n_known = 0;
+  const std::vector<Message>& messages = job.request.messages;
+  for (size_t i = messages.size(); i-- > 1 && n_known == 0;) {
+    if (messages[i - 1].role == "assistant") n_known = i;
+  }
+  if (n_known == 0) return true;
+  const std::string& key = job.keys[n_known - 1];
+  if (const auto found = idle_.find(key); found != idle_.end()) {
+    job.held = TakeIdle(found);
+    return true;
+  }
+  const auto parked = store_ != nullptr ? store_->Find(key) : std::nullopt;
+  if (parked.has_value()) {
+    if (options_.memory_bytes > 0 && parked->held_bytes > options_.memory_bytes) {
+      return ResourceExhausted("the conversation is larger than --memory");
+    }
+    if (!MakeRoom(parked->held_bytes)) return false;
+    auto loaded = engine_->LoadConversation(store_->Path(*parked));
+    if (loaded.ok()) {
+      job.held = Held{.conversation = *std::move(loaded),
+                      .id = parked->conversation_id,
+                      .key = key,
+                      .saved = true,
+                      .last_used = Clock::now()};
+      ++stats_.conversations_restored;
+      return true;
+    }
+    // The messages are all there, so they can be read again.
+    spdlog::warn("{}", loaded.status().message());
+  }
+  n_known = 0;
+  return true;
+}
+
+Result<bool> Scheduler::Prepare(Job& job) {
+  size_t n_known = 0;
+  RKV_ASSIGN_OR_RETURN(const bool ready, FindConversation(job, n_known));
+  if (!ready) return false;
+  if (!job.held.has_value()) {
+    RKV_ASSIGN_OR_RETURN(auto conversation, engine_->NewConversation(job.request.memory));
+    if (!MakeRoom(conversation->stats().held_bytes)) return false;
+    job.held = Held{.conversation = std::move(conversation),
+                    .id = RandomHex(16),
+                    .key = {},
+                    .saved = false,
+                    .last_used = Clock::now()};
+  }
+  if (options_.trace || job.request.trace) job.held->conversation->StartTracing();
+  const MemoryStats before = job.held->conversation->stats();
+  job.n_cached_tokens = before.tokens_seen;
+  job.absorbed_before = before.tokens_absorbed;
+  job.reactivations_before = before.reactivations;
+  Conversation& conversation = *job.held->conversation;
+  const auto messages = std::span<const Message>(job.request.messages).subspan(n_known);
+  const Status added = job.request.is_chat() ? conversation.AddMessages(messages)
+                                             : conversation.AddText(job.request.text);
+  if (!added.ok()) {
+    // Nothing was added, so there is nothing to take back.
+    Held held = *std::exchange(job.held, std::nullopt);
+    if (!held.key.empty()) Keep(std::move(held));
+    return added;
+  }
+  for (Message& message : job.request.messages) message.parts.clear();  // Pictures are large.
+  return true;
+}
+
+Status Scheduler::ChooseMaxTokens(Job& job) {
+  const Conversation& conversation = *job.held->conversation;
+  const uint64_t limit = options_.memory_bytes;
+  const auto fits = [&](int n) {
+    return limit == 0 || conversation.max_held_bytes(static_cast<size_t>(n)) <= limit;
+  };
+  // The engine stops at the end of the context; what is beyond need not be reserved.
+  const int left = std::max(1, static_cast<int>(conversation.max_answer_tokens()));
+  job.max_tokens = std::min(job.request.max_tokens.value_or(left), left);
+  if (fits(job.max_tokens)) return OkStatus();
+  if (!fits(1) || job.request.max_tokens.has_value()) {
+    return InvalidArgument(
+        fmt::format("the answer may need {} of cache, and the server has {} (--memory); lower "
+                    "max_tokens, shorten the prompt or ask for a smaller budget",
+                    FormatBytes(conversation.max_held_bytes(static_cast<size_t>(job.max_tokens))),
+                    FormatBytes(limit)));
+  }
+  int low = 1;
+  for (int high = job.max_tokens; high - low > 1;) {
+    const int middle = low + (high - low) / 2;
+    (fits(middle) ? low : high) = middle;
+  }
+  job.max_tokens = low;
+  return OkStatus();
+}
+
+Status Scheduler::Start(Job& job) {
+  AnswerOptions options;
+  options.max_tokens = job.max_tokens;
+  options.sampling = job.request.sampling;
+  options.cancel = &job.ticket->cancelled();
+  options.on_text = [this, &job](std::string_view piece) { return OnText(job, piece); };
+  if (job.request.top_logprobs.has_value()) {
+    options.on_token = [this, &job](int32_t token, std::span<const float> logits) {
+      OnToken(job, token, logits);
+    };
+  }
+  job.answer = {.conversation = job.held->conversation.get(), .options = std::move(options)};
+  RKV_RETURN_IF_ERROR(batch_->Begin(job.answer));
+  for (job.slot = 0;
+       std::ranges::any_of(running_, [&](const auto& other) { return other->slot == job.slot; });) {
+    ++job.slot;
+  }
+  if (job.n_cached_tokens > 0) ++stats_.conversations_continued;
+  ++stats_.requests;
+  job.ticket->Push(Ticket::Admitted{});
+  return OkStatus();
+}
+
+void Scheduler::Step() {
+  const std::vector<AnswerRequest*> done = batch_->Step();
+  ++stats_.steps;
+  Account();
+  for (const AnswerRequest* answer : done) {
+    const auto found = std::ranges::find_if(
+        running_, [answer](const auto& job) { return &job->answer == answer; });
+    Finish(**found);
+    running_.erase(found);
+  }
+}
+
+void Scheduler::Account() {
+  uint64_t held = idle_bytes_;
+  for (const auto& job : running_) held += job->held->bytes();
+  for (const auto& job : waiting_) held += job->held.has_value() ? job->held->bytes() : 0;
+  stats_.kv_bytes_peak = std::max(stats_.kv_bytes_peak, held);
+}
+
+void Scheduler::Send(Job& job, std::string text) {
+  if (text.empty()) return;
+  job.sent.text += text;
+  job.ticket->Push(AnswerPiece{std::move(text), std::exchange(job.logprobs, {})});
+}
+
+bool Scheduler::OnText(Job& job, std::string_view piece) {
+  Send(job, job.stops.Push(piece));
+  return !job.stops.stopped();
+}
+
+void Scheduler::OnToken(Job& job, int32_t token, std::span<const float> logits) {
+  const float max = *std::ranges::max_element(logits);
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit - max));
+  const double log_sum = max + std::log(sum);
+  const auto entry = [&](int32_t id) {
+    // JSON has no infinity.
+    const double logprob = std::max(logits[static_cast<size_t>(id)] - log_sum, -9999.0);
+    return TokenLogprob::Entry{engine_->Detokenize({&id, 1}), static_cast<float>(logprob)};
+  };
+  const auto n = static_cast<size_t>(*job.request.top_logprobs);
+  std::vector<int32_t> order(logits.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+  std::ranges::partial_sort(
+      order, order.begin() + static_cast<ptrdiff_t>(std::min(n, order.size())),
+      [&](int32_t a, int32_t b) {
+        return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+      });
+  TokenLogprob logprob{.chosen = entry(token), .top = {}};
+  for (size_t i = 0; i < std::min(n, order.size()); ++i) logprob.top.push_back(entry(order[i]));
+  job.logprobs.push_back(std::move(logprob));
+}
+
+void Scheduler::Finish(Job& job) {
+  const AnswerResult& result = job.answer.result;
+  const Status status = job.answer.status.ok() ? CheckFinite(result) : job.answer.status;
+  if (!status.ok()) {
+    // The engine has taken the turn back.
+    Held held = *std::exchange(job.held, std::nullopt);
+    if (!held.key.empty()) Keep(std::move(held));
+    job.ticket->Push(ToApiError(status));
+    return;
+  }
+  const bool stopped = job.stops.stopped();
+  if (result.stop == StopReason::kCancelled && !stopped) {
+    ++stats_.requests_cancelled;
+    TakeBack(job);
+    return;
+  }
+  Send(job, job.stops.Finish());
+  if (!job.logprobs.empty() && !stopped) {
+    job.ticket->Push(AnswerPiece{"", std::exchange(job.logprobs, {})});
+  }
+  const MemoryStats stats = job.held->conversation->stats();
+  stats_.prompt_tokens += result.n_prompt_tokens;
+  stats_.cached_tokens += job.n_cached_tokens;
+  stats_.prompt_seconds += result.prompt_seconds;
+  stats_.predicted_tokens += result.n_generated;
+  stats_.predicted_seconds += result.decode_seconds;
+  stats_.tokens_absorbed +=
+      stats.tokens_absorbed - std::min(stats.tokens_absorbed, job.absorbed_before);
+  stats_.reactivations +=
+      stats.reactivations - std::min(stats.reactivations, job.reactivations_before);
+  const bool length = !stopped && (result.stop == StopReason::kMaxTokens ||
+                                   result.stop == StopReason::kContextFull);
+  AnswerSummary summary{.finish_reason = length ? "length" : "stop",
+                        .result = result,
+                        .n_cached_tokens = job.n_cached_tokens,
+                        .kv = CacheJson(*job.held->conversation),
+                        .conversation_id = job.held->id};
+  Held held = *std::exchange(job.held, std::nullopt);
+  if (job.request.is_chat()) {
+    const std::string old_key = held.key;
+    Message said{.role = "assistant", .parts = {{.text = job.sent.text, .media = {}}}};
+    held.key = NextKey(job.keys.back(), said);
+    held.saved = false;
+    held.last_used = Clock::now();
+    if (store_ != nullptr && Save(held) && !old_key.empty()) store_->Remove(old_key);
+    Keep(std::move(held));
+  }
+  // After keeping it: a client that has its answer can go on from it.
+  job.ticket->Push(std::move(summary));
+}
+
+void Scheduler::Reject(Job& job, ApiError error) {
+  if (job.held.has_value()) TakeBack(job);
+  job.ticket->Push(std::move(error));
+}
+
+// The conversation as before the request; one that began with it is gone.
+void Scheduler::TakeBack(Job& job) {
+  Held held = *std::exchange(job.held, std::nullopt);
+  if (held.key.empty()) return;
+  // The engine takes turns without an answer back itself.
+  const bool answered_or_waiting = held.conversation->stats().tokens_seen > job.n_cached_tokens ||
+                                   held.conversation->n_waiting_tokens() > 0;
+  if (answered_or_waiting) (void)held.conversation->Undo();
+  Keep(std::move(held));
+}
+
+// --- memory -------------------------------------------------------------------------------------
+
+uint64_t Scheduler::Committed() const {
+  uint64_t bytes = idle_bytes_;
+  for (const auto& job : running_) bytes += std::max(job->reserved, job->held->bytes());
+  for (const auto& job : waiting_) {
+    if (job != nullptr && job->held.has_value()) bytes += job->held->bytes();
+  }
+  return bytes;
+}
+
+bool Scheduler::MakeRoom(uint64_t bytes) {
+  if (options_.memory_bytes == 0) return true;
+  while (Committed() + bytes > options_.memory_bytes) {
+    if (idle_.empty()) return false;
+    ParkOldest();
+  }
+  return true;
+}
+
+void Scheduler::Keep(Held held) {
+  // Of two that have said the same, the later one stays.
+  if (const auto old = idle_.find(held.key); old != idle_.end()) TakeIdle(old);
+  held.idle_bytes = held.bytes();
+  idle_bytes_ += held.idle_bytes;
+  std::string key = held.key;
+  idle_.emplace(std::move(key), std::move(held));
+}
+
+Scheduler::Held Scheduler::TakeIdle(std::map<std::string, Held>::iterator idle) {
+  Held held = std::move(idle->second);
+  idle_bytes_ -= held.idle_bytes;
+  idle_.erase(idle);
+  return held;
+}
+
+bool Scheduler::Save(Held& held) {
+  if (held.saved) return true;
+  const MemoryStats stats = held.conversation->stats();
+  const ParkStore::Entry entry{.key = held.key,
+                               .conversation_id = held.id,
+                               .tokens = stats.tokens_seen,
+                               .held_bytes = stats.held_bytes};
+  const Status status =
+      store_->Put(entry, [&](const std::string& path) { return held.conversation->Save(path); });
+  held.saved = status.ok();
+  if (!status.ok()) {
+    ++stats_.park_failures;
+    spdlog::warn("cannot park a conversation, which stays in memory as long as there is room: {}",
+                 status.message());
+  }
+  return held.saved;
+}
+
+void Scheduler::ParkOldest() {
+  const auto oldest =
+      std::ranges::min_element(idle_, {}, [](const auto& entry) { return entry.second.last_used; });
+  const bool parked = store_ != nullptr && Save(oldest->second);
+  // What is forgotten can be read again: clients send all messages each time.
+  ++(parked ? stats_.conversations_parked : stats_.conversations_dropped);
+  TakeIdle(oldest);
+}
+
+void Scheduler::ParkAll() {
+  if (store_ == nullptr) return;
+  for (auto& [key, held] : idle_) Save(held);
+}
+
+}  // namespace rkv::app

@@ -1,0 +1,212 @@
+// The thread that owns the engine: it answers requests together, keeps conversations for their next
+// turn, and all of their bytes within one limit.
+#ifndef RETENTIVEKV_APPS_RKV_SERVE_SCHEDULER_H_
+#define RETENTIVEKV_APPS_RKV_SERVE_SCHEDULER_H_
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "retentivekv/engine.h"
+#include "serve/api.h"
+#include "serve/park_store.h"
+#include "serve/stop_filter.h"
+
+namespace rkv::app {
+
+// What the thread of a request and the scheduler say to each other.
+class Ticket {
+ public:
+  struct Admitted {};  // the answer is going to be computed
+  using Event = std::variant<Admitted, AnswerPiece, AnswerSummary, ApiError>;
+
+  // The next event; nothing if none came in time. AnswerSummary and ApiError are the last ones.
+  std::optional<Event> Next(std::chrono::milliseconds timeout);
+  // Nobody waits for the answer any more. Any thread.
+  void Cancel() { cancelled_ = true; }
+
+  void Push(Event event);
+  const std::atomic<bool>& cancelled() const { return cancelled_; }
+
+ private:
+  std::atomic<bool> cancelled_ = false;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Event> events_;
+};
+
+struct SchedulerOptions {
+  uint64_t memory_bytes = 0;  // all caches together; 0: no limit
+  size_t max_waiting = 256;   // requests that may wait
+  std::chrono::milliseconds max_wait = std::chrono::seconds(60);
+  bool trace = false;  // what the memory view needs: roots and shares
+};
+
+// Counters since the start, and what is held now.
+struct SchedulerStats {
+  uint64_t prompt_tokens = 0;
+  uint64_t cached_tokens = 0;
+  uint64_t predicted_tokens = 0;
+  double prompt_seconds = 0;
+  double predicted_seconds = 0;
+  uint64_t steps = 0;
+  uint64_t requests = 0;
+  uint64_t requests_cancelled = 0;
+  uint64_t requests_refused = 0;  // with 503
+  uint64_t conversations_continued = 0;
+  uint64_t conversations_parked = 0;
+  uint64_t conversations_restored = 0;
+  uint64_t conversations_dropped = 0;  // from memory, without a copy on disk
+  uint64_t park_failures = 0;
+  uint64_t tokens_absorbed = 0;
+  uint64_t reactivations = 0;
+
+  size_t running = 0;
+  size_t waiting = 0;
+  size_t idle = 0;
+  uint64_t kv_bytes = 0;       // held now
+  uint64_t kv_bytes_full = 0;  // what full caches would hold
+  uint64_t kv_state_bytes = 0;
+  uint64_t kv_bytes_reserved = 0;  // with what running answers may come to hold
+  uint64_t kv_bytes_peak = 0;      // the most ever held after a step
+  uint64_t kv_bytes_limit = 0;
+};
+
+class Scheduler {
+ public:
+  // `store` may be null: idle conversations that do not fit are forgotten then.
+  Scheduler(std::unique_ptr<Engine> engine, std::unique_ptr<ParkStore> store,
+            const SchedulerOptions& options);
+  // Ends answers in progress with an error; idle conversations that are not on disk go there.
+  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  // Any thread.
+  std::shared_ptr<Ticket> Submit(GenerationRequest request);
+  SchedulerStats stats();
+  nlohmann::json Slots();
+  // Every conversation that can be continued: id, state, tokens and bytes.
+  nlohmann::json Conversations();
+  // What `rkv inspect -o json` tells, of one conversation in memory; nothing if it is not there.
+  std::optional<nlohmann::json> Inspect(const std::string& conversation_id);
+  std::vector<int32_t> Tokenize(const std::string& text);
+  std::string Detokenize(std::span<const int32_t> tokens);
+
+  // These do not change.
+  const std::string& model_description() const { return model_description_; }
+  const MemoryShape& shape() const { return shape_; }
+  int n_ctx() const { return n_ctx_; }
+  int n_slots() const { return n_slots_; }
+  bool takes_pictures() const { return takes_pictures_; }
+  bool takes_audio() const { return takes_audio_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  // A conversation and where it came from.
+  struct Held {
+    std::unique_ptr<Conversation> conversation;
+    std::string id;
+    std::string key;     // of what has been said; empty before the first answer
+    bool saved = false;  // the store has this state of it
+    Clock::time_point last_used = {};
+    uint64_t idle_bytes = 0;  // held while it is idle
+
+    uint64_t bytes() const { return conversation->stats().held_bytes; }
+  };
+
+  // A request on its way.
+  struct Job {
+    std::shared_ptr<Ticket> ticket;
+    GenerationRequest request;
+    std::vector<std::string> keys;  // of each prefix of the messages
+    Clock::time_point deadline;
+    std::optional<Held> held;  // once its messages have been added
+    size_t n_cached_tokens = 0;
+    int max_tokens = 0;
+    uint64_t reserved = 0;  // while it runs
+    int slot = -1;
+
+    StopFilter stops{{}};
+    std::vector<TokenLogprob> logprobs;  // of tokens that have not been sent
+    AnswerPiece sent;                    // what has been sent, without logprobs
+    AnswerRequest answer;
+    uint64_t absorbed_before = 0;
+    uint64_t reactivations_before = 0;
+  };
+
+  void Run();
+  template <typename F>
+  auto Call(F function);  // on the scheduler's thread
+
+  void TakeInbox();
+  void DropWaiting();
+  void Admit();
+  // An error; or whether the job has its conversation, its reservation and runs.
+  Result<bool> TryStart(Job& job);
+  Result<bool> Prepare(Job& job);
+  Result<bool> FindConversation(Job& job, size_t& n_known);
+  Status ChooseMaxTokens(Job& job);
+  Status Start(Job& job);
+  void Step();
+  void Finish(Job& job);
+  void Reject(Job& job, ApiError error);
+  void TakeBack(Job& job);
+  bool OnText(Job& job, std::string_view piece);
+  void OnToken(Job& job, int32_t token, std::span<const float> logits);
+  void Send(Job& job, std::string text);
+
+  // Makes `bytes` fit beside what is committed, parking idle conversations, the longest idle first.
+  bool MakeRoom(uint64_t bytes);
+  uint64_t Committed() const;
+  void Keep(Held held);
+  Held TakeIdle(std::map<std::string, Held>::iterator idle);
+  bool Save(Held& held);
+  void ParkOldest();
+  void ParkAll();
+  void Account();
+  std::string Scope(const GenerationRequest& request) const;
+
+  const SchedulerOptions options_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<ParkStore> store_;
+  std::string model_description_;
+  MemoryShape shape_;
+  int n_ctx_ = 0;
+  int n_slots_ = 0;
+  bool takes_pictures_ = false;
+  bool takes_audio_ = false;
+
+  // The scheduler's thread only.
+  std::unique_ptr<AnswerBatch> batch_;
+  std::deque<std::unique_ptr<Job>> waiting_;
+  std::vector<std::unique_ptr<Job>> running_;
+  std::map<std::string, Held> idle_;  // by key
+  uint64_t idle_bytes_ = 0;
+  SchedulerStats stats_;
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stopping_ = false;
+  std::deque<std::unique_ptr<Job>> inbox_;
+  std::deque<std::function<void()>> calls_;
+  std::atomic<size_t> n_waiting_ = 0;  // in inbox_ and waiting_
+
+  std::thread thread_;
+};
+
+}  // namespace rkv::app
+
+#endif  // RETENTIVEKV_APPS_RKV_SERVE_SCHEDULER_H_

@@ -1,0 +1,258 @@
+#include "serve/scheduler.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "support/test_models.h"
+
+namespace rkv::app {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+
+const std::string kReference = SourcePath("models/reference/");
+
+std::string Picture(const std::string& name) {
+  std::ifstream file(kReference + "samples/" + name, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+Message Said(const std::string& role, const std::string& text, const std::string& picture = "") {
+  Message message{.role = role, .parts = {}};
+  if (!picture.empty()) {
+    message.parts.push_back(
+        {.text = {}, .media = MediaFile{.name = picture, .bytes = Picture(picture)}});
+  }
+  message.parts.push_back({.text = text, .media = {}});
+  return message;
+}
+
+GenerationRequest Greedy(std::vector<Message> messages, int max_tokens = 12) {
+  GenerationRequest request;
+  request.messages = std::move(messages);
+  request.sampling.temperature = 0;
+  request.max_tokens = max_tokens;
+  return request;
+}
+
+std::unique_ptr<Scheduler> MakeScheduler(const SchedulerOptions& options = {},
+                                         std::unique_ptr<ParkStore> store = nullptr,
+                                         int n_parallel = 4) {
+  EngineOptions engine;
+  engine.model = kReference + "tiny-vlm-f16.gguf";
+  engine.mmproj = kReference + "mmproj-tiny-vlm-f16.gguf";
+  engine.n_threads = 2;
+  engine.max_conversations = n_parallel;
+  return std::make_unique<Scheduler>(*Engine::Load(engine), std::move(store), options);
+}
+
+std::string Folder() {
+  const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+  const std::string folder = testing::TempDir() + "scheduler-" + info->name();
+  fs::remove_all(folder);
+  return folder;
+}
+
+std::unique_ptr<ParkStore> MakeStore(const std::string& folder) {
+  return std::make_unique<ParkStore>(*ParkStore::Open(folder, 0));
+}
+
+struct Outcome {
+  std::string text;
+  std::optional<AnswerSummary> summary;
+  ApiError error;
+};
+
+Outcome Wait(Ticket& ticket) {
+  Outcome outcome;
+  while (true) {
+    auto event = ticket.Next(milliseconds(120000));
+    if (!event.has_value()) {
+      ADD_FAILURE() << "nothing came";
+      return outcome;
+    }
+    if (const auto* piece = std::get_if<AnswerPiece>(&*event)) outcome.text += piece->text;
+    if (auto* summary = std::get_if<AnswerSummary>(&*event)) {
+      outcome.summary = std::move(*summary);
+      return outcome;
+    }
+    if (auto* error = std::get_if<ApiError>(&*event)) {
+      outcome.error = std::move(*error);
+      return outcome;
+    }
+  }
+}
+
+Outcome Ask(Scheduler& scheduler, GenerationRequest request) {
+  return Wait(*scheduler.Submit(std::move(request)));
+}
+
+TEST(SchedulerTest, ContinuesWhatIsKnownOnceAndReadsTheRest) {
+  const auto scheduler = MakeScheduler();
+  const Message question = Said("user", "value of W", "doc-1.png");
+  const Outcome first = Ask(*scheduler, Greedy({question}));
+  ASSERT_TRUE(first.summary.has_value()) << first.error.message;
+  EXPECT_EQ(first.text, "59");
+  const auto next = [&](const std::string& text) {
+    return Greedy({question, Said("assistant", "59"), Said("user", text)});
+  };
+  // The conversation can go on in one way; the other way it is read again.
+  const auto one = scheduler->Submit(next("value of Z"));
+  const auto two = scheduler->Submit(next("value of Q"));
+  const Outcome z = Wait(*one);
+  const Outcome q = Wait(*two);
+  EXPECT_EQ(z.text, "27");
+  EXPECT_EQ(q.text, "18");
+  EXPECT_GT(z.summary->n_cached_tokens, 64u);
+  EXPECT_EQ(q.summary->n_cached_tokens, 0u);
+  EXPECT_EQ(scheduler->stats().idle, 2u);
+}
+
+TEST(SchedulerTest, CancelledRequestsHoldNothing) {
+  const auto scheduler = MakeScheduler({}, nullptr, 1);
+  GenerationRequest endless = Greedy({Said("user", "color of S", "scene-1.png")}, 100000);
+  endless.sampling.ignore_eos = true;
+  const auto running = scheduler->Submit(endless);
+  const auto waiting = scheduler->Submit(endless);
+  size_t n_pieces = 0;
+  while (n_pieces < 2) {
+    const auto event = running->Next(milliseconds(60000));
+    ASSERT_TRUE(event.has_value());
+    n_pieces += std::holds_alternative<AnswerPiece>(*event);
+  }
+  EXPECT_EQ(scheduler->stats().running, 1u);
+  EXPECT_EQ(scheduler->stats().waiting, 1u);
+  waiting->Cancel();
+  running->Cancel();
+  // A request after them is answered, so both are over.
+  EXPECT_EQ(Ask(*scheduler, Greedy({Said("user", "color of S", "scene-1.png")})).text, "pink");
+  const SchedulerStats stats = scheduler->stats();
+  EXPECT_EQ(stats.requests_cancelled, 2u);
+  EXPECT_EQ(stats.running, 0u);
+  EXPECT_EQ(stats.idle, 1u);
+}
+
+TEST(SchedulerTest, ACancelledTurnLeavesTheConversationAsItWas) {
+  const auto scheduler = MakeScheduler();
+  const Message question = Said("user", "value of W", "doc-1.png");
+  Ask(*scheduler, Greedy({question}));
+  GenerationRequest endless =
+      Greedy({question, Said("assistant", "59"), Said("user", "value of Q")}, 100000);
+  endless.sampling.ignore_eos = true;
+  const auto ticket = scheduler->Submit(endless);
+  while (!std::holds_alternative<AnswerPiece>(*ticket->Next(milliseconds(60000)))) {
+  }
+  ticket->Cancel();
+  while (scheduler->stats().running > 0) std::this_thread::sleep_for(milliseconds(5));
+  const Outcome next =
+      Ask(*scheduler, Greedy({question, Said("assistant", "59"), Said("user", "value of Z")}));
+  EXPECT_EQ(next.text, "27");
+  EXPECT_GT(next.summary->n_cached_tokens, 64u);
+}
+
+TEST(SchedulerTest, TheLimitHoldsAndIdleConversationsMakeWay) {
+  SchedulerOptions options;
+  options.memory_bytes = 600 << 10;
+  const std::string folder = Folder();
+  const auto scheduler = MakeScheduler(options, MakeStore(folder));
+  const Message question = Said("user", "value of W", "doc-1.png");
+  for (int i = 0; i < 8; ++i) {
+    GenerationRequest request = Greedy({question});
+    request.session = std::to_string(i);
+    EXPECT_EQ(Ask(*scheduler, request).text, "59");
+    const SchedulerStats stats = scheduler->stats();
+    EXPECT_LE(stats.kv_bytes, options.memory_bytes);
+    EXPECT_LE(stats.kv_bytes_reserved, options.memory_bytes);
+  }
+  EXPECT_GT(scheduler->stats().conversations_parked, 3u);
+  EXPECT_LE(scheduler->stats().kv_bytes_peak, options.memory_bytes);
+  for (int i = 0; i < 8; ++i) {
+    GenerationRequest request =
+        Greedy({question, Said("assistant", "59"), Said("user", "value of Z")});
+    request.session = std::to_string(i);
+    const Outcome outcome = Ask(*scheduler, request);
+    EXPECT_EQ(outcome.text, "27");
+    EXPECT_GT(outcome.summary->n_cached_tokens, 64u);
+  }
+  EXPECT_LE(scheduler->stats().kv_bytes_peak, options.memory_bytes);
+}
+
+TEST(SchedulerTest, ASmallBudgetHoldsSeveralTimesAsManyConversations) {
+  const auto held = [](const std::string& policy, const std::string& budget) {
+    SchedulerOptions options;
+    options.memory_bytes = 2 << 20;
+    const auto scheduler = MakeScheduler(options);
+    GenerationRequest request = Greedy({Said("user", "value of W", "doc-1.png")});
+    request.memory.policy = *ParsePolicySpec(policy);
+    request.memory.budget = *ParseBudget(budget);
+    size_t n = 0;
+    while (scheduler->stats().conversations_dropped == 0 && n < 200) {
+      request.session = std::to_string(n++);
+      EXPECT_TRUE(Ask(*scheduler, request).summary.has_value());
+    }
+    return scheduler->stats().idle;
+  };
+  EXPECT_GE(held("retentive", "20%"), 4 * held("full", "100%"));
+}
+
+TEST(SchedulerTest, AFullDiskIsNoLossAsLongAsThereIsRoom) {
+  const std::string folder = Folder();
+  const auto scheduler = MakeScheduler({}, MakeStore(folder));
+  rlimit before{};
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{.rlim_cur = 4096, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  const Message question = Said("user", "value of W", "doc-1.png");
+  const Outcome first = Ask(*scheduler, Greedy({question}));
+  const uint64_t n_failures = scheduler->stats().park_failures;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_EQ(first.text, "59");
+  EXPECT_EQ(n_failures, 1u);
+  EXPECT_TRUE(fs::is_empty(folder));
+  const Outcome next =
+      Ask(*scheduler, Greedy({question, Said("assistant", "59"), Said("user", "value of Z")}));
+  EXPECT_EQ(next.text, "27");
+  EXPECT_GT(next.summary->n_cached_tokens, 64u);
+  EXPECT_FALSE(fs::is_empty(folder));
+}
+
+TEST(SchedulerTest, RequestsThatFindNoRoomAreRefused) {
+  SchedulerOptions options;
+  options.max_waiting = 1;
+  options.max_wait = milliseconds(200);
+  const auto scheduler = MakeScheduler(options, nullptr, 1);
+  GenerationRequest endless = Greedy({Said("user", "color of S", "scene-1.png")}, 100000);
+  endless.sampling.ignore_eos = true;
+  const auto running = scheduler->Submit(endless);
+  while (!std::holds_alternative<AnswerPiece>(*running->Next(milliseconds(60000)))) {
+  }
+  const auto waiting = scheduler->Submit(endless);
+  const Outcome refused = Ask(*scheduler, endless);
+  EXPECT_EQ(refused.error.status, 503);
+  EXPECT_GT(refused.error.retry_after, 0);
+  running->Cancel();
+  waiting->Cancel();
+}
+
+TEST(SchedulerTest, ShuttingDownEndsRequestsWithAnError) {
+  auto scheduler = MakeScheduler({}, nullptr, 1);
+  GenerationRequest endless = Greedy({Said("user", "color of S", "scene-1.png")}, 100000);
+  endless.sampling.ignore_eos = true;
+  const auto running = scheduler->Submit(endless);
+  const auto waiting = scheduler->Submit(endless);
+  while (!std::holds_alternative<AnswerPiece>(*running->Next(milliseconds(60000)))) {
+  }
+  scheduler.reset();
+  EXPECT_EQ(Wait(*running).error.status, 503);
+  EXPECT_EQ(Wait(*waiting).error.status, 503);
+}
+
+}  // namespace
+}  // namespace rkv::app

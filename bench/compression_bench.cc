@@ -1,0 +1,84 @@
+// What decoding pays for a budget: moving tokens to lower rungs, to states and away, per token.
+#include <benchmark/benchmark.h>
+
+#include <vector>
+
+#include "base/f16.h"
+#include "base/random.h"
+#include "cache/memory_impl.h"
+#include "retentivekv/memory.h"
+
+namespace rkv {
+namespace {
+
+constexpr size_t kTokens = 4096;
+constexpr size_t kUbatch = 512;
+constexpr size_t kSteps = 128;
+
+MemoryOptions Options(double percent) {
+  MemoryOptions options;
+  options.policy.name = "retentive";
+  options.budget = {.unit = Budget::Unit::kPercent, .amount = percent};
+  return options;
+}
+
+class Conversation {
+ public:
+  Conversation(const MemoryShape& shape, double percent)
+      : shape_(shape), memory_(*Memory::Create(shape, Options(percent))) {}
+
+  void Append(size_t n, bool prompt_follows) {
+    memory_.impl().set_prompt_follows(prompt_follows);
+    memory_.BeginAppend(n);
+    for (size_t layer = 0; layer < shape_.layers.size(); ++layer) {
+      const LayerShape& own = shape_.layers[layer];
+      k_.resize(own.d_k);
+      v_.resize(own.d_v);
+      for (size_t head = 0; head < own.n_kv_head; ++head) {
+        for (size_t i = 0; i < n; ++i) {
+          for (uint16_t& x : k_) x = F16FromF32(static_cast<float>(random_.NextGaussian()));
+          for (uint16_t& x : v_) x = F16FromF32(static_cast<float>(random_.NextGaussian()));
+          memory_.Stage(layer, head, i, k_.data(), v_.data());
+        }
+      }
+    }
+    memory_.CommitAppend();
+  }
+  const Memory& memory() const { return memory_; }
+
+ private:
+  MemoryShape shape_;
+  Memory memory_;
+  Random random_{1};
+  std::vector<uint16_t> k_, v_;
+};
+
+// Seconds are those of one KV head.
+void BM_CompressSteps(benchmark::State& bench) {
+  const MemoryShape shape{
+      .layers = std::vector<LayerShape>(2, {.n_head = 12, .n_kv_head = 2, .d_k = 128, .d_v = 128})};
+  constexpr double kHeads = 4;
+  Conversation start(shape, static_cast<double>(bench.range(0)));
+  for (size_t i = 0; i < kTokens; i += kUbatch) start.Append(kUbatch, i + kUbatch < kTokens);
+  const double prompt = start.memory().stats().compress_seconds;
+  for (auto _ : bench) {
+    Conversation conversation = start;
+    for (size_t step = 0; step < kSteps; ++step) conversation.Append(1, false);
+    const MemoryStats stats = conversation.memory().stats();
+    bench.SetIterationTime((stats.compress_seconds - prompt) / kHeads / kSteps);
+    bench.counters["prompt"] = prompt / kHeads / kTokens;
+    bench.counters["runs"] =
+        static_cast<double>(stats.compressions - start.memory().stats().compressions);
+  }
+}
+BENCHMARK(BM_CompressSteps)
+    ->ArgName("percent")
+    ->Arg(20)
+    ->Arg(10)
+    ->Arg(5)
+    ->Iterations(2)
+    ->UseManualTime()
+    ->Unit(benchmark::kMicrosecond);
+
+}  // namespace
+}  // namespace rkv

@@ -1,0 +1,105 @@
+#include "cache/ubatch_attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/random_ubatch.h"
+
+namespace rkv {
+namespace {
+
+MemoryShape TestShape() {
+  return {.layers = {{.n_head = 6, .n_kv_head = 2, .d_k = 32, .d_v = 48},
+                     {.n_head = 3, .n_kv_head = 3, .d_k = 16, .d_v = 24}}};
+}
+
+MemoryOptions Options(const std::string& policy, const std::string& budget) {
+  return {.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)};
+}
+
+constexpr size_t kPromptTokens = 3000;  // three parts at 100 %
+
+// Attention in parts is that of the whole, up to rounding, and policies see the same.
+TEST(UbatchAttentionTest, PartsMakeTheWhole) {
+  for (const auto& [policy, budget] : std::vector<std::pair<std::string, std::string>>{
+           {"full", "100%"}, {"h2o", "1500t"}, {"retentive", "20%"}, {"paper", "1500t"}}) {
+    SCOPED_TRACE(policy);
+    Random random(1);
+    Memory whole = *Memory::Create(TestShape(), Options(policy, budget));
+    RandomUbatch prompt(TestShape(), kPromptTokens, random);
+    Transit transit;
+    prompt.Run(whole, &transit);
+    Memory parts = whole;
+    Transit parts_transit;
+    AttentionScratch scratch;
+    scratch.Resize(TestShape());
+    for (int step = 0; step < 3; ++step) {
+      RandomUbatch token(TestShape(), 1, random);
+      token.Run(whole, &transit, scratch);
+      const std::vector<float> expected[] = {token.out(0), token.out(1)};
+      token.Run(parts, &parts_transit, scratch, true);
+      for (size_t layer = 0; layer < 2; ++layer) {
+        for (size_t i = 0; i < expected[layer].size(); ++i) {
+          ASSERT_NEAR(token.out(layer)[i], expected[layer][i], 2e-5);
+        }
+      }
+    }
+    const CacheConfig& config = whole.impl().config();
+    for (size_t head = 0; head < config.n_heads(); ++head) {
+      for (size_t tier = 0; tier < config.n_tiers(); ++tier) {
+        const RowStore& a = whole.impl().store(head, tier);
+        const RowStore& b = parts.impl().store(head, tier);
+        ASSERT_EQ(a.size(), b.size());
+        for (size_t slot = 0; slot < a.size(); ++slot) {
+          ASSERT_EQ(a.index(slot), b.index(slot));
+          for (size_t i = 0; i < a.stats(slot).size(); ++i) {
+            const auto expected = static_cast<double>(a.stats(slot)[i]);
+            ASSERT_NEAR(static_cast<double>(b.stats(slot)[i]), expected,
+                        1e-4 * (1e-3 + std::abs(expected)));
+          }
+        }
+      }
+    }
+  }
+}
+
+// Whoever takes which part, and in whatever order they end, the bits are the same.
+TEST(UbatchAttentionTest, ThreadsGiveTheSameBits) {
+  Random random(2);
+  Memory memory = *Memory::Create(TestShape(), Options("full", "100%"));
+  Transit transit;
+  RandomUbatch(TestShape(), kPromptTokens, random).Run(memory, &transit);
+  RandomUbatch token(TestShape(), 1, random);
+  Memory alone = memory;
+  AttentionScratch scratch;
+  scratch.Resize(TestShape());
+  token.Run(alone, &transit, scratch, true);
+  const std::vector<float> expected[] = {token.out(0), token.out(1)};
+  for (int round = 0; round < 10; ++round) {
+    Memory shared = memory;
+    token.RunOnThreads(shared, &transit, 4);
+    for (size_t layer = 0; layer < 2; ++layer) EXPECT_EQ(token.out(layer), expected[layer]);
+  }
+}
+
+TEST(UbatchAttentionTest, OnlySingleTokensAreCut) {
+  Random random(3);
+  Memory memory = *Memory::Create(TestShape(), Options("full", "100%"));
+  Segment one;
+  one.memory = &memory.impl();
+  one.AddRow(0);
+  Segment two = one;
+  two.AddRow(1);
+  EXPECT_EQ(NumParts(one, 0, 0), 1u);
+  Transit transit;
+  RandomUbatch(TestShape(), kPromptTokens, random).Run(memory, &transit);
+  EXPECT_EQ(NumParts(one, 0, 0), 3u);
+  EXPECT_EQ(NumParts(two, 0, 0), 1u);
+}
+
+}  // namespace
+}  // namespace rkv

@@ -1,0 +1,27 @@
+// Distances between rows of floats.
+#ifndef RETENTIVEKV_KERNELS_DISTANCE_H_
+#define RETENTIVEKV_KERNELS_DISTANCE_H_
+
+#include <cstddef>
+
+namespace rkv {
+
+// Bound on the relative error of what is below, tested against double precision for d up to 1024.
+inline constexpr double kDistanceErrorBound = 2e-6;
+
+// norms[i] = |row i|^2. rows: [n, d].
+void SquaredNorms(const float* rows, size_t n, size_t d, float* norms);
+
+// distances[i] = min(distances[i], |row i - from[f]|^2 for every f). rows: [n, d],
+// from: [n_from] points [d].
+void LowerToSquaredDistances(const float* rows, size_t n, size_t d, const float* const* from,
+                             size_t n_from, float* distances);
+
+// nearest[i] = the f with the least |row i - from[f]|^2, the first of equals, which is
+// distances[i]. Rows that are no numbers keep their `nearest`, at an infinite distance.
+void FindNearest(const float* rows, size_t n, size_t d, const float* const* from, size_t n_from,
+                 float* distances, size_t* nearest);
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_KERNELS_DISTANCE_H_

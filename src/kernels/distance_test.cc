@@ -1,0 +1,69 @@
+#include "kernels/distance.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "base/random.h"
+#include "hwy/highway.h"
+
+namespace rkv {
+namespace {
+
+// Some distances are lowered and others are not.
+void CheckDistances(Random& random, size_t n, size_t d, size_t n_from) {
+  SCOPED_TRACE(testing::Message() << n << " rows of " << d << ", " << n_from << " points");
+  std::vector<float> rows(n * d), points(n_from * d), norms(n, -1.0f), distances(n), least(n);
+  for (float& x : rows) x = static_cast<float>(random.NextGaussian());
+  for (float& x : points) x = static_cast<float>(random.NextGaussian());
+  for (float& x : distances)
+    x = static_cast<float>(4.0 * random.NextDouble() * static_cast<double>(d));
+  const std::vector<float> before = distances;
+  std::vector<const float*> from;
+  for (size_t f = 0; f < n_from; ++f) from.push_back(points.data() + f * d);
+  std::vector<size_t> nearest(n, n_from);
+  SquaredNorms(rows.data(), n, d, norms.data());
+  LowerToSquaredDistances(rows.data(), n, d, from.data(), n_from, distances.data());
+  FindNearest(rows.data(), n, d, from.data(), n_from, least.data(), nearest.data());
+  for (size_t i = 0; i < n; ++i) {
+    double norm = 0;
+    for (size_t e = 0; e < d; ++e) {
+      norm += std::pow(static_cast<double>(rows[i * d + e]), 2);
+    }
+    EXPECT_NEAR(static_cast<double>(norms[i]), norm, kDistanceErrorBound * norm);
+    std::vector<double> expected(n_from);
+    for (size_t f = 0; f < n_from; ++f) {
+      for (size_t e = 0; e < d; ++e) {
+        expected[f] += std::pow(
+            static_cast<double>(rows[i * d + e]) - static_cast<double>(points[f * d + e]), 2);
+      }
+    }
+    const double shortest = *std::ranges::min_element(expected);
+    ASSERT_LT(nearest[i], n_from);
+    EXPECT_NEAR(expected[nearest[i]], shortest, 2 * kDistanceErrorBound * shortest);
+    EXPECT_NEAR(static_cast<double>(least[i]), shortest, kDistanceErrorBound * shortest);
+    const double lowered = std::min(shortest, static_cast<double>(before[i]));
+    EXPECT_NEAR(static_cast<double>(distances[i]), lowered, kDistanceErrorBound * lowered);
+  }
+}
+
+TEST(DistanceTest, MatchesDoublePrecisionOnEveryTarget) {
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    Random random(1);
+    for (const size_t d : {1, 3, 8, 31, 64, 100, 256, 1024}) {
+      for (const size_t n : {1, 4, 7}) {
+        for (const size_t n_from : {1, 2, 19}) CheckDistances(random, n, d, n_from);
+      }
+    }
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
+}  // namespace
+}  // namespace rkv

@@ -1,0 +1,89 @@
+// The scratch of an attention kernel, in parts.
+#ifndef RETENTIVEKV_KERNELS_KERNEL_SCRATCH_H_
+#define RETENTIVEKV_KERNELS_KERNEL_SCRATCH_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/attention.h"
+
+namespace rkv {
+
+// At most this many queries share the registers of one pass over a block of rows.
+inline constexpr size_t kTileQueries = 6;
+
+// Queries of one pass, in the forms that the element types need.
+struct QueryTile {
+  size_t first = 0;  // of the call's queries
+  size_t n = 0;
+  const float* const* rows = nullptr;
+  float* floats = nullptr;     // PackFloats()
+  int16_t* codes16 = nullptr;  // PackIntegers(), for q8_0
+  float* steps16 = nullptr;
+  int8_t* codes8 = nullptr;  // for q4_0 and q2
+  float* steps8 = nullptr;
+  float* sums8 = nullptr;
+};
+
+// Carves an array of floats, of KernelScratchFloats(), into parts aligned to 64 bytes.
+struct KernelScratch {
+  float* logits = nullptr;     // [kMaxQueryRows, kAttentionBlock]; later softmax weights
+  float* steps = nullptr;      // [blocks, kAttentionBlock] of a quantised block of rows
+  float* row_steps = nullptr;  // [kAttentionBlock]
+  int16_t* shares = nullptr;   // [blocks, kAttentionBlock]
+  int32_t* sums = nullptr;     // [kTileQueries, kAttentionBlock]
+  int16_t* weights = nullptr;  // [kTileQueries, kAttentionBlock]
+  float* row = nullptr;        // [max(d_k, d_v)]
+  float* acc = nullptr;        // [kMaxQueryRows, d_v] of the softmax before the call
+
+  KernelScratch(float* memory, size_t d_k, size_t d_v) {
+    at_ = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory) + 63) & ~uintptr_t{63});
+    d_padded_ = Padded(d_k);
+    const size_t n_blocks = Padded(d_k > d_v ? d_k : d_v) / kQuantBlock;
+    logits = Take(kMaxQueryRows * kAttentionBlock);
+    steps = Take(n_blocks * kAttentionBlock);
+    row_steps = Take(kAttentionBlock);
+    shares = reinterpret_cast<int16_t*>(Take(n_blocks * kAttentionBlock / 2));
+    sums = reinterpret_cast<int32_t*>(Take(kTileQueries * kAttentionBlock));
+    weights = reinterpret_cast<int16_t*>(Take(kTileQueries * kAttentionBlock / 2));
+    row = Take(n_blocks * kQuantBlock);
+    acc = Take(kMaxQueryRows * d_v);
+  }
+
+  static constexpr size_t Floats(size_t d_k, size_t d_v) {
+    const size_t n_blocks = Padded(d_k > d_v ? d_k : d_v) / kQuantBlock;
+    return 16 + kMaxQueryRows * kAttentionBlock +
+           n_blocks * (kAttentionBlock * 3 / 2 + kQuantBlock) + kAttentionBlock +
+           kTileQueries * kAttentionBlock * 3 / 2 +
+           kMaxQueryRows *
+               (Padded(d_v) + Padded(d_k) * 7 / 4 + Padded(d_k) / kQuantBlock + 2 * kRound);
+  }
+
+  // Room for the next queries.
+  QueryTile NextTile(size_t first, size_t n) {
+    QueryTile tile{.first = first, .n = n};
+    tile.floats = Take(n * d_padded_);
+    tile.codes16 = reinterpret_cast<int16_t*>(Take(n * d_padded_ / 2));
+    tile.codes8 = reinterpret_cast<int8_t*>(Take(n * d_padded_ / 4));
+    tile.sums8 = Take(n * d_padded_ / kQuantBlock);
+    tile.steps16 = Take(n);
+    tile.steps8 = Take(n);
+    return tile;
+  }
+
+ private:
+  static constexpr size_t kRound = 16;  // floats in 64 bytes
+  static constexpr size_t Padded(size_t d) { return (d + 63) / 64 * 64; }
+  float* Take(size_t n) {
+    float* at = at_;
+    at_ += (n + kRound - 1) / kRound * kRound;
+    return at;
+  }
+
+  float* at_;
+  size_t d_padded_;
+};
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_KERNELS_KERNEL_SCRATCH_H_

@@ -1,0 +1,161 @@
+// What the kernels need of SIMD beside Highway's own operations, compiled once per target.
+#if defined(RETENTIVEKV_KERNELS_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef RETENTIVEKV_KERNELS_SIMD_INL_H_
+#undef RETENTIVEKV_KERNELS_SIMD_INL_H_
+#else
+#define RETENTIVEKV_KERNELS_SIMD_INL_H_
+#endif
+
+#include <cstring>
+#include <limits>
+
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+#include "kernels/element.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace rkv {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using FloatTag = hn::ScalableTag<float>;
+using FloatVec = hn::Vec<FloatTag>;
+
+// Integers work in vectors of at most 32 bytes: a block of a quantised row.
+using I8Tag = hn::CappedTag<int8_t, 32>;
+using U8Tag = hn::RebindToUnsigned<I8Tag>;
+using I16Tag = hn::Repartition<int16_t, I8Tag>;
+using I32Tag = hn::Repartition<int32_t, I8Tag>;
+using U8Vec = hn::Vec<U8Tag>;
+using I8Vec = hn::Vec<I8Tag>;
+using I16Vec = hn::Vec<I16Tag>;
+using I32Vec = hn::Vec<I32Tag>;
+
+inline constexpr size_t kFloatLanes = hn::MaxLanes(FloatTag());
+inline constexpr size_t kByteLanes = HWY_MIN(HWY_MAX_BYTES, 32);
+
+#if HWY_TARGET != HWY_SCALAR
+
+// Sums of the lanes of four vectors, to out[0..3]. The order of additions is the same for each.
+template <class V>
+HWY_INLINE void StoreSumsOfFour(V a, V b, V c, V d, hn::TFromV<V>* HWY_RESTRICT out) {
+  const hn::DFromV<V> tag;
+  const hn::Repartition<uint64_t, decltype(tag)> wide;
+  const auto ab = hn::Add(hn::InterleaveLower(tag, a, b), hn::InterleaveUpper(tag, a, b));
+  const auto cd = hn::Add(hn::InterleaveLower(tag, c, d), hn::InterleaveUpper(tag, c, d));
+  const auto ab64 = hn::BitCast(wide, ab);
+  const auto cd64 = hn::BitCast(wide, cd);
+  const auto sums = hn::Add(hn::BitCast(tag, hn::InterleaveLower(wide, ab64, cd64)),
+                            hn::BitCast(tag, hn::InterleaveUpper(wide, ab64, cd64)));
+  if constexpr (hn::MaxLanes(tag) == 4) {
+    hn::StoreU(sums, tag, out);
+  } else {
+    const hn::Half<decltype(tag)> half;
+    const auto folded = hn::Add(hn::LowerHalf(half, sums), hn::UpperHalf(half, sums));
+    if constexpr (hn::MaxLanes(half) == 4) {
+      hn::StoreU(folded, half, out);
+    } else {
+      const hn::Half<decltype(half)> quarter;
+      hn::StoreU(hn::Add(hn::LowerHalf(quarter, folded), hn::UpperHalf(quarter, folded)), quarter,
+                 out);
+    }
+  }
+}
+
+// Lane i: a[2i] b[2i] + a[2i+1] b[2i+1]. REQUIRES: a <= 127, so that nothing saturates.
+HWY_INLINE I16Vec MulPairs(U8Vec a, I8Vec b) {
+#if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
+  return I16Vec{_mm256_maddubs_epi16(a.raw, b.raw)};
+#elif HWY_TARGET <= HWY_SSSE3 && HWY_ARCH_X86
+  return I16Vec{_mm_maddubs_epi16(a.raw, b.raw)};
+#else
+  const I16Tag tag;
+  const auto a16 = hn::BitCast(tag, a);
+  const auto b16 = hn::BitCast(tag, b);
+  const auto even =
+      hn::Mul(hn::And(a16, hn::Set(tag, int16_t{0xFF})), hn::ShiftRight<8>(hn::ShiftLeft<8>(b16)));
+  return hn::Add(even, hn::Mul(hn::ShiftRight<8>(a16), hn::ShiftRight<8>(b16)));
+#endif
+}
+
+// Lane i: sum[i] + a[2i] b[2i] + a[2i+1] b[2i+1].
+HWY_INLINE I32Vec MulAddPairs(I16Vec a, I16Vec b, I32Vec sum) {
+#if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
+  return I32Vec{_mm256_dpwssd_epi32(sum.raw, a.raw, b.raw)};
+#elif HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
+  return hn::Add(sum, I32Vec{_mm256_madd_epi16(a.raw, b.raw)});
+#elif HWY_TARGET <= HWY_SSSE3 && HWY_ARCH_X86
+  return hn::Add(sum, I32Vec{_mm_madd_epi16(a.raw, b.raw)});
+#else
+  const I32Tag tag;
+  const auto a32 = hn::BitCast(tag, a);
+  const auto b32 = hn::BitCast(tag, b);
+  const auto even = hn::Mul(hn::ShiftRight<16>(hn::ShiftLeft<16>(a32)),
+                            hn::ShiftRight<16>(hn::ShiftLeft<16>(b32)));
+  return hn::Add(sum, hn::Add(even, hn::Mul(hn::ShiftRight<16>(a32), hn::ShiftRight<16>(b32))));
+#endif
+}
+
+#endif  // HWY_TARGET != HWY_SCALAR
+
+// Elements of f16 or bf16 rows as floats.
+template <ElementType kType>
+HWY_INLINE FloatVec LoadHalves(const uint16_t* HWY_RESTRICT p) {
+  const FloatTag df;
+  if constexpr (kType == ElementType::kF16) {
+    const hn::Rebind<hwy::float16_t, FloatTag> dh;
+    const auto x = hn::PromoteTo(df, hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(p)));
+#if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2) || HWY_TARGET == HWY_NEON
+    return x;
+#else
+    // Where no instruction converts, Highway takes infinity and NaN for numbers from 2^16 on.
+    const auto infinity = hn::Set(df, std::numeric_limits<float>::infinity());
+    return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(df, 65536.0f)), x,
+                          hn::CopySign(infinity, x));
+#endif
+  } else {
+    const hn::Rebind<uint16_t, FloatTag> dh;
+    const hn::RebindToUnsigned<FloatTag> du;
+    return hn::BitCast(df, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(dh, p))));
+  }
+}
+
+// The first n of them, then zeros.
+template <ElementType kType>
+HWY_INLINE FloatVec LoadFewHalves(const uint16_t* HWY_RESTRICT p, size_t n) {
+  uint16_t few[kFloatLanes] = {};
+  std::memcpy(few, p, n * sizeof(uint16_t));
+  return LoadHalves<kType>(few);
+}
+
+// Asks for the cache lines of `bytes` bytes from p on.
+HWY_INLINE void PrefetchBytes(const uint8_t* p, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) hwy::Prefetch(p + i);
+}
+
+// Asks for the rows that a kernel reads next, a part at a time, while it computes.
+class Prefetcher {
+ public:
+  Prefetcher() = default;
+  Prefetcher(const uint8_t* rows, size_t stride, size_t row_bytes, size_t n)
+      : rows_(rows), stride_(stride), row_bytes_(row_bytes), n_(n) {}
+
+  // The work has advanced by `part` of `whole`.
+  HWY_INLINE void Advance(size_t part, size_t whole) {
+    const size_t end = HWY_MIN(n_, at_ + (n_ * part + whole - 1) / whole);
+    for (; at_ < end; ++at_) PrefetchBytes(rows_ + at_ * stride_, row_bytes_);
+  }
+
+ private:
+  const uint8_t* rows_ = nullptr;
+  size_t stride_ = 0;
+  size_t row_bytes_ = 0;
+  size_t n_ = 0;
+  size_t at_ = 0;
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace rkv
+HWY_AFTER_NAMESPACE();
+
+#endif  // RETENTIVEKV_KERNELS_SIMD_INL_H_

@@ -1,0 +1,440 @@
+// Both sides of rkv bench: a stock llama_context, and one whose attention is ours.
+#include "retentivekv/bench.h"
+
+#include <fmt/format.h>
+#include <ggml.h>
+#include <gguf.h>
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/process_memory.h"
+#include "cache/memory_impl.h"
+#include "llama/bridge.h"
+#include "llama/gguf_builder.h"
+#include "llama/log.h"
+#include "llama/model.h"
+#include "llama/stock_state.h"
+
+namespace rkv {
+
+namespace {
+
+constexpr size_t kCellsMultiple = 256;  // to which llama.cpp rounds the cells of a sequence
+
+std::optional<ggml_type> GgmlType(ElementType type) {
+  switch (type) {
+    case ElementType::kF16:
+      return GGML_TYPE_F16;
+    case ElementType::kBF16:
+      return GGML_TYPE_BF16;
+    case ElementType::kQ8_0:
+      return GGML_TYPE_Q8_0;
+    case ElementType::kQ4_0:
+      return GGML_TYPE_Q4_0;
+    case ElementType::kQ2:
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+// The random token of a place in a conversation.
+llama_token TokenAt(const Model& model, uint64_t seed, size_t conversation, size_t position) {
+  const auto n_vocab = static_cast<uint64_t>(llama_vocab_n_tokens(model.vocab()));
+  const uint64_t place = (uint64_t{conversation} << 32) | position;
+  return static_cast<llama_token>(
+      Random(seed ^ (place * 0x9E3779B97F4A7C15ull)).NextBelow(n_vocab));
+}
+
+llama_context_params ContextParams(const BenchSessionOptions& options) {
+  llama_context_params params = llama_context_default_params();
+  params.n_threads = options.n_threads;
+  params.n_threads_batch = options.n_threads;
+  params.n_ubatch = static_cast<uint32_t>(options.n_ubatch);
+  params.n_batch = static_cast<uint32_t>(std::max(options.n_batch, options.n_ubatch));
+  params.n_seq_max = static_cast<uint32_t>(options.n_conversations);
+  params.no_perf = true;
+  return params;
+}
+
+Result<LlamaPtr<llama_context>> MakeContext(llama_model* model,
+                                            const llama_context_params& params) {
+  const LlamaErrorLog log;
+  LlamaPtr<llama_context> ctx(llama_init_from_model(model, params));
+  if (ctx == nullptr) return Internal(fmt::format("cannot make a context{}", log.Reason()));
+  return ctx;
+}
+
+class StockSession final : public BenchSession {
+ public:
+  StockSession(const Model& model, const BenchSessionOptions& options, ggml_type type_k,
+               ggml_type type_v, uint64_t model_bytes)
+      : model_(model), options_(options), type_k_(type_k), type_v_(type_v) {
+    process_bytes_ = model_bytes;
+  }
+  ~StockSession() override { llama_batch_free(batch_); }
+
+  Status Init() {
+    const uint64_t before = ResidentBytes();
+    llama_context_params params = ContextParams(options_);
+    const size_t cells =
+        (options_.max_tokens + kCellsMultiple - 1) / kCellsMultiple * kCellsMultiple;
+    params.n_ctx = static_cast<uint32_t>(cells * n_conversations());
+    params.type_k = type_k_;
+    params.type_v = type_v_;
+    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    params.kv_unified = options_.n_conversations == 1;
+    batch_ = llama_batch_init(static_cast<int32_t>(params.n_batch), 0, 1);
+    RKV_ASSIGN_OR_RETURN(ctx_, MakeContext(model_.llama(), params));
+    // Its cache is allocated, and zeroed, here.
+    peak_.kv_bytes = cells * n_conversations() * token_bytes();
+    process_bytes_ += ResidentBytes() - before;
+    return OkStatus();
+  }
+
+  Status Restore() override {
+    for (size_t c = 0; c < n_conversations(); ++c) {
+      const auto seq = static_cast<llama_seq_id>(c);
+      if (!llama_memory_seq_rm(memory(), seq, static_cast<llama_pos>(n_snapshot_), -1)) {
+        return Internal("llama.cpp cannot go back to an earlier token");
+      }
+    }
+    n_tokens_ = n_snapshot_;
+    return OkStatus();
+  }
+
+  Status Prefill(size_t n) override {
+    for (size_t c = 0; c < n_conversations(); ++c) {
+      for (size_t begin = 0; begin < n; begin += static_cast<size_t>(options_.n_batch)) {
+        const size_t end = std::min(n, begin + static_cast<size_t>(options_.n_batch));
+        batch_.n_tokens = 0;
+        for (size_t i = begin; i < end; ++i) Add(c, n_tokens_ + i, i + 1 == n);
+        RKV_RETURN_IF_ERROR(DecodeBatch());
+      }
+    }
+    n_tokens_ += n;
+    return OkStatus();
+  }
+
+  Status Decode(size_t n) override {
+    for (size_t i = 0; i < n; ++i, ++n_tokens_) {
+      batch_.n_tokens = 0;
+      for (size_t c = 0; c < n_conversations(); ++c) Add(c, n_tokens_, true);
+      RKV_RETURN_IF_ERROR(DecodeBatch());
+    }
+    return OkStatus();
+  }
+
+  BenchCacheUse use() const override {
+    const uint64_t n = n_conversations() * n_tokens_;
+    return {.held_bytes = n * token_bytes(),
+            .read_bytes = n * token_bytes(),
+            .full_bytes = n * model_.shape().full_token_bytes()};
+  }
+
+ protected:
+  Status FillRandom(size_t n) override {
+    RKV_RETURN_IF_ERROR(
+        FillStockCache(ctx_.get(), model_.shape(), type_k_, type_v_, n, options_.seed));
+    for (size_t c = 1; c < n_conversations(); ++c) {
+      llama_memory_seq_cp(memory(), 0, static_cast<llama_seq_id>(c), -1, -1);
+    }
+    n_tokens_ = n;
+    return OkStatus();
+  }
+  void TakeSnapshot() override { n_snapshot_ = n_tokens_; }
+
+ private:
+  size_t n_conversations() const { return static_cast<size_t>(options_.n_conversations); }
+  llama_memory_t memory() const { return llama_get_memory(ctx_.get()); }
+
+  uint64_t token_bytes() const {
+    uint64_t bytes = 0;
+    for (const LayerShape& layer : model_.shape().layers) {
+      bytes += ggml_row_size(type_k_, static_cast<int64_t>(layer.n_kv_head * layer.d_k)) +
+               ggml_row_size(type_v_, static_cast<int64_t>(layer.n_kv_head * layer.d_v));
+    }
+    return bytes;
+  }
+
+  void Add(size_t conversation, size_t position, bool output) {
+    const auto i = static_cast<size_t>(batch_.n_tokens++);
+    batch_.token[i] = TokenAt(model_, options_.seed, conversation, position);
+    batch_.pos[i] = static_cast<llama_pos>(position);
+    batch_.n_seq_id[i] = 1;
+    batch_.seq_id[i][0] = static_cast<llama_seq_id>(conversation);
+    batch_.logits[i] = output ? 1 : 0;
+  }
+
+  Status DecodeBatch() {
+    const int rc = llama_decode(ctx_.get(), batch_);
+    llama_synchronize(ctx_.get());
+    return rc == 0 ? OkStatus() : Internal(fmt::format("stock llama_decode failed with {}", rc));
+  }
+
+  const Model& model_;
+  const BenchSessionOptions options_;
+  const ggml_type type_k_, type_v_;
+  LlamaPtr<llama_context> ctx_;
+  llama_batch batch_ = {};
+  size_t n_tokens_ = 0;  // of every conversation
+  size_t n_snapshot_ = 0;
+};
+
+class OurSession final : public BenchSession {
+ public:
+  OurSession(const Model& model, const BenchSessionOptions& options, uint64_t model_bytes)
+      : model_(model), options_(options) {
+    process_bytes_ = model_bytes;
+  }
+
+  Status Init(const MemoryOptions& memory) {
+    const uint64_t before = ResidentBytes();
+    llama_context_params params = ContextParams(options_);
+    bridge_.Prepare(params);
+    RKV_ASSIGN_OR_RETURN(ctx_, MakeContext(model_.llama(), params));
+    RKV_RETURN_IF_ERROR(bridge_.Probe(ctx_.get()).status());
+    RKV_ASSIGN_OR_RETURN(const Memory first, Memory::Create(model_.shape(), memory));
+    memories_.assign(n_conversations(), first);
+    // The buffers of a whole ubatch, in the context's own small cache.
+    std::vector<llama_token> tokens(static_cast<size_t>(options_.n_ubatch));
+    llama_memory_clear(llama_get_memory(ctx_.get()), false);
+    if (llama_decode(ctx_.get(), llama_batch_get_one(tokens.data(), options_.n_ubatch)) != 0) {
+      return Internal("llama_decode failed on its first ubatch");
+    }
+    llama_synchronize(ctx_.get());
+    process_bytes_ += ResidentBytes() - before;
+    kv_bytes_ = 0;
+    return OkStatus();
+  }
+
+  Status Restore() override {
+    if (!snapshot_.empty()) {
+      memories_ = snapshot_;
+      return OkStatus();
+    }
+    for (Memory& memory : memories_) memory.Truncate(n_snapshot_);
+    return OkStatus();
+  }
+
+  Status Prefill(size_t n) override {
+    for (size_t c = 0; c < n_conversations(); ++c) {
+      Memory& memory = memories_[c];
+      const size_t first = memory.tokens_seen();
+      for (size_t begin = 0, end = 0; begin < n; begin = end) {
+        end = std::min(n, begin + static_cast<size_t>(options_.n_ubatch));
+        ubatch_.Clear();
+        ubatch_.memories.push_back(&memory);
+        for (size_t i = begin; i < end; ++i) Add(0, c, first + i, i + 1 == n);
+        memory.impl().set_prompt_follows(end < n);
+        RKV_RETURN_IF_ERROR(bridge_.Decode(ctx_.get(), ubatch_));
+      }
+    }
+    return OkStatus();
+  }
+
+  Status Decode(size_t n) override {
+    for (size_t i = 0; i < n; ++i) {
+      ubatch_.Clear();
+      for (size_t c = 0; c < n_conversations(); ++c) {
+        ubatch_.memories.push_back(&memories_[c]);
+        Add(c, c, memories_[c].tokens_seen(), true);
+      }
+      RKV_RETURN_IF_ERROR(bridge_.Decode(ctx_.get(), ubatch_));
+    }
+    return OkStatus();
+  }
+
+  BenchCacheUse use() const override {
+    BenchCacheUse use;
+    for (const Memory& memory : memories_) {
+      const MemoryStats stats = memory.stats();
+      use.held_bytes += stats.held_bytes;
+      use.read_bytes += stats.exact_bytes + stats.state_bytes;
+      use.full_bytes += stats.full_bytes;
+      use.compress_seconds += stats.compress_seconds;
+      use.observe_seconds += stats.observe_seconds;
+    }
+    return use;
+  }
+
+ protected:
+  Status FillRandom(size_t n) override {
+    Memory& memory = memories_.front();
+    const MemoryShape& shape = model_.shape();
+    Random random(options_.seed);
+    std::vector<float> values;
+    std::vector<ggml_fp16_t> k, v;
+    const auto draw = [&](size_t width, std::vector<ggml_fp16_t>& row) {
+      values.resize(width);
+      row.resize(width);
+      FillNormal(random, values.data(), width);
+      ggml_fp32_to_fp16_row(values.data(), row.data(), static_cast<int64_t>(width));
+    };
+    for (size_t begin = 0; begin < n; begin += static_cast<size_t>(options_.n_ubatch)) {
+      const size_t n_staged = std::min(n - begin, static_cast<size_t>(options_.n_ubatch));
+      memory.impl().set_prompt_follows(begin + n_staged < n);
+      memory.BeginAppend(n_staged);
+      for (size_t layer = 0; layer < shape.layers.size(); ++layer) {
+        for (size_t head = 0; head < shape.layers[layer].n_kv_head; ++head) {
+          for (size_t i = 0; i < n_staged; ++i) {
+            draw(shape.layers[layer].d_k, k);
+            draw(shape.layers[layer].d_v, v);
+            memory.Stage(layer, head, i, k.data(), v.data());
+          }
+        }
+      }
+      memory.CommitAppend();
+    }
+    std::fill(memories_.begin() + 1, memories_.end(), memory);
+    return OkStatus();
+  }
+
+  // What was evicted does not come back by truncating, so that takes a copy.
+  void TakeSnapshot() override {
+    n_snapshot_ = memories_.front().tokens_seen();
+    if (!memories_.front().options().budget.unlimited()) snapshot_ = memories_;
+  }
+
+ private:
+  size_t n_conversations() const { return static_cast<size_t>(options_.n_conversations); }
+
+  void Add(size_t memory, size_t conversation, size_t position, bool output) {
+    ubatch_.tokens.push_back({.memory = memory,
+                              .token = TokenAt(model_, options_.seed, conversation, position),
+                              .position = {static_cast<llama_pos>(position)},
+                              .output = output});
+  }
+
+  const Model& model_;
+  const BenchSessionOptions options_;
+  Bridge bridge_;  // before ctx_: it must outlive it
+  LlamaPtr<llama_context> ctx_;
+  std::vector<Memory> memories_;  // [conversation]
+  std::vector<Memory> snapshot_;  // likewise; empty if truncating does
+  size_t n_snapshot_ = 0;
+  Ubatch ubatch_;
+};
+
+// As BenchModel::read_bytes(), from the model's file.
+uint64_t WeightBytesOfStep(const std::string& path, const llama_model* model) {
+  const std::unique_ptr<gguf_context, Deleter> gguf(
+      gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}));
+  if (gguf == nullptr) return llama_model_size(model);
+  const auto number = [&](const char* key, double otherwise) {
+    char arch[64] = {}, text[64] = {};
+    llama_model_meta_val_str(model, "general.architecture", arch, sizeof(arch));
+    const std::string name = fmt::format("{}.{}", arch, key);
+    const int n = llama_model_meta_val_str(model, name.c_str(), text, sizeof(text));
+    return n > 0 ? std::strtod(text, nullptr) : otherwise;
+  };
+  const double experts = number("expert_used_count", 1) / std::max(1.0, number("expert_count", 1));
+  const bool tied = gguf_find_tensor(gguf.get(), "output.weight") < 0;
+  double bytes = 0;
+  for (int64_t i = 0; i < gguf_get_n_tensors(gguf.get()); ++i) {
+    const std::string_view name = gguf_get_tensor_name(gguf.get(), i);
+    const auto size = static_cast<double>(gguf_get_tensor_size(gguf.get(), i));
+    if (name.starts_with("token_embd") && !tied) continue;
+    bytes += name.find("_exps.") != std::string_view::npos ? size * experts : size;
+  }
+  return static_cast<uint64_t>(bytes);
+}
+
+}  // namespace
+
+void BenchSession::StartPeak() {
+  start_bytes_ = ResidentBytes();
+  measures_ = start_bytes_ > 0 && ResetPeakResidentBytes();
+}
+
+void BenchSession::EndPeak() {
+  if (!measures_) return;
+  const uint64_t peak = PeakResidentBytes();
+  const uint64_t growth = peak - std::min(peak, start_bytes_);
+  peak_.process_bytes = std::max(peak_.process_bytes, process_bytes_ + growth);
+  if (kv_bytes_.has_value()) peak_.kv_bytes = std::max(peak_.kv_bytes, *kv_bytes_ + growth);
+}
+
+Status BenchSession::Fill(size_t depth, bool random) {
+  StartPeak();
+  if (random && depth > 0) {
+    RKV_RETURN_IF_ERROR(FillRandom(depth));
+  } else if (depth > 0) {
+    RKV_RETURN_IF_ERROR(Prefill(depth));
+  }
+  EndPeak();
+  const uint64_t now = ResidentBytes();
+  const uint64_t growth = now - std::min(now, start_bytes_);
+  process_bytes_ += growth;
+  if (kv_bytes_.has_value()) *kv_bytes_ += growth;
+  TakeSnapshot();
+  RKV_RETURN_IF_ERROR(Decode(1));
+  return Restore();
+}
+
+struct BenchModel::Impl {
+  std::unique_ptr<Model> model;
+  uint64_t resident_bytes = 0;
+  uint64_t read_bytes = 0;
+};
+
+BenchModel::BenchModel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+BenchModel::~BenchModel() = default;
+
+Result<std::unique_ptr<BenchModel>> BenchModel::Load(const std::string& path) {
+  auto impl = std::make_unique<Impl>();
+  ModelOptions options;
+  options.model_path = path;
+  options.n_ubatch = 1;  // This context is only for learning the shape.
+  RKV_ASSIGN_OR_RETURN(impl->model, Model::Load(options, {}));
+  impl->resident_bytes = ResidentBytes();
+  impl->read_bytes = WeightBytesOfStep(path, impl->model->llama());
+  return std::unique_ptr<BenchModel>(new BenchModel(std::move(impl)));
+}
+
+namespace {
+
+Status CheckOptions(const BenchSessionOptions& options) {
+  const int most = std::min(options.n_ubatch, static_cast<int>(llama_max_parallel_sequences()));
+  if (options.n_conversations >= 1 && options.n_conversations <= most) return OkStatus();
+  return InvalidArgument(fmt::format(
+      "{} conversations at once; it can be 1 to {}, as many as a ubatch has tokens and llama.cpp "
+      "has sequences",
+      options.n_conversations, most));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<BenchSession>> BenchModel::NewStockSession(
+    ElementType type_k, ElementType type_v, const BenchSessionOptions& options) {
+  RKV_RETURN_IF_ERROR(CheckOptions(options));
+  const auto k = GgmlType(type_k);
+  const auto v = GgmlType(type_v);
+  if (!k.has_value() || !v.has_value()) {
+    return InvalidArgument(fmt::format("stock llama.cpp has no cache of type {}",
+                                       ToString(k.has_value() ? type_v : type_k)));
+  }
+  auto session =
+      std::make_unique<StockSession>(*impl_->model, options, *k, *v, impl_->resident_bytes);
+  RKV_RETURN_IF_ERROR(session->Init());
+  return std::unique_ptr<BenchSession>(std::move(session));
+}
+
+Result<std::unique_ptr<BenchSession>> BenchModel::NewSession(const MemoryOptions& memory,
+                                                             const BenchSessionOptions& options) {
+  RKV_RETURN_IF_ERROR(CheckOptions(options));
+  auto session = std::make_unique<OurSession>(*impl_->model, options, impl_->resident_bytes);
+  RKV_RETURN_IF_ERROR(session->Init(memory));
+  return std::unique_ptr<BenchSession>(std::move(session));
+}
+
+const MemoryShape& BenchModel::shape() const { return impl_->model->shape(); }
+std::string BenchModel::description() const { return impl_->model->Description(); }
+uint64_t BenchModel::size() const { return llama_model_size(impl_->model->llama()); }
+uint64_t BenchModel::n_params() const { return llama_model_n_params(impl_->model->llama()); }
+uint64_t BenchModel::read_bytes() const { return impl_->read_bytes; }
+
+}  // namespace rkv

@@ -1,0 +1,227 @@
+// The page of rkv serve in Chromium. Exits with 77 (skipped) where Chromium or playwright-core is not installed.
+//
+// usage: page_test.mjs RKV REFERENCE_FOLDER [SCREENSHOT_FOLDER]
+
+import assert from "node:assert/strict";
+import { execFileSync, spawn } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import path from "node:path";
+
+const [rkv, reference, screenshots] = process.argv.slice(2);
+
+function skip(why) {
+  console.log(`skipped: ${why}`);
+  process.exit(77);
+}
+
+function findChromium() {
+  for (const name of ["chromium", "chromium-browser", "google-chrome"]) {
+    try {
+      return execFileSync("which", [name], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+    } catch {
+      // The next one.
+    }
+  }
+  return skip("Chromium is not installed (scripts/test.sh installs it on Debian)");
+}
+
+function loadPlaywright() {
+  const folder = process.env.RKV_NODE_MODULES ?? "";
+  if (!existsSync(path.join(folder, "playwright-core"))) {
+    skip("the npm package playwright-core is not installed (scripts/test.sh fetches it)");
+  }
+  return createRequire(path.join(folder, "x.js"))("playwright-core");
+}
+
+const executablePath = findChromium();
+const { chromium } = loadPlaywright();
+
+// The model of the samples whose answers are known, or the bundled one.
+function startServer(flags) {
+  const server = spawn(rkv, ["serve", "--port", "0", "-t", "2", ...flags], { stdio: ["ignore", "pipe", "inherit"] });
+  return new Promise((resolve, reject) => {
+    let said = "";
+    server.stdout.on("data", (data) => {
+      said += data;
+      const port = said.match(/:(\d+)\n/);
+      if (port) resolve({ url: `http://127.0.0.1:${port[1]}/`, stop: () => server.kill() });
+    });
+    server.on("exit", (code) => reject(new Error(`rkv serve ended with ${code}`)));
+  });
+}
+
+const tinyVlm = [
+  ...["-m", path.join(reference, "tiny-vlm-f16.gguf"), "-mm", path.join(reference, "mmproj-tiny-vlm-f16.gguf")],
+  ...["-a", "tiny-vlm", "--policy", "retentive", "--budget", "20%"],
+];
+const sample = path.join(reference, "samples", "doc-1.png");
+
+async function ask(page, question) {
+  const before = await page.locator("article.assistant").count();
+  await page.getByLabel("Question", { exact: true }).fill(question);
+  await page.keyboard.press("Enter");
+  await page.locator("article.assistant").nth(before).waitFor();
+  await page.locator("#stop").waitFor({ state: "hidden" });
+  return (await page.locator("article.assistant").nth(before).innerText()).trim();
+}
+
+const tests = {
+  async answersAndShowsWhatIsRemembered(page) {
+    await page.getByText("tiny-vlm · policy retentive · budget 20%").waitFor();
+    assert.equal(await page.locator("#samples").isVisible(), false, "samples are for the bundled model");
+    await page.locator("#files").setInputFiles(sample);
+    await page.locator("#pictures img").waitFor();
+    assert.equal(await ask(page, "value of W"), "59");
+    const map = page.locator("#maps .map svg");
+    await map.waitFor();
+    assert.equal(await map.locator("rect").count(), 64);
+    assert.match(await page.locator("#held").innerText(), /^Holds [\d.]+ KiB of [\d.]+ KiB \(\d+ %\)$/);
+    const first = await page.locator("#figures").innerText();
+    assert.equal(await ask(page, "value of Z"), "27");
+    assert.notEqual(await page.locator("#figures").innerText(), first);
+    assert.match(await page.locator("#figures").innerText(), /[1-9]\d* remembered/);
+    assert.match(await page.locator("#turn-name").innerText(), /turn 2 of 2.*value of Z.*27/);
+
+    // Back to the first turn, by keyboard.
+    await page.locator("#turn").focus();
+    await page.keyboard.press("ArrowLeft");
+    assert.match(await page.locator("#turn-name").innerText(), /turn 1 of 2.*value of W.*59/);
+    assert.equal(await page.locator("#figures").innerText(), first);
+
+    // Over the cells by keyboard and by pointer; what was read, of one head.
+    await map.focus();
+    await page.keyboard.press("ArrowRight");
+    assert.match(await page.locator("#cell").innerText(), /^Row 1, column 2 /);
+    await page.getByLabel("what was read").check();
+    await page.getByLabel("Layer", { exact: true }).selectOption("1");
+    await page.getByLabel("KV head").selectOption("0");
+    const box = await map.boundingBox();
+    await page.mouse.move(box.x + box.width - 3, box.y + box.height - 3);
+    assert.match(await page.locator("#cell").innerText(), /^Row 8, column 8 .*The answer read [\d.]+ %/);
+    const reads = await map.locator("rect").evaluateAll((cells) => new Set(cells.map((c) => c.getAttribute("fill-opacity"))).size);
+    assert.ok(reads > 5, "cells differ in what was read of them");
+  },
+
+  async takesPicturesThatAreDroppedAndPasted(page) {
+    const base64 = readFileSync(sample).toString("base64");
+    const send = (type) =>
+      page.evaluate(
+        ([kind, data]) => {
+          const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([bytes], "page.png", { type: "image/png" }));
+          const event =
+            kind === "drop"
+              ? new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true })
+              : new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true, cancelable: true });
+          document.body.dispatchEvent(event);
+        },
+        [type, base64],
+      );
+    await send("drop");
+    await page.locator("#pictures img").nth(0).waitFor();
+    await send("paste");
+    await page.locator("#pictures img").nth(1).waitFor();
+    await page.getByLabel("Remove picture 2").click();
+    assert.equal(await page.locator("#pictures img").count(), 1);
+    assert.equal(await ask(page, "value of Q"), "18");
+  },
+
+  async stopsAnAnswer(page) {
+    await page.route("**/v1/chat/completions", (route) =>
+      route.continue({ postData: JSON.stringify({ ...route.request().postDataJSON(), ignore_eos: true, max_tokens: 4000 }) }),
+    );
+    await page.locator("#files").setInputFiles(sample);
+    await page.getByLabel("Question", { exact: true }).fill("value of W");
+    await page.getByRole("button", { name: "Send" }).click();
+    await page.locator("article.assistant").waitFor();
+    await page.getByRole("button", { name: "Stop" }).click();
+    await page.getByRole("button", { name: "Send" }).waitFor();
+    await page.waitForFunction(async () => (await (await fetch("slots")).json()).every((slot) => !slot.is_processing));
+  },
+
+  async tellsWhatWentWrong(page) {
+    await page.getByRole("button", { name: "Settings" }).click();
+    await page.getByLabel("Policy").fill("nonsense");
+    await page.getByLabel("Question", { exact: true }).fill("value of W");
+    await page.keyboard.press("Enter");
+    await page.getByRole("alert").getByText("nonsense").waitFor();
+  },
+
+  async showsMarkdownAndRunsNothingInIt(page) {
+    const html = await page.evaluate(async () => {
+      const { renderMarkdown } = await import("/markdown.js");
+      return renderMarkdown("**bold** `code`\n\n<img src=x onerror=alert(1)><script>alert(2)</script>[a](javascript:alert(3))");
+    });
+    assert.match(html, /<strong>bold<\/strong> <code>code<\/code>/);
+    assert.doesNotMatch(html, /script|onerror|<img/);
+  },
+
+  async everythingHasANameAndFitsNarrowScreens(page) {
+    await page.locator("#files").setInputFiles(sample);
+    await ask(page, "value of W");
+    for (const width of [360, 768, 1280]) {
+      await page.setViewportSize({ width, height: 800 });
+      if (await page.locator("#show-memory").isVisible()) await page.locator("#show-memory").click();
+      await page.locator("#maps .map svg").waitFor();
+      const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+      assert.ok(overflow <= 0, `${overflow} px too wide at ${width}`);
+      if (await page.locator("#show-memory").isVisible()) await page.locator("#show-memory").click();
+    }
+    const nameless = await page.evaluate(() =>
+      [...document.querySelectorAll("button, input:not([type=file]), select, textarea, [role=application], [role=meter], img")]
+        .filter((e) => e.checkVisibility())
+        .filter((e) => !(e.textContent.trim() || e.ariaLabel || e.alt !== undefined || e.labels?.length))
+        .map((e) => e.outerHTML),
+    );
+    assert.deepEqual(nameless, []);
+  },
+};
+
+// With the bundled model: a sample is one click away. Also takes the pictures of the documentation.
+async function offersSamples(page) {
+  await page.getByRole("button", { name: "Lukas, Mon?" }).click();
+  await page.locator("article.assistant").waitFor();
+  await page.locator("#maps .map svg").waitFor();
+  if (!screenshots) return;
+  await ask(page, "Value of Dora for Mon?");
+  await page.getByLabel("what was read").check();
+  for (const width of [360, 768, 1280]) {
+    await page.setViewportSize({ width, height: 800 });
+    await page.screenshot({ path: path.join(screenshots, `page-${width}.png`) });
+    if (!(await page.locator("#show-memory").isVisible())) continue;
+    await page.locator("#show-memory").click();
+    await page.screenshot({ path: path.join(screenshots, `memory-${width}.png`) });
+    await page.locator("#show-memory").click();
+  }
+}
+
+async function withPage(browser, url, name, test) {
+  const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
+  page.setDefaultTimeout(20000);
+  const errors = [];
+  page.on("pageerror", (error) => errors.push(error.message));
+  // A refused request, and what the page's policy blocks in an answer, are what tests ask for.
+  const wanted = /status of 400|inline event handler/;
+  page.on("console", (message) => message.type() === "error" && !wanted.test(message.text()) && errors.push(message.text()));
+  page.on("request", (request) => !/^(data|blob):/.test(request.url()) && !request.url().startsWith(url) && errors.push(request.url()));
+  await page.goto(url);
+  await test(page);
+  assert.deepEqual(errors, [], "errors, or requests to elsewhere");
+  await page.close();
+  console.log(`passed: ${name}`);
+}
+
+const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
+const servers = [];
+try {
+  servers.push(await startServer(tinyVlm));
+  for (const [name, test] of Object.entries(tests)) await withPage(browser, servers[0].url, name, test);
+  servers.push(await startServer(["--policy", "retentive", "--budget", "50%"]));
+  await withPage(browser, servers[1].url, offersSamples.name, offersSamples);
+} finally {
+  await browser.close();
+  for (const server of servers) server.stop();
+}
+process.exit(0);
