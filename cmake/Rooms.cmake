@@ -24,6 +24,13 @@ function(rkv_test name)
   add_executable(${name} ${ARG_UNPARSED_ARGUMENTS})
   target_link_libraries(${name} PRIVATE rkv_internal ${ARG_LIBS} GTest::gtest_main)
   rkv_test_paths(${name})
+  # Every test reads the same large headers: compiled once for all.
+  if(TARGET base_test AND NOT name STREQUAL base_test)
+    target_precompile_headers(${name} REUSE_FROM base_test)
+  else()
+    target_precompile_headers(${name} PRIVATE <gtest/gtest.h> <algorithm> <chrono> <filesystem>
+      <fstream> <functional> <map> <memory> <random> <span> <string> <vector>)
+  endif()
   gtest_discover_tests(${name} TEST_PREFIX "${name}." DISCOVERY_TIMEOUT 60
     PROPERTIES TIMEOUT 900 FIXTURES_REQUIRED models)
 endfunction()
