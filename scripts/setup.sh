@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets everything up and builds: Debian packages, llama.cpp (once), this project.
 #
-#   scripts/setup.sh [release|debug|asan|tsan]
+#   scripts/setup.sh [release|debug|asan|tsan|fuzz]
 #
 # RKV_LLAMA_DIR   your own llama.cpp instead: a checkout, or a prefix it is installed in
 #
@@ -10,6 +10,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
 preset=${1:-release}
+llama_build=$root/.deps/build-llama
 # shellcheck source=cmake/llama.version
 source cmake/llama.version
 
@@ -21,6 +22,8 @@ install_packages() {
     nlohmann-json3-dev libspdlog-dev libfmt-dev libstb-dev libedit-dev libgtest-dev libgmock-dev
     libbenchmark-dev libcpp-httplib-dev pkg-config)
   command -v npm > /dev/null || wanted+=(npm)
+  # The fuzzer's runtime is of the distribution's default Clang.
+  if [ "$preset" = fuzz ]; then wanted+=(clang libclang-rt-dev); fi
   local missing=()
   for package in "${wanted[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2> /dev/null | grep -q 'install ok installed' ||
@@ -51,29 +54,60 @@ fetch_llama() {
   fi
 }
 
-# build_llama SOURCE PREFIX TARGETS CMAKE_OPTION...
-build_llama() {
-  local source=$1 prefix=$2 targets=$3
-  shift 3
-  local build=$root/.deps/build-llama
-  rm -rf "$build" "$prefix"
+# make_llama SOURCE TARGETS CMAKE_OPTION...: builds in .deps/build-llama.
+make_llama() {
+  local source=$1 targets=$2
+  shift 2
+  rm -rf "$llama_build"
   # The libraries and programs find each other wherever the prefix is.
-  cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
+  cmake -S "$source" -B "$llama_build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
-    -DLLAMA_BUILD_APP=OFF -DLLAMA_TOOLS_INSTALL=OFF -DLLAMA_OPENSSL=OFF \
-    -DCMAKE_INSTALL_PREFIX="$prefix" -DCMAKE_INSTALL_LIBDIR=lib \
+    -DLLAMA_BUILD_APP=OFF -DLLAMA_TOOLS_INSTALL=OFF -DLLAMA_OPENSSL=OFF -DGGML_RPC=ON \
+    -DCMAKE_INSTALL_LIBDIR=lib \
     -DCMAKE_INSTALL_RPATH="\$ORIGIN/../lib" -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON \
     "$@" > "$root/.deps/llama-configure.log" 2>&1
   # shellcheck disable=SC2086
-  ninja -C "$build" $targets > "$root/.deps/llama-build.log" ||
+  ninja -C "$llama_build" $targets > "$root/.deps/llama-build.log" ||
     { tail -n 30 "$root/.deps/llama-build.log" >&2 && exit 1; }
-  cmake --install "$build" > /dev/null
+}
+
+# build_llama SOURCE PREFIX
+build_llama() {
+  local prefix=$2
+  rm -rf "$prefix"
+  make_llama "$1" "llama mtmd llama-common llama-mtmd-cli llama-completion ggml-rpc-server" \
+    -DCMAKE_INSTALL_PREFIX="$prefix"
+  cmake --install "$llama_build" > /dev/null
   mkdir -p "$prefix/bin"
-  # llama.cpp's own programs, for comparison and to hold layers, if they were built.
-  find "$build/bin" -name llama-mtmd-cli -o -name llama-completion -o -name ggml-rpc-server |
+  # llama.cpp's own programs, for comparison and to hold layers.
+  find "$llama_build/bin" -name llama-mtmd-cli -o -name llama-completion -o -name ggml-rpc-server |
     xargs -r cp -t "$prefix/bin"
-  find "$build/bin" -name 'libllama-completion-impl.so*' | xargs -r cp -a -t "$prefix/lib"
-  rm -rf "$build"
+  find "$llama_build/bin" -name 'libllama-completion-impl.so*' | xargs -r cp -a -t "$prefix/lib"
+}
+
+# build_tsan_llama SOURCE PREFIX: the thread sanitizer has to see ggml's own thread pool, and no more.
+build_tsan_llama() {
+  rm -rf "$2"
+  make_llama "$1" ggml -DGGML_SANITIZE_THREAD=ON -DGGML_OPENMP=OFF
+  cp -a "$root/.deps/llama" "$2"
+  cp -a "$llama_build"/bin/libggml*.so* "$2/lib/"
+}
+
+# ensure_llama PREFIX BUILDER: the pinned llama.cpp, or that of RKV_LLAMA_DIR, is there.
+ensure_llama() {
+  local prefix=$1 stamp="$LLAMA_VERSION $LLAMA_COMMIT ${RKV_LLAMA_DIR:-pinned} rpc"
+  if [ "$(cat "$prefix/.stamp" 2> /dev/null)" = "$stamp" ]; then return 0; fi
+  local source=${RKV_LLAMA_DIR:-$root/.deps/llama.cpp}
+  mkdir -p .deps
+  if [ -z "${RKV_LLAMA_DIR:-}" ]; then
+    say "fetching llama.cpp $LLAMA_VERSION"
+    fetch_llama "$source"
+  fi
+  say "building llama.cpp into ${prefix#"$root"/} (once; some minutes)"
+  "$2" "$source" "$prefix"
+  rm -rf "$llama_build"
+  if [ -z "${RKV_LLAMA_DIR:-}" ]; then rm -rf "$source"; fi
+  echo "$stamp" > "$prefix/.stamp"
 }
 
 # Leaves the prefix to build against in $llama_dir.
@@ -87,28 +121,12 @@ prepare_llama() {
     echo "error: RKV_LLAMA_DIR=$llama_dir is neither a llama.cpp checkout nor an installation" >&2
     exit 1
   fi
-  local source=${llama_dir:-$root/.deps/llama.cpp}
-  local targets="llama mtmd llama-common llama-mtmd-cli llama-completion ggml-rpc-server"
-  local options=(-DGGML_RPC=ON) recipe=" rpc"
   llama_dir=$root/.deps/llama
+  ensure_llama "$llama_dir" build_llama
   if [ "$preset" = tsan ]; then
-    # The thread sanitizer has to see ggml's own thread pool.
     llama_dir=$root/.deps/llama-tsan
-    targets="llama mtmd" recipe=""
-    options=(-DLLAMA_SANITIZE_THREAD=ON -DGGML_SANITIZE_THREAD=ON -DGGML_OPENMP=OFF -DLLAMA_BUILD_COMMON=OFF
-      -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_MTMD=ON)
+    ensure_llama "$llama_dir" build_tsan_llama
   fi
-  local stamp="$LLAMA_VERSION $LLAMA_COMMIT ${RKV_LLAMA_DIR:-pinned}$recipe"
-  if [ "$(cat "$llama_dir/.stamp" 2> /dev/null)" = "$stamp" ]; then return 0; fi
-  mkdir -p .deps
-  if [ -z "${RKV_LLAMA_DIR:-}" ]; then
-    say "fetching llama.cpp $LLAMA_VERSION"
-    fetch_llama "$source"
-  fi
-  say "building llama.cpp into ${llama_dir#"$root"/} (once; some minutes)"
-  build_llama "$source" "$llama_dir" "$targets" "${options[@]}"
-  if [ -z "${RKV_LLAMA_DIR:-}" ]; then rm -rf "$source"; fi
-  echo "$stamp" > "$llama_dir/.stamp"
 }
 
 install_packages

@@ -1,0 +1,34 @@
+// Bodies of requests to rkv serve: any bytes are a request or an error that says what is wrong.
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+
+#include "serve/api.h"
+
+namespace {
+
+// What a handler does with a body, up to where the model would be asked.
+template <typename Parse>
+void ParseBody(const nlohmann::json& body, const Parse& parse) {
+  const rkv::Result<rkv::app::GenerationRequest> request = parse(body, rkv::app::ParseContext{});
+  if (!request.ok()) {
+    const rkv::app::ApiError error = rkv::app::ToApiError(request.status());
+    if (error.message.empty() || error.status < 400) std::abort();
+    (void)rkv::app::Dump(rkv::app::ErrorJson(error));
+    return;
+  }
+  (void)rkv::app::PrefixKeys("fuzz", request->messages);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string text(reinterpret_cast<const char*>(data), size);
+  (void)rkv::app::DecodeDataUrl(text, "url");
+  const rkv::Result<nlohmann::json> body = rkv::app::ParseJson(text);
+  if (!body.ok()) return 0;
+  ParseBody(*body, rkv::app::ParseChatRequest);
+  ParseBody(*body, rkv::app::ParseCompletionRequest);
+  (void)rkv::app::StringField(*body, "content");
+  return 0;
+}

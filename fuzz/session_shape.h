@@ -1,0 +1,31 @@
+// The cache that saved ones are of in fuzzing.
+#ifndef RETENTIVEKV_FUZZ_SESSION_SHAPE_H_
+#define RETENTIVEKV_FUZZ_SESSION_SHAPE_H_
+
+#include <vector>
+
+#include "base/f16.h"
+#include "retentivekv/memory.h"
+
+namespace rkv {
+
+constexpr size_t kFuzzedHeadSize = 32;
+
+inline MemoryShape FuzzedShape() {
+  return {
+      .layers = {{.n_head = 2, .n_kv_head = 1, .d_k = kFuzzedHeadSize, .d_v = kFuzzedHeadSize}}};
+}
+
+inline void AppendTokens(Memory& memory, size_t n, float value) {
+  memory.BeginAppend(n);
+  for (size_t i = 0; i < n; ++i) {
+    std::vector<uint16_t> row(kFuzzedHeadSize, F16FromF32(value));
+    row[i % kFuzzedHeadSize] = F16FromF32(-value);
+    memory.Stage(0, 0, i, row.data(), row.data());
+  }
+  memory.CommitAppend();
+}
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_FUZZ_SESSION_SHAPE_H_
