@@ -31,9 +31,13 @@ struct HeadInspection {
 
 // What a token of the last answer was chosen with: what the token before it read.
 struct AnswerTokenInspection {
-  uint64_t token = 0;       // number of the chosen one among the tokens
-  std::string text;         // of it, in whole characters; the answer's end has none
-  std::vector<float> read;  // [cells of Inspection::media, in their order] see below
+  uint64_t token = 0;  // number of the chosen one among the tokens
+  // Of it, in whole characters: those that it ends. Only from Conversation::Inspect(); the answer's
+  // end has none.
+  std::string text;
+  // [cells of Inspection::media, in their order] of the softmax, mean over all heads. What a state
+  // took counts for its root as it was named then.
+  std::vector<float> read;
   std::vector<uint32_t> reactivated;  // roots of states that took over 5 % of a head's softmax
 };
 
@@ -46,10 +50,8 @@ struct Inspection {
   // Tokens that the shares are a mean over: those that the answer's tokens were chosen with, which
   // are the last of the prompt and all of the answer but its end.
   uint64_t answer_tokens = 0;
-  // The last kMaxAnswer of these, in their order. `read` is the share of the softmax, mean over all
-  // heads; what a state took counts for its root as it was named then.
   static constexpr size_t kMaxAnswer = 256;
-  std::vector<AnswerTokenInspection> answer;
+  std::vector<AnswerTokenInspection> answer;  // the last kMaxAnswer of these tokens
 };
 
 }  // namespace rkv

@@ -94,7 +94,7 @@ class Conversation::Impl {
   std::vector<TurnStart> turns_;
   llama_pos next_position_ = 0;
   std::optional<llama_token> undecoded_;
-  bool turn_open_ = false;  // a message has been added and not been answered
+  bool turn_open_ = false;           // a message has been added and not been answered
   std::vector<llama_token> answer_;  // tokens of the last answer, not its end
   uint64_t answer_begin_ = 0;        // number of the first of these among the memory's tokens
 
