@@ -115,7 +115,7 @@ const tests = {
 
     // By pointer: the map is the word's, with what was reactivated for it, and then as before.
     await word("27").hover();
-    assert.match(await told(), /^“27” read [\d.]+ % from the picture, most of it at row \d, column \d .*Reactivated: the states? of row \d/);
+    assert.match(await told(), /^“27” read [\d.]+ % from the picture as a mean over all heads, most of it at row \d, column \d .*Reactivated: the states? of row \d/);
     const read = await colours();
     assert.notEqual(read, whole);
     assert.ok((await page.locator("#maps .reactivated").count()) > 0);

@@ -15,7 +15,8 @@ export function pictureSpans(memory) {
 
 // For each cell, as means over the heads: `rungs` (share of heads that hold it on each), `absorbed`,
 // `forgotten`, `read` (share of the last answer's softmax), `state` (what states that are named for
-// it took of that), and `root` (the token that most heads absorbed it into, or null).
+// it took of that), and `root` (the token that most heads absorbed it into, or null). Of the map:
+// `reader`, who read, `reactivated`, the roots whose state was, and `scale`, the share that counts as 1.
 export function makeCellMap(memory, span, heads) {
   const part = heads.length ? 1 / heads.length : 0;
   const cells = Array.from({ length: span.rows * span.columns }, (_, i) => {
@@ -57,8 +58,8 @@ export function makeCellMap(memory, span, heads) {
   };
 }
 
-// The share that counts as 1: the largest of any cell, but at least a tenth of what each would have
-// if nothing else were read, so that noise does not stand out.
+// The largest share of any cell, but at least a tenth of what each would have if nothing else were
+// read, so that noise does not stand out.
 function readScale(cells) {
   const largest = Math.max(...cells.map((cell) => cell.read + cell.state), 0);
   return Math.max(largest, 0.1 / cells.length);
@@ -120,7 +121,7 @@ export function describeWord(maps) {
   const total = cells.reduce((sum, cell) => sum + cell.read, 0);
   const roots = cells.filter((cell) => maps[0].reactivated.has(cell.token)).map(place);
   let text = `${maps[0].reader} read ${percent(total, 1)} from the picture${maps.length > 1 ? "s" : ""}`;
-  text += `, most of it at ${place(most)} (${percent(most.read, 2)}).`;
+  text += ` as a mean over all heads, most of it at ${place(most)} (${percent(most.read, 2)}).`;
   return text + (roots.length ? ` Reactivated: the state${roots.length > 1 ? "s" : ""} of ${roots.join("; ")}.` : " No state was reactivated.");
 }
 

@@ -205,16 +205,16 @@ TEST(ObservedAttentionTest, QueriesLeaveNoMoreThanSums) {
 // A picture among the first tokens, which the answer's tokens read.
 constexpr MediaSpan kPicture = {.first_token = 3, .rows = 4, .columns = 5};
 
-Memory TracingMemory(const std::string& policy, const std::string& budget) {
-  Memory memory = *Memory::Create(
-      TestShape(), {.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)});
+Memory TracingMemory(const std::string& policy, Budget budget = {}) {
+  Memory memory =
+      *Memory::Create(TestShape(), {.policy = *ParsePolicySpec(policy), .budget = budget});
   memory.StartTracing();
   memory.AddMedia(kPicture);
   return memory;
 }
 
 TEST(AnswerTraceTest, TokensReadWhatTheDefinitionSays) {
-  Memory memory = TracingMemory("full", "none");
+  Memory memory = TracingMemory("full");
   const MemoryShape& shape = memory.shape();
   std::vector<ObservedReference> references;
   for (size_t l = 0; l < shape.layers.size(); ++l) {
@@ -244,9 +244,9 @@ TEST(AnswerTraceTest, TokensReadWhatTheDefinitionSays) {
 
 // Of a cell, what the answer's tokens read is as a mean over them its share in the answer.
 TEST(AnswerTraceTest, MeanOverTheTokensIsTheShareOfTheAnswer) {
-  for (const char* policy : {"full", "h2o", "snapkv", "tova"}) {
+  for (const char* policy : {"h2o", "snapkv", "tova"}) {
     SCOPED_TRACE(policy);
-    Memory memory = TracingMemory(policy, std::string_view(policy) == "full" ? "none" : "60%");
+    Memory memory = TracingMemory(policy, *ParseBudget("60%"));
     Random random(11);
     Transit transit;
     RandomUbatch(memory.shape(), 80, random).Run(memory, &transit);
@@ -274,7 +274,7 @@ TEST(AnswerTraceTest, MeanOverTheTokensIsTheShareOfTheAnswer) {
 
 // What a state took counts for the root that it was named for when the token was chosen.
 TEST(AnswerTraceTest, StatesAreReadAtTheirRoots) {
-  Memory memory = TracingMemory("retentive", "20%");
+  Memory memory = TracingMemory("retentive", *ParseBudget("20%"));
   Random random(12);
   Transit transit;
   RandomUbatch(memory.shape(), 160, random).Run(memory, &transit);
@@ -311,7 +311,7 @@ TEST(AnswerTraceTest, StatesAreReadAtTheirRoots) {
 }
 
 TEST(AnswerTraceTest, TheLastTokensAreKeptAndThoseTakenBackAreNot) {
-  Memory memory = TracingMemory("retentive", "20%");
+  Memory memory = TracingMemory("retentive", *ParseBudget("20%"));
   Random random(13);
   Transit transit;
   RandomUbatch(memory.shape(), 40, random).Run(memory, &transit);
