@@ -103,6 +103,92 @@ const tests = {
     assert.ok(reads > 5, "cells differ in what was read of them");
   },
 
+  async wordsShowWhatTheyWereReadFrom(page) {
+    await page.locator("#files").setInputFiles(sample);
+    assert.equal(await ask(page, "value of W"), "59");
+    assert.equal(await ask(page, "value of Z"), "27");
+    const cells = page.locator("#maps .map svg > rect:not(.reactivated)");
+    const colours = () => cells.evaluateAll((all) => all.map((cell) => cell.getAttribute("fill") + cell.getAttribute("fill-opacity")).join());
+    const told = () => page.locator("#cell").innerText();
+    const word = (text) => page.locator("article.assistant .word", { hasText: text });
+    const whole = await colours();
+
+    // By pointer: the map is the word's, with what was reactivated for it, and then as before.
+    await word("27").hover();
+    assert.match(await told(), /^“27” read [\d.]+ % from the picture as a mean over all heads, most of it at row \d, column \d .*Reactivated: the states? of row \d/);
+    const read = await colours();
+    assert.notEqual(read, whole);
+    assert.ok((await page.locator("#maps .reactivated").count()) > 0);
+    await page.mouse.move(2, 2);
+    assert.match(await told(), /^Point at a cell/);
+    assert.equal(await colours(), whole);
+    assert.equal(await page.locator("#maps .reactivated").count(), 0);
+
+    // A word of an earlier answer, by keyboard.
+    await word("59").focus();
+    assert.match(await told(), /^“59” read /);
+    const earlier = await colours();
+    assert.ok(earlier !== read && earlier !== whole);
+    await page.locator("#question").focus();
+    assert.equal(await colours(), whole);
+
+    // Kept until it is let go; cells tell what the word read of them.
+    await word("27").focus();
+    await page.keyboard.press("Enter");
+    await page.locator("#question").focus();
+    assert.equal(await colours(), read);
+    await page.locator("#maps .map svg").hover();
+    assert.match(await told(), /“27” read [\d.]+ % from it\.$/);
+    await page.keyboard.press("Escape");
+    assert.equal(await colours(), whole);
+
+    // Where the chat hides the map, a click shows it.
+    await page.setViewportSize({ width: 360, height: 800 });
+    await word("27").click();
+    assert.match(await told(), /^“27” read /);
+    assert.equal(await colours(), read);
+    await page.getByRole("button", { name: "Memory" }).click();
+    await word("27").click();
+    assert.equal(await page.locator("#memory").isVisible(), false);
+  },
+
+  async wordsAreFoundInMarkdown(page) {
+    const words = await page.evaluate(async () => {
+      const { renderMarkdown } = await import("/markdown.js");
+      const { splitWords, watchWords } = await import("/words.js");
+      const answer = "The **to**tal: `12.50` [EUR](http://example.com)\n\n* a\n* 語";
+      const article = document.createElement("article");
+      article.innerHTML = renderMarkdown(answer);
+      document.querySelector("#log").append(article);
+      const before = article.textContent;
+      // Of the first token nothing is known any more.
+      const texts = [" **to", "**", "tal: `12", ".", "50` [EUR](http", "://example.com)\n\n* a", "\n* ", "語"];
+      const found = splitWords(article, answer, texts.map((text) => ({ text })));
+      watchWords(article, found, { onWord() {}, onPick() {} });
+      found[0].span.focus();
+      for (const key of ["ArrowRight", "End", "ArrowRight", "ArrowLeft"]) {
+        document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+      }
+      const same = article.textContent === before;
+      const stops = article.querySelectorAll(".word[tabindex='0']").length;
+      const names = found.map((word) => [word.text, word.tokens.map((token) => token.text).join("|")]);
+      return { same, stops, names, focused: document.activeElement.textContent };
+    });
+    assert.deepEqual(words, {
+      same: true,
+      stops: 1,
+      names: [
+        ["to", " **to"],
+        ["tal", "tal: `12"],
+        ["12.50", "tal: `12|.|50` [EUR](http"],
+        ["EUR", "50` [EUR](http"],
+        ["a", "://example.com)\n\n* a"],
+        ["語", "語"],
+      ],
+      focused: "a",
+    });
+  },
+
   async takesPicturesThatAreDroppedAndPasted(page) {
     const base64 = readFileSync(sample).toString("base64");
     const send = (type) =>
@@ -190,6 +276,10 @@ async function offersSamples(page) {
   for (const width of [360, 768, 1280]) {
     await page.setViewportSize({ width, height: 800 });
     await page.screenshot({ path: path.join(screenshots, `page-${width}.png`) });
+    await page.locator("article.assistant .word").last().click();
+    await page.screenshot({ path: path.join(screenshots, `word-${width}.png`) });
+    if (await page.locator("#memory.open").isVisible()) await page.keyboard.press("Escape");
+    await page.keyboard.press("Escape");
     if (!(await page.locator("#show-memory").isVisible())) continue;
     await page.locator("#show-memory").click();
     await page.screenshot({ path: path.join(screenshots, `memory-${width}.png`) });

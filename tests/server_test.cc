@@ -271,6 +271,29 @@ TEST(ServeTest, AnswersAboutPicturesAndContinuesWithoutReadingAgain) {
                                    {{"question", "value of Z"}, {"answer", "27"}}}));
   EXPECT_EQ(memory["kv"]["policy"], "retentive");
   EXPECT_TRUE(memory.contains("heads"));
+  // What each token of the answer read, of which the shares are a mean.
+  ASSERT_EQ(memory["answer"].size(), memory["answer_tokens"]);
+  std::string said;
+  double read = 0;
+  for (const json& token : memory["answer"]) {
+    said += token["text"];
+    ASSERT_EQ(token["read"].size(), 1u);
+    ASSERT_EQ(token["read"][0].size(), 64u);
+    for (const json& share : token["read"][0]) read += share.get<double>();
+  }
+  EXPECT_EQ(said, "27");
+  double share = 0;
+  const size_t first_cell = memory["media"][0]["first_token"];
+  for (const json& head : memory["heads"]) {
+    for (size_t i = 0; i < 64; ++i) share += head["share"][first_cell + i].get<double>();
+    for (const json& state : head["states"]) {
+      const size_t root = state["root"];
+      if (root - first_cell < 64) share += state["share"].get<double>();
+    }
+  }
+  EXPECT_NEAR(read / static_cast<double>(memory["answer"].size()),
+              share / static_cast<double>(memory["heads"].size()), 0.01);
+  EXPECT_GT(read, 0.1);
   EXPECT_EQ(server.Get("/slots").size(), 4u);
   EXPECT_EQ(server.Metric("conversations_continued_total"), 1);
   EXPECT_EQ(server.Get("/conversations").size(), 2u);

@@ -3,6 +3,7 @@
 import { getJson, streamChat } from "./api.js";
 import { renderMarkdown } from "./markdown.js";
 import { MemoryView } from "./memory.js";
+import { splitWords, watchWords } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -181,7 +182,7 @@ async function ask(text, images) {
     show();
     messages.push({ role: "assistant", content: answer });
     say(`Answer: ${answer}`);
-    await remember(text, answer, end);
+    showWords(article, await remember(text, answer, end));
   } catch (error) {
     const stopped = error.name === "AbortError";
     // What was not answered is not part of the conversation; what was said of it before a stop is.
@@ -200,7 +201,29 @@ async function remember(question, answer, end) {
   const shown = messages.flatMap((message) =>
     Array.isArray(message.content) ? message.content.filter((part) => part.image_url).map((part) => part.image_url.url) : [],
   );
-  view.add({ question, answer, pictures: shown, memory, timings: end.timings, usage: end.usage });
+  const turn = { question, answer, pictures: shown, memory, timings: end.timings, usage: end.usage };
+  view.add(turn);
+  return turn;
+}
+
+// Lets the words of an answer show what they were read from.
+function showWords(article, turn) {
+  if (!turn.memory.media.some((span) => span.modality === "image")) return;
+  const words = splitWords(article, turn.answer, turn.memory.answer).map((word) => ({ ...word, turn }));
+  watchWords(article, words, {
+    onWord: (word) => {
+      view.showWord(word);
+      // On a narrow screen the map is behind the chat, and what is said of the word with it.
+      if (word && !$("memory").checkVisibility()) say($("cell").textContent);
+    },
+    onPick: (word) => {
+      const again = word === view.pinned;
+      view.pin(again ? null : word);
+      if (again || $("memory").checkVisibility()) return;
+      toggle("memory", true);
+      $("show-memory").focus();
+    },
+  });
 }
 
 function submit() {
@@ -313,6 +336,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   if (answering) answering.abort();
   else if ($("memory").classList.contains("open")) toggle("memory", false);
+  else view.pin(null);
 });
 watchPictures();
 connect();

@@ -1,9 +1,9 @@
 // The memory view: what the cache holds of each picture after each answer, laid over the picture.
 
-import { describeCell, isAbsorbed, layerRows, makeCellMap, pictureSpans, precision, selectHeads } from "./cell_map.js";
+import { describeCell, describeWord, isAbsorbed, layerRows, makeCellMap, makeWordMap, pictureSpans, precision, selectHeads } from "./cell_map.js";
 
 const $ = (id) => document.getElementById(id);
-const REACTIVATED = 0.05; // a state that took more of a head's softmax was reactivated
+const NO_CELL = $("cell").textContent;
 
 // Viridis, from not held to the most precise, as in `rkv inspect --png`.
 const LADDER = [
@@ -48,6 +48,8 @@ export function formatBytes(bytes) {
 export class MemoryView {
   constructor() {
     this.turns = []; // { question, answer, pictures, memory, timings, usage }
+    this.word = null; // of an answer, that maps are shown for: { turn, text, tokens, span }
+    this.pinned = null; // the one that they go back to
     $("turn").addEventListener("input", () => this.show());
     for (const select of [$("layer"), $("kv-head")]) select.addEventListener("change", () => this.show());
     $("views").addEventListener("change", () => this.show());
@@ -76,7 +78,29 @@ export class MemoryView {
     fill($("kv-head"), Math.max(...memory.layers.map((layer) => layer.n_kv_head), 0), "mean of all");
   }
 
+  // Shows what a word was read from, or what was shown before if it is null.
+  showWord(word) {
+    word ??= this.pinned;
+    if (word === this.word) return;
+    this.word = word;
+    this.showMaps();
+  }
+
+  // Keeps a word's maps until another is pinned, or something else is asked for; null: none.
+  pin(word) {
+    this.setPinned(word);
+    this.showWord(word);
+  }
+
+  setPinned(word) {
+    this.pinned?.span.classList.remove("pinned");
+    word?.span.classList.add("pinned");
+    this.pinned = word;
+  }
+
   show() {
+    this.word = null;
+    this.setPinned(null);
     $("no-memory").hidden = this.turns.length > 0;
     $("memory-view").hidden = this.turns.length === 0;
     if (this.turns.length === 0) return;
@@ -85,7 +109,7 @@ export class MemoryView {
     $("turn").setAttribute("aria-valuetext", `turn ${$("turn").value} of ${this.turns.length}`);
     $("turn-name").textContent = `After turn ${$("turn").value} of ${this.turns.length}: “${turn.question}” → “${turn.answer}”`;
     this.showFigures(turn);
-    this.showMaps(turn);
+    this.showMaps();
     this.showLayers(turn.memory);
     URL.revokeObjectURL($("json").href);
     $("json").href = URL.createObjectURL(new Blob([JSON.stringify(turn.memory)], { type: "application/json" }));
@@ -116,20 +140,23 @@ export class MemoryView {
     }
   }
 
-  showMaps({ memory, pictures }) {
+  showMaps() {
+    const { memory, pictures } = this.word?.turn ?? this.turns[$("turn").value - 1];
     const number = (select) => (select.value === "" ? null : Number(select.value));
     const heads = selectHeads(memory, number($("layer")), number($("kv-head")));
-    const view = document.querySelector("input[name=view]:checked").value;
+    const view = this.word ? "read" : document.querySelector("input[name=view]:checked").value;
     const spans = pictureSpans(memory);
+    const maps = spans.map((span) => (this.word ? makeWordMap(memory, span, this.word) : makeCellMap(memory, span, heads)));
     // A model that reads a picture as several has no one picture for each map.
     const shown = spans.length === pictures.length ? pictures : [];
     $("maps").replaceChildren();
-    spans.forEach((span, i) => this.addMap(makeCellMap(memory, span, heads), shown[i], i, view, heads));
+    maps.forEach((map, i) => this.addMap(map, shown[i], i, view));
     if (spans.length === 0) element("p", "The conversation has no pictures.", $("maps"));
+    $("cell").textContent = this.word ? describeWord(maps) : NO_CELL;
     this.showLegend(memory, view);
   }
 
-  addMap(map, picture, number, view, heads) {
+  addMap(map, picture, number, view) {
     const { rows, columns } = map.span;
     const figure = element("figure", undefined, $("maps"));
     const frame = element("div", undefined, figure);
@@ -143,19 +170,19 @@ export class MemoryView {
     }
     const svg = svgElement("svg", { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none", tabindex: 0, role: "application" }, frame);
     const held = map.cells.reduce((sum, cell) => sum + cell.rungs.reduce((a, b) => a + b, 0), 0);
-    const read = map.cells.reduce((sum, cell) => sum + cell.read, 0);
+    const read = `${(100 * map.cells.reduce((sum, cell) => sum + cell.read, 0)).toFixed(1)} %`;
     svg.setAttribute("aria-roledescription", "map of cells");
     svg.setAttribute(
       "aria-label",
-      `Picture ${number + 1}: ${columns} by ${rows} cells, ${((100 * held) / map.cells.length).toFixed(0)} % held, ${(100 * read).toFixed(1)} % of the answer's attention. Arrow keys move over the cells.`,
+      `Picture ${number + 1}: ${columns} by ${rows} cells, ${((100 * held) / map.cells.length).toFixed(0)} % held. ${map.reader} read ${read} from it. Arrow keys move over the cells.`,
     );
-    map.cells.forEach((cell, i) => this.drawCell(svg, map, cell, i, view, heads));
+    map.cells.forEach((cell, i) => this.drawCell(svg, map, cell, i, view));
     const marks = svgElement("g", { class: "marks" }, svg);
     this.watch(svg, marks, map);
-    element("figcaption", `Picture ${number + 1}, ${columns} × ${rows} cells; the answer read ${(100 * read).toFixed(1)} % from it`, figure);
+    element("figcaption", `Picture ${number + 1}, ${columns} × ${rows} cells. ${map.reader} read ${read} from it`, figure);
   }
 
-  drawCell(svg, map, cell, i, view, heads) {
+  drawCell(svg, map, cell, i, view) {
     const x = i % map.span.columns;
     const y = Math.floor(i / map.span.columns);
     const style =
@@ -164,8 +191,7 @@ export class MemoryView {
     if (view === "held" && isAbsorbed(cell)) {
       svgElement("ellipse", { cx: x + 0.5, cy: y + 0.5, rx: 0.12, ry: 0.12, class: "absorbed" }, svg);
     }
-    const reactivated = heads.some((head) => head.states.some((state) => state.root === cell.token && state.share > REACTIVATED));
-    if (view === "read" && reactivated) {
+    if (view === "read" && map.reactivated.has(cell.token)) {
       svgElement("rect", { x: x + 0.06, y: y + 0.06, width: 0.88, height: 0.88, class: "reactivated" }, svg);
     }
   }

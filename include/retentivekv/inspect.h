@@ -3,6 +3,7 @@
 #define RETENTIVEKV_INSPECT_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "retentivekv/memory.h"
@@ -28,6 +29,18 @@ struct HeadInspection {
   std::vector<StateInspection> states;
 };
 
+// What a token of the last answer was chosen with: what the token before it read.
+struct AnswerTokenInspection {
+  uint64_t token = 0;  // number of the chosen one among the tokens
+  // Of it, in whole characters: those that it ends. Only from Conversation::Inspect(); the answer's
+  // end has none.
+  std::string text;
+  // [cells of Inspection::media, in their order] of the softmax, mean over all heads. What a state
+  // took counts for its root as it was named then.
+  std::vector<float> read;
+  std::vector<uint32_t> reactivated;  // roots of states that took over 5 % of a head's softmax
+};
+
 struct Inspection {
   MemoryShape shape;
   std::vector<ElementType> rungs;     // of K, the most precise first
@@ -37,6 +50,8 @@ struct Inspection {
   // Tokens that the shares are a mean over: those that the answer's tokens were chosen with, which
   // are the last of the prompt and all of the answer but its end.
   uint64_t answer_tokens = 0;
+  static constexpr size_t kMaxAnswer = 256;
+  std::vector<AnswerTokenInspection> answer;  // the last kMaxAnswer of these tokens
 };
 
 }  // namespace rkv

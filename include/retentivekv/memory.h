@@ -118,7 +118,8 @@ class Memory {
   // Keeps track from now on of where absorbed tokens go and of the softmax share of every token in
   // the last answer, for Inspect(). Costs memory that is not counted as held, and time.
   void StartTracing();
-  // What is remembered of every token. Roots and shares need StartTracing().
+  // What is remembered of every token. Roots, shares and the answer's
+  // tokens need StartTracing().
   Inspection Inspect() const;
 
   // Rolls back to when `n_tokens` had been seen. Tokens that were evicted since stay evicted, and

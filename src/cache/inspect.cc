@@ -16,6 +16,21 @@ void Trace::Head::Truncate(size_t n) {
   state_share.resize(std::min(state_share.size(), n));
 }
 
+void Trace::Truncate(size_t n, size_t n_cells) {
+  for (Head& head : heads) head.Truncate(n);
+  while (!answer.empty() && answer.back().token > n) answer.pop_back();
+  for (AnswerTokenInspection& chosen : answer) {
+    chosen.read.resize(std::min(chosen.read.size(), n_cells));
+    for (uint32_t& root : chosen.reactivated) root = std::min(root, static_cast<uint32_t>(n) - 1);
+  }
+}
+
+size_t Memory::Impl::n_cells() const {
+  size_t n = 0;
+  for (const MediaSpan& span : media_) n += span.n_tokens();
+  return n;
+}
+
 void Memory::Impl::StartTracing() {
   if (trace_ != nullptr) return;
   trace_ = std::make_unique<Trace>();
@@ -25,6 +40,7 @@ void Memory::Impl::StartTracing() {
 void Memory::Impl::BeginAnswer() {
   if (trace_ == nullptr) return;
   trace_->answer_tokens = 0;
+  trace_->answer.clear();
   for (Trace::Head& head : trace_->heads) {
     head.share.clear();
     head.state_share.clear();
@@ -34,21 +50,41 @@ void Memory::Impl::BeginAnswer() {
 void Memory::Impl::TraceShares() {
   if (trace_ == nullptr || !transit_->traces()) return;
   ++trace_->answer_tokens;
+  const size_t n_tokens = tokens_seen_ + transit_->n();
+  // A root may be a cell of a picture that is yet to come.
+  const uint64_t end = media_.empty() ? 0 : media_.back().first_token + media_.back().n_tokens();
+  std::vector<float> read(std::max(n_tokens, end));  // over all heads, for roots what states took
+  AnswerTokenInspection chosen;
+  chosen.token = n_tokens;
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     Trace::Head& traced = trace_->heads[head];
-    traced.share.resize(tokens_seen_ + transit_->n());
-    // A root may be a cell of a picture that is yet to come.
-    const uint64_t end = media_.empty() ? 0 : media_.back().first_token + media_.back().n_tokens();
-    traced.state_share.resize(std::max(tokens_seen_ + transit_->n(), end));
+    traced.share.resize(n_tokens);
+    traced.state_share.resize(read.size());
     const std::vector<float>& weights = transit_->observation(head).traced;
     size_t column = 0;
     VisitRows(head, [&](size_t tier, size_t slot) {
       const bool state = config_->absorb().has_states() && tier == config_->state_tier();
-      (state ? traced.state_share : traced.share)[store(head, tier).index(slot)] +=
-          weights[column++];
+      const uint32_t token = store(head, tier).index(slot);
+      const float share = weights[column++];
+      (state ? traced.state_share : traced.share)[token] += share;
+      read[token] += share;
+      if (state && share > kReactivationShare) chosen.reactivated.push_back(token);
     });
-    for (size_t i = 0; i < transit_->n(); ++i) traced.share[tokens_seen_ + i] += weights[column++];
+    for (size_t token = tokens_seen_; token < n_tokens; ++token) {
+      traced.share[token] += weights[column];
+      read[token] += weights[column++];
+    }
   }
+  for (const MediaSpan& span : media_) {
+    for (size_t i = 0; i < span.n_tokens(); ++i) {
+      chosen.read.push_back(read[span.first_token + i] / static_cast<float>(config_->n_heads()));
+    }
+  }
+  std::ranges::sort(chosen.reactivated);
+  const auto again = std::ranges::unique(chosen.reactivated);
+  chosen.reactivated.erase(again.begin(), again.end());
+  if (trace_->answer.size() == Inspection::kMaxAnswer) trace_->answer.pop_front();
+  trace_->answer.push_back(std::move(chosen));
 }
 
 Inspection Memory::Impl::Inspect() const {
@@ -60,7 +96,12 @@ Inspection Memory::Impl::Inspect() const {
     inspection.rungs.push_back(config_->layout(0, tier).k_type);
   }
   const double n = trace_ == nullptr ? 0 : static_cast<double>(trace_->answer_tokens);
-  inspection.answer_tokens = trace_ == nullptr ? 0 : trace_->answer_tokens;
+  if (trace_ != nullptr) {
+    inspection.answer_tokens = trace_->answer_tokens;
+    inspection.answer.assign(trace_->answer.begin(), trace_->answer.end());
+  }
+  // Pictures may have come since.
+  for (AnswerTokenInspection& chosen : inspection.answer) chosen.read.resize(n_cells());
   const auto mean = [n](const std::vector<float>& sums, size_t i) {
     return i < sums.size() && n > 0 ? static_cast<float>(static_cast<double>(sums[i]) / n) : 0.0f;
   };

@@ -316,9 +316,7 @@ void Memory::Impl::Truncate(uint64_t n_tokens) {
     media_.back().rows = 1;
     media_.back().columns = static_cast<uint32_t>(n_tokens - media_.back().first_token);
   }
-  if (trace_ != nullptr) {
-    for (Trace::Head& head : trace_->heads) head.Truncate(n_tokens);
-  }
+  if (trace_ != nullptr) trace_->Truncate(n_tokens, n_cells());
   std::vector<uint32_t> slots;
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     for (size_t tier = 0; tier < config_->n_tiers(); ++tier) {

@@ -2,6 +2,7 @@
 #ifndef RETENTIVEKV_CACHE_MEMORY_IMPL_H_
 #define RETENTIVEKV_CACHE_MEMORY_IMPL_H_
 
+#include <deque>
 #include <limits>
 #include <memory>
 #include <span>
@@ -43,7 +44,7 @@ class AttentionScratch {
   Rotated rotated_;
 };
 
-// What StartTracing() keeps, per head and token.
+// What StartTracing() keeps: per head and token, and of the answer's tokens.
 struct Trace {
   struct Head {
     // Forgets about tokens from the n-th on. Roots there become the last token before.
@@ -53,8 +54,13 @@ struct Trace {
     std::vector<float> share;        // of tokens, summed over the answer's tokens
     std::vector<float> state_share;  // likewise, by the root of a state
   };
+  // Forgets about tokens from the n-th on, and what they read. `n_cells`: of pictures and clips
+  // that are left.
+  void Truncate(size_t n, size_t n_cells);
+
   std::vector<Head> heads;
   uint64_t answer_tokens = 0;
+  std::deque<AnswerTokenInspection> answer;
 };
 
 class Memory::Impl {
@@ -168,6 +174,7 @@ class Memory::Impl {
   // Of a row over the observed queries, 0 to 1, from its stats.
   double Entropy(std::span<const float> stats) const;
   void TraceShares();
+  size_t n_cells() const;  // of all pictures and clips
   // Consumes the observed queries of the head. Into Transit::column_sums().
   void ExpectedWeights(size_t head);
   void AddMatrix(size_t head, const HeadShape& shape, const QueryBlock& queries,

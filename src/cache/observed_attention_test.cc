@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cache/memory_impl.h"
+#include "retentivekv/inspect.h"
 #include "support/random_ubatch.h"
 
 namespace rkv {
@@ -53,6 +54,9 @@ class ObservedReference {
       }
     }
   }
+
+  // [tokens that it saw] weights of the last query.
+  const std::vector<double>& last() const { return weights_.back(); }
 
   // sum a and sum a ln a of a token, over the queries' weights a with decay.
   std::pair<double, double> Sums(size_t token, double decay) const {
@@ -196,6 +200,143 @@ TEST(ObservedAttentionTest, QueriesLeaveNoMoreThanSums) {
     }
     EXPECT_TRUE(any);
   }
+}
+
+// A picture among the first tokens, which the answer's tokens read.
+constexpr MediaSpan kPicture = {.first_token = 3, .rows = 4, .columns = 5};
+
+Memory TracingMemory(const std::string& policy, Budget budget = {}) {
+  Memory memory =
+      *Memory::Create(TestShape(), {.policy = *ParsePolicySpec(policy), .budget = budget});
+  memory.StartTracing();
+  memory.AddMedia(kPicture);
+  return memory;
+}
+
+TEST(AnswerTraceTest, TokensReadWhatTheDefinitionSays) {
+  Memory memory = TracingMemory("full");
+  const MemoryShape& shape = memory.shape();
+  std::vector<ObservedReference> references;
+  for (size_t l = 0; l < shape.layers.size(); ++l) {
+    for (size_t h = 0; h < shape.layers[l].n_kv_head; ++h) references.emplace_back(shape, l, h);
+  }
+  Random random(10);
+  Transit transit;
+  for (const size_t n : {40, 1, 1, 1}) {
+    RandomUbatch ubatch(shape, n, random);
+    ubatch.Run(memory, &transit);
+    std::vector<bool> last(n);
+    last.back() = true;
+    for (ObservedReference& reference : references) reference.Add(ubatch, last);
+    const AnswerTokenInspection chosen = memory.Inspect().answer.back();
+    EXPECT_EQ(chosen.token, memory.tokens_seen());
+    EXPECT_TRUE(chosen.reactivated.empty());
+    ASSERT_EQ(chosen.read.size(), kPicture.n_tokens());
+    for (size_t cell = 0; cell < chosen.read.size(); ++cell) {
+      double mean = 0;
+      for (const ObservedReference& reference : references) {
+        mean += reference.last()[kPicture.first_token + cell];
+      }
+      ASSERT_NEAR(chosen.read[cell], mean / static_cast<double>(references.size()), 1e-5);
+    }
+  }
+}
+
+// Of a cell, what the answer's tokens read is as a mean over them its share in the answer.
+TEST(AnswerTraceTest, MeanOverTheTokensIsTheShareOfTheAnswer) {
+  for (const char* policy : {"h2o", "snapkv", "tova"}) {
+    SCOPED_TRACE(policy);
+    Memory memory = TracingMemory(policy, *ParseBudget("60%"));
+    Random random(11);
+    Transit transit;
+    RandomUbatch(memory.shape(), 80, random).Run(memory, &transit);
+    memory.impl().BeginAnswer();
+    for (int i = 0; i < 6; ++i) RandomUbatch(memory.shape(), 1, random).Run(memory, &transit);
+    const Inspection seen = memory.Inspect();
+    ASSERT_EQ(seen.answer.size(), 6u);
+    EXPECT_EQ(seen.answer_tokens, 6u);
+    double total = 0;
+    for (size_t cell = 0; cell < kPicture.n_tokens(); ++cell) {
+      double share = 0;
+      double read = 0;
+      for (const HeadInspection& head : seen.heads) {
+        share += static_cast<double>(head.share[kPicture.first_token + cell]);
+      }
+      for (const AnswerTokenInspection& chosen : seen.answer) {
+        read += static_cast<double>(chosen.read[cell]);
+      }
+      ASSERT_NEAR(read / 6, share / static_cast<double>(seen.heads.size()), 1e-5);
+      total += read;
+    }
+    EXPECT_GT(total, 0.1);
+  }
+}
+
+// What a state took counts for the root that it was named for when the token was chosen.
+TEST(AnswerTraceTest, StatesAreReadAtTheirRoots) {
+  Memory memory = TracingMemory("retentive", *ParseBudget("20%"));
+  Random random(12);
+  Transit transit;
+  RandomUbatch(memory.shape(), 160, random).Run(memory, &transit);
+  memory.impl().BeginAnswer();
+  size_t n_reactivated = 0;
+  for (int step = 0; step < 8; ++step) {
+    const Memory before = memory;
+    const CacheConfig& config = before.impl().config();
+    RandomUbatch(memory.shape(), 1, random).Run(memory, &transit);
+    std::vector<double> read(memory.tokens_seen());
+    std::vector<bool> reactivated(memory.tokens_seen());
+    for (size_t head = 0; head < config.n_heads(); ++head) {
+      const std::vector<float>& weights = transit.observation(head).traced;
+      size_t column = 0;
+      before.impl().VisitRows(head, [&](size_t tier, size_t slot) {
+        const uint32_t token = before.impl().store(head, tier).index(slot);
+        const auto weight = static_cast<double>(weights[column++]);
+        read[token] += weight / static_cast<double>(config.n_heads());
+        if (tier == config.state_tier() && weight > 0.05) reactivated[token] = true;
+      });
+    }
+    const AnswerTokenInspection chosen = memory.Inspect().answer.back();
+    for (size_t cell = 0; cell < kPicture.n_tokens(); ++cell) {
+      ASSERT_NEAR(chosen.read[cell], read[kPicture.first_token + cell], 1e-6);
+    }
+    std::vector<uint32_t> roots;
+    for (uint32_t token = 0; token < reactivated.size(); ++token) {
+      if (reactivated[token]) roots.push_back(token);
+    }
+    EXPECT_EQ(chosen.reactivated, roots);
+    n_reactivated += roots.size();
+  }
+  EXPECT_GT(n_reactivated, 0u);
+}
+
+TEST(AnswerTraceTest, TheLastTokensAreKeptAndThoseTakenBackAreNot) {
+  Memory memory = TracingMemory("retentive", *ParseBudget("20%"));
+  Random random(13);
+  Transit transit;
+  RandomUbatch(memory.shape(), 40, random).Run(memory, &transit);
+  memory.impl().BeginAnswer();
+  EXPECT_TRUE(memory.Inspect().answer.empty());
+  for (size_t i = 0; i < Inspection::kMaxAnswer + 10; ++i) {
+    RandomUbatch(memory.shape(), 1, random).Run(memory, &transit);
+  }
+  const Memory copy = memory;
+  Inspection seen = memory.Inspect();
+  EXPECT_EQ(seen.answer_tokens, Inspection::kMaxAnswer + 10);
+  ASSERT_EQ(seen.answer.size(), Inspection::kMaxAnswer);
+  EXPECT_EQ(seen.answer.front().token, 51u);
+  EXPECT_EQ(seen.answer.back().token, memory.tokens_seen());
+
+  memory.Truncate(60);  // The token that is chosen with the last that stays may come again.
+  seen = memory.Inspect();
+  ASSERT_EQ(seen.answer.size(), 10u);
+  EXPECT_EQ(seen.answer.back().token, 60u);
+  memory.Truncate(55);
+  memory.AddMedia({.first_token = 55, .rows = 1, .columns = 2});
+  EXPECT_EQ(memory.Inspect().answer.back().read.size(), kPicture.n_tokens() + 2);
+  memory.Truncate(10);
+  EXPECT_TRUE(memory.Inspect().answer.empty());
+  EXPECT_EQ(copy.Inspect().answer.size(), Inspection::kMaxAnswer);
 }
 
 // An f16 row store of states with these tokens' keys and values.

@@ -203,6 +203,7 @@ void AnswerLoop::Sample(Active& active) {
     return;
   }
   active.next_token = token;
+  active.conversation->AddAnswerToken(token);
   ++result.n_generated;
   if (const auto& on_token = active.request->options.on_token) {
     on_token(token, Logits(active));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/file.h"
+#include "base/utf8.h"
 #include "engine/conversation_impl.h"
 
 namespace rkv {
@@ -48,7 +49,7 @@ Status Conversation::Undo() { return impl_->Undo(); }
 Status Conversation::Save(const std::string& path) const { return impl_->Save(path); }
 const std::vector<ChatMessage>& Conversation::messages() const { return impl_->messages(); }
 void Conversation::StartTracing() { impl_->memory().StartTracing(); }
-Inspection Conversation::Inspect() const { return impl_->memory().Inspect(); }
+Inspection Conversation::Inspect() const { return impl_->Inspect(); }
 MemoryStats Conversation::stats() const { return impl_->memory().stats(); }
 const MemoryOptions& Conversation::memory_options() const { return impl_->memory().options(); }
 
@@ -185,6 +186,7 @@ Status Conversation::Impl::AddTurn(std::vector<ChatMessage> messages, std::strin
   for (PromptChunk& chunk : chunks) prompt_.push_back(std::move(chunk));
   messages_ = std::move(messages);
   memory_.impl().BeginAnswer();
+  answer_.clear();
   turn_open_ = true;
   return OkStatus();
 }
@@ -196,6 +198,8 @@ Result<std::unique_ptr<Conversation::Impl>> Conversation::Impl::Copy() const {
   copy->turns_ = turns_;
   copy->next_position_ = next_position_;
   copy->undecoded_ = undecoded_;
+  copy->answer_ = answer_;
+  copy->answer_begin_ = answer_begin_;
   return copy;
 }
 
@@ -215,6 +219,7 @@ void Conversation::Impl::RollBackTurn() {
   taken_ = 0;
   embeddings_.clear();
   positions_.clear();
+  answer_.clear();
   turn_open_ = false;
   turns_.pop_back();
 }
@@ -289,6 +294,31 @@ Result<std::optional<size_t>> Conversation::Impl::TakeMedia(size_t max_tokens, U
   const std::optional<size_t> last_row = FinishTaking(n - 1);
   if (last_row.has_value()) ubatch.tokens[*last_row].output = true;
   return last_row;
+}
+
+void Conversation::Impl::AddAnswerToken(llama_token token) {
+  if (answer_.empty()) answer_begin_ = memory_.tokens_seen();
+  answer_.push_back(token);
+}
+
+Inspection Conversation::Impl::Inspect() const {
+  Inspection inspection = memory_.Inspect();
+  // A character that several tokens spell goes to the last of them.
+  std::string text;
+  size_t n_shown = 0;
+  std::vector<std::string> pieces;
+  for (const llama_token token : answer_) {
+    text += model_.TokenText(token, false);
+    const bool last = pieces.size() + 1 == answer_.size();
+    const size_t end = last ? text.size() : CompleteUtf8Prefix(text);
+    pieces.push_back(text.substr(n_shown, end - n_shown));
+    n_shown = end;
+  }
+  for (AnswerTokenInspection& chosen : inspection.answer) {
+    const uint64_t i = chosen.token - answer_begin_;
+    if (i < pieces.size()) chosen.text = std::move(pieces[i]);
+  }
+  return inspection;
 }
 
 size_t Conversation::Impl::TakeAnswerToken(size_t index, llama_token token, Ubatch& ubatch) {

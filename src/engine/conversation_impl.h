@@ -36,6 +36,7 @@ class Conversation::Impl {
   const std::vector<ChatMessage>& messages() const { return messages_; }
   Memory& memory() { return memory_; }
   const Memory& memory() const { return memory_; }
+  Inspection Inspect() const;
   llama_pos next_position() const { return next_position_; }
 
   // The prompt that waits to be read.
@@ -50,6 +51,8 @@ class Conversation::Impl {
   // first call.
   Result<std::optional<size_t>> TakeMedia(size_t max_tokens, Ubatch& ubatch);
 
+  // A token of the answer has been chosen.
+  void AddAnswerToken(llama_token token);
   // One token of the answer, to be decoded next.
   size_t TakeAnswerToken(size_t index, llama_token token, Ubatch& ubatch);
 
@@ -91,7 +94,9 @@ class Conversation::Impl {
   std::vector<TurnStart> turns_;
   llama_pos next_position_ = 0;
   std::optional<llama_token> undecoded_;
-  bool turn_open_ = false;  // a message has been added and not been answered
+  bool turn_open_ = false;           // a message has been added and not been answered
+  std::vector<llama_token> answer_;  // tokens of the last answer, not its end
+  uint64_t answer_begin_ = 0;        // number of the first of these among the memory's tokens
 
   std::deque<PromptChunk> prompt_;
   size_t taken_ = 0;                                 // tokens of prompt_.front() already taken

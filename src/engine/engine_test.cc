@@ -285,6 +285,26 @@ TEST(EngineTest, StreamedPiecesAreTheAnswer) {
   EXPECT_EQ(last_fraction, 1.0);
 }
 
+TEST(EngineTest, TracedTokensHaveTheTextOfTheAnswer) {
+  const auto engine = LoadReference();
+  const auto conversation = *engine->NewConversation({});
+  conversation->StartTracing();
+  EXPECT_EQ(Ask(*engine, *conversation, "value of W", {Picture("doc-1.png")}), "59");
+  Inspection seen = conversation->Inspect();
+  ASSERT_EQ(seen.answer.size(), 3u);
+  EXPECT_EQ(seen.answer[0].text + "|" + seen.answer[1].text + "|" + seen.answer[2].text, "5|9|");
+  EXPECT_EQ(seen.answer[2].token, conversation->stats().tokens_seen);
+  EXPECT_EQ(seen.answer[0].read.size(), 64u);
+
+  // Taken back, nothing is left of the answer, and the one before it is past.
+  const auto copy = *engine->CopyConversation(*conversation);
+  EXPECT_EQ(Ask(*engine, *conversation, "value of Z"), "27");
+  EXPECT_EQ(conversation->Inspect().answer[1].text, "7");
+  ASSERT_TRUE(conversation->Undo().ok());
+  EXPECT_TRUE(conversation->Inspect().answer.empty());
+  EXPECT_EQ(copy->Inspect().answer[1].text, "9");
+}
+
 TEST(EngineTest, UndoGivesTheSameBitsAgain) {
   const auto engine = LoadReference();
   const auto conversation = *engine->NewConversation({});

@@ -70,7 +70,9 @@ std::string SideBySide(const std::vector<Panel>& panels) {
 // A model may compute nonsense, which has a sign that says nothing.
 double Percent(double share) { return 100 * std::abs(share); }
 
-double Rounded(float share) { return std::round(static_cast<double>(share) * 1e7) / 1e7; }
+double Rounded(float share, double units = 1e7) {
+  return std::round(static_cast<double>(share) * units) / units;
+}
 
 }  // namespace
 
@@ -191,7 +193,8 @@ nlohmann::json InspectionJson(const Inspection& inspection) {
   nlohmann::json json = {
       {"tokens", inspection.stats.tokens_seen}, {"answer_tokens", inspection.answer_tokens},
       {"rungs", nlohmann::json::array()},       {"layers", nlohmann::json::array()},
-      {"media", nlohmann::json::array()},       {"heads", nlohmann::json::array()}};
+      {"media", nlohmann::json::array()},       {"heads", nlohmann::json::array()},
+      {"answer", nlohmann::json::array()}};
   for (const ElementType rung : inspection.rungs) json["rungs"].push_back(ToString(rung));
   for (const LayerShape& layer : inspection.shape.layers) {
     json["layers"].push_back({{"n_head", layer.n_head},
@@ -226,6 +229,18 @@ nlohmann::json InspectionJson(const Inspection& inspection) {
                              {"root", root},
                              {"share", share},
                              {"states", states}});
+  }
+  for (const AnswerTokenInspection& chosen : inspection.answer) {
+    nlohmann::json read = nlohmann::json::array();
+    const float* share = chosen.read.data();
+    for (const MediaSpan& span : inspection.media) {
+      nlohmann::json& cells = read.emplace_back(nlohmann::json::array());
+      for (size_t i = 0; i < span.n_tokens(); ++i) cells.push_back(Rounded(*share++, 1e5));
+    }
+    json["answer"].push_back({{"token", chosen.token},
+                              {"text", chosen.text},
+                              {"read", read},
+                              {"reactivated", chosen.reactivated}});
   }
   return json;
 }

@@ -113,6 +113,21 @@ TEST(InspectTextTest, JsonHasEveryHeadAndToken) {
   EXPECT_EQ(json["heads"][0]["states"][0]["root"], 3);
 }
 
+TEST(InspectTextTest, JsonHasWhatTheAnswerTokensRead) {
+  Inspection inspection = SmallInspection();
+  inspection.media.push_back({.first_token = 7, .rows = 1, .columns = 1});
+  AnswerTokenInspection chosen;
+  chosen.token = 8;
+  chosen.text = "a";
+  chosen.read = {0, 0.5f, 0.123456f, 0, 0, 0, 0.25f};
+  chosen.reactivated = {3};
+  inspection.answer = {chosen};
+  EXPECT_EQ(InspectionJson(SmallInspection())["answer"].dump(), "[]");
+  EXPECT_EQ(InspectionJson(inspection)["answer"].dump(),
+            R"([{"reactivated":[3],"read":[[0.0,0.5,0.12346,0.0,0.0,0.0],[0.25]],)"
+            R"("text":"a","token":8}])");
+}
+
 TEST(InspectTextTest, StatsNameEverything) {
   MemoryStats stats;
   stats.tokens_seen = 100;
