@@ -22,8 +22,7 @@ install_packages() {
     nlohmann-json3-dev libspdlog-dev libfmt-dev libstb-dev libedit-dev libgtest-dev libgmock-dev
     libbenchmark-dev libcpp-httplib-dev pkg-config)
   command -v npm > /dev/null || wanted+=(npm)
-  # The fuzzer's runtime is of the distribution's default Clang.
-  if [ "$preset" = fuzz ]; then wanted+=(clang libclang-rt-dev); fi
+  if [ "$preset" = fuzz ]; then wanted+=(clang-16 libclang-rt-16-dev); fi
   local missing=()
   for package in "${wanted[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2> /dev/null | grep -q 'install ok installed' ||
