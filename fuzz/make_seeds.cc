@@ -26,8 +26,7 @@ void WriteRequests(const fs::path& dir) {
         "temperature":0.5,"top_p":0.9,"seed":1,"stop":["\n"],"logprobs":true,"top_logprobs":2,
         "stream_options":{"include_usage":true}})",
       R"({"prompt":"Once","n_predict":4,"stop":"x","logprobs":1,"policy":"retentive","budget":"20%"})",
-      R"({"content":"tokens of this"})",
-      "data:image/png;base64,iVBORw0KGgo="};
+      R"({"content":"tokens of this"})", "data:image/png;base64,iVBORw0KGgo="};
   for (size_t i = 0; i < bodies.size(); ++i) Write(dir / std::to_string(i), bodies[i]);
 }
 
