@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "fuzz/session_shape.h"
+#include "retentivekv/inspect.h"
 
 namespace {
 
