@@ -149,7 +149,8 @@ void EncodeQ8Block(const float* x, uint8_t* block) {
   for (size_t i = 0; i < kQuantBlock; ++i) {
     // Half away from zero, as std::lround.
     const float scaled = x[i] * inverse;
-    const int code = static_cast<int>(scaled + std::copysign(0.5f, scaled));
+    const float rounded = scaled + std::copysign(0.5f, scaled);
+    const int code = static_cast<int>(std::min(std::max(-127.5f, rounded), 127.5f));
     block[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(code));
   }
 }
@@ -164,7 +165,7 @@ void EncodeQ4Block(const float* x, uint8_t* block) {
   const uint16_t half = F16FromF32(scale);
   std::memcpy(block, &half, sizeof(half));
   const auto code = [inverse](float value) {
-    return static_cast<uint8_t>(std::min(15, static_cast<int>(value * inverse + 8.5f)));
+    return static_cast<uint8_t>(std::min(15.0f, std::max(0.0f, value * inverse + 8.5f)));
   };
   for (size_t i = 0; i < kQuantBlock / 2; ++i) {
     block[2 + i] = static_cast<uint8_t>(code(x[i]) | (code(x[i + kQuantBlock / 2]) << 4));
@@ -179,8 +180,10 @@ void EncodeQ2Block(const float* x, uint8_t* block) {
   for (size_t i = 0; i < kBytes; ++i) {
     unsigned byte = 0;
     for (size_t part = 0; part < 4; ++part) {
-      const float level = std::floor(x[part * kBytes + i] * inverse);
-      byte |= static_cast<unsigned>(std::clamp(level, -2.0f, 1.0f) + 2.0f) << (2 * part);
+      // In this order, what is no number becomes the lowest level.
+      const float level =
+          std::min(std::max(-2.0f, std::floor(x[part * kBytes + i] * inverse)), 1.0f);
+      byte |= static_cast<unsigned>(level + 2.0f) << (2 * part);
     }
     block[1 + i] = static_cast<uint8_t>(byte);
   }
