@@ -14,12 +14,12 @@ if [ ${#targets[@]} -eq 0 ]; then targets=(request session gguf); fi
 scripts/setup.sh fuzz
 corpus=build/fuzz/corpus
 build/fuzz/fuzz/make_fuzz_seeds "$corpus/seeds"
-# Models are big and slow to load, so that they are not made longer, and stay few.
+# Bytes of the longest inputs: about what the seeds have.
 declare -A limits=([request]=4096 [session]=8192 [gguf]=131072)
 for target in "${targets[@]}"; do
   printf '\033[1m==> %s for %s s\033[0m\n' "$target" "$seconds"
   mkdir -p "$corpus/$target" "build/fuzz/found"
-  # llama.cpp is built without the sanitizer and keeps what it keeps.
+  # A length that lies is an allocation that fails, not a finding.
   ASAN_OPTIONS="allocator_may_return_null=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}" \
     "build/fuzz/fuzz/${target}_fuzz" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=4096 \
     -max_len="${limits[$target]}" -print_final_stats=1 -verbosity=0 \
