@@ -20,6 +20,7 @@
 #include <thread>
 
 #include "base/file.h"
+#include "inspect/overlay.h"
 #include "support/pictures.h"
 #include "support/process.h"
 #include "support/test_models.h"
@@ -32,25 +33,9 @@ using nlohmann::json;
 
 const std::string kSamples = SourcePath("models/reference/samples/");
 
-std::string Base64(const std::string& bytes) {
-  constexpr std::string_view kDigits =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string text;
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    uint32_t group = 0;
-    for (size_t j = 0; j < 3; ++j) {
-      group = group << 8 | (i + j < bytes.size() ? static_cast<unsigned char>(bytes[i + j]) : 0u);
-    }
-    for (size_t j = 0; j < 4; ++j) {
-      text += i + j > bytes.size() ? '=' : kDigits[group >> (18 - 6 * j) & 63];
-    }
-  }
-  return text;
-}
-
 json PicturePart(const std::string& bytes, const std::string& type = "image/png") {
   return {{"type", "image_url"},
-          {"image_url", {{"url", "data:" + type + ";base64," + Base64(bytes)}}}};
+          {"image_url", {{"url", "data:" + type + ";base64," + app::Base64(bytes)}}}};
 }
 
 json User(const std::string& text, const std::vector<std::string>& pictures = {}) {
