@@ -49,9 +49,8 @@ std::string Trim(std::string text) {
 }
 
 TEST(CliRunTest, AnswersAboutAPictureWithTheBundledModel) {
-  const ProcessResult run =
-      Rkv({"run", "--image", SourcePath("models/reference/sample.png"), "-p", "What is the track?",
-           "--temp", "0"});
+  const ProcessResult run = Rkv({"run", "--image", SourcePath("models/reference/sample.png"), "-p",
+                                 "What is the track?", "--temp", "0"});
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(run.out, "Maria\n");
   EXPECT_NE(run.err.find("policy full, no budget"), std::string::npos);
@@ -60,9 +59,9 @@ TEST(CliRunTest, AnswersAboutAPictureWithTheBundledModel) {
 
 TEST(CliRunTest, SeveralQuestionsAreAConversation) {
   const std::string report = TempPath("report.json");
-  const ProcessResult run = RkvTiny({"run", "--image", kSamples + "doc-1.png", "-p", "value of W", "-p",
-                                 "value of Z", "--temp", "0", "--policy", "streaming:sinks=2",
-                                 "--budget", "95%", "--kv-report", report});
+  const ProcessResult run = RkvTiny(
+      {"run", "--image", kSamples + "doc-1.png", "-p", "value of W", "-p", "value of Z", "--temp",
+       "0", "--policy", "streaming:sinks=2", "--budget", "95%", "--kv-report", report});
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(run.out, "> value of W\n59\n> value of Z\n27\n");
   const auto json = nlohmann::json::parse(*ReadFile(report, "report"));
@@ -94,15 +93,24 @@ TEST(CliRunTest, PromptsComeFromFilesAndPipes) {
   const std::string file = WriteTestFile(TempPath("prompt.txt"), "color of S");
   const std::string picture = kSamples + "scene-1.png";
   EXPECT_EQ(RkvTiny({"run", "--image", picture, "-f", file, "--temp", "0"}).out, "pink\n");
-  EXPECT_EQ(RkvTiny({"run", "--image", picture, "-f", "-", "--temp", "0"}, "color of S").out, "pink\n");
+  EXPECT_EQ(RkvTiny({"run", "--image", picture, "-f", "-", "--temp", "0"}, "color of S").out,
+            "pink\n");
   EXPECT_EQ(RkvTiny({"run", "-f", "/no/such/prompt"}).exit_code, 1);
 }
 
 TEST(CliRunTest, PromptsKnowEscapes) {
   const auto seen = [](std::vector<std::string> extra) {
-    std::vector<std::string> arguments = {
-        "run", "-m",   TestModelPath("qwen2-d64"), "-p", "A\\nB", "-n", "1", "--chat-template",
-        "none", "--kv-report", TempPath("report")};
+    std::vector<std::string> arguments = {"run",
+                                          "-m",
+                                          TestModelPath("qwen2-d64"),
+                                          "-p",
+                                          "A\\nB",
+                                          "-n",
+                                          "1",
+                                          "--chat-template",
+                                          "none",
+                                          "--kv-report",
+                                          TempPath("report")};
     arguments.insert(arguments.end(), extra.begin(), extra.end());
     EXPECT_EQ(Rkv(arguments).exit_code, 0);
     return nlohmann::json::parse(*ReadFile(TempPath("report"), "report"))["kv"]["tokens_seen"];
@@ -229,7 +237,7 @@ TEST(CliChatTest, CommandsAndErrorsInOneConversation) {
 TEST(CliChatTest, AFullDiskOnSaveIsAnError) {
   if (!fs::exists("/dev/full")) GTEST_SKIP() << "this system has no /dev/full";
   const ProcessResult chat = RkvTiny({"chat", "--temp", "0", "--image", kSamples + "doc-1.png"},
-                                 "value of W\n/save /dev/full\nvalue of Z\n");
+                                     "value of W\n/save /dev/full\nvalue of Z\n");
   EXPECT_EQ(chat.exit_code, 0);
   EXPECT_NE(chat.err.find("No space left"), std::string::npos) << chat.err;
   EXPECT_NE(chat.out.find("27\n"), std::string::npos) << chat.out;
@@ -359,8 +367,8 @@ TEST(CliEvalTest, ResumedRunsGiveTheSame) {
 
 TEST(CliEvalTest, DataIsTheUsersOwn) {
   const std::string samples = SourcePath("models/reference/samples");
-  const ProcessResult run = RkvTiny({"eval", "--data", samples, "--policies", "streaming", "--budgets",
-                                 "30%", "--conversations", "2", "-o", "json"});
+  const ProcessResult run = RkvTiny({"eval", "--data", samples, "--policies", "streaming",
+                                     "--budgets", "30%", "--conversations", "2", "-o", "json"});
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const auto json = nlohmann::json::parse(run.out);
   EXPECT_EQ(json["suite"], "data");
@@ -490,9 +498,7 @@ TEST(CliEvalTest, WrongUsageExitsWith2AndSaysWhat) {
 // About a sample picture, which has 8 x 8 cells.
 ProcessResult InspectSample(std::vector<std::string> extra) {
   std::vector<std::string> arguments = {
-      "inspect", "--image",    kSamples + "doc-1.png",
-      "-p",      "value of W", "--temp",
-      "0",       "-t",         "1"};
+      "inspect", "--image", kSamples + "doc-1.png", "-p", "value of W", "--temp", "0", "-t", "1"};
   arguments.insert(arguments.end(), extra.begin(), extra.end());
   return RkvTiny(arguments);
 }
@@ -545,8 +551,8 @@ void ExpectServeRows(const nlohmann::json& json, double least_ratio) {
 
 TEST(CliBenchTest, ServersHoldMoreConversationsWithinABudget) {
   const std::string parked = TempPath("parked");
-  const ProcessResult run = Rkv({"bench", "--serve", "-n", "4", "-r", "2", "-t", "1", "-o", "json",
-                                 "--park", parked});
+  const ProcessResult run = Rkv({"bench", "--serve", "-d", "0", "-n", "4", "-r", "2", "-t", "1",
+                                 "-o", "json", "--park", parked});
   ASSERT_EQ(run.exit_code, 0) << run.err;
   ExpectServeRows(nlohmann::json::parse(run.out), 4.5);
   EXPECT_TRUE(fs::is_empty(parked));
@@ -554,8 +560,10 @@ TEST(CliBenchTest, ServersHoldMoreConversationsWithinABudget) {
 
 TEST(CliBenchTest, ServersTakeTextAndATableComesOut) {
   const std::vector<std::string> arguments = {
-      "bench", "--serve", "-m", TestModelPath("qwen2-d64"), "-d", "96", "-n", "2", "-r", "2",
-      "-t",    "1",       "--budgets", "50%", "--memory", "8MiB"};
+      "bench",     "--serve", "-m",       TestModelPath("qwen2-d64"),
+      "-d",        "96",      "-n",       "2",
+      "-r",        "2",       "-t",       "1",
+      "--budgets", "50%",     "--memory", "8MiB"};
   const auto with = [&](std::vector<std::string> more) {
     more.insert(more.begin(), arguments.begin(), arguments.end());
     return Rkv(more);

@@ -31,12 +31,15 @@ namespace {
 
 const std::vector<std::string> kFormats = {"md", "csv", "json"};
 
+// Of text beside the two bundled pictures: where conversations are short, there is little to save.
+constexpr const char* kServeDepth = "1024";
+
 struct BenchFlags {
   CommonFlags common;  // logs
   std::vector<std::string> models;
   std::string prompts = "512";
   std::string generations;  // empty: 128, or 32 with --serve
-  std::string depths = "0";
+  std::string depths;       // empty: 0, or kServeDepth with --serve and the bundled model
   std::string threads;
   std::string batch = "2048";
   std::string ubatch = "512";
@@ -93,7 +96,11 @@ Result<BenchPlan> ParsePlan(const BenchFlags& flags) {
   RKV_ASSIGN_OR_RETURN(plan.n_threads, ParseNumbers("-t", threads, 1));
   RKV_ASSIGN_OR_RETURN(plan.n_batch, ParseNumbers("-b", flags.batch, 1));
   RKV_ASSIGN_OR_RETURN(plan.n_ubatch, ParseNumbers("-ub", flags.ubatch, 1));
-  RKV_ASSIGN_OR_RETURN(plan.depths, ParseNumbers("-d", flags.depths, 0));
+  const bool serves_bundled = flags.serve && flags.models.empty();
+  RKV_ASSIGN_OR_RETURN(
+      plan.depths,
+      ParseNumbers("-d", flags.depths.empty() ? (serves_bundled ? kServeDepth : "0") : flags.depths,
+                   0));
   RKV_ASSIGN_OR_RETURN(plan.prompts, ParseNumbers("-p", flags.prompts, 0));
   RKV_ASSIGN_OR_RETURN(
       plan.generations,
@@ -228,7 +235,8 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
   list("-p,--n-prompt", flags->prompts, "tests of reading so many tokens (512); 0: none");
   list("-n,--n-gen", flags->generations,
        "tests of decoding so many tokens (128; 32 with --serve); 0: none");
-  list("-d,--n-depth", flags->depths, "tokens in the cache before the test (0)");
+  list("-d,--n-depth", flags->depths,
+       "tokens in the cache before the test (0; 1024 with --serve and the bundled model)");
   list("-t,--threads", flags->threads, "threads; default: all cores");
   list("-b,--batch-size", flags->batch, "tokens per llama_decode of a prompt, stock (2048)");
   list("--ubatch-size", flags->ubatch, "tokens that are computed at once, -ub (512)");

@@ -49,61 +49,16 @@ void RanksToErrors(std::span<LadderItem> items) {
 
 }  // namespace
 
-RowCodec::RowCodec(const Memory::Impl& memory, size_t head)
-    : d_k_(memory.config().layer_shape(head).d_k),
-      d_v_(memory.config().layer_shape(head).d_v),
-      rotates_(memory.config().rotates()) {
-  const uint8_t* centre = memory.centre(head);
-  if (centre == nullptr) return;
-  k_centre_.resize(d_k_);
-  v_centre_.resize(d_v_);
-  DecodeRow(ElementType::kQ8_0, centre, d_k_, k_centre_.data());
-  DecodeRow(ElementType::kQ8_0, centre + RowBytes(ElementType::kQ8_0, d_k_), d_v_,
-            v_centre_.data());
-}
-
-void RowCodec::DecodeStored(const RowStore& rows, bool rotated, size_t slot, float* k,
-                            float* v) const {
-  rows.DecodeKey(slot, k);
-  rows.DecodeValue(slot, v);
-  if (!rotated && rotates_) {
-    RotateRow(k, d_k_);
-    RotateRow(v, d_v_);
-  }
-  if (!rotated || k_centre_.empty()) return;
-  for (size_t i = 0; i < d_k_; ++i) k[i] += k_centre_[i];
-  for (size_t i = 0; i < d_v_; ++i) v[i] += v_centre_[i];
-}
-
-void RowCodec::DecodeStaged(const uint16_t* k16, const uint16_t* v16, float* k, float* v) const {
-  DecodeRow(ElementType::kF16, k16, d_k_, k);
-  DecodeRow(ElementType::kF16, v16, d_v_, v);
-  if (!rotates_) return;
-  RotateRow(k, d_k_);
-  RotateRow(v, d_v_);
-}
-
-void RowCodec::Encode(const RowLayout& layout, bool rotated, float* k, float* v, uint8_t* k_row,
-                      uint8_t* v_row) const {
-  if (rotated && !k_centre_.empty()) {
-    for (size_t i = 0; i < d_k_; ++i) k[i] -= k_centre_[i];
-    for (size_t i = 0; i < d_v_; ++i) v[i] -= v_centre_[i];
-  }
-  if (!rotated && rotates_) {
-    RotateRow(k, d_k_);
-    RotateRow(v, d_v_);
-  }
-  EncodeRow(layout.k_type, k, d_k_, k_row);
-  EncodeRow(layout.v_type, v, d_v_, v_row);
-}
-
 Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
     : memory_(memory),
       config_(memory.config()),
       budget_(budget),
       metrics_(memory.config().n_heads()) {
   const uint64_t tokens = budget / std::max<size_t>(1, config_.shape().full_token_bytes());
-  spare_ = static_cast<size_t>(std::min(tokens / 16, kMaxSpareRows));
+  const size_t incoming = config_.incoming_tier();
+  const uint64_t rows =
+      tokens * config_.layout(0, 0).row_bytes() / (16 * config_.layout(0, incoming).row_bytes());
+  spare_ = static_cast<size_t>(std::min(rows, kMaxSpareRows));
   for (size_t layer = 0; layer < config_.shape().layers.size(); ++layer) {
     std::vector<LadderRung>& rungs = shapes_.emplace_back();
     const size_t head = config_.head(layer, 0);
@@ -119,8 +74,8 @@ Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
 
 void Compressor::Run(size_t n_new) {
   const Stopwatch clock;
-  samples_ = !config_.needs().all_tokens && !Absorbs() && LeastBytes() <= budget_;
   n_new_ = n_new;
+  samples_ = !config_.needs().all_tokens && !Absorbs() && LeastBytes() <= budget_;
   for (size_t head = 0; head < config_.n_heads(); ++head) {
     codecs_.emplace_back(memory_, head);
     heads_.push_back(
@@ -399,7 +354,7 @@ uint64_t Compressor::PlannedBytes() const {
   for (size_t head = 0; head < config_.n_heads(); ++head) {
     std::ranges::fill(rows, 0);
     for (size_t i = heads_[head].begin; i < heads_[head].end; ++i) ++rows[items_[i].rung];
-    rows[0] += spare_;
+    rows[config_.incoming_tier()] += spare_;
     rows[config_.n_rungs() - 1] += heads_[head].n_staying;
     for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
       bytes += StoreBytesFor(rows[tier], config_.layout(head, tier));
@@ -418,7 +373,7 @@ void Compressor::Solve() {
   for (size_t head = 0; head < config_.n_heads(); ++head) {
     taken += sizeof(RowStore) + sizeof(void*);
     kept += KeptBytes(head);
-    spare_bytes += config_.layout(head, 0).row_bytes();
+    spare_bytes += config_.layout(head, config_.incoming_tier()).row_bytes();
     if (config_.absorb().has_states()) {
       kept += StoreBytesFor(1, config_.layout(head, config_.state_tier()));
     }
@@ -628,8 +583,8 @@ void Compressor::Apply(size_t head) {
   for (const Placed& row : placed) ++arriving[row.tier];
   for (size_t tier = 0; tier < n_rungs; ++tier) {
     if (!leaving[tier].empty()) memory_.mutable_store(head, tier).Remove(leaving[tier]);
-    memory_.SetCapacity(
-        head, tier, memory_.store(head, tier).size() + arriving[tier] + (tier == 0 ? spare_ : 0));
+    const size_t spare = tier == config_.incoming_tier() ? spare_ : 0;
+    memory_.SetCapacity(head, tier, memory_.store(head, tier).size() + arriving[tier] + spare);
   }
   for (const Placed& row : placed) {
     const RowLayout& layout = config_.layout(head, row.tier);

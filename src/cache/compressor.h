@@ -10,6 +10,7 @@
 
 #include "cache/ladder_solver.h"
 #include "cache/memory_impl.h"
+#include "cache/row_codec.h"
 #include "memory/states.h"
 
 namespace rkv {
@@ -29,24 +30,6 @@ inline size_t MatrixBytes(const LayerShape& shape) {
 inline uint64_t StoreBytesFor(size_t n, const RowLayout& layout) {
   return n == 0 ? 0 : sizeof(RowStore) + RowStore::BytesFor(n, layout);
 }
-
-// K and V of a head's rows in the basis where tokens are compared: rotated, if any rung is.
-class RowCodec {
- public:
-  RowCodec(const Memory::Impl& memory, size_t head);
-
-  void DecodeStored(const RowStore& rows, bool rotated, size_t slot, float* k, float* v) const;
-  void DecodeStaged(const uint16_t* k16, const uint16_t* v16, float* k, float* v) const;
-  // Into the types of a tier. k and v are overwritten.
-  void Encode(const RowLayout& layout, bool rotated, float* k, float* v, uint8_t* k_row,
-              uint8_t* v_row) const;
-
- private:
-  size_t d_k_;
-  size_t d_v_;
-  bool rotates_;
-  std::vector<float> k_centre_, v_centre_;  // empty without a centre
-};
 
 class Compressor {
  public:
@@ -128,7 +111,8 @@ class Compressor {
   double text_share_ = 1.0;  // likewise
   bool pooled_ = false;
   bool samples_ = false;  // PolicyNeeds::all_tokens does not hold
-  size_t spare_ = 0;  // exact rows per head that stay free, so that steps to come need not compress
+  // Rows per head that stay free on the incoming tier, so that steps to come need not compress.
+  size_t spare_ = 0;
   std::vector<RowCodec> codecs_;  // [head]
   std::vector<Candidate> candidates_;
   std::vector<LadderItem> items_;

@@ -2,9 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace rkv {
 
 namespace {
+
+// GaussianError() of rows that are as good as exact.
+constexpr double kIncomingError = 1e-4;
 
 Status CheckShape(const MemoryShape& shape) {
   if (shape.layers.empty()) return InvalidArgument("the model has no attention layers");
@@ -100,6 +105,12 @@ Status CacheConfig::MakeLayouts() {
   }
   for (const RowLayout& layout : layouts_) empty_stores_.emplace_back(layout);
   rotates_ = rotated(n_rungs_ - 1);
+  const auto as_good_as_exact = [this](size_t tier) {
+    const RowLayout& layout = layouts_[tier];
+    return std::max(GaussianError(layout.k_type), GaussianError(layout.v_type)) < kIncomingError;
+  };
+  // Above the lowest, where attention may not be kept.
+  while (incoming_tier_ + 2 < n_rungs_ && as_good_as_exact(incoming_tier_ + 1)) ++incoming_tier_;
   return OkStatus();
 }
 

@@ -46,6 +46,10 @@ class CacheConfig {
     return empty_stores_[layer_of_head_[head] * n_tiers() + tier];
   }
 
+  // Where tokens of decoding wait for the next compression: the smallest rows that are as good as
+  // exact.
+  size_t incoming_tier() const { return incoming_tier_; }
+
   // Rows of this tier are kept rotated (kernels/element.h), so queries have to be rotated for them.
   bool rotated(size_t tier) const;
   // Tokens are compared, averaged and quantised in the rotated basis.
@@ -68,6 +72,7 @@ class CacheConfig {
   Split split_ = Split::kUniform;
   size_t n_rungs_ = 1;
   size_t n_stats_ = 0;
+  size_t incoming_tier_ = 0;
   bool rotates_ = false;
   std::vector<size_t> first_head_;       // [layer]
   std::vector<size_t> layer_of_head_;    // [head]

@@ -1,11 +1,17 @@
 #include "cache/ladder_solver.h"
 
 #include <algorithm>
+#include <bit>
+#include <functional>
 #include <limits>
 
 namespace rkv {
 
 namespace {
+
+// Of a step within its item, in a key to sort by.
+constexpr uint32_t kNumberBits = 3;
+constexpr uint32_t kMostNumber = (1u << kNumberBits) - 1;
 
 // A step up: from one rung of a hull to the next.
 struct HullStep {
@@ -55,29 +61,40 @@ LadderSolver::LadderSolver(std::span<const std::vector<LadderRung>> shapes,
       hull.push_back(HullSteps(rungs, top, rungs.size() - 1));
     }
   }
-  moves_.reserve(items.size());
-  for (uint32_t i = 0; i < items.size(); ++i) {
+  // In descending order: rates as bits, which have the order of floats that are not negative; then
+  // items; then the lower number. One integer each sorts several times as fast as a comparison.
+  std::vector<uint64_t> order;
+  order.reserve(items.size());
+  const auto steps_of = [&hulls](const LadderItem& item) -> const std::vector<HullStep>& {
+    return hulls[item.shape][2 * size_t{item.rung} + (item.keep ? 1 : 0)];
+  };
+  for (size_t i = 0; i < items.size(); ++i) {
     const LadderItem& item = items[i];
-    const auto& steps = hulls[item.shape][2 * size_t{item.rung} + (item.keep ? 1 : 0)];
-    double rate = std::numeric_limits<double>::infinity();
-    for (uint8_t n = 0; n < steps.size(); ++n) {
+    const std::vector<HullStep>& steps = steps_of(item);
+    double rate = std::numeric_limits<float>::max();
+    for (size_t n = 0; n < steps.size(); ++n) {
       // A later step is never taken before an earlier one.
       const bool enters = n == 0 && !item.keep;
       const float error = enters ? item.error : item.precision_error;
+      // Error avoided per byte.
       rate = std::min(rate, static_cast<double>(error) * steps[n].avoided /
                                 static_cast<double>(steps[n].bytes));
-      moves_.push_back({.rate = rate,
-                        .item = i,
-                        .bytes = static_cast<uint32_t>(steps[n].bytes),
-                        .to = steps[n].to,
-                        .number = n});
+      order.push_back(uint64_t{std::bit_cast<uint32_t>(static_cast<float>(rate))} << 32 |
+                      i << kNumberBits | (kMostNumber - n));
     }
   }
-  std::ranges::sort(moves_, [](const Move& a, const Move& b) {
-    if (a.rate != b.rate) return a.rate > b.rate;
-    if (a.item != b.item) return a.item > b.item;
-    return a.number < b.number;
-  });
+  std::ranges::sort(order, std::greater{});
+  moves_.reserve(order.size());
+  for (const uint64_t key : order) {
+    const auto low = static_cast<uint32_t>(key);
+    const auto number = static_cast<uint8_t>(kMostNumber - (low & kMostNumber));
+    const uint32_t item = low >> kNumberBits;
+    const HullStep& step = steps_of(items[item])[number];
+    moves_.push_back({.item = item,
+                      .bytes = static_cast<uint32_t>(step.bytes),
+                      .to = step.to,
+                      .number = number});
+  }
 }
 
 uint64_t LadderSolver::Solve(uint64_t budget, std::span<LadderItem> items) const {

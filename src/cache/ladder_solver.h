@@ -38,7 +38,6 @@ class LadderSolver {
 
  private:
   struct Move {
-    double rate = 0;  // error avoided per byte
     uint32_t item = 0;
     uint32_t bytes = 0;
     uint8_t to = 0;

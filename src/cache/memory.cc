@@ -248,6 +248,16 @@ bool Memory::Impl::AppendExact(size_t n, uint64_t budget) {
     }
     return bytes <= budget;
   };
+  // What compression left free.
+  const size_t tier = config_->incoming_tier();
+  bool has_room = tier > 0;
+  for (size_t head = 0; has_room && head < config_->n_heads(); ++head) {
+    has_room = store(head, tier).size() + n <= store(head, tier).capacity();
+  }
+  if (has_room) {
+    for (size_t head = 0; head < config_->n_heads(); ++head) AppendStaged(head, tier, n);
+    return true;
+  }
   size_t spare = Spare(store(0, 0).size() + n);
   if (budget != kNoLimit && !fits(spare)) {
     spare = 0;
@@ -255,32 +265,38 @@ bool Memory::Impl::AppendExact(size_t n, uint64_t budget) {
   }
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     mutable_store(head, 0).Reserve(n, spare);
-    AppendStaged(head, n);
+    AppendStaged(head, 0, n);
   }
   return true;
 }
 
-void Memory::Impl::AppendStaged(size_t head, size_t n) {
-  RowStore& exact = mutable_store(head, 0);
-  const RowLayout& layout = exact.layout();
+void Memory::Impl::AppendStaged(size_t head, size_t tier, size_t n) {
+  RowStore& rows = mutable_store(head, tier);
+  const RowLayout& layout = rows.layout();
   const float* stats = layout.n_stats > 0 ? transit_->observation(head).new_stats.data() : nullptr;
   const auto append = [&](size_t i, const void* k, const void* v) {
-    exact.Append({.k = k,
-                  .v = v,
-                  .index = static_cast<uint32_t>(tokens_seen_ + i),
-                  .stats = stats != nullptr ? stats + i * config_->n_stats() : nullptr});
+    rows.Append({.k = k,
+                 .v = v,
+                 .index = static_cast<uint32_t>(tokens_seen_ + i),
+                 .stats = stats != nullptr ? stats + i * config_->n_stats() : nullptr});
   };
   if (layout.k_type == ElementType::kF16 && layout.v_type == ElementType::kF16) {
     for (size_t i = 0; i < n; ++i) append(i, transit_->key(head, i), transit_->value(head, i));
     return;
   }
-  const RowCodec codec(*this, head);
-  std::vector<float> k(layout.d_k), v(layout.d_v);
-  std::vector<uint8_t> k_row(layout.k_bytes()), v_row(layout.v_bytes());
+  RowCodec& codec = transit_->codec();
+  std::vector<float>& k = transit_->key_row();
+  std::vector<float>& v = transit_->value_row();
+  std::vector<uint8_t>& row = transit_->encoded_row();
+  codec.Set(*this, head);
+  k.resize(layout.d_k);
+  v.resize(layout.d_v);
+  row.resize(layout.k_bytes() + layout.v_bytes());
+  uint8_t* v_row = row.data() + layout.k_bytes();
   for (size_t i = 0; i < n; ++i) {
     codec.DecodeStaged(transit_->key(head, i), transit_->value(head, i), k.data(), v.data());
-    codec.Encode(layout, config_->rotated(0), k.data(), v.data(), k_row.data(), v_row.data());
-    append(i, k_row.data(), v_row.data());
+    codec.Encode(layout, config_->rotated(tier), k.data(), v.data(), row.data(), v_row);
+    append(i, row.data(), v_row);
   }
 }
 

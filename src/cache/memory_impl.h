@@ -169,7 +169,7 @@ class Memory::Impl {
   uint64_t FixedBytes() const;
   uint64_t held_bytes() const;
   bool AppendExact(size_t n, uint64_t budget);
-  void AppendStaged(size_t head, size_t n);
+  void AppendStaged(size_t head, size_t tier, size_t n);
   void AccountAttention();
   // Of a row over the observed queries, 0 to 1, from its stats.
   double Entropy(std::span<const float> stats) const;

@@ -350,7 +350,7 @@ TEST(MemoryPropertiesTest, LongSchedulesStayWithinTheirBudget) {
 // those that are there is looked at.
 TEST(MemoryPropertiesTest, WhereAllHaveRoomNoneIsForgotten) {
   Memory memory = *Memory::Create(TestShape(), {.policy = *ParsePolicySpec("retentive:window=8"),
-                                                .budget = *ParseBudget("45%")});
+                                                .budget = *ParseBudget("42%")});
   Random random(41);
   Transit transit;
   const size_t lowest = memory.impl().config().n_rungs() - 1;

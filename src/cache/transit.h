@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cache/config.h"
+#include "cache/row_codec.h"
 
 namespace rkv {
 
@@ -160,6 +161,9 @@ class Transit {
   std::vector<double>& query_factors() { return query_factors_; }
   std::vector<float>& key_row() { return key_row_; }
   std::vector<float>& value_row() { return value_row_; }
+  // Of whoever stores rows in other types than they came in.
+  RowCodec& codec() { return codec_; }
+  std::vector<uint8_t>& encoded_row() { return encoded_row_; }
 
  private:
   const CacheConfig* config_ = nullptr;
@@ -172,6 +176,8 @@ class Transit {
   std::vector<HeadObservation> observations_;
   std::vector<double> column_sums_, query_factors_;
   std::vector<float> key_row_, value_row_;
+  RowCodec codec_;
+  std::vector<uint8_t> encoded_row_;
   std::vector<float> parts_;        // [KV heads, kMaxParts, PartFloats()]
   std::vector<float> part_logits_;  // [query heads, columns]
   size_t part_columns_ = 0;

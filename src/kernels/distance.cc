@@ -48,14 +48,16 @@ void SquaredNormsTarget(const float* rows, size_t n, size_t d, float* norms) {
 }
 
 // A tile of rows and points shares what is loaded. Chunks keep the sums short, hence exact.
-constexpr size_t kTileRows = 4;
-constexpr size_t kTileFrom = 2;
 constexpr size_t kChunk = 256;
 
-// sums[r][f] = |rows[r] - from[f]|^2
-HWY_INLINE void DistanceTile(const float* const* HWY_RESTRICT rows,
-                             const float* const* HWY_RESTRICT from, size_t d,
-                             float (&sums)[kTileRows][kTileFrom]) {
+// How far |a|^2 + |b|^2 - 2 a b may be from |a - b|^2, as a share of |a|^2 + |b|^2.
+constexpr float kTileError = 4e-6f;
+
+// sums[r][f] = rows[r] from[f]
+template <size_t kTileRows, size_t kTileFrom>
+HWY_INLINE void DotTile(const float* const* HWY_RESTRICT rows,
+                        const float* const* HWY_RESTRICT from, size_t d,
+                        float (&sums)[kTileRows][kTileFrom]) {
   const hn::ScalableTag<float> df;
   const size_t lanes = hn::Lanes(df);
   for (auto& sum : sums) std::fill(std::begin(sum), std::end(sum), 0.0f);
@@ -71,10 +73,7 @@ HWY_INLINE void DistanceTile(const float* const* HWY_RESTRICT rows,
       for (size_t f = 0; f < kTileFrom; ++f) point[f] = hn::LoadU(df, from[f] + i);
       for (size_t r = 0; r < kTileRows; ++r) {
         const auto x = hn::LoadU(df, rows[r] + i);
-        for (size_t f = 0; f < kTileFrom; ++f) {
-          const auto difference = hn::Sub(x, point[f]);
-          acc[r][f] = hn::MulAdd(difference, difference, acc[r][f]);
-        }
+        for (size_t f = 0; f < kTileFrom; ++f) acc[r][f] = hn::MulAdd(x, point[f], acc[r][f]);
       }
     }
     for (size_t r = 0; r < kTileRows; ++r) {
@@ -85,41 +84,39 @@ HWY_INLINE void DistanceTile(const float* const* HWY_RESTRICT rows,
   }
   for (; i < d; ++i) {
     for (size_t r = 0; r < kTileRows; ++r) {
-      for (size_t f = 0; f < kTileFrom; ++f) {
-        const float difference = rows[r][i] - from[f][i];
-        sums[r][f] += difference * difference;
-      }
+      for (size_t f = 0; f < kTileFrom; ++f) sums[r][f] += rows[r][i] * from[f][i];
     }
   }
 }
 
-// Calls take(i, f, distance) for every pair of a row and a point.
-template <typename Take>
-HWY_INLINE void ForDistances(const float* rows, size_t n, size_t d, const float* const* from,
-                             size_t n_from, const Take& take) {
-  if (n == 1 || n_from == 1) {
-    for (size_t i = 0; i < n; ++i) {
-      for (size_t f = 0; f < n_from; ++f) {
-        take(i, f, SquaredDistance<true>(rows + i * d, from[f], d));
-      }
-    }
-    return;
-  }
+// Calls take(i, f, distance) for every pair of a row and a point that are nearer than limits[i],
+// which take() may lower.
+template <size_t kTileRows, size_t kTileFrom, typename Take>
+HWY_INLINE void ForNearerTiled(const NormedRows& rows, size_t d, const NormedPoints& from,
+                               const float* limits, const Take& take) {
   constexpr size_t kBlock = 16;  // Points that stay in the first cache while rows pass.
-  for (size_t block = 0; block < n_from; block += kBlock) {
-    const size_t block_end = std::min(n_from, block + kBlock);
-    for (size_t i = 0; i < n; i += kTileRows) {
+  for (size_t block = 0; block < from.n; block += kBlock) {
+    const size_t block_end = std::min(from.n, block + kBlock);
+    for (size_t i = 0; i < rows.n; i += kTileRows) {
       // What is beyond the end is the last one once more.
       const float* tile_rows[kTileRows];
-      for (size_t r = 0; r < kTileRows; ++r) tile_rows[r] = rows + std::min(i + r, n - 1) * d;
+      for (size_t r = 0; r < kTileRows; ++r) {
+        tile_rows[r] = rows.data + std::min(i + r, rows.n - 1) * d;
+      }
       for (size_t f = block; f < block_end; f += kTileFrom) {
         const float* tile_from[kTileFrom];
-        for (size_t g = 0; g < kTileFrom; ++g) tile_from[g] = from[std::min(f + g, block_end - 1)];
-        float sums[kTileRows][kTileFrom];
-        DistanceTile(tile_rows, tile_from, d, sums);
-        for (size_t r = 0; r < std::min(kTileRows, n - i); ++r) {
+        for (size_t g = 0; g < kTileFrom; ++g) {
+          tile_from[g] = from.data[std::min(f + g, block_end - 1)];
+        }
+        float dots[kTileRows][kTileFrom];
+        DotTile(tile_rows, tile_from, d, dots);
+        for (size_t r = 0; r < std::min(kTileRows, rows.n - i); ++r) {
           for (size_t g = 0; g < std::min(kTileFrom, block_end - f); ++g) {
-            take(i + r, f + g, sums[r][g]);
+            // By products, only to see whether it is worth it: they round where rows are near.
+            const float norms = rows.norms[i + r] + from.norms[f + g];
+            if (!(norms - 2.0f * dots[r][g] < limits[i + r] + kTileError * norms)) continue;
+            const float distance = SquaredDistance<true>(tile_rows[r], tile_from[g], d);
+            if (distance < limits[i + r]) take(i + r, f + g, distance);
           }
         }
       }
@@ -127,17 +124,26 @@ HWY_INLINE void ForDistances(const float* rows, size_t n, size_t d, const float*
   }
 }
 
-void LowerTarget(const float* rows, size_t n, size_t d, const float* const* from, size_t n_from,
-                 float* distances) {
-  ForDistances(rows, n, d, from, n_from, [distances](size_t i, size_t, float distance) {
-    distances[i] = std::min(distances[i], distance);
-  });
+template <typename Take>
+HWY_INLINE void ForNearer(const NormedRows& rows, size_t d, const NormedPoints& from,
+                          const float* limits, const Take& take) {
+  if (rows.n == 1) {
+    ForNearerTiled<1, 4>(rows, d, from, limits, take);
+  } else if (from.n == 1) {
+    ForNearerTiled<4, 1>(rows, d, from, limits, take);
+  } else {
+    ForNearerTiled<4, 2>(rows, d, from, limits, take);
+  }
 }
 
-void NearestTarget(const float* rows, size_t n, size_t d, const float* const* from, size_t n_from,
-                   float* distances, size_t* nearest) {
-  ForDistances(rows, n, d, from, n_from, [=](size_t i, size_t f, float distance) {
-    if (distance >= distances[i]) return;
+void LowerTarget(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances) {
+  ForNearer(rows, d, from, distances,
+            [distances](size_t i, size_t, float distance) { distances[i] = distance; });
+}
+
+void NearestTarget(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances,
+                   size_t* nearest) {
+  ForNearer(rows, d, from, distances, [=](size_t i, size_t f, float distance) {
     distances[i] = distance;
     nearest[i] = f;
   });
@@ -158,15 +164,15 @@ void SquaredNorms(const float* rows, size_t n, size_t d, float* norms) {
   HWY_DYNAMIC_DISPATCH(SquaredNormsTarget)(rows, n, d, norms);
 }
 
-void LowerToSquaredDistances(const float* rows, size_t n, size_t d, const float* const* from,
-                             size_t n_from, float* distances) {
-  HWY_DYNAMIC_DISPATCH(LowerTarget)(rows, n, d, from, n_from, distances);
+void LowerToSquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from,
+                             float* distances) {
+  HWY_DYNAMIC_DISPATCH(LowerTarget)(rows, d, from, distances);
 }
 
-void FindNearest(const float* rows, size_t n, size_t d, const float* const* from, size_t n_from,
-                 float* distances, size_t* nearest) {
-  std::fill_n(distances, n, std::numeric_limits<float>::infinity());
-  HWY_DYNAMIC_DISPATCH(NearestTarget)(rows, n, d, from, n_from, distances, nearest);
+void FindNearest(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances,
+                 size_t* nearest) {
+  std::fill_n(distances, rows.n, std::numeric_limits<float>::infinity());
+  HWY_DYNAMIC_DISPATCH(NearestTarget)(rows, d, from, distances, nearest);
 }
 
 }  // namespace rkv

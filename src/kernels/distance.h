@@ -12,15 +12,28 @@ inline constexpr double kDistanceErrorBound = 2e-6;
 // norms[i] = |row i|^2. rows: [n, d].
 void SquaredNorms(const float* rows, size_t n, size_t d, float* norms);
 
-// distances[i] = min(distances[i], |row i - from[f]|^2 for every f). rows: [n, d],
-// from: [n_from] points [d].
-void LowerToSquaredDistances(const float* rows, size_t n, size_t d, const float* const* from,
-                             size_t n_from, float* distances);
+// [n, d] side by side, with their SquaredNorms().
+struct NormedRows {
+  const float* data = nullptr;
+  const float* norms = nullptr;
+  size_t n = 0;
+};
 
-// nearest[i] = the f with the least |row i - from[f]|^2, the first of equals, which is
+// n points [d] anywhere.
+struct NormedPoints {
+  const float* const* data = nullptr;
+  const float* norms = nullptr;
+  size_t n = 0;
+};
+
+// distances[i] = min(distances[i], |row i - from f|^2 for every f).
+void LowerToSquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from,
+                             float* distances);
+
+// nearest[i] = the f with the least |row i - from f|^2, the first of equals, which is
 // distances[i]. Rows that are no numbers keep their `nearest`, at an infinite distance.
-void FindNearest(const float* rows, size_t n, size_t d, const float* const* from, size_t n_from,
-                 float* distances, size_t* nearest);
+void FindNearest(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances,
+                 size_t* nearest);
 
 }  // namespace rkv
 

@@ -25,8 +25,12 @@ void CheckDistances(Random& random, size_t n, size_t d, size_t n_from) {
   for (size_t f = 0; f < n_from; ++f) from.push_back(points.data() + f * d);
   std::vector<size_t> nearest(n, n_from);
   SquaredNorms(rows.data(), n, d, norms.data());
-  LowerToSquaredDistances(rows.data(), n, d, from.data(), n_from, distances.data());
-  FindNearest(rows.data(), n, d, from.data(), n_from, least.data(), nearest.data());
+  std::vector<float> point_norms(n_from);
+  SquaredNorms(points.data(), n_from, d, point_norms.data());
+  const NormedRows normed{.data = rows.data(), .norms = norms.data(), .n = n};
+  const NormedPoints to{.data = from.data(), .norms = point_norms.data(), .n = n_from};
+  LowerToSquaredDistances(normed, d, to, distances.data());
+  FindNearest(normed, d, to, least.data(), nearest.data());
   for (size_t i = 0; i < n; ++i) {
     double norm = 0;
     for (size_t e = 0; e < d; ++e) {

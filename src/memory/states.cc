@@ -25,16 +25,22 @@ class MeanTable {
       states[i].Means({row, d_k_}, {row + d_k_, d_ - d_k_});
       for (size_t e = 0; e < d_; ++e) row[e] *= e < d_k_ ? k_scale : v_scale;
     }
+    norms_.resize(states.size());
+    SquaredNorms(rows_.data(), states.size(), d_, norms_.data());
   }
-  size_t n() const { return rows_.size() / d_; }
-  const float* rows() const { return rows_.data(); }
+  NormedRows rows(size_t first, size_t n) const {
+    return {.data = row(first), .norms = norms_.data() + first, .n = n};
+  }
+  NormedRows rows() const { return rows(0, norms_.size()); }
+  float norm(size_t i) const { return norms_[i]; }
   const float* row(size_t i) const { return rows_.data() + i * d_; }
   size_t d() const { return d_; }
 
  private:
   size_t d_k_;
   size_t d_;
-  std::vector<float> rows_;  // [states, d_k + d_v]
+  std::vector<float> rows_;   // [states, d_k + d_v]
+  std::vector<float> norms_;  // [states]
 };
 
 // The nearest of the centres for every state.
@@ -42,7 +48,10 @@ void Assign(const MeanTable& table, const std::vector<float>& centres, std::vect
             std::vector<float>& distances) {
   std::vector<const float*> from;
   for (size_t at = 0; at < centres.size(); at += table.d()) from.push_back(centres.data() + at);
-  FindNearest(table.rows(), table.n(), table.d(), from.data(), from.size(), distances.data(),
+  std::vector<float> norms(from.size());
+  SquaredNorms(centres.data(), norms.size(), table.d(), norms.data());
+  FindNearest(table.rows(), table.d(),
+              {.data = from.data(), .norms = norms.data(), .n = from.size()}, distances.data(),
               nearest.data());
 }
 
@@ -56,7 +65,9 @@ std::vector<float> Seeds(const std::vector<StateSums>& states, const MeanTable& 
     centres.insert(centres.end(), table.row(next), table.row(next) + table.d());
     float most = 0;
     const float* seed = table.row(next);
-    LowerToSquaredDistances(table.rows(), table.n(), table.d(), &seed, 1, distance.data());
+    const float norm = table.norm(next);
+    LowerToSquaredDistances(table.rows(), table.d(), {.data = &seed, .norms = &norm, .n = 1},
+                            distance.data());
     for (size_t i = 0; i < states.size(); ++i) {
       const float error = states[i].mass * distance[i];
       if (error > most) {
@@ -99,7 +110,10 @@ Clustering FindClusters(const std::vector<StateSums>& states, size_t limit,
   for (size_t i = 0; i < states.size(); ++i) {
     const float* centre = centres.data() + found.cluster_of[i] * table.d();
     float distance = std::numeric_limits<float>::infinity();
-    LowerToSquaredDistances(table.row(i), 1, table.d(), &centre, 1, &distance);
+    float norm = 0;
+    SquaredNorms(centre, 1, table.d(), &norm);
+    LowerToSquaredDistances(table.rows(i, 1), table.d(), {.data = &centre, .norms = &norm, .n = 1},
+                            &distance);
     found.errors.push_back(states[i].mass * distance);
   }
   return found;

@@ -88,13 +88,7 @@ class Points {
   void SquaredNorms(std::span<float> norms) const {
     rkv::SquaredNorms(data_.data(), n_, d_, norms.data());
   }
-  // Of every row, to the nearest of some.
-  void LowerToDistances(std::span<const float* const> from, std::span<float> distances) const {
-    LowerToSquaredDistances(data_.data(), n_, d_, from.data(), from.size(), distances.data());
-  }
-  void LowerToDistances(size_t i, std::span<const float* const> from, float& distance) const {
-    LowerToSquaredDistances(row(i), 1, d_, from.data(), from.size(), &distance);
-  }
+  size_t d() const { return d_; }
   const float* row(size_t i) const { return data_.data() + i * d_; }
 
  private:
@@ -206,7 +200,9 @@ class RetentivePolicy : public Policy {
 
   // Takes tokens one by one, always the one that is farthest from the means and from all taken so
   // far; its distance then is what would be lost without it. Of equals the newer is taken first.
+  // In: squared norms, which are the distances to the means.
   void PickFarthest(const Points& points, std::span<float> distance) const {
+    const std::vector<float> norms(distance.begin(), distance.end());
     struct Bound {
       float distance = 0;  // to the first n_seen of the picks: never less than to all
       uint32_t point = 0;
@@ -220,23 +216,51 @@ class RetentivePolicy : public Policy {
     for (uint32_t i = 0; i < points.n(); ++i) farthest[i] = {.distance = distance[i], .point = i};
     std::make_heap(farthest.begin(), farthest.end());
     std::vector<const float*> picks;
-    std::vector<std::pair<uint32_t, float>> taken;
+    std::vector<float> pick_norms;
+    const auto picks_from = [&](size_t first) {
+      return NormedPoints{.data = picks.data() + first,
+                          .norms = pick_norms.data() + first,
+                          .n = picks.size() - first};
+    };
+    const auto compare = [&](Bound& bound) {
+      const NormedRows row{
+          .data = points.row(bound.point), .norms = norms.data() + bound.point, .n = 1};
+      LowerToSquaredDistances(row, points.d(), picks_from(bound.n_seen), &bound.distance);
+      bound.n_seen = static_cast<uint32_t>(picks.size());
+    };
     while (picks.size() < std::min(n_picks_, points.n())) {
       std::pop_heap(farthest.begin(), farthest.end());
       Bound& top = farthest.back();
       if (top.n_seen == picks.size()) {
         picks.push_back(points.row(top.point));
-        taken.emplace_back(top.point, top.distance);
+        pick_norms.push_back(norms[top.point]);
+        distance[top.point] = top.distance;
         farthest.pop_back();
         continue;
       }
       // Only those that come to the top are compared with the latest picks.
-      points.LowerToDistances(top.point, std::span(picks).subspan(top.n_seen), top.distance);
-      top.n_seen = static_cast<uint32_t>(picks.size());
+      compare(top);
       std::push_heap(farthest.begin(), farthest.end());
     }
-    points.LowerToDistances(picks, distance);
-    for (const auto& [point, at_its_pick] : taken) distance[point] = at_its_pick;
+    // The others: those that have seen many one by one, the rest together, which is faster.
+    std::vector<uint32_t> rest;
+    for (Bound& bound : farthest) {
+      if (2 * size_t{bound.n_seen} < picks.size()) {
+        rest.push_back(bound.point);
+        continue;
+      }
+      compare(bound);
+      distance[bound.point] = bound.distance;
+    }
+    std::vector<float> rows(rest.size() * points.d()), row_norms, lowered;
+    for (size_t i = 0; i < rest.size(); ++i) {
+      std::copy_n(points.row(rest[i]), points.d(), rows.data() + i * points.d());
+      row_norms.push_back(norms[rest[i]]);
+      lowered.push_back(distance[rest[i]]);
+    }
+    LowerToSquaredDistances({.data = rows.data(), .norms = row_norms.data(), .n = rest.size()},
+                            points.d(), picks_from(0), lowered.data());
+    for (size_t i = 0; i < rest.size(); ++i) distance[rest[i]] = lowered[i];
   }
 
   float key_share_;
