@@ -367,6 +367,51 @@ TEST(MemoryPropertiesTest, WhereAllHaveRoomNoneIsForgotten) {
   ExpectConsistent(memory, false);
 }
 
+// Between two compressions tokens of decoding go to the smallest rung that is as good as exact.
+TEST(MemoryPropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
+  for (const auto& [ladder, tier] :
+       std::vector<std::pair<std::string, size_t>>{{"auto", 1},
+                                                   {"none", 0},
+                                                   {"f16,q8_0", 0},
+                                                   {"f16,q4_0,q2", 0},
+                                                   {"f16,bf16,q8_0,q2", 2}}) {
+    SCOPED_TRACE(ladder);
+    Memory memory = *Memory::Create(TestShape(), {.policy = *ParsePolicySpec("retentive:window=8"),
+                                                  .budget = *ParseBudget("150t"),
+                                                  .ladder = *ParseLadder(ladder)});
+    const Memory::Impl& impl = memory.impl();
+    const CacheConfig& config = impl.config();
+    ASSERT_EQ(config.incoming_tier(), tier);
+    Random random(43);
+    Transit transit;
+    RandomUbatch(TestShape(), 400, random).Run(memory, &transit);
+    size_t n_waiting = 0;
+    for (int step = 0; step < 40; ++step) {
+      const uint64_t compressions = memory.stats().compressions;
+      const size_t n_before = impl.store(0, tier).size();
+      RandomUbatch(TestShape(), 1, random).Run(memory, &transit);
+      ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
+      if (memory.stats().compressions != compressions) continue;
+      ++n_waiting;
+      EXPECT_EQ(impl.store(0, tier).size(), n_before + 1);
+      for (size_t head = 0; head < config.n_heads(); ++head) {
+        const RowStore& rows = impl.store(head, tier);
+        const size_t slot = rows.size() - 1;
+        EXPECT_EQ(rows.index(slot), memory.tokens_seen() - 1);
+        const LayerShape& shape = config.layer_shape(head);
+        std::vector<float> k(shape.d_k), v(shape.d_v), exact_k(shape.d_k), exact_v(shape.d_v);
+        const RowCodec codec(impl, head);
+        codec.DecodeStored(rows, config.rotated(tier), slot, k.data(), v.data());
+        codec.DecodeStaged(transit.key(head, 0), transit.value(head, 0), exact_k.data(),
+                           exact_v.data());
+        for (size_t e = 0; e < shape.d_k; ++e) EXPECT_NEAR(k[e], exact_k[e], 0.04f);
+        for (size_t e = 0; e < shape.d_v; ++e) EXPECT_NEAR(v[e], exact_v[e], 0.04f);
+      }
+    }
+    EXPECT_GT(n_waiting, 20u);
+  }
+}
+
 TEST(MemoryPropertiesTest, FadingAndWeighedStatesStayWithinTheirBudget) {
   uint64_t seed = 2000;
   for (const char* absorb :
