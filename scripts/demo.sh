@@ -3,7 +3,7 @@
 # bundled page, with the whole KV cache and with part of it. Again, it takes seconds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-scripts/setup.sh release
+scripts/setup.sh release rkv # Tests take as long to build again, and wait until they are run.
 
 picture=models/reference/sample.png
 ask() {

@@ -15,7 +15,7 @@ out=${RKV_QUALITY_DIR:-docs/results}
 text_model=${RKV_TEXT_MODEL:-.deps/models/SmolLM2-135M-Instruct.Q4_1.gguf}
 rkv=build/release/apps/rkv
 page=$out/quality.md
-[ -x "$rkv" ] || scripts/setup.sh release
+[ -x "$rkv" ] || scripts/setup.sh release rkv
 mkdir -p build/quality "$out"
 
 # measure SUITE OPTION...: adds a section to the page, of the tables by budget and the curves. All rows with their

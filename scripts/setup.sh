@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets everything up and builds: Debian packages, llama.cpp (once), this project.
 #
-#   scripts/setup.sh [release|debug|asan|tsan|fuzz]
+#   scripts/setup.sh [release|debug|asan|tsan|fuzz] [target...]
 #
 # RKV_LLAMA_DIR   your own llama.cpp instead: a checkout, or a prefix it is installed in
 #
@@ -10,6 +10,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
 preset=${1:-release}
+shift || true
+build_options=()
+if [ $# -gt 0 ]; then build_options=(--target "$@"); fi
 llama_build=$root/.deps/build-llama
 # shellcheck source=cmake/llama.version
 source cmake/llama.version
@@ -133,5 +136,6 @@ prepare_llama
 say "building RetentiveKV ($preset) into build/$preset"
 mkdir -p build
 log=build/$preset.log
-{ cmake --preset "$preset" -DRETENTIVEKV_LLAMA_DIR="$llama_dir" && cmake --build --preset "$preset"; } \
+{ cmake --preset "$preset" -DRETENTIVEKV_LLAMA_DIR="$llama_dir" &&
+  cmake --build --preset "$preset" "${build_options[@]}"; } \
   > "$log" 2>&1 || { tail -n 40 "$log" >&2 && exit 1; }
