@@ -34,9 +34,6 @@ constexpr size_t kRowsPerThread = 1024;
 // At most so many steps of decoding between two compressions.
 constexpr uint64_t kMaxSpareRows = 64;
 
-// What rows of any type may begin at, one after another.
-constexpr size_t Aligned(size_t bytes) { return (bytes + 3) / 4 * 4; }
-
 // Errors from scores of which only the order counts: by rank.
 void RanksToErrors(std::span<LadderItem> items) {
   std::vector<uint32_t> order(items.size());
@@ -77,8 +74,8 @@ Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
 
 void Compressor::Run(size_t n_new) {
   const Stopwatch clock;
-  n_new_ = n_new;
   samples_ = !config_.needs().all_tokens && !Absorbs() && LeastBytes() <= budget_;
+  n_new_ = n_new;
   for (size_t head = 0; head < config_.n_heads(); ++head) {
     codecs_.emplace_back(memory_, head);
     heads_.push_back(
@@ -563,9 +560,9 @@ void Compressor::Apply(size_t head) {
                       .bytes_at = bytes.size(),
                       .index = candidate.index,
                       .stats_at = stats.size()});
-    bytes.resize(bytes.size() + Aligned(layout.k_bytes()) + Aligned(layout.v_bytes()));
+    bytes.resize(bytes.size() + layout.k_bytes() + layout.v_bytes());
     uint8_t* k_row = bytes.data() + placed.back().bytes_at;
-    uint8_t* v_row = k_row + Aligned(layout.k_bytes());
+    uint8_t* v_row = k_row + layout.k_bytes();
     if (candidate.is_new && layout.k_type == ElementType::kF16 &&
         layout.v_type == ElementType::kF16 && !config_.rotated(rung)) {
       Transit& transit = memory_.transit();
@@ -594,7 +591,7 @@ void Compressor::Apply(size_t head) {
     const uint8_t* k_row = bytes.data() + row.bytes_at;
     memory_.mutable_store(head, row.tier)
         .Append({.k = k_row,
-                 .v = k_row + Aligned(layout.k_bytes()),
+                 .v = k_row + layout.k_bytes(),
                  .index = row.index,
                  .stats = stats.data() + row.stats_at});
   }

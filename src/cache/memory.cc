@@ -287,18 +287,16 @@ void Memory::Impl::AppendStaged(size_t head, size_t tier, size_t n) {
   RowCodec& codec = transit_->codec();
   std::vector<float>& k = transit_->key_row();
   std::vector<float>& v = transit_->value_row();
-  // Each aligned as its type needs, which rows side by side would not be.
-  std::vector<uint8_t>& k_row = transit_->encoded_key();
-  std::vector<uint8_t>& v_row = transit_->encoded_value();
+  std::vector<uint8_t>& row = transit_->encoded_row();
   codec.Set(*this, head);
   k.resize(layout.d_k);
   v.resize(layout.d_v);
-  k_row.resize(layout.k_bytes());
-  v_row.resize(layout.v_bytes());
+  row.resize(layout.k_bytes() + layout.v_bytes());
+  uint8_t* v_row = row.data() + layout.k_bytes();
   for (size_t i = 0; i < n; ++i) {
     codec.DecodeStaged(transit_->key(head, i), transit_->value(head, i), k.data(), v.data());
-    codec.Encode(layout, config_->rotated(tier), k.data(), v.data(), k_row.data(), v_row.data());
-    append(i, k_row.data(), v_row.data());
+    codec.Encode(layout, config_->rotated(tier), k.data(), v.data(), row.data(), v_row);
+    append(i, row.data(), v_row);
   }
 }
 

@@ -163,8 +163,7 @@ class Transit {
   std::vector<float>& value_row() { return value_row_; }
   // Of whoever stores rows in other types than they came in.
   RowCodec& codec() { return codec_; }
-  std::vector<uint8_t>& encoded_key() { return encoded_key_; }
-  std::vector<uint8_t>& encoded_value() { return encoded_value_; }
+  std::vector<uint8_t>& encoded_row() { return encoded_row_; }
 
  private:
   const CacheConfig* config_ = nullptr;
@@ -178,7 +177,7 @@ class Transit {
   std::vector<double> column_sums_, query_factors_;
   std::vector<float> key_row_, value_row_;
   RowCodec codec_;
-  std::vector<uint8_t> encoded_key_, encoded_value_;
+  std::vector<uint8_t> encoded_row_;
   std::vector<float> parts_;        // [KV heads, kMaxParts, PartFloats()]
   std::vector<float> part_logits_;  // [query heads, columns]
   size_t part_columns_ = 0;

@@ -210,13 +210,15 @@ uint16_t BF16FromF32(float x) {
 
 void EncodeRow(ElementType type, const float* x, size_t d, void* row) {
   auto* bytes = static_cast<uint8_t*>(row);
-  auto* halves = static_cast<uint16_t*>(row);
+  const auto set_half = [bytes](size_t i, uint16_t half) {
+    std::memcpy(bytes + i * sizeof(half), &half, sizeof(half));
+  };
   switch (type) {
     case ElementType::kF16:
-      for (size_t i = 0; i < d; ++i) halves[i] = F16FromF32(x[i]);
+      for (size_t i = 0; i < d; ++i) set_half(i, F16FromF32(x[i]));
       return;
     case ElementType::kBF16:
-      for (size_t i = 0; i < d; ++i) halves[i] = BF16FromF32(x[i]);
+      for (size_t i = 0; i < d; ++i) set_half(i, BF16FromF32(x[i]));
       return;
     case ElementType::kQ8_0:
       return EncodeBlocks(EncodeQ8Block, UnitBytes(type), x, d, bytes);

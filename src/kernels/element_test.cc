@@ -71,6 +71,21 @@ TEST(ElementTest, RoundTripsWithinTheStatedBound) {
   }
 }
 
+TEST(ElementTest, RowsBeginAnywhere) {
+  Random random(6);
+  const std::vector<float> x = RandomRow(random, 80, 1.0);
+  for (const ElementType type : kTypes) {
+    const size_t n = RowBytes(type, x.size());
+    std::vector<uint8_t> aligned(n), odd(n + 1);
+    EncodeRow(type, x.data(), x.size(), aligned.data());
+    EncodeRow(type, x.data(), x.size(), odd.data() + 1);
+    EXPECT_EQ(std::memcmp(aligned.data(), odd.data() + 1, n), 0);
+    std::vector<float> decoded(x.size());
+    DecodeRow(type, odd.data() + 1, x.size(), decoded.data());
+    EXPECT_EQ(decoded, RoundTrip(type, x));
+  }
+}
+
 TEST(ElementTest, ZerosStayZerosAndConstantsSurvive) {
   for (const ElementType type : kTypes) {
     for (const float x : RoundTrip(type, std::vector<float>(70, 0.0f))) EXPECT_EQ(x, 0.0f);

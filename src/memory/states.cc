@@ -107,13 +107,14 @@ Clustering FindClusters(const std::vector<StateSums>& states, size_t limit,
       for (size_t e = 0; e < table.d() && mass[c] > 0; ++e) centres[c * table.d() + e] /= mass[c];
     }
   }
+  std::vector<float> norms(found.n_clusters);
+  SquaredNorms(centres.data(), found.n_clusters, table.d(), norms.data());
   for (size_t i = 0; i < states.size(); ++i) {
-    const float* centre = centres.data() + found.cluster_of[i] * table.d();
+    const size_t cluster = found.cluster_of[i];
+    const float* centre = centres.data() + cluster * table.d();
     float distance = std::numeric_limits<float>::infinity();
-    float norm = 0;
-    SquaredNorms(centre, 1, table.d(), &norm);
-    LowerToSquaredDistances(table.rows(i, 1), table.d(), {.data = &centre, .norms = &norm, .n = 1},
-                            &distance);
+    LowerToSquaredDistances(table.rows(i, 1), table.d(),
+                            {.data = &centre, .norms = norms.data() + cluster, .n = 1}, &distance);
     found.errors.push_back(states[i].mass * distance);
   }
   return found;
