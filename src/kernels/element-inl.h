@@ -20,6 +20,13 @@ namespace rkv {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// Rows of halves begin anywhere.
+HWY_INLINE uint16_t HalfAt(const uint8_t* bytes, size_t i) {
+  uint16_t half;
+  std::memcpy(&half, bytes + i * sizeof(half), sizeof(half));
+  return half;
+}
+
 HWY_INLINE void DecodeF16(const uint8_t* HWY_RESTRICT bytes, size_t n, float* HWY_RESTRICT out) {
   const auto* in = reinterpret_cast<const uint16_t*>(bytes);
   const FloatTag df;
@@ -27,27 +34,24 @@ HWY_INLINE void DecodeF16(const uint8_t* HWY_RESTRICT bytes, size_t n, float* HW
   for (; i + kFloatLanes <= n; i += kFloatLanes) {
     hn::StoreU(LoadHalves<ElementType::kF16>(in + i), df, out + i);
   }
-  for (; i < n; ++i) out[i] = F32FromF16(in[i]);
+  for (; i < n; ++i) out[i] = F32FromF16(HalfAt(bytes, i));
 }
 
 HWY_INLINE void DecodeBF16(const uint8_t* HWY_RESTRICT bytes, size_t n, float* HWY_RESTRICT out) {
-  const auto* in = reinterpret_cast<const uint16_t*>(bytes);
-  for (size_t i = 0; i < n; ++i) out[i] = std::bit_cast<float>(static_cast<uint32_t>(in[i]) << 16);
+  for (size_t i = 0; i < n; ++i) {
+    out[i] = std::bit_cast<float>(static_cast<uint32_t>(HalfAt(bytes, i)) << 16);
+  }
 }
 
 // One block; written so that compilers make vectors of it for each target.
 HWY_INLINE void DecodeQ8Block(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
-  uint16_t half;
-  std::memcpy(&half, block, sizeof(half));
-  const float scale = F32FromF16(half);
+  const float scale = F32FromF16(HalfAt(block, 0));
   const auto* codes = reinterpret_cast<const int8_t*>(block + 2);
   for (size_t i = 0; i < kQuantBlock; ++i) out[i] = scale * static_cast<float>(codes[i]);
 }
 
 HWY_INLINE void DecodeQ4Block(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
-  uint16_t half;
-  std::memcpy(&half, block, sizeof(half));
-  const float scale = F32FromF16(half);
+  const float scale = F32FromF16(HalfAt(block, 0));
   const uint8_t* codes = block + 2;
   for (size_t i = 0; i < kQuantBlock / 2; ++i) {
     out[i] = scale * static_cast<float>((codes[i] & 15) - 8);
