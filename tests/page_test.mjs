@@ -220,9 +220,16 @@ const tests = {
     );
     await page.locator("#files").setInputFiles(sample);
     await page.getByLabel("Question", { exact: true }).fill("value of W");
+    // Stops at the first words, from within the page: an answer must not end before a pointer from outside arrives.
+    await page.evaluate(() =>
+      new MutationObserver((_, observer) => {
+        if (!document.querySelector("article.assistant")) return;
+        observer.disconnect();
+        [...document.querySelectorAll("button")].find((e) => e.checkVisibility() && e.textContent.trim() === "Stop").click();
+      }).observe(document.querySelector("#log"), { childList: true }),
+    );
     await page.getByRole("button", { name: "Send" }).click();
-    await page.locator("article.assistant").waitFor();
-    await page.getByRole("button", { name: "Stop" }).click();
+    await page.getByText("Stopped", { exact: true }).waitFor({ state: "attached" });
     await page.getByRole("button", { name: "Send" }).waitFor();
     await page.waitForFunction(async () => (await (await fetch("slots")).json()).every((slot) => !slot.is_processing));
   },
