@@ -31,7 +31,10 @@ constexpr size_t kSampledRows = 128;
 // A thread costs about as much as some hundred of them do.
 constexpr size_t kRowsPerThread = 1024;
 
-// At most so many steps of decoding between two compressions.
+// Spare rows are steps of decoding between two compressions. A sixteenth of the budget goes there,
+// and where that is few, up to twice as much: few tokens are compressed nearly as slowly as many.
+constexpr uint64_t kSpareShare = 16;
+constexpr uint64_t kFewSpareRows = 48;
 constexpr uint64_t kMaxSpareRows = 64;
 
 // Errors from scores of which only the order counts: by rank.
@@ -56,9 +59,9 @@ Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
       metrics_(memory.config().n_heads()) {
   const uint64_t tokens = budget / std::max<size_t>(1, config_.shape().full_token_bytes());
   const size_t incoming = config_.incoming_tier();
-  const uint64_t rows =
-      tokens * config_.layout(0, 0).row_bytes() / (16 * config_.layout(0, incoming).row_bytes());
-  spare_ = static_cast<size_t>(std::min(rows, kMaxSpareRows));
+  const uint64_t rows = tokens * config_.layout(0, 0).row_bytes() /
+                        (kSpareShare * config_.layout(0, incoming).row_bytes());
+  spare_ = std::clamp(rows, std::min(2 * rows, kFewSpareRows), kMaxSpareRows);
   for (size_t layer = 0; layer < config_.shape().layers.size(); ++layer) {
     std::vector<LadderRung>& rungs = shapes_.emplace_back();
     const size_t head = config_.head(layer, 0);
