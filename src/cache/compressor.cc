@@ -32,7 +32,8 @@ constexpr size_t kSampledRows = 128;
 constexpr size_t kRowsPerThread = 1024;
 
 // Spare rows are steps of decoding between two compressions. A sixteenth of the budget goes there,
-// and where that is few, up to twice as much: few tokens are compressed nearly as slowly as many.
+// and where that is few and the ladder has to be solved each time, up to twice as much: few tokens
+// are compressed nearly as slowly as many.
 constexpr uint64_t kSpareShare = 16;
 constexpr uint64_t kFewSpareRows = 48;
 constexpr uint64_t kMaxSpareRows = 64;
@@ -61,7 +62,8 @@ Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
   const size_t incoming = config_.incoming_tier();
   const uint64_t rows = tokens * config_.layout(0, 0).row_bytes() /
                         (kSpareShare * config_.layout(0, incoming).row_bytes());
-  spare_ = std::clamp(rows, std::min(2 * rows, kFewSpareRows), kMaxSpareRows);
+  const uint64_t few = incoming > 0 ? std::min(2 * rows, kFewSpareRows) : 0;
+  spare_ = std::clamp(rows, few, kMaxSpareRows);
   for (size_t layer = 0; layer < config_.shape().layers.size(); ++layer) {
     std::vector<LadderRung>& rungs = shapes_.emplace_back();
     const size_t head = config_.head(layer, 0);
@@ -382,18 +384,18 @@ void Compressor::Solve() {
     }
   }
   uint64_t rows = budget_ > taken ? budget_ - taken : 0;
-  // Spare room comes after what must be kept.
-  spare_ = std::min<uint64_t>(spare_, rows > kept ? (rows - kept) / spare_bytes : 0);
   // What tables take depends on how many tiers and pages come into use: seen only afterwards.
   // A head's part may have to shrink by a row before it shows, so each round takes more.
   for (uint64_t round = 0; rows > 0; ++round) {
-    const uint64_t spare = spare_ * spare_bytes;
-    SolveWithin(rows > spare ? rows - spare : 0);
+    // Spare room comes after what must be kept.
+    spare_ =
+        round < 4 ? std::min<uint64_t>(spare_, (rows - std::min(rows, kept)) / spare_bytes) : 0;
+    SolveWithin(rows - spare_ * spare_bytes);
     const uint64_t planned = PlannedBytes();
     if (planned <= budget_) return;
     rows -= std::min(rows, planned - budget_ + round * lowest_row_bytes_ / 4);
-    if (round >= 4) spare_ = 0;
   }
+  spare_ = 0;
   SolveWithin(0);  // Only what must be kept.
 }
 

@@ -248,9 +248,9 @@ bool Memory::Impl::AppendExact(size_t n, uint64_t budget) {
     }
     return bytes <= budget;
   };
-  // What compression left free.
+  // What compression left free, unless a picture's span has taken bytes since.
   const size_t tier = config_->incoming_tier();
-  bool has_room = tier > 0;
+  bool has_room = tier > 0 && held_bytes() <= budget;
   for (size_t head = 0; has_room && head < config_->n_heads(); ++head) {
     has_room = store(head, tier).size() + n <= store(head, tier).capacity();
   }

@@ -412,6 +412,38 @@ TEST(MemoryPropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
   }
 }
 
+TEST(MemoryPropertiesTest, ABudgetSaysHowManyStepsNeedNoCompression) {
+  // Of f16 a sixteenth and at most 64; of q8_0, which the ladder has, up to an eighth below 48.
+  struct Steps {
+    int tokens = 0;
+    const char* ladder = "";
+    size_t n = 0;
+  };
+  for (const auto& [tokens, ladder, steps] :
+       {Steps{160, "none", 10}, Steps{800, "none", 50}, Steps{1600, "none", 64},
+        Steps{160, "auto", 36}, Steps{320, "auto", 48}}) {
+    SCOPED_TRACE(fmt::format("{}t {}", tokens, ladder));
+    Memory memory =
+        *Memory::Create(TestShape(), {.policy = *ParsePolicySpec("random:window=8"),
+                                      .budget = *ParseBudget(std::to_string(tokens).append("t")),
+                                      .ladder = *ParseLadder(ladder)});
+    Random random(44);
+    Transit transit;
+    RandomUbatch(TestShape(), static_cast<size_t>(tokens) + 100, random).Run(memory, &transit);
+    const auto steps_to_compression = [&] {
+      const uint64_t compressions = memory.stats().compressions;
+      for (size_t n = 0; n < 100; ++n) {
+        RandomUbatch(TestShape(), 1, random).Run(memory, &transit);
+        if (memory.stats().compressions != compressions) return n;
+      }
+      return size_t{100};
+    };
+    steps_to_compression();
+    EXPECT_EQ(steps_to_compression(), steps);
+    EXPECT_EQ(steps_to_compression(), steps);
+  }
+}
+
 TEST(MemoryPropertiesTest, FadingAndWeighedStatesStayWithinTheirBudget) {
   uint64_t seed = 2000;
   for (const char* absorb :
