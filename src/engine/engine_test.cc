@@ -496,8 +496,10 @@ TEST(EngineTest, HeldBytesNeverPassWhatWasForetold) {
             held = std::max(held, conversation->stats().held_bytes);
           }
           EXPECT_LE(held, most) << policy << " " << budget;
-          // And it is no wild guess: some pages of each of the 8 heads may still come.
-          EXPECT_LE(most, 2 * held + 8 * (16 << 10)) << policy << " " << budget;
+          // And it is no wild guess: a prompt is held exactly until it was read, which no step
+          // shows, and some pages of each of the 8 heads may still come.
+          EXPECT_LE(most, 2.5 * static_cast<double>(held) + 8 * (16 << 10))
+              << policy << " " << budget;
         }
       }
     }
