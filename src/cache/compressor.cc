@@ -388,8 +388,8 @@ void Compressor::Solve() {
   // A head's part may have to shrink by a row before it shows, so each round takes more.
   for (uint64_t round = 0; rows > 0; ++round) {
     // Spare room comes after what must be kept.
-    spare_ =
-        round < 4 ? std::min<uint64_t>(spare_, (rows - std::min(rows, kept)) / spare_bytes) : 0;
+    const uint64_t room = round < 4 && rows > kept ? rows - kept : 0;
+    spare_ = std::min<uint64_t>(spare_, room / spare_bytes);
     SolveWithin(rows - spare_ * spare_bytes);
     const uint64_t planned = PlannedBytes();
     if (planned <= budget_) return;
