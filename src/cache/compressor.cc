@@ -28,6 +28,12 @@ constexpr uint64_t kMatrixShare = 4;
 // Tokens per head that stand for all on the lowest rung.
 constexpr size_t kSampledRows = 128;
 
+// While an answer grows, most of those on the lowest rung rest: only the last ones, in the order in
+// which they were last forgotten, may be forgotten next. In one of kStretches stretches of the
+// conversation everybody competes, which orders them anew.
+constexpr size_t kCompetingRows = 256;
+constexpr uint64_t kStretches = 8;
+
 // A thread costs about as much as some hundred of them do.
 constexpr size_t kRowsPerThread = 1024;
 
@@ -79,8 +85,11 @@ Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
 
 void Compressor::Run(size_t n_new) {
   const Stopwatch clock;
-  samples_ = !config_.needs().all_tokens && !Absorbs() && LeastBytes() <= budget_;
   n_new_ = n_new;
+  const bool forgets = LeastBytes() > budget_;
+  samples_ = !config_.needs().all_tokens && !Absorbs() && !forgets;
+  orders_ = !config_.needs().all_tokens && forgets;
+  rests_ = orders_ && n_new == 1 && (memory_.tokens_seen() / kMaxSpareRows + 1) % kStretches != 0;
   for (size_t head = 0; head < config_.n_heads(); ++head) {
     codecs_.emplace_back(memory_, head);
     heads_.push_back(
@@ -102,9 +111,12 @@ void Compressor::Run(size_t n_new) {
   ForHeads([this](size_t head) { Score(head); });
   if (!config_.policy().info->scores_are_errors && pooled_) RanksToErrors(items_);
   ForHeads([this](size_t head) { WeighKept(head); });
-  if (std::ranges::any_of(heads_, [](const HeadRange& range) { return range.n_staying > 0; })) {
-    // Where those on the lowest rung all stay, there is room for everybody there.
-    for (LadderItem& item : items_) item.keep = true;
+  const bool all_stay = samples_ && std::ranges::any_of(heads_, [](const HeadRange& range) {
+                          return range.n_staying > 0;
+                        });
+  // Where those on the lowest rung all stay, there is room for everybody there.
+  for (size_t i = 0; i < items_.size(); ++i) {
+    if (all_stay || candidates_[i].stands_for > 1) items_[i].keep = true;
   }
   Solve();
   ForHeads([this](size_t head) { Apply(head); });
@@ -135,16 +147,25 @@ uint64_t Compressor::LeastBytes() const {
   return bytes;
 }
 
-size_t Compressor::SampleStride(size_t head, size_t tier) const {
-  if (!samples_ || tier + 1 != config_.n_rungs()) return 1;
-  return std::max<size_t>(1, (memory_.store(head, tier).size() + kSampledRows - 1) / kSampledRows);
+Compressor::Sample Compressor::SampleOf(size_t head, size_t tier) const {
+  if (tier + 1 != config_.n_rungs() || !(samples_ || rests_)) return {};
+  size_t n = memory_.store(head, tier).size();
+  if (rests_) {
+    // Before the first is forgotten there is no order yet.
+    size_t n_held = n_new_;
+    for (size_t i = 0; i < config_.n_rungs(); ++i) n_held += memory_.store(head, i).size();
+    const bool ordered = n_held < memory_.tokens_seen();
+    n = ordered && n > kCompetingRows ? n - kCompetingRows : 0;
+  }
+  return {.n = n, .stride = std::max<size_t>(1, (n + kSampledRows - 1) / kSampledRows)};
 }
 
 size_t Compressor::CountCandidates(size_t head) const {
   size_t n = n_new_;
   for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
-    const size_t stride = SampleStride(head, tier);
-    n += (memory_.store(head, tier).size() + stride - 1) / stride;
+    const Sample sample = SampleOf(head, tier);
+    n += (sample.n + sample.stride - 1) / sample.stride;
+    n += memory_.store(head, tier).size() - sample.n;
   }
   return n;
 }
@@ -154,14 +175,16 @@ void Compressor::Gather(size_t head) {
   Candidate* next = candidates_.data() + range.begin;
   for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
     const RowStore& rows = memory_.store(head, tier);
-    const size_t stride = SampleStride(head, tier);
-    for (size_t slot = 0; slot < rows.size(); slot += stride) {
-      const size_t stands_for = std::min(stride, rows.size() - slot);
+    const Sample sample = SampleOf(head, tier);
+    for (size_t slot = 0; slot < rows.size();) {
+      const size_t stands_for =
+          slot < sample.n ? std::min(sample.stride, sample.n - slot) : size_t{1};
       *next++ = {.index = rows.index(slot),
                  .slot = static_cast<uint32_t>(slot),
                  .tier = static_cast<uint8_t>(tier),
                  .stands_for = static_cast<uint16_t>(stands_for)};
       range.n_staying += stands_for - 1;
+      slot += stands_for;
     }
   }
   const uint64_t first_new = memory_.tokens_seen() - n_new_;
@@ -534,6 +557,7 @@ void Compressor::Apply(size_t head) {
     size_t bytes_at = 0;
     uint32_t index = 0;
     size_t stats_at = 0;
+    float error = 0;
   };
   std::vector<Placed> placed;
   std::vector<uint8_t> bytes;
@@ -549,7 +573,9 @@ void Compressor::Apply(size_t head) {
   for (size_t i = range.begin; i < range.end; ++i) {
     const Candidate& candidate = candidates_[i];
     const size_t rung = items_[i].rung;
-    if (!candidate.is_new && rung == candidate.tier) continue;
+    const bool stays = !candidate.is_new && rung == candidate.tier;
+    const bool moves = orders_ && rung + 1 == n_rungs && candidate.stands_for == 1;
+    if (stays && !moves) continue;
     if (!candidate.is_new) leaving[candidate.tier].push_back(candidate.slot);
     if (rung == n_rungs && !remembers) continue;
     if (rung == n_rungs) {
@@ -564,12 +590,17 @@ void Compressor::Apply(size_t head) {
     placed.push_back({.tier = static_cast<uint8_t>(rung),
                       .bytes_at = bytes.size(),
                       .index = candidate.index,
-                      .stats_at = stats.size()});
+                      .stats_at = stats.size(),
+                      .error = items_[i].error});
     bytes.resize(bytes.size() + layout.k_bytes() + layout.v_bytes());
     uint8_t* k_row = bytes.data() + placed.back().bytes_at;
     uint8_t* v_row = k_row + layout.k_bytes();
-    if (candidate.is_new && layout.k_type == ElementType::kF16 &&
-        layout.v_type == ElementType::kF16 && !config_.rotated(rung)) {
+    if (stays) {
+      const RowView row = memory_.store(head, rung).row(candidate.slot);
+      std::memcpy(k_row, row.k, layout.k_bytes());
+      std::memcpy(v_row, row.v, layout.v_bytes());
+    } else if (candidate.is_new && layout.k_type == ElementType::kF16 &&
+               layout.v_type == ElementType::kF16 && !config_.rotated(rung)) {
       Transit& transit = memory_.transit();
       std::memcpy(k_row, transit.key(head, candidate.slot), layout.k_bytes());
       std::memcpy(v_row, transit.value(head, candidate.slot), layout.v_bytes());
@@ -584,6 +615,7 @@ void Compressor::Apply(size_t head) {
   if (config_.absorb().has_states() && !forgotten.empty() && !NeedsMetric(head)) {
     MeasureMetric(head, {}, {});  // All nearly had room.
   }
+  if (orders_) std::ranges::stable_sort(placed, std::greater{}, &Placed::error);
   std::vector<size_t> arriving(n_rungs);
   for (const Placed& row : placed) ++arriving[row.tier];
   for (size_t tier = 0; tier < n_rungs; ++tier) {

@@ -62,7 +62,13 @@ class Compressor {
   // Heads do not depend on each other, except where the budget is distributed.
   template <typename Work>
   void ForHeads(const Work& work) const;
-  size_t SampleStride(size_t head, size_t tier) const;
+  // Of a tier's first `n` rows, every stride-th stands for those up to the next, which stay where
+  // they are.
+  struct Sample {
+    size_t n = 0;
+    size_t stride = 1;
+  };
+  Sample SampleOf(size_t head, size_t tier) const;
   size_t CountCandidates(size_t head) const;
   void Gather(size_t head);
   void Score(size_t head);
@@ -110,7 +116,10 @@ class Compressor {
   double room_ = 0;          // ScoreContext::room
   double text_share_ = 1.0;  // likewise
   bool pooled_ = false;
-  bool samples_ = false;  // PolicyNeeds::all_tokens does not hold
+  // Where PolicyNeeds::all_tokens does not hold:
+  bool samples_ = false;  // the lowest rung, on which all stay
+  bool orders_ = false;   // the lowest rung, so that those come last who are forgotten next
+  bool rests_ = false;    // all but the last of the lowest rung, by that order
   // Rows per head that stay free on the incoming tier, so that steps to come need not compress.
   size_t spare_ = 0;
   std::vector<RowCodec> codecs_;  // [head]

@@ -152,7 +152,7 @@ class RetentivePolicy : public Policy {
     const Points points(context, key_share_);
     points.SquaredNorms(scores);
     if (context.room >= 1) return;
-    if (n_picks_ > 0) PickFarthest(points, scores);
+    if (n_picks_ > 0) PickFarthest(points, NumPicks(context), scores);
     const std::vector<float> weights = Weights(context);
     const double mean = MeanAttention(context);
     // Text has had its witness; a picture's tokens wait for theirs.
@@ -198,10 +198,18 @@ class RetentivePolicy : public Policy {
     return weights;
   }
 
+  // Fewer where tokens stand for others, which might be picked as well.
+  size_t NumPicks(const ScoreContext& context) const {
+    const auto n = static_cast<double>(context.token_index.size());
+    const double all = std::accumulate(context.stands_for.begin(), context.stands_for.end(), 0.0);
+    return all > 0 ? static_cast<size_t>(std::ceil(static_cast<double>(n_picks_) * n / all))
+                   : n_picks_;
+  }
+
   // Takes tokens one by one, always the one that is farthest from the means and from all taken so
   // far; its distance then is what would be lost without it. Of equals the newer is taken first.
   // In: squared norms, which are the distances to the means.
-  void PickFarthest(const Points& points, std::span<float> distance) const {
+  static void PickFarthest(const Points& points, size_t n_picks, std::span<float> distance) {
     const std::vector<float> norms(distance.begin(), distance.end());
     struct Bound {
       float distance = 0;  // to the first n_seen of the picks: never less than to all
@@ -228,7 +236,7 @@ class RetentivePolicy : public Policy {
       LowerToSquaredDistances(row, points.d(), picks_from(bound.n_seen), &bound.distance);
       bound.n_seen = static_cast<uint32_t>(picks.size());
     };
-    while (picks.size() < std::min(n_picks_, points.n())) {
+    while (picks.size() < std::min(n_picks, points.n())) {
       std::pop_heap(farthest.begin(), farthest.end());
       Bound& top = farthest.back();
       if (top.n_seen == picks.size()) {
