@@ -367,6 +367,53 @@ TEST(MemoryPropertiesTest, WhereAllHaveRoomNoneIsForgotten) {
   ExpectConsistent(memory, false);
 }
 
+// While an answer grows, not everybody competes for room: those do that were the least novel when
+// all last did. So the least novel go, whether they came in the prompt or in the answer.
+TEST(MemoryPropertiesTest, LongAnswersForgetTheLeastNovel) {
+  Memory memory = *Memory::Create(TestShape(), {.policy = *ParsePolicySpec("retentive:window=8"),
+                                                .budget = *ParseBudget("144KiB")});
+  const size_t lowest = memory.impl().config().n_rungs() - 1;
+  Random random(45);
+  std::vector<double> scales;  // how far tokens are from their mean, and so from each other
+  Transit transit;
+  const auto append = [&](size_t n) {
+    RandomUbatch ubatch(TestShape(), n, random);
+    for (size_t i = 0; i < n; ++i) {
+      scales.push_back(0.5 + 0.5 * random.NextDouble());
+      std::vector<float> row(32);
+      for (float& x : row) x = static_cast<float>(scales.back() * random.NextGaussian());
+      ubatch.SetToken(i, row);
+    }
+    ubatch.Run(memory, &transit);
+    ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
+  };
+  append(1500);
+  const Inspection before = memory.Inspect();
+  const uint64_t compressions = memory.stats().compressions;
+  for (int i = 0; i < 300; ++i) {
+    append(1);
+    if (i % 50 == 0) ExpectConsistent(memory, false);
+    if (HasFailure()) return;
+  }
+  EXPECT_GT(memory.stats().compressions, compressions + 3);
+  ExpectConsistent(memory, false);
+  ExpectAttendsAsItsRows(memory);
+  const Inspection after = memory.Inspect();
+  for (size_t head = 0; head < after.heads.size(); ++head) {
+    // Most of the lowest rung rests.
+    EXPECT_GT(memory.impl().store(head, lowest).size(), 500u);
+    double sums[2] = {}, n[2] = {};
+    for (size_t i = 0; i < 1500; ++i) {
+      if (before.heads[head].rung[i] == HeadInspection::kForgotten) continue;
+      const bool went = after.heads[head].rung[i] == HeadInspection::kForgotten;
+      sums[went ? 1 : 0] += scales[i];
+      n[went ? 1 : 0] += 1;
+    }
+    EXPECT_GT(n[1], 100);
+    EXPECT_LT(sums[1] / n[1], 0.9 * sums[0] / n[0]);
+  }
+}
+
 // Between two compressions tokens of decoding go to the smallest rung that is as good as exact.
 TEST(MemoryPropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
   for (const auto& [ladder, tier] :

@@ -98,6 +98,18 @@ class RandomUbatch {
     const Layer& data = layers_[layer];
     return data.k.data() + (token * data.shape.n_kv_head + kv_head) * data.shape.d_k;
   }
+  // Makes every head's K and V of a token these, as much of it as they are long.
+  void SetToken(size_t token, const std::vector<float>& k_and_v) {
+    for (Layer& data : layers_) {
+      const auto set = [&](std::vector<uint16_t>& rows, size_t n) {
+        for (size_t e = 0; e < n; ++e) {
+          rows[token * n + e] = F16FromF32(k_and_v[e % k_and_v.size()]);
+        }
+      };
+      set(data.k, data.shape.n_kv_head * data.shape.d_k);
+      set(data.v, data.shape.n_kv_head * data.shape.d_v);
+    }
+  }
   static constexpr float kScale = 0.25f;
 
  private:
