@@ -28,9 +28,9 @@ constexpr uint64_t kMatrixShare = 4;
 // Tokens per head that stand for all on the lowest rung.
 constexpr size_t kSampledRows = 128;
 
-// While an answer grows, most of those on the lowest rung rest: only the last ones, in the order in
-// which they were last forgotten, may be forgotten next. In one of kStretches stretches of the
-// conversation everybody competes, which orders them anew.
+// While an answer grows, most rows on the lowest rung rest: only the last ones compete, which were
+// the least worth keeping when all did. In one of kStretches stretches of kMaxSpareRows tokens all
+// do, which orders them anew.
 constexpr size_t kCompetingRows = 256;
 constexpr uint64_t kStretches = 8;
 

@@ -53,8 +53,9 @@ struct PolicyNeeds {
   // Attention of rows on the lowest rung as well. Without it, it counts as 0 there, which saves
   // bytes where they weigh most.
   bool lowest_rung = true;
-  // Every token that competes. Without it, where none has to be forgotten, a sample of those on the
-  // lowest rung stands for all of them, which have nowhere to go.
+  // Every token. Without it, a sample stands for tokens on the lowest rung that are not forgotten:
+  // for all of them where there is room for all, and while an answer grows for those that were
+  // worth the most when all competed.
   bool all_tokens = true;
 };
 
@@ -66,7 +67,7 @@ struct ScoreContext {
   // Share of the conversation's tokens for which there is room on the lowest rung; 1: for all, so
   // that only precision is at stake.
   double room = 0;
-  double text_share = 0;  // of the conversation's tokens so far
+  double text_share = 0;                  // of the conversation's tokens so far
   std::span<const uint32_t> token_index;  // [n] ascending: place of each token in it
   std::span<const TokenInfo> tokens;      // [n]
   std::span<const float> stands_for;      // [n] tokens, itself included; empty: one each
