@@ -29,10 +29,9 @@ constexpr uint64_t kMatrixShare = 4;
 constexpr size_t kSampledRows = 128;
 
 // While an answer grows, most rows on the lowest rung rest: only the last ones compete, which were
-// the least worth keeping when all did. In one of kStretches stretches of kMaxSpareRows tokens all
-// do, which orders them anew.
+// the least worth keeping when all did. After so many tokens all do again, which orders them anew.
 constexpr size_t kCompetingRows = 256;
-constexpr uint64_t kStretches = 8;
+constexpr uint64_t kRestingTokens = 512;
 
 // A thread costs about as much as some hundred of them do.
 constexpr size_t kRowsPerThread = 1024;
@@ -69,7 +68,7 @@ Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
   const uint64_t rows = tokens * config_.layout(0, 0).row_bytes() /
                         (kSpareShare * config_.layout(0, incoming).row_bytes());
   const uint64_t few = incoming > 0 ? std::min(2 * rows, kFewSpareRows) : 0;
-  spare_ = std::clamp(rows, few, kMaxSpareRows);
+  most_spare_ = std::clamp(rows, few, kMaxSpareRows);
   for (size_t layer = 0; layer < config_.shape().layers.size(); ++layer) {
     std::vector<LadderRung>& rungs = shapes_.emplace_back();
     const size_t head = config_.head(layer, 0);
@@ -86,28 +85,46 @@ Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
 void Compressor::Run(size_t n_new) {
   const Stopwatch clock;
   n_new_ = n_new;
+  uint64_t n_media = 0;
+  for (const MediaSpan& span : memory_.media()) n_media += span.n_tokens();
+  text_share_ = 1.0 - static_cast<double>(n_media) / static_cast<double>(memory_.tokens_seen());
+  pooled_ =
+      config_.split() == Split::kPooled || (config_.split() == Split::kAuto && text_share_ < 0.5);
+  const Memory::Impl::Order& order = memory_.order_;
+  Plan(order.tokens_seen > 0 && order.pooled == pooled_ &&
+       memory_.tokens_seen() - order.tokens_seen < kRestingTokens);
+  // Those who compete may not be enough, say where most must be kept.
+  if (rests_ && PlannedBytes() > budget_) Plan(false);
+  ForHeads([this](size_t head) { Apply(head); });
+  if (!orders_) memory_.order_ = {};
+  if (orders_ && !rests_) {
+    memory_.order_ = {.tokens_seen = memory_.tokens_seen(), .pooled = pooled_};
+  }
+  ++memory_.compressions_;
+  memory_.compress_seconds_ += clock.Seconds();
+}
+
+void Compressor::Plan(bool may_rest) {
   const bool forgets = LeastBytes() > budget_;
   samples_ = !config_.needs().all_tokens && !Absorbs() && !forgets;
   orders_ = !config_.needs().all_tokens && forgets;
-  rests_ = orders_ && n_new == 1 && (memory_.tokens_seen() / kMaxSpareRows + 1) % kStretches != 0;
+  rests_ = orders_ && may_rest;
+  codecs_.clear();
+  heads_.clear();
+  candidates_.clear();
   for (size_t head = 0; head < config_.n_heads(); ++head) {
     codecs_.emplace_back(memory_, head);
     heads_.push_back(
         {.begin = candidates_.size(), .end = candidates_.size() + CountCandidates(head)});
     candidates_.resize(heads_.back().end);
   }
-  items_.resize(candidates_.size());
+  items_.assign(candidates_.size(), {});
   ForHeads([this](size_t head) { Gather(head); });
   for (size_t head = 0; head < config_.n_heads(); ++head) {
     MakeCentre(head);
     MakeMatrix(head);
   }
   room_ = std::min(1.0, static_cast<double>(budget_) / static_cast<double>(LeastBytes()));
-  uint64_t n_media = 0;
-  for (const MediaSpan& span : memory_.media()) n_media += span.n_tokens();
-  text_share_ = 1.0 - static_cast<double>(n_media) / static_cast<double>(memory_.tokens_seen());
-  pooled_ =
-      config_.split() == Split::kPooled || (config_.split() == Split::kAuto && text_share_ < 0.5);
   ForHeads([this](size_t head) { Score(head); });
   if (!config_.policy().info->scores_are_errors && pooled_) RanksToErrors(items_);
   ForHeads([this](size_t head) { WeighKept(head); });
@@ -119,9 +136,6 @@ void Compressor::Run(size_t n_new) {
     if (all_stay || candidates_[i].stands_for > 1) items_[i].keep = true;
   }
   Solve();
-  ForHeads([this](size_t head) { Apply(head); });
-  ++memory_.compressions_;
-  memory_.compress_seconds_ += clock.Seconds();
 }
 
 template <typename Work>
@@ -150,13 +164,7 @@ uint64_t Compressor::LeastBytes() const {
 Compressor::Sample Compressor::SampleOf(size_t head, size_t tier) const {
   if (tier + 1 != config_.n_rungs() || !(samples_ || rests_)) return {};
   size_t n = memory_.store(head, tier).size();
-  if (rests_) {
-    // Before the first is forgotten there is no order yet.
-    size_t n_held = n_new_;
-    for (size_t i = 0; i < config_.n_rungs(); ++i) n_held += memory_.store(head, i).size();
-    const bool ordered = n_held < memory_.tokens_seen();
-    n = ordered && n > kCompetingRows ? n - kCompetingRows : 0;
-  }
+  if (rests_) n -= std::min(n, kCompetingRows);
   return {.n = n, .stride = std::max<size_t>(1, (n + kSampledRows - 1) / kSampledRows)};
 }
 
@@ -395,6 +403,7 @@ uint64_t Compressor::PlannedBytes() const {
 }
 
 void Compressor::Solve() {
+  spare_ = most_spare_;
   uint64_t taken = memory_.FixedBytes();
   uint64_t kept = 0;
   uint64_t spare_bytes = 0;  // of one spare row per head
@@ -462,7 +471,8 @@ void Compressor::SolveHead(size_t head, uint64_t budget) {
   if (n_held == 0 && std::ranges::none_of(items, forgotten)) return;
   const size_t row_bytes = config_.layout(head, config_.state_tier()).row_bytes();
   const double share = config_.absorb().share;
-  const uint64_t kept = KeptBytes(head);
+  const uint64_t staying = StayingBytes(head);  // in none of what follows, but in the share
+  const uint64_t kept = KeptBytes(head) - staying;
   const size_t room = budget > kept ? (budget - kept) / row_bytes : 0;
   const auto solve_with = [&](size_t n_states) {
     n_states = std::min(n_states, std::max<size_t>(room, 1));
@@ -471,11 +481,12 @@ void Compressor::SolveHead(size_t head, uint64_t budget) {
     range.n_states = n_states;
   };
   if (share >= 0) {
-    const auto limit = static_cast<size_t>(share * static_cast<double>(budget)) / row_bytes;
+    const auto limit =
+        static_cast<size_t>(share * static_cast<double>(budget + staying)) / row_bytes;
     return solve_with(share > 0 ? std::max<size_t>(limit, 1) : 0);
   }
   // As many as leave the least error: states displace tokens.
-  const size_t most = std::min<size_t>(budget / row_bytes / 2, 64);
+  const size_t most = std::min<size_t>((budget + staying) / row_bytes / 2, 64);
   size_t best = 0;
   double least = std::numeric_limits<double>::infinity();
   for (size_t n_states = 0; n_states <= most; n_states = n_states == 0 ? 1 : 2 * n_states) {
@@ -506,10 +517,11 @@ void Compressor::MeasureMetric(size_t head, RowsView keys, RowsView values) {
     if (!decoded) Decode(head, candidates_[i], k.data(), v.data());
     const std::span<const float> key = decoded ? keys.row(i - range.begin) : k;
     const std::span<const float> value = decoded ? values.row(i - range.begin) : v;
-    all.Absorb(key, value);
+    const float count = candidates_[i].stands_for;
+    all.Absorb(key, value, count);
     float norm = 0;
     SquaredNorms(value.data(), 1, value.size(), &norm);
-    v_square += static_cast<double>(norm);
+    v_square += static_cast<double>(count * norm);
   }
   StateMetric& metric = metrics_[head];
   if (all.mass == 0) return;
@@ -728,7 +740,7 @@ double Compressor::MeanAttention(size_t head) const {
     const std::span<const float> stats = Stats(head, candidates_[i]);
     if (!stats.empty()) total += static_cast<double>(stats[0]);
   }
-  return total / static_cast<double>(range.end - range.begin);
+  return total / static_cast<double>(range.end - range.begin + range.n_staying);
 }
 
 float Compressor::AbsorbedShare(std::span<const float> stats, double mean_attention) {

@@ -70,6 +70,8 @@ class Compressor {
   };
   Sample SampleOf(size_t head, size_t tier) const;
   size_t CountCandidates(size_t head) const;
+  // Which rung is for whom; may_rest: most of the lowest rung need not compete.
+  void Plan(bool may_rest);
   void Gather(size_t head);
   void Score(size_t head);
   void WeighKept(size_t head);
@@ -122,6 +124,7 @@ class Compressor {
   bool rests_ = false;    // all but the last of the lowest rung, by that order
   // Rows per head that stay free on the incoming tier, so that steps to come need not compress.
   size_t spare_ = 0;
+  size_t most_spare_ = 0;
   std::vector<RowCodec> codecs_;  // [head]
   std::vector<Candidate> candidates_;
   std::vector<LadderItem> items_;

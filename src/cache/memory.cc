@@ -84,6 +84,7 @@ Memory::Impl::Impl(const Impl& other)
       media_(other.media_),
       tokens_seen_(other.tokens_seen_),
       observed_queries_(other.observed_queries_),
+      order_(other.order_),
       state_share_(other.state_share_),
       state_steps_(other.state_steps_),
       reactivations_(other.reactivations_),
@@ -308,6 +309,7 @@ void Memory::Impl::CommitAppend() {
   const uint64_t budget = waits ? kNoLimit : BudgetBytes(tokens_seen_ + n);
   const bool appended = AppendExact(n, budget);
   tokens_seen_ += n;
+  if (n > 1) order_ = {};  // A prompt may change what everything is worth.
   if (!appended) Compressor(*this, budget).Run(n);
   transit_ = nullptr;
   own_transit_.reset();
@@ -361,6 +363,7 @@ void Memory::Impl::Truncate(uint64_t n_tokens) {
     std::ranges::for_each(matrices_, [](auto& matrix) { matrix.reset(); });
   }
   tokens_seen_ = n_tokens;
+  order_ = {};
   EnforceBudget();  // A share of fewer tokens is less.
 }
 

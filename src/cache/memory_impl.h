@@ -190,6 +190,13 @@ class Memory::Impl {
   uint64_t tokens_seen_ = 0;
   double observed_queries_ = 0;  // with decay
 
+  // When all rows of the lowest rung were put in the order of what they are worth, by Compressor.
+  struct Order {
+    uint64_t tokens_seen = 0;  // 0: they are in no such order
+    bool pooled = false;       // the budget, over heads
+  };
+  Order order_;
+
   bool prompt_follows_ = false;
   Transit* transit_ = nullptr;            // between BeginAppend() and its end
   std::unique_ptr<Transit> own_transit_;  // if the caller has none

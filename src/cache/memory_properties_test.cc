@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <optional>
@@ -414,6 +415,31 @@ TEST(MemoryPropertiesTest, LongAnswersForgetTheLeastNovel) {
   }
 }
 
+// More must be kept than may rest, or a share of states and a matrix is taken while most rest.
+TEST(MemoryPropertiesTest, LongAnswersStayWithinTheirBudget) {
+  for (const auto& [policy, budget, absorb] : std::vector<std::array<const char*, 3>>{
+           {"retentive:window=900", "140KiB", "clusters:share=0.05"},
+           {"retentive:window=300", "100KiB", "clusters:share=-1"},
+           {"retentive:window=8", "4%", "clusters:share=0.3,matrix=1"},
+           {"retentive:window=8", "100KiB", "none"}}) {
+    const Case what{.policy = policy, .budget = budget, .absorb = absorb, .ladder = "auto"};
+    SCOPED_TRACE(what.name());
+    Memory memory = *Memory::Create(TestShape(), what.options());
+    Random random(46);
+    Transit transit;
+    RandomUbatch(TestShape(), 3000, random).Run(memory, &transit);
+    const uint64_t states = memory.stats().states;
+    for (int i = 0; i < 600; ++i) {
+      RandomUbatch(TestShape(), 1, random).Run(memory, &transit);
+      ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes) << "step " << i;
+      if (i % 100 != 0) continue;
+      ASSERT_NO_FATAL_FAILURE(ExpectConsistent(memory, false));
+    }
+    // States have their share whoever rests.
+    EXPECT_GE(memory.stats().states, states * 3 / 4);
+  }
+}
+
 // Between two compressions tokens of decoding go to the smallest rung that is as good as exact.
 TEST(MemoryPropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
   for (const auto& [ladder, tier] :
@@ -436,9 +462,11 @@ TEST(MemoryPropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
     for (int step = 0; step < 40; ++step) {
       const uint64_t compressions = memory.stats().compressions;
       const size_t n_before = impl.store(0, tier).size();
+      const bool had_room = n_before < impl.store(0, tier).capacity();
       RandomUbatch(TestShape(), 1, random).Run(memory, &transit);
       ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
-      if (memory.stats().compressions != compressions) continue;
+      // What compression left over may have room for exact rows beside.
+      if (memory.stats().compressions != compressions || !had_room) continue;
       ++n_waiting;
       EXPECT_EQ(impl.store(0, tier).size(), n_before + 1);
       for (size_t head = 0; head < config.n_heads(); ++head) {
