@@ -96,9 +96,8 @@ void Compressor::Run(size_t n_new) {
   // Those who compete may not be enough, say where most must be kept.
   if (rests_ && PlannedBytes() > budget_) Plan(false);
   ForHeads([this](size_t head) { Apply(head); });
-  if (!orders_) memory_.order_ = {};
-  if (orders_ && !rests_) {
-    memory_.order_ = {.tokens_seen = memory_.tokens_seen(), .pooled = pooled_};
+  if (!rests_) {
+    memory_.order_ = {.tokens_seen = orders_ ? memory_.tokens_seen() : 0, .pooled = pooled_};
   }
   ++memory_.compressions_;
   memory_.compress_seconds_ += clock.Seconds();
@@ -377,7 +376,7 @@ uint64_t Compressor::StayingBytes(size_t head) const {
 
 uint64_t Compressor::KeptBytes(size_t head) const {
   const HeadRange& range = heads_[head];
-  uint64_t bytes = StayingBytes(head);
+  uint64_t bytes = 0;
   for (size_t i = range.begin; i < range.end; ++i) {
     if (items_[i].keep) bytes += shapes_[items_[i].shape].back().bytes;
   }
@@ -409,7 +408,7 @@ void Compressor::Solve() {
   uint64_t spare_bytes = 0;  // of one spare row per head
   for (size_t head = 0; head < config_.n_heads(); ++head) {
     taken += sizeof(RowStore) + sizeof(void*);
-    kept += KeptBytes(head);
+    kept += StayingBytes(head) + KeptBytes(head);
     spare_bytes += config_.layout(head, config_.incoming_tier()).row_bytes();
     if (config_.absorb().has_states()) {
       kept += StoreBytesFor(1, config_.layout(head, config_.state_tier()));
@@ -471,8 +470,7 @@ void Compressor::SolveHead(size_t head, uint64_t budget) {
   if (n_held == 0 && std::ranges::none_of(items, forgotten)) return;
   const size_t row_bytes = config_.layout(head, config_.state_tier()).row_bytes();
   const double share = config_.absorb().share;
-  const uint64_t staying = StayingBytes(head);  // in none of what follows, but in the share
-  const uint64_t kept = KeptBytes(head) - staying;
+  const uint64_t kept = KeptBytes(head);
   const size_t room = budget > kept ? (budget - kept) / row_bytes : 0;
   const auto solve_with = [&](size_t n_states) {
     n_states = std::min(n_states, std::max<size_t>(room, 1));
@@ -480,13 +478,13 @@ void Compressor::SolveHead(size_t head, uint64_t budget) {
     solver.Solve(budget > taken ? budget - taken : 0, items);
     range.n_states = n_states;
   };
+  const uint64_t whole = budget + StayingBytes(head);  // of which states have their share
   if (share >= 0) {
-    const auto limit =
-        static_cast<size_t>(share * static_cast<double>(budget + staying)) / row_bytes;
+    const auto limit = static_cast<size_t>(share * static_cast<double>(whole)) / row_bytes;
     return solve_with(share > 0 ? std::max<size_t>(limit, 1) : 0);
   }
   // As many as leave the least error: states displace tokens.
-  const size_t most = std::min<size_t>((budget + staying) / row_bytes / 2, 64);
+  const size_t most = std::min<size_t>(whole / row_bytes / 2, 64);
   size_t best = 0;
   double least = std::numeric_limits<double>::infinity();
   for (size_t n_states = 0; n_states <= most; n_states = n_states == 0 ? 1 : 2 * n_states) {

@@ -82,6 +82,7 @@ class Compressor {
   void UpdateMatrix(size_t head, const std::vector<StateSums>& points,
                     const std::vector<size_t>& went, double before, double retention);
   void Solve();
+  // `budget` is without StayingBytes().
   void SolveHead(size_t head, uint64_t budget);
   // Whether states are certain to be made or changed, as far as that can be told before solving.
   bool NeedsMetric(size_t head) const;
@@ -89,7 +90,7 @@ class Compressor {
   void MeasureMetric(size_t head, RowsView keys, RowsView values);
   double StateError(size_t head, size_t n_states);
   uint64_t StayingBytes(size_t head) const;  // of HeadRange::n_staying
-  uint64_t KeptBytes(size_t head) const;     // of what may not be forgotten, at the least
+  uint64_t KeptBytes(size_t head) const;     // of others that may not be forgotten, at the least
   uint64_t PlannedBytes() const;             // held once Apply() has run
   void SolveWithin(uint64_t budget);
   void Apply(size_t head);

@@ -52,6 +52,12 @@ float StandsFor(const ScoreContext& context, size_t i) {
   return context.stands_for.empty() ? 1.0f : context.stands_for[i];
 }
 
+// With those that others stand for.
+double CountTokens(const ScoreContext& context) {
+  if (context.stands_for.empty()) return static_cast<double>(context.token_index.size());
+  return std::accumulate(context.stands_for.begin(), context.stands_for.end(), 0.0);
+}
+
 // Rows of K and V side by side, scaled so that squared distances are errors in the units of the
 // values: keys count as much as values do, by the given share.
 class Points {
@@ -175,10 +181,7 @@ class RetentivePolicy : public Policy {
   // 0: none was seen.
   static double MeanAttention(const ScoreContext& context) {
     const double total = std::accumulate(context.attention.begin(), context.attention.end(), 0.0);
-    double n = 0;
-    for (size_t i = 0; i < context.attention.size(); ++i) {
-      n += static_cast<double>(StandsFor(context, i));
-    }
+    const double n = CountTokens(context);
     return n > 0 ? total / n : 0.0;
   }
 
@@ -201,9 +204,8 @@ class RetentivePolicy : public Policy {
   // Fewer where tokens stand for others, which might be picked as well.
   size_t NumPicks(const ScoreContext& context) const {
     const auto n = static_cast<double>(context.token_index.size());
-    const double all = std::accumulate(context.stands_for.begin(), context.stands_for.end(), 0.0);
-    return all > 0 ? static_cast<size_t>(std::ceil(static_cast<double>(n_picks_) * n / all))
-                   : n_picks_;
+    const double picks = static_cast<double>(n_picks_) * n / std::max(CountTokens(context), 1.0);
+    return static_cast<size_t>(std::ceil(picks));
   }
 
   // Takes tokens one by one, always the one that is farthest from the means and from all taken so
