@@ -41,7 +41,7 @@ constexpr size_t kRowsPerThread = 1024;
 // are compressed nearly as slowly as many.
 constexpr uint64_t kSpareShare = 16;
 constexpr uint64_t kFewSpareRows = 48;
-constexpr uint64_t kMaxSpareRows = 64;
+constexpr uint64_t kMaxSpareRows = 128;
 
 // Errors from scores of which only the order counts: by rank.
 void RanksToErrors(std::span<LadderItem> items) {
@@ -104,6 +104,8 @@ void Compressor::Run(size_t n_new) {
 }
 
 void Compressor::Plan(bool may_rest) {
+  // Before it is decided who stays, as their bytes are everybody's.
+  for (size_t head = 0; head < config_.n_heads(); ++head) MakeMatrix(head);
   const bool forgets = LeastBytes() > budget_;
   samples_ = !config_.needs().all_tokens && !Absorbs() && !forgets;
   orders_ = !config_.needs().all_tokens && forgets;
@@ -119,10 +121,7 @@ void Compressor::Plan(bool may_rest) {
   }
   items_.assign(candidates_.size(), {});
   ForHeads([this](size_t head) { Gather(head); });
-  for (size_t head = 0; head < config_.n_heads(); ++head) {
-    MakeCentre(head);
-    MakeMatrix(head);
-  }
+  for (size_t head = 0; head < config_.n_heads(); ++head) MakeCentre(head);
   room_ = std::min(1.0, static_cast<double>(budget_) / static_cast<double>(LeastBytes()));
   ForHeads([this](size_t head) { Score(head); });
   if (!config_.policy().info->scores_are_errors && pooled_) RanksToErrors(items_);

@@ -165,5 +165,34 @@ TEST(MatrixStateTest, IsMadeOnlyWhereItIsSmall) {
   EXPECT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
 }
 
+// The budget grows until a matrix may be made, which then takes what the lowest rung's tokens had.
+TEST(MatrixStateTest, StaysWithinTheBudgetThatAllTokensHadRoomIn) {
+  const MemoryShape shape{.layers = {{.n_head = 2, .n_kv_head = 2, .d_k = 64, .d_v = 64}}};
+  Memory memory = *Memory::Create(shape, {.policy = *ParsePolicySpec("retentive:window=8"),
+                                          .budget = *ParseBudget("20%"),
+                                          .absorb = *ParseAbsorbSpec("clusters:matrix=1"),
+                                          .ladder = *ParseLadder("auto")});
+  Random random(9);
+  std::vector<uint16_t> row(64);
+  const auto append = [&](size_t n) {
+    memory.BeginAppend(n);
+    for (size_t head = 0; head < 2; ++head) {
+      for (size_t i = 0; i < n; ++i) {
+        for (uint16_t& x : row) x = F16FromF32(static_cast<float>(random.NextGaussian()));
+        memory.Stage(0, head, i, row.data(), row.data());
+      }
+    }
+    memory.CommitAppend();
+  };
+  append(500);
+  ASSERT_EQ(memory.impl().matrix(0), nullptr);
+  ASSERT_EQ(memory.stats().tokens_evicted, 0u);
+  for (int i = 0; i < 400; ++i) {
+    append(1);
+    ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes) << "step " << i;
+  }
+  EXPECT_NE(memory.impl().matrix(0), nullptr);
+}
+
 }  // namespace
 }  // namespace rkv

@@ -9,6 +9,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.h, which re-includes this file once per target.
 #include "hwy/highway.h"
+#include "kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rkv {
@@ -76,8 +77,16 @@ HWY_INLINE void DotTile(const float* const* HWY_RESTRICT rows,
         for (size_t f = 0; f < kTileFrom; ++f) acc[r][f] = hn::MulAdd(x, point[f], acc[r][f]);
       }
     }
-    for (size_t r = 0; r < kTileRows; ++r) {
-      for (size_t f = 0; f < kTileFrom; ++f) {
+    for (size_t f = 0; f < kTileFrom; ++f) {
+#if HWY_TARGET != HWY_SCALAR
+      if constexpr (kTileRows == 4) {
+        float four[4];
+        StoreSumsOfFour(acc[0][f], acc[1][f], acc[2][f], acc[3][f], four);
+        for (size_t r = 0; r < 4; ++r) sums[r][f] += four[r];
+        continue;
+      }
+#endif
+      for (size_t r = 0; r < kTileRows; ++r) {
         sums[r][f] += hn::GetLane(hn::SumOfLanes(df, acc[r][f]));
       }
     }
@@ -89,12 +98,12 @@ HWY_INLINE void DotTile(const float* const* HWY_RESTRICT rows,
   }
 }
 
-// Calls take(i, f, distance) for every pair of a row and a point that are nearer than limits[i],
-// which take() may lower.
+// Calls take(i, f, row, point, norms, dot) for every pair of a row and a point: their numbers, where
+// they are, the sum of their squared norms, and their product.
 template <size_t kTileRows, size_t kTileFrom, typename Take>
-HWY_INLINE void ForNearerTiled(const NormedRows& rows, size_t d, const NormedPoints& from,
-                               const float* limits, const Take& take) {
-  constexpr size_t kBlock = 16;  // Points that stay in the first cache while rows pass.
+HWY_INLINE void ForPairsTiled(const NormedRows& rows, size_t d, const NormedPoints& from,
+                              const Take& take) {
+  constexpr size_t kBlock = 24;  // Points that stay in the first cache while rows pass.
   for (size_t block = 0; block < from.n; block += kBlock) {
     const size_t block_end = std::min(from.n, block + kBlock);
     for (size_t i = 0; i < rows.n; i += kTileRows) {
@@ -112,11 +121,8 @@ HWY_INLINE void ForNearerTiled(const NormedRows& rows, size_t d, const NormedPoi
         DotTile(tile_rows, tile_from, d, dots);
         for (size_t r = 0; r < std::min(kTileRows, rows.n - i); ++r) {
           for (size_t g = 0; g < std::min(kTileFrom, block_end - f); ++g) {
-            // By products, only to see whether it is worth it: they round where rows are near.
-            const float norms = rows.norms[i + r] + from.norms[f + g];
-            if (!(norms - 2.0f * dots[r][g] < limits[i + r] + kTileError * norms)) continue;
-            const float distance = SquaredDistance<true>(tile_rows[r], tile_from[g], d);
-            if (distance < limits[i + r]) take(i + r, f + g, distance);
+            take(i + r, f + g, tile_rows[r], tile_from[g], rows.norms[i + r] + from.norms[f + g],
+                 dots[r][g]);
           }
         }
       }
@@ -125,15 +131,32 @@ HWY_INLINE void ForNearerTiled(const NormedRows& rows, size_t d, const NormedPoi
 }
 
 template <typename Take>
+HWY_INLINE void ForPairs(const NormedRows& rows, size_t d, const NormedPoints& from,
+                         const Take& take) {
+  if (rows.n == 1) {
+    ForPairsTiled<1, 4>(rows, d, from, take);
+  } else if (from.n == 1) {
+    ForPairsTiled<4, 1>(rows, d, from, take);
+  } else {
+    // As many sums as registers hold beside what is loaded.
+    constexpr size_t kTileFrom = HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64 ? 6 : 3;
+    ForPairsTiled<4, kTileFrom>(rows, d, from, take);
+  }
+}
+
+// Calls take(i, f, distance) for every pair of a row and a point that are nearer than limits[i],
+// which take() may lower.
+template <typename Take>
 HWY_INLINE void ForNearer(const NormedRows& rows, size_t d, const NormedPoints& from,
                           const float* limits, const Take& take) {
-  if (rows.n == 1) {
-    ForNearerTiled<1, 4>(rows, d, from, limits, take);
-  } else if (from.n == 1) {
-    ForNearerTiled<4, 1>(rows, d, from, limits, take);
-  } else {
-    ForNearerTiled<4, 2>(rows, d, from, limits, take);
-  }
+  ForPairs(rows, d, from,
+           [&](size_t i, size_t f, const float* row, const float* point, float norms, float dot)
+               HWY_ATTR {
+                 // By products, only to see whether it is worth it: they round where rows are near.
+                 if (!(norms - 2.0f * dot < limits[i] + kTileError * norms)) return;
+                 const float distance = SquaredDistance<true>(row, point, d);
+                 if (distance < limits[i]) take(i, f, distance);
+               });
 }
 
 void LowerTarget(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances) {
@@ -149,6 +172,20 @@ void NearestTarget(const NormedRows& rows, size_t d, const NormedPoints& from, f
   });
 }
 
+void DistancesTarget(const NormedRows& rows, size_t d, const NormedPoints& from,
+                     float* distances) {
+  // Products are exact enough from this share of the norms on.
+  constexpr float kFar = 2 * kTileError / static_cast<float>(kPairDistanceErrorBound);
+  ForPairs(rows, d, from,
+           [&](size_t i, size_t f, const float* row, const float* point, float norms, float dot)
+               HWY_ATTR {
+                 const float by_products = norms - 2.0f * dot;
+                 distances[i * from.n + f] = by_products > kFar * norms
+                                                 ? by_products
+                                                 : SquaredDistance<true>(row, point, d);
+               });
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace rkv
 HWY_AFTER_NAMESPACE();
@@ -159,6 +196,7 @@ namespace rkv {
 HWY_EXPORT(SquaredNormsTarget);
 HWY_EXPORT(LowerTarget);
 HWY_EXPORT(NearestTarget);
+HWY_EXPORT(DistancesTarget);
 
 void SquaredNorms(const float* rows, size_t n, size_t d, float* norms) {
   HWY_DYNAMIC_DISPATCH(SquaredNormsTarget)(rows, n, d, norms);
@@ -173,6 +211,11 @@ void FindNearest(const NormedRows& rows, size_t d, const NormedPoints& from, flo
                  size_t* nearest) {
   std::fill_n(distances, rows.n, std::numeric_limits<float>::infinity());
   HWY_DYNAMIC_DISPATCH(NearestTarget)(rows, d, from, distances, nearest);
+}
+
+void SquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from,
+                      float* distances) {
+  HWY_DYNAMIC_DISPATCH(DistancesTarget)(rows, d, from, distances);
 }
 
 }  // namespace rkv

@@ -6,7 +6,7 @@
 
 namespace rkv {
 
-// Bound on the relative error of what is below, tested against double precision for d up to 1024.
+// Bound on the relative error of norms and of least distances, tested against double precision for d up to 1024.
 inline constexpr double kDistanceErrorBound = 2e-6;
 
 // norms[i] = |row i|^2. rows: [n, d].
@@ -34,6 +34,13 @@ void LowerToSquaredDistances(const NormedRows& rows, size_t d, const NormedPoint
 // distances[i]. Rows that are no numbers keep their `nearest`, at an infinite distance.
 void FindNearest(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances,
                  size_t* nearest);
+
+// Bound on the relative error of SquaredDistances(), which are products where rows are not near.
+inline constexpr double kPairDistanceErrorBound = 1e-3;
+
+// distances[i, f] = |row i - from f|^2. distances: [rows, from].
+void SquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from,
+                      float* distances);
 
 }  // namespace rkv
 

@@ -18,6 +18,11 @@ void CheckDistances(Random& random, size_t n, size_t d, size_t n_from) {
   std::vector<float> rows(n * d), points(n_from * d), norms(n, -1.0f), distances(n), least(n);
   for (float& x : rows) x = static_cast<float>(random.NextGaussian());
   for (float& x : points) x = static_cast<float>(random.NextGaussian());
+  // Near ones, and a copy.
+  for (size_t f = 0; f < std::min(n, n_from); f += 2) {
+    const float step = f == 0 ? 0.0f : std::pow(10.0f, -static_cast<float>(f % 5));
+    for (size_t e = 0; e < d; ++e) points[f * d + e] = rows[f * d + e] + step * points[f * d + e];
+  }
   for (float& x : distances)
     x = static_cast<float>(4.0 * random.NextDouble() * static_cast<double>(d));
   const std::vector<float> before = distances;
@@ -31,6 +36,8 @@ void CheckDistances(Random& random, size_t n, size_t d, size_t n_from) {
   const NormedPoints to{.data = from.data(), .norms = point_norms.data(), .n = n_from};
   LowerToSquaredDistances(normed, d, to, distances.data());
   FindNearest(normed, d, to, least.data(), nearest.data());
+  std::vector<float> pairs(n * n_from);
+  SquaredDistances(normed, d, to, pairs.data());
   for (size_t i = 0; i < n; ++i) {
     double norm = 0;
     for (size_t e = 0; e < d; ++e) {
@@ -43,6 +50,10 @@ void CheckDistances(Random& random, size_t n, size_t d, size_t n_from) {
         expected[f] += std::pow(
             static_cast<double>(rows[i * d + e]) - static_cast<double>(points[f * d + e]), 2);
       }
+    }
+    for (size_t f = 0; f < n_from; ++f) {
+      EXPECT_NEAR(static_cast<double>(pairs[i * n_from + f]), expected[f],
+                  kPairDistanceErrorBound * expected[f]);
     }
     const double shortest = *std::ranges::min_element(expected);
     ASSERT_LT(nearest[i], n_from);
@@ -61,7 +72,7 @@ TEST(DistanceTest, MatchesDoublePrecisionOnEveryTarget) {
     Random random(1);
     for (const size_t d : {1, 3, 8, 31, 64, 100, 256, 1024}) {
       for (const size_t n : {1, 4, 7}) {
-        for (const size_t n_from : {1, 2, 19}) CheckDistances(random, n, d, n_from);
+        for (const size_t n_from : {1, 2, 19, 50}) CheckDistances(random, n, d, n_from);
       }
     }
   }

@@ -107,7 +107,7 @@ HWY_INLINE float Q2Error(const float* HWY_RESTRICT x, float step) {
 }
 
 // The scale code with the least squared error for one block.
-uint8_t BestQ2ScaleTarget(const float* HWY_RESTRICT x) {
+HWY_INLINE uint8_t BestQ2Scale(const float* HWY_RESTRICT x) {
   float square = 0;
   for (size_t i = 0; i < kQuantBlock; ++i) square += x[i] * x[i];
   if (square == 0) return 0;
@@ -126,6 +126,29 @@ uint8_t BestQ2ScaleTarget(const float* HWY_RESTRICT x) {
   return best;
 }
 
+void EncodeQ2BlockTarget(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
+  constexpr size_t kBytes = kQuantBlock / 4;
+  block[0] = BestQ2Scale(x);
+  const float step = Q2Scale(block[0]);
+  const hn::CappedTag<float, kBytes> df;
+  const hn::Rebind<int32_t, decltype(df)> di;
+  const auto inverse = hn::Set(df, step > 0 ? 1.0f / step : 0.0f);
+  const auto lowest = hn::Set(df, -2.0f);
+  HWY_ALIGN int32_t bytes[kBytes];
+  for (size_t i = 0; i < kBytes; i += hn::MaxLanes(df)) {
+    const auto code = [&](size_t part) HWY_ATTR {
+      const auto level = hn::Floor(hn::Mul(hn::LoadU(df, x + part * kBytes + i), inverse));
+      // What is no number becomes the lowest level.
+      const auto bounded = hn::IfThenElse(hn::Ge(level, lowest), level, lowest);
+      return hn::ConvertTo(di, hn::Sub(hn::Min(bounded, hn::Set(df, 1.0f)), lowest));
+    };
+    auto byte = hn::Or(code(0), hn::ShiftLeft<2>(code(1)));
+    byte = hn::Or(byte, hn::ShiftLeft<4>(code(2)));
+    hn::Store(hn::Or(byte, hn::ShiftLeft<6>(code(3))), di, bytes + i);
+  }
+  for (size_t i = 0; i < kBytes; ++i) block[1 + i] = static_cast<uint8_t>(bytes[i]);
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace rkv
 HWY_AFTER_NAMESPACE();
@@ -135,7 +158,7 @@ namespace rkv {
 
 HWY_EXPORT(DecodeRowTarget);
 HWY_EXPORT(RotateRowTarget);
-HWY_EXPORT(BestQ2ScaleTarget);
+HWY_EXPORT(EncodeQ2BlockTarget);
 
 namespace {
 
@@ -173,20 +196,7 @@ void EncodeQ4Block(const float* x, uint8_t* block) {
 }
 
 void EncodeQ2Block(const float* x, uint8_t* block) {
-  constexpr size_t kBytes = kQuantBlock / 4;
-  block[0] = HWY_DYNAMIC_DISPATCH(BestQ2ScaleTarget)(x);
-  const float step = Q2Scale(block[0]);
-  const float inverse = step > 0 ? 1.0f / step : 0.0f;
-  for (size_t i = 0; i < kBytes; ++i) {
-    unsigned byte = 0;
-    for (size_t part = 0; part < 4; ++part) {
-      // In this order, what is no number becomes the lowest level.
-      const float level =
-          std::min(std::max(-2.0f, std::floor(x[part * kBytes + i] * inverse)), 1.0f);
-      byte |= static_cast<unsigned>(level + 2.0f) << (2 * part);
-    }
-    block[1 + i] = static_cast<uint8_t>(byte);
-  }
+  HWY_DYNAMIC_DISPATCH(EncodeQ2BlockTarget)(x, block);
 }
 
 using EncodeBlock = void (*)(const float*, uint8_t*);

@@ -33,6 +33,7 @@ class MeanTable {
   }
   NormedRows rows() const { return rows(0, norms_.size()); }
   float norm(size_t i) const { return norms_[i]; }
+  const float* norms() const { return norms_.data(); }
   const float* row(size_t i) const { return rows_.data() + i * d_; }
   size_t d() const { return d_; }
 
@@ -80,43 +81,140 @@ std::vector<float> Seeds(const std::vector<StateSums>& states, const MeanTable& 
   return centres;
 }
 
-struct Clustering {
-  std::vector<size_t> cluster_of;  // [states]
-  size_t n_clusters = 0;
-  std::vector<float> errors = {};  // [states] mass * squared distance to the cluster's mean
+struct Clusters {
+  std::vector<size_t> of;      // [states]
+  std::vector<float> centres;  // [clusters, d]: means by mass
 };
 
-Clustering FindClusters(const std::vector<StateSums>& states, size_t limit,
-                        const StateMetric& metric) {
-  const MeanTable table(states, metric);
-  std::vector<float> centres = Seeds(states, table, limit);
-  Clustering found{.cluster_of = std::vector<size_t>(states.size()),
-                   .n_clusters = centres.size() / table.d()};
+// The means of the states in each of n_clusters. What got nothing keeps its zeros.
+std::vector<float> CentresOf(const std::vector<StateSums>& states, const MeanTable& table,
+                             const std::vector<size_t>& cluster_of, size_t n_clusters) {
+  std::vector<float> centres(n_clusters * table.d());
+  std::vector<float> mass(n_clusters);
+  for (size_t i = 0; i < states.size(); ++i) {
+    mass[cluster_of[i]] += states[i].mass;
+    float* centre = centres.data() + cluster_of[i] * table.d();
+    for (size_t e = 0; e < table.d(); ++e) centre[e] += states[i].mass * table.row(i)[e];
+  }
+  for (size_t c = 0; c < n_clusters; ++c) {
+    for (size_t e = 0; e < table.d() && mass[c] > 0; ++e) centres[c * table.d() + e] /= mass[c];
+  }
+  return centres;
+}
+
+Clusters FindByMeans(const std::vector<StateSums>& states, const MeanTable& table, size_t limit) {
+  Clusters found{.of = std::vector<size_t>(states.size()), .centres = Seeds(states, table, limit)};
   std::vector<float> distances(states.size());
   constexpr int kRounds = 3;
   for (int round = 0; round < kRounds; ++round) {
-    Assign(table, centres, found.cluster_of, distances);
-    std::fill(centres.begin(), centres.end(), 0.0f);
-    std::vector<float> mass(found.n_clusters);
-    for (size_t i = 0; i < states.size(); ++i) {
-      mass[found.cluster_of[i]] += states[i].mass;
-      float* centre = centres.data() + found.cluster_of[i] * table.d();
-      for (size_t e = 0; e < table.d(); ++e) centre[e] += states[i].mass * table.row(i)[e];
+    Assign(table, found.centres, found.of, distances);
+    found.centres = CentresOf(states, table, found.of, found.centres.size() / table.d());
+  }
+  return found;
+}
+
+// The cheapest pair becomes one, until at most `limit` are left and no copies are.
+class PairMerger {
+ public:
+  PairMerger(const std::vector<StateSums>& states, const MeanTable& table)
+      : n_(states.size()), costs_(n_ * n_), nearest_(n_), mass_(n_), into_(n_) {
+    std::iota(into_.begin(), into_.end(), size_t{0});
+    for (size_t i = 0; i < n_; ++i) mass_[i] = states[i].mass;
+    std::vector<const float*> points;
+    for (size_t i = 0; i < n_; ++i) points.push_back(table.row(i));
+    std::vector<float> distances(n_ * kColumns);
+    for (size_t first = 0; first < n_; first += kColumns) {
+      const size_t n = std::min(kColumns, n_ - first);
+      SquaredDistances(table.rows(0, first + n), table.d(),
+                       {.data = points.data() + first, .norms = table.norms() + first, .n = n},
+                       distances.data());
+      for (size_t i = 0; i < first + n; ++i) {
+        for (size_t j = std::max(first, i); j < first + n; ++j) {
+          const size_t f = j - first;
+          const float cost = mass_[i] * mass_[j] / (mass_[i] + mass_[j]) * distances[i * n + f];
+          costs_[i * n_ + j] = cost;
+          costs_[j * n_ + i] = cost;
+        }
+      }
     }
-    for (size_t c = 0; c < found.n_clusters; ++c) {
-      for (size_t e = 0; e < table.d() && mass[c] > 0; ++e) centres[c * table.d() + e] /= mass[c];
+    for (size_t i = 0; i < n_; ++i) live_.push_back(i);
+    for (size_t i = 0; i < n_; ++i) FindNearestOf(i);
+  }
+
+  std::vector<size_t> Merge(size_t limit) {
+    while (live_.size() > 1) {
+      size_t a = live_.front();
+      for (const size_t i : live_) {
+        if (cost(i, nearest_[i]) < cost(a, nearest_[a])) a = i;
+      }
+      if (live_.size() <= limit && cost(a, nearest_[a]) != 0) break;
+      MergePair(a, nearest_[a]);
+    }
+    // Numbers without gaps.
+    std::vector<size_t> number(n_);
+    for (size_t c = 0; c < live_.size(); ++c) number[live_[c]] = c;
+    std::vector<size_t> cluster_of(n_);
+    for (size_t i = 0; i < n_; ++i) {
+      size_t at = i;
+      while (into_[at] != at) at = into_[at];
+      cluster_of[i] = number[at];
+    }
+    return cluster_of;
+  }
+  size_t n_live() const { return live_.size(); }
+
+ private:
+  static constexpr size_t kColumns = 16;
+
+  float cost(size_t i, size_t j) const { return costs_[i * n_ + j]; }
+
+  void FindNearestOf(size_t i) {
+    size_t best = i;
+    for (const size_t j : live_) {
+      if (j != i && (best == i || cost(i, j) < cost(i, best))) best = j;
+    }
+    nearest_[i] = best;
+  }
+
+  // b goes into a. What it then costs to merge them with another follows from what each did (Lance
+  // and Williams 1967).
+  void MergePair(size_t a, size_t b) {
+    std::erase(live_, b);
+    into_[b] = a;
+    const float both = cost(a, b);
+    for (const size_t k : live_) {
+      if (k == a) continue;
+      const float merged = ((mass_[a] + mass_[k]) * cost(a, k) + (mass_[b] + mass_[k]) * cost(b, k) -
+                            mass_[k] * both) /
+                           (mass_[a] + mass_[b] + mass_[k]);
+      costs_[a * n_ + k] = costs_[k * n_ + a] = std::max(merged, 0.0f);
+    }
+    mass_[a] += mass_[b];
+    for (const size_t k : live_) {
+      if (k == a || nearest_[k] == a || nearest_[k] == b) {
+        FindNearestOf(k);
+      } else if (cost(k, a) < cost(k, nearest_[k])) {
+        nearest_[k] = a;
+      }
     }
   }
-  std::vector<float> norms(found.n_clusters);
-  SquaredNorms(centres.data(), found.n_clusters, table.d(), norms.data());
-  for (size_t i = 0; i < states.size(); ++i) {
-    const size_t cluster = found.cluster_of[i];
-    const float* centre = centres.data() + cluster * table.d();
-    float distance = std::numeric_limits<float>::infinity();
-    LowerToSquaredDistances(table.rows(i, 1), table.d(),
-                            {.data = &centre, .norms = norms.data() + cluster, .n = 1}, &distance);
-    found.errors.push_back(states[i].mass * distance);
-  }
+
+  size_t n_;
+  std::vector<float> costs_;  // [states, states]
+  std::vector<size_t> nearest_;
+  std::vector<float> mass_;
+  std::vector<size_t> into_;  // itself: not merged
+  std::vector<size_t> live_;
+};
+
+// From so many states per cluster on, comparing all pairs costs more than rounds of k-means.
+constexpr size_t kFewPerCluster = 4;
+
+Clusters FindClusters(const std::vector<StateSums>& states, const MeanTable& table, size_t limit) {
+  if (states.size() > kFewPerCluster * limit) return FindByMeans(states, table, limit);
+  PairMerger merger(states, table);
+  Clusters found{.of = merger.Merge(limit), .centres = {}};
+  found.centres = CentresOf(states, table, found.of, merger.n_live());
   return found;
 }
 
@@ -197,7 +295,7 @@ std::vector<size_t> Cluster(std::vector<StateSums>& states, size_t limit,
   std::vector<size_t> went(states.size());
   std::iota(went.begin(), went.end(), size_t{0});
   if (states.size() <= limit) return went;
-  went = FindClusters(states, limit, metric).cluster_of;
+  went = FindClusters(states, MeanTable(states, metric), limit).of;
   // Clusters that got nothing leave no gap.
   std::vector<size_t> place(states.size(), states.size());
   std::vector<StateSums> clusters;
@@ -219,7 +317,20 @@ std::vector<float> ClusterErrors(const std::vector<StateSums>& states, size_t li
                                  const StateMetric& metric) {
   assert(limit > 0);
   if (states.size() <= limit) return std::vector<float>(states.size(), 0.0f);
-  return FindClusters(states, limit, metric).errors;
+  const MeanTable table(states, metric);
+  const Clusters clusters = FindClusters(states, table, limit);
+  std::vector<float> norms(clusters.centres.size() / table.d());
+  SquaredNorms(clusters.centres.data(), norms.size(), table.d(), norms.data());
+  std::vector<float> errors;
+  for (size_t i = 0; i < states.size(); ++i) {
+    const size_t cluster = clusters.of[i];
+    const float* centre = clusters.centres.data() + cluster * table.d();
+    float distance = std::numeric_limits<float>::infinity();
+    LowerToSquaredDistances(table.rows(i, 1), table.d(),
+                            {.data = &centre, .norms = norms.data() + cluster, .n = 1}, &distance);
+    errors.push_back(states[i].mass * distance);
+  }
+  return errors;
 }
 
 std::vector<size_t> MergeNeighbours(std::vector<StateSums>& states, size_t limit,
