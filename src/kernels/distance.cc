@@ -98,8 +98,8 @@ HWY_INLINE void DotTile(const float* const* HWY_RESTRICT rows,
   }
 }
 
-// Calls take(i, f, row, point, norms, dot) for every pair of a row and a point: their numbers, where
-// they are, the sum of their squared norms, and their product.
+// Calls take(i, f, row, point, norms, dot) for every pair of a row and a point: their numbers,
+// where they are, the sum of their squared norms, and their product.
 template <size_t kTileRows, size_t kTileFrom, typename Take>
 HWY_INLINE void ForPairsTiled(const NormedRows& rows, size_t d, const NormedPoints& from,
                               const Take& take) {
@@ -172,8 +172,7 @@ void NearestTarget(const NormedRows& rows, size_t d, const NormedPoints& from, f
   });
 }
 
-void DistancesTarget(const NormedRows& rows, size_t d, const NormedPoints& from,
-                     float* distances) {
+void DistancesTarget(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances) {
   // Products are exact enough from this share of the norms on.
   constexpr float kFar = 2 * kTileError / static_cast<float>(kPairDistanceErrorBound);
   ForPairs(rows, d, from,

@@ -6,7 +6,8 @@
 
 namespace rkv {
 
-// Bound on the relative error of norms and of least distances, tested against double precision for d up to 1024.
+// Bound on the relative error of norms and of least distances, tested against double precision for
+// d up to 1024.
 inline constexpr double kDistanceErrorBound = 2e-6;
 
 // norms[i] = |row i|^2. rows: [n, d].
@@ -39,8 +40,7 @@ void FindNearest(const NormedRows& rows, size_t d, const NormedPoints& from, flo
 inline constexpr double kPairDistanceErrorBound = 1e-3;
 
 // distances[i, f] = |row i - from f|^2. distances: [rows, from].
-void SquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from,
-                      float* distances);
+void SquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances);
 
 }  // namespace rkv
 

@@ -184,8 +184,8 @@ class PairMerger {
     const float both = cost(a, b);
     for (const size_t k : live_) {
       if (k == a) continue;
-      const float merged = ((mass_[a] + mass_[k]) * cost(a, k) + (mass_[b] + mass_[k]) * cost(b, k) -
-                            mass_[k] * both) /
+      const float merged = ((mass_[a] + mass_[k]) * cost(a, k) +
+                            (mass_[b] + mass_[k]) * cost(b, k) - mass_[k] * both) /
                            (mass_[a] + mass_[b] + mass_[k]);
       costs_[a * n_ + k] = costs_[k * n_ + a] = std::max(merged, 0.0f);
     }

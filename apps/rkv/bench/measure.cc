@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <map>
 #include <memory>
 
 #include "retentivekv/bench.h"
@@ -44,9 +43,6 @@ class Measuring {
                .n_params = model_->n_params(),
                .read_bytes = model_->read_bytes()};
       for (const int n_threads : plan_.n_threads) {
-        if (!bandwidths_.contains(n_threads)) {
-          bandwidths_[n_threads] = MeasureReadBandwidth(n_threads);
-        }
         for (const int n_batch : plan_.n_batch) {
           for (const int n_ubatch : plan_.n_ubatch) {
             for (const int depth : plan_.depths) {
@@ -103,11 +99,13 @@ class Measuring {
       row.n_batch = setting.n_batch;
       row.n_ubatch = setting.n_ubatch;
       row.n_conversations = plan_.n_conversations;
-      row.bandwidth = bandwidths_[setting.n_threads];
       row.cache = cache;
       row.test = test;
     }
+    std::vector<double> bandwidths;
     for (int repetition = 0; repetition < plan_.repetitions; ++repetition) {
+      // As often as the rest, so that a neighbour's noise is in both.
+      bandwidths.push_back(MeasureReadBandwidth(setting.n_threads));
       for (size_t i = 0; i < sessions.size(); ++i) {
         // Nobody is always the first, or always after the same.
         const size_t c = (i + static_cast<size_t>(repetition)) % sessions.size();
@@ -117,6 +115,7 @@ class Measuring {
         ++n_done_;
       }
     }
+    for (BenchRow& row : rows) row.bandwidth = Median(bandwidths);
     CompareWithStock(rows);
     std::ranges::move(rows, std::back_inserter(rows_));
     return OkStatus();
@@ -154,7 +153,6 @@ class Measuring {
   size_t n_done_ = 0;
   std::unique_ptr<BenchModel> model_;
   BenchModelInfo info_;
-  std::map<int, double> bandwidths_;  // by threads
   std::vector<BenchRow> rows_;
 };
 

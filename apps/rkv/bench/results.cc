@@ -311,11 +311,20 @@ std::string BenchMarkdown(const BenchHeader& header, std::span<const BenchRow> r
       "took on top (llama.cpp: its allocation); peak MiB: of a process with this cache\n"
       "- MB/token: weights and cache that decoding reads once; of read: this times t/s, over the "
       "measured bandwidth; compress: of one repetition\n";
-  std::map<int, double> bandwidths;
-  for (const BenchRow& row : rows) bandwidths[row.n_threads] = row.bandwidth;
-  for (const auto& [n_threads, bandwidth] : bandwidths) {
-    text += fmt::format("- {} {} from memory {:.1f} GB/s\n", n_threads,
-                        n_threads == 1 ? "thread reads" : "threads read", bandwidth / 1e9);
+  // Lowest and highest of the tests' medians.
+  std::map<int, std::pair<double, double>> bandwidths;
+  for (const BenchRow& row : rows) {
+    auto& [low, high] =
+        bandwidths.try_emplace(row.n_threads, row.bandwidth, row.bandwidth).first->second;
+    low = std::min(low, row.bandwidth);
+    high = std::max(high, row.bandwidth);
+  }
+  for (const auto& [n_threads, range] : bandwidths) {
+    const std::string low = fmt::format("{:.1f}", range.first / 1e9);
+    const std::string high = fmt::format("{:.1f}", range.second / 1e9);
+    text += fmt::format("- {} {} from memory {} GB/s\n", n_threads,
+                        n_threads == 1 ? "thread reads" : "threads read",
+                        low == high ? low : fmt::format("{} to {}", low, high));
   }
   const bool deep = std::ranges::any_of(rows, [](const BenchRow& r) { return r.test.depth > 0; });
   if (deep) {

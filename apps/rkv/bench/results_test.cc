@@ -116,6 +116,16 @@ TEST(ResultsTest, MarkdownIsATableWithWhatItMeans) {
   EXPECT_NE(BenchMarkdown(kHeader, rows).find("n_ubatch"), std::string::npos);
 }
 
+TEST(ResultsTest, TheTableSaysWhatTheMachineReads) {
+  std::vector<BenchRow> rows = Rows();
+  EXPECT_NE(BenchMarkdown(kHeader, rows).find("2 threads read from memory 40.0 GB/s\n"),
+            std::string::npos);
+  rows[1].bandwidth = 38e9;
+  rows[3].bandwidth = 42.06e9;
+  EXPECT_NE(BenchMarkdown(kHeader, rows).find("2 threads read from memory 38.0 to 42.1 GB/s\n"),
+            std::string::npos);
+}
+
 TEST(ResultsTest, JsonAndCsvHaveEveryRow) {
   const auto json = nlohmann::json::parse(BenchJson(kHeader, Rows()));
   ASSERT_EQ(json["results"].size(), 4u);
