@@ -1,5 +1,6 @@
 // Attention over cached tokens, in the shapes of real models. Reports the bytes of K and V read per
-// second, beside those of a plain read of as much memory: decoding is bound by that.
+// second, beside those of a plain read of as much memory, and the multiply-adds of queries with
+// what is read, beside those that nothing has to be read for: one of the two bounds decoding.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -28,6 +29,40 @@ void BM_Read(benchmark::State& bench) {
   bench.SetBytesProcessed(bench.iterations() * static_cast<int64_t>(kBytesPerThread));
 }
 BENCHMARK(BM_Read)->Threads(1)->Threads(2)->UseRealTime();
+
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
+#define RKV_WIDEST_VECTORS \
+  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#else
+#define RKV_WIDEST_VECTORS
+#endif
+
+// As many sums as registers hold.
+constexpr size_t kSums = 96;
+
+RKV_WIDEST_VECTORS void MultiplyAdd(size_t n, float x, float* sums) {
+  float own[kSums];
+  for (size_t j = 0; j < kSums; ++j) own[j] = sums[j];
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t j = 0; j < kSums; ++j) own[j] = __builtin_fmaf(own[j], x, x);
+  }
+  for (size_t j = 0; j < kSums; ++j) sums[j] = own[j];
+}
+
+// As many multiply-adds of floats as can be done without reading anything.
+void BM_MultiplyAdd(benchmark::State& bench) {
+  constexpr size_t kRounds = 100000;
+  std::vector<float> sums(kSums, 1.0f);
+  float x = 0.5f;
+  for (auto _ : bench) {
+    benchmark::DoNotOptimize(x);
+    MultiplyAdd(kRounds, x, sums.data());
+    benchmark::DoNotOptimize(sums.data());
+  }
+  bench.counters["multiply_adds"] =
+      benchmark::Counter(kRounds * kSums, benchmark::Counter::kIsIterationInvariantRate);
+}
+BENCHMARK(BM_MultiplyAdd)->Threads(1)->Threads(2)->UseRealTime();
 
 // One query group of one KV head in a decode step, over pages of tokens of one type.
 void BM_AttendGroup(benchmark::State& bench) {
@@ -73,8 +108,12 @@ void BM_AttendGroup(benchmark::State& bench) {
     benchmark::DoNotOptimize(out.data());
   }
   bench.SetBytesProcessed(bench.iterations() * static_cast<int64_t>(memory.size()));
-  bench.counters["tokens"] = benchmark::Counter(static_cast<double>(n_pages * kAttentionBlock),
-                                                benchmark::Counter::kIsIterationInvariantRate);
+  const auto n_tokens = static_cast<double>(n_pages * kAttentionBlock);
+  bench.counters["tokens"] =
+      benchmark::Counter(n_tokens, benchmark::Counter::kIsIterationInvariantRate);
+  bench.counters["multiply_adds"] =
+      benchmark::Counter(n_tokens * 2 * static_cast<double>(d * n_queries),
+                         benchmark::Counter::kIsIterationInvariantRate);
 }
 
 // LLaVA-1.5 (no groups), Qwen3-VL, Qwen2-1.5B, a prefill block.

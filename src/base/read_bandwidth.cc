@@ -11,8 +11,8 @@ namespace rkv {
 
 namespace {
 
-constexpr size_t kBytes = size_t{1} << 30;
-constexpr int kPasses = 5;
+constexpr size_t kBytes = size_t{1} << 29;
+constexpr int kPasses = 3;
 
 // The widest loads that the CPU has. Sanitizers cannot run what is chosen as a program is loaded.
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && \

@@ -525,6 +525,7 @@ void Compressor::MeasureMetric(size_t head, RowsView keys, RowsView values) {
   all.Means(k, v);
   v_square /= static_cast<double>(all.mass);
   for (const float x : v) v_square -= static_cast<double>(x) * static_cast<double>(x);
+  v_square = std::max(v_square, 0.0);  // It rounds.
   const double k_square = static_cast<double>(all.Spread()) * static_cast<double>(shape.d_k);
   metric = {.key_weight = k_square > 0 ? static_cast<float>(0.5 * v_square / k_square) : 0.0f,
             .value_weight = 0.5f};

@@ -489,15 +489,15 @@ TEST(MemoryPropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
 }
 
 TEST(MemoryPropertiesTest, ABudgetSaysHowManyStepsNeedNoCompression) {
-  // Of f16 a sixteenth and at most 64; of q8_0, which the ladder has, up to an eighth below 48.
+  // Of f16 a sixteenth and at most 128; of q8_0, which the ladder has, up to an eighth below 48.
   struct Steps {
     int tokens = 0;
     const char* ladder = "";
     size_t n = 0;
   };
   for (const auto& [tokens, ladder, steps] :
-       {Steps{160, "none", 10}, Steps{800, "none", 50}, Steps{1600, "none", 64},
-        Steps{160, "auto", 36}, Steps{320, "auto", 48}}) {
+       {Steps{160, "none", 10}, Steps{800, "none", 50}, Steps{1600, "none", 100},
+        Steps{2400, "none", 128}, Steps{160, "auto", 36}, Steps{320, "auto", 48}}) {
     SCOPED_TRACE(fmt::format("{}t {}", tokens, ladder));
     Memory memory =
         *Memory::Create(TestShape(), {.policy = *ParsePolicySpec("random:window=8"),
@@ -508,11 +508,11 @@ TEST(MemoryPropertiesTest, ABudgetSaysHowManyStepsNeedNoCompression) {
     RandomUbatch(TestShape(), static_cast<size_t>(tokens) + 100, random).Run(memory, &transit);
     const auto steps_to_compression = [&] {
       const uint64_t compressions = memory.stats().compressions;
-      for (size_t n = 0; n < 100; ++n) {
+      for (size_t n = 0; n < 200; ++n) {
         RandomUbatch(TestShape(), 1, random).Run(memory, &transit);
         if (memory.stats().compressions != compressions) return n;
       }
-      return size_t{100};
+      return size_t{200};
     };
     steps_to_compression();
     EXPECT_EQ(steps_to_compression(), steps);

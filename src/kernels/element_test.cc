@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
+#include <utility>
 #include <vector>
 
 #include "base/f16.h"
@@ -237,10 +240,43 @@ TEST(ElementTest, EveryTargetDecodesAlike) {
     const std::vector<float> expected = RoundTrip(type, x);
     for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
       hwy::SetSupportedTargetsForTest(target);
+      hwy::GetChosenTarget().Update(hwy::SupportedTargets());
       EXPECT_EQ(RoundTrip(type, x), expected) << hwy::TargetName(target) << " " << ToString(type);
     }
     hwy::SetSupportedTargetsForTest(0);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
   }
+}
+
+// docs/formats.md: 2 + floor(element / step) in 0..3, for elements i, i + 8, i + 16 and i + 24 in
+// byte i. What is no number is 0.
+TEST(ElementTest, Q2CodesAreThoseOfTheFormatOnEveryTarget) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const std::vector<std::pair<size_t, float>> specials = {
+      {3, std::numeric_limits<float>::quiet_NaN()}, {9, kInfinity}, {31, -kInfinity}, {12, -0.0f}};
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    Random random(6);
+    for (int round = 0; round < 60; ++round) {
+      std::vector<float> x = RandomRow(random, kQuantBlock, std::pow(2.0, round % 20 - 10));
+      if (round % 4 == 1) std::ranges::fill(x, 0.0f);
+      for (const auto& [i, special] : specials) {
+        if (round % 4 > 1) x[i] = special;
+      }
+      uint8_t block[UnitBytes(ElementType::kQ2)];
+      EncodeRow(ElementType::kQ2, x.data(), kQuantBlock, block);
+      const float step = Q2Scale(block[0]);
+      for (size_t i = 0; i < kQuantBlock; ++i) {
+        const float level = step > 0 ? std::floor(x[i] * (1.0f / step)) : std::floor(x[i] * 0.0f);
+        const int expected = level >= -2 ? static_cast<int>(std::min(level, 1.0f)) + 2 : 0;
+        EXPECT_EQ((block[1 + i % 8] >> (2 * (i / 8))) & 3, expected) << x[i] << " by " << step;
+      }
+    }
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
 }
 
 }  // namespace

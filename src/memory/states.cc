@@ -131,9 +131,7 @@ class PairMerger {
       for (size_t i = 0; i < first + n; ++i) {
         for (size_t j = std::max(first, i); j < first + n; ++j) {
           const size_t f = j - first;
-          const float cost = mass_[i] * mass_[j] / (mass_[i] + mass_[j]) * distances[i * n + f];
-          costs_[i * n_ + j] = cost;
-          costs_[j * n_ + i] = cost;
+          SetCost(i, j, mass_[i] * mass_[j] / (mass_[i] + mass_[j]) * distances[i * n + f]);
         }
       }
     }
@@ -168,6 +166,12 @@ class PairMerger {
 
   float cost(size_t i, size_t j) const { return costs_[i * n_ + j]; }
 
+  // States that are no numbers are merged last.
+  void SetCost(size_t i, size_t j, float cost) {
+    if (!std::isfinite(cost)) cost = std::numeric_limits<float>::infinity();
+    costs_[i * n_ + j] = costs_[j * n_ + i] = cost;
+  }
+
   void FindNearestOf(size_t i) {
     size_t best = i;
     for (const size_t j : live_) {
@@ -187,7 +191,7 @@ class PairMerger {
       const float merged = ((mass_[a] + mass_[k]) * cost(a, k) +
                             (mass_[b] + mass_[k]) * cost(b, k) - mass_[k] * both) /
                            (mass_[a] + mass_[b] + mass_[k]);
-      costs_[a * n_ + k] = costs_[k * n_ + a] = std::max(merged, 0.0f);
+      SetCost(a, k, std::max(merged, 0.0f));
     }
     mass_[a] += mass_[b];
     for (const size_t k : live_) {
@@ -207,11 +211,15 @@ class PairMerger {
   std::vector<size_t> live_;
 };
 
-// From so many states per cluster on, comparing all pairs costs more than rounds of k-means.
+// From so many states per cluster on, comparing all pairs costs more than rounds of k-means; of
+// more states than this, the costs of the pairs take more memory than is seemly (4 MB).
 constexpr size_t kFewPerCluster = 4;
+constexpr size_t kMostPaired = 1024;
 
 Clusters FindClusters(const std::vector<StateSums>& states, const MeanTable& table, size_t limit) {
-  if (states.size() > kFewPerCluster * limit) return FindByMeans(states, table, limit);
+  if (states.size() > std::min(kFewPerCluster * limit, kMostPaired)) {
+    return FindByMeans(states, table, limit);
+  }
   PairMerger merger(states, table);
   Clusters found{.of = merger.Merge(limit), .centres = {}};
   found.centres = CentresOf(states, table, found.of, merger.n_live());

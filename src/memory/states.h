@@ -48,9 +48,10 @@ struct StateMetric {
 float MergeCost(const StateSums& a, const StateSums& b, const StateMetric& metric);
 
 // Sums `states` up in at most `limit` states by similarity. Where they are at most four times as
-// many, the pair with the least MergeCost() becomes one, time and again. Of more, seeds are the
-// heaviest state and then, one by one, the one that adds most error to the seeds so far (what is
-// most novel); three rounds of k-means follow. Mass is conserved. Returns where each state went.
+// many, and at most 1024, the pair with the least MergeCost() becomes one, time and again, also
+// below the limit where it costs nothing. Of more, seeds are the heaviest state and then, one by
+// one, the one that adds most error to the seeds so far (what is most novel); three rounds of
+// k-means follow. Mass is conserved. Returns where each state went.
 // REQUIRES: limit > 0.
 std::vector<size_t> Cluster(std::vector<StateSums>& states, size_t limit,
                             const StateMetric& metric);

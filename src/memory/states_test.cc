@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <set>
 #include <vector>
 
@@ -325,11 +326,72 @@ TEST(StatesTest, ClusterFindsWellSeparatedGroups) {
 TEST(StatesTest, CopiesOfOneTokenAreOneCluster) {
   Random random(2);
   const Token token = RandomTokens(random, 1, 6, 6).front();
-  std::vector<StateSums> states;
-  for (uint32_t i = 0; i < 20; ++i) states.push_back(Single(token, i));
-  Cluster(states, 7, {});
-  ASSERT_EQ(states.size(), 1u);
-  EXPECT_EQ(states.front().mass, 20.0f);
+  for (const size_t limit : {7, 2}) {  // in pairs, and by k-means
+    std::vector<StateSums> states;
+    for (uint32_t i = 0; i < 20; ++i) states.push_back(Single(token, i));
+    Cluster(states, limit, {});
+    ASSERT_EQ(states.size(), 1u);
+    EXPECT_EQ(states.front().mass, 20.0f);
+  }
+}
+
+// What Cluster() does with few states, by MergeCost() of all pairs each time.
+TEST(StatesTest, FewStatesMergeByTheCheapestPair) {
+  const StateMetric metric{.key_weight = 0.3f, .value_weight = 0.5f};
+  for (const auto& [d_k, d_v] : kShapes) {
+    for (uint64_t seed = 0; seed < 8; ++seed) {
+      SCOPED_TRACE(testing::Message() << d_k << "+" << d_v << ", seed " << seed);
+      Random random(seed * 17 + d_v);
+      const size_t n = 2 + random.NextBelow(40);
+      const size_t limit = (n + 3) / 4 + random.NextBelow(n);
+      std::vector<StateSums> states = Singles(RandomTokens(random, n, d_k, d_v));
+      for (StateSums& state : states) {
+        if (random.NextBelow(3) == 0) state.Retain(static_cast<float>(1 + random.NextBelow(30)));
+      }
+      std::vector<StateSums> expected = states;
+      std::vector<size_t> place(n);
+      std::iota(place.begin(), place.end(), size_t{0});
+      while (expected.size() > limit) {
+        size_t a = 0;
+        size_t b = 1;
+        for (size_t i = 0; i < expected.size(); ++i) {
+          for (size_t j = i + 1; j < expected.size(); ++j) {
+            if (MergeCost(expected[i], expected[j], metric) <
+                MergeCost(expected[a], expected[b], metric)) {
+              a = i;
+              b = j;
+            }
+          }
+        }
+        expected[a].Merge(expected[b]);
+        expected.erase(expected.begin() + static_cast<ptrdiff_t>(b));
+        for (size_t& at : place) {
+          if (at == b) {
+            at = a;
+          } else if (at > b) {
+            --at;
+          }
+        }
+      }
+      const std::vector<size_t> went = Cluster(states, limit, metric);
+      ASSERT_EQ(states.size(), expected.size());
+      for (size_t i = 0; i < n; ++i) {
+        for (size_t j = 0; j < i; ++j) ASSERT_EQ(went[i] == went[j], place[i] == place[j]);
+      }
+    }
+  }
+}
+
+// One damaged state takes no other with it.
+TEST(StatesTest, WhatIsNoNumberIsMergedLast) {
+  for (const size_t damaged : {0, 5, 11}) {
+    Random random(damaged);
+    std::vector<StateSums> states = Singles(RandomTokens(random, 12, 6, 6));
+    states[damaged].key_sum[2] = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<size_t> went = Cluster(states, 5, {});
+    ASSERT_EQ(states.size(), 5u);
+    EXPECT_EQ(std::ranges::count(went, went[damaged]), 1);
+  }
 }
 
 // Pictures of ten tokens each.
