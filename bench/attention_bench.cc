@@ -31,8 +31,7 @@ void BM_Read(benchmark::State& bench) {
 BENCHMARK(BM_Read)->Threads(1)->Threads(2)->UseRealTime();
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
-#define RKV_WIDEST_VECTORS \
-  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#define RKV_WIDEST_VECTORS __attribute__((target_clones("avx512f", "fma", "default")))
 #else
 #define RKV_WIDEST_VECTORS
 #endif
