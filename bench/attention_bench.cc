@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "base/widest_vectors.h"
 #include "kernels/attention.h"
 
 namespace rkv {
@@ -15,6 +16,13 @@ namespace {
 
 // More than caches hold, so that rows come from memory.
 constexpr size_t kBytesPerThread = size_t{64} << 20;
+
+// So many of something per iteration of each thread, as all threads' rate: of counters, those of
+// the threads are added up, and the iterations are all threads' already.
+benchmark::Counter Rate(double n) {
+  return {n, benchmark::Counter::Flags(benchmark::Counter::kIsIterationInvariantRate |
+                                       benchmark::Counter::kAvgThreads)};
+}
 
 // A plain read: the sum of what is there, in as many lanes as it takes.
 void BM_Read(benchmark::State& bench) {
@@ -29,12 +37,6 @@ void BM_Read(benchmark::State& bench) {
   bench.SetBytesProcessed(bench.iterations() * static_cast<int64_t>(kBytesPerThread));
 }
 BENCHMARK(BM_Read)->Threads(1)->Threads(2)->UseRealTime();
-
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
-#define RKV_WIDEST_VECTORS __attribute__((target_clones("avx512f", "fma", "default")))
-#else
-#define RKV_WIDEST_VECTORS
-#endif
 
 // As many sums as registers hold.
 constexpr size_t kSums = 96;
@@ -58,8 +60,7 @@ void BM_MultiplyAdd(benchmark::State& bench) {
     MultiplyAdd(kRounds, x, sums.data());
     benchmark::DoNotOptimize(sums.data());
   }
-  bench.counters["multiply_adds"] =
-      benchmark::Counter(kRounds * kSums, benchmark::Counter::kIsIterationInvariantRate);
+  bench.counters["multiply_adds"] = Rate(kRounds * kSums);
 }
 BENCHMARK(BM_MultiplyAdd)->Threads(1)->Threads(2)->UseRealTime();
 
@@ -108,11 +109,8 @@ void BM_AttendGroup(benchmark::State& bench) {
   }
   bench.SetBytesProcessed(bench.iterations() * static_cast<int64_t>(memory.size()));
   const auto n_tokens = static_cast<double>(n_pages * kAttentionBlock);
-  bench.counters["tokens"] =
-      benchmark::Counter(n_tokens, benchmark::Counter::kIsIterationInvariantRate);
-  bench.counters["multiply_adds"] =
-      benchmark::Counter(n_tokens * 2 * static_cast<double>(d * n_queries),
-                         benchmark::Counter::kIsIterationInvariantRate);
+  bench.counters["tokens"] = Rate(n_tokens);
+  bench.counters["multiply_adds"] = Rate(n_tokens * 2 * static_cast<double>(d * n_queries));
 }
 
 // LLaVA-1.5 (no groups), Qwen3-VL, Qwen2-1.5B, a prefill block.

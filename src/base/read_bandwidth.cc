@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/widest_vectors.h"
 #include "retentivekv/bench.h"
 
 namespace rkv {
@@ -14,16 +15,8 @@ namespace {
 constexpr size_t kBytes = size_t{1} << 29;
 constexpr int kPasses = 3;
 
-// The widest loads that the CPU has. Sanitizers cannot run what is chosen as a program is loaded.
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define RKV_WIDEST_LOADS __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define RKV_WIDEST_LOADS
-#endif
-
 // Reads all of it: several sums, so that the next loads need not wait for the last sum.
-RKV_WIDEST_LOADS uint64_t Sum(const uint64_t* x, size_t n) {
+RKV_WIDEST_VECTORS uint64_t Sum(const uint64_t* x, size_t n) {
   uint64_t sums[32] = {};
   for (size_t i = 0; i + 32 <= n; i += 32) {
     for (size_t j = 0; j < 32; ++j) sums[j] += x[i + j];

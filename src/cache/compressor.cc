@@ -90,6 +90,8 @@ void Compressor::Run(size_t n_new) {
   text_share_ = 1.0 - static_cast<double>(n_media) / static_cast<double>(memory_.tokens_seen());
   pooled_ =
       config_.split() == Split::kPooled || (config_.split() == Split::kAuto && text_share_ < 0.5);
+  // Before it is decided who stays, as their bytes are everybody's.
+  for (size_t head = 0; head < config_.n_heads(); ++head) MakeMatrix(head);
   const Memory::Impl::Order& order = memory_.order_;
   Plan(order.tokens_seen > 0 && order.pooled == pooled_ &&
        memory_.tokens_seen() - order.tokens_seen < kRestingTokens);
@@ -104,8 +106,6 @@ void Compressor::Run(size_t n_new) {
 }
 
 void Compressor::Plan(bool may_rest) {
-  // Before it is decided who stays, as their bytes are everybody's.
-  for (size_t head = 0; head < config_.n_heads(); ++head) MakeMatrix(head);
   const bool forgets = LeastBytes() > budget_;
   samples_ = !config_.needs().all_tokens && !Absorbs() && !forgets;
   orders_ = !config_.needs().all_tokens && forgets;

@@ -10,7 +10,7 @@
 
 #include "base/f16.h"
 #include "base/random.h"
-#include "hwy/highway.h"
+#include "support/each_target.h"
 #include "support/rounded_query.h"
 
 namespace rkv {
@@ -135,19 +135,6 @@ void ExpectNearReference(const Problem& p, bool masked, bool with_sink, size_t s
           << " masked " << masked << " sink " << with_sink;
     }
   }
-}
-
-// Calls `body` once for every SIMD target that this machine can run.
-template <typename Body>
-void ForEachTarget(const Body& body) {
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    body();
-  }
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
 }
 
 TEST(AttentionTest, MatchesDoubleReferenceOnRandomShapes) {

@@ -138,9 +138,7 @@ HWY_INLINE void ForPairs(const NormedRows& rows, size_t d, const NormedPoints& f
   } else if (from.n == 1) {
     ForPairsTiled<4, 1>(rows, d, from, take);
   } else {
-    // As many sums as registers hold beside what is loaded.
-    constexpr size_t kTileFrom = HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64 ? 6 : 3;
-    ForPairsTiled<4, kTileFrom>(rows, d, from, take);
+    ForPairsTiled<4, kRegisterSums / 4>(rows, d, from, take);
   }
 }
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/random.h"
-#include "hwy/highway.h"
+#include "support/each_target.h"
 
 namespace rkv {
 namespace {
@@ -65,19 +65,14 @@ void CheckDistances(Random& random, size_t n, size_t d, size_t n_from) {
 }
 
 TEST(DistanceTest, MatchesDoublePrecisionOnEveryTarget) {
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  ForEachTarget([] {
     Random random(1);
     for (const size_t d : {1, 3, 8, 31, 64, 100, 256, 1024}) {
       for (const size_t n : {1, 4, 7}) {
         for (const size_t n_from : {1, 2, 19, 50}) CheckDistances(random, n, d, n_from);
       }
     }
-  }
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  });
 }
 
 }  // namespace

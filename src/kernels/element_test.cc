@@ -11,7 +11,7 @@
 
 #include "base/f16.h"
 #include "base/random.h"
-#include "hwy/highway.h"
+#include "support/each_target.h"
 
 namespace rkv {
 namespace {
@@ -238,13 +238,7 @@ TEST(ElementTest, EveryTargetDecodesAlike) {
   const std::vector<float> x = RandomRow(random, 100, 1.0);
   for (const ElementType type : kTypes) {
     const std::vector<float> expected = RoundTrip(type, x);
-    for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-      hwy::SetSupportedTargetsForTest(target);
-      hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-      EXPECT_EQ(RoundTrip(type, x), expected) << hwy::TargetName(target) << " " << ToString(type);
-    }
-    hwy::SetSupportedTargetsForTest(0);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    ForEachTarget([&] { EXPECT_EQ(RoundTrip(type, x), expected) << ToString(type); });
   }
 }
 
@@ -254,10 +248,7 @@ TEST(ElementTest, Q2CodesAreThoseOfTheFormatOnEveryTarget) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const std::vector<std::pair<size_t, float>> specials = {
       {3, std::numeric_limits<float>::quiet_NaN()}, {9, kInfinity}, {31, -kInfinity}, {12, -0.0f}};
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  ForEachTarget([&] {
     Random random(6);
     for (int round = 0; round < 60; ++round) {
       std::vector<float> x = RandomRow(random, kQuantBlock, std::pow(2.0, round % 20 - 10));
@@ -274,9 +265,7 @@ TEST(ElementTest, Q2CodesAreThoseOfTheFormatOnEveryTarget) {
         EXPECT_EQ((block[1 + i % 8] >> (2 * (i / 8))) & 3, expected) << x[i] << " by " << step;
       }
     }
-  }
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  });
 }
 
 }  // namespace

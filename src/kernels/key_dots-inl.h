@@ -61,8 +61,7 @@ HWY_INLINE void DotKeys(const HeadShape& shape, const QueryTile& tile, const KvS
 // Keys that are multiplied at once, so that enough sums are in flight and all fit in registers.
 template <size_t kQueries>
 constexpr size_t TileTokens() {
-  constexpr size_t kSums = HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64 ? 24 : 12;
-  return kQueries * 4 <= kSums ? 4 : (kQueries * 2 <= kSums ? 2 : 1);
+  return kQueries * 4 <= kRegisterSums ? 4 : (kQueries * 2 <= kRegisterSums ? 2 : 1);
 }
 
 // f16 and bf16: queries as packed by PackFloats().

@@ -34,6 +34,9 @@ using I32Vec = hn::Vec<I32Tag>;
 inline constexpr size_t kFloatLanes = hn::MaxLanes(FloatTag());
 inline constexpr size_t kByteLanes = HWY_MIN(HWY_MAX_BYTES, 32);
 
+// Sums in vectors that registers hold beside what is loaded to add to them.
+inline constexpr size_t kRegisterSums = HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64 ? 24 : 12;
+
 #if HWY_TARGET != HWY_SCALAR
 
 // Sums of the lanes of four vectors, to out[0..3]. The order of additions is the same for each.
@@ -110,8 +113,7 @@ HWY_INLINE FloatVec LoadHalves(const uint16_t* HWY_RESTRICT p) {
 #else
     // Where no instruction converts, Highway takes infinity and NaN for numbers from 2^16 on.
     const auto infinity = hn::Set(df, std::numeric_limits<float>::infinity());
-    return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(df, 65536.0f)), x,
-                          hn::CopySign(infinity, x));
+    return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(df, 65536.0f)), x, hn::CopySign(infinity, x));
 #endif
   } else {
     const hn::Rebind<uint16_t, FloatTag> dh;

@@ -32,7 +32,6 @@ class MeanTable {
     return {.data = row(first), .norms = norms_.data() + first, .n = n};
   }
   NormedRows rows() const { return rows(0, norms_.size()); }
-  float norm(size_t i) const { return norms_[i]; }
   const float* norms() const { return norms_.data(); }
   const float* row(size_t i) const { return rows_.data() + i * d_; }
   size_t d() const { return d_; }
@@ -66,8 +65,8 @@ std::vector<float> Seeds(const std::vector<StateSums>& states, const MeanTable& 
     centres.insert(centres.end(), table.row(next), table.row(next) + table.d());
     float most = 0;
     const float* seed = table.row(next);
-    const float norm = table.norm(next);
-    LowerToSquaredDistances(table.rows(), table.d(), {.data = &seed, .norms = &norm, .n = 1},
+    LowerToSquaredDistances(table.rows(), table.d(),
+                            {.data = &seed, .norms = table.norms() + next, .n = 1},
                             distance.data());
     for (size_t i = 0; i < states.size(); ++i) {
       const float error = states[i].mass * distance[i];
@@ -81,12 +80,7 @@ std::vector<float> Seeds(const std::vector<StateSums>& states, const MeanTable& 
   return centres;
 }
 
-struct Clusters {
-  std::vector<size_t> of;      // [states]
-  std::vector<float> centres;  // [clusters, d]: means by mass
-};
-
-// The means of the states in each of n_clusters. What got nothing keeps its zeros.
+// The means of the states in each of n_clusters, by mass. What got nothing keeps its zeros.
 std::vector<float> CentresOf(const std::vector<StateSums>& states, const MeanTable& table,
                              const std::vector<size_t>& cluster_of, size_t n_clusters) {
   std::vector<float> centres(n_clusters * table.d());
@@ -102,15 +96,19 @@ std::vector<float> CentresOf(const std::vector<StateSums>& states, const MeanTab
   return centres;
 }
 
-Clusters FindByMeans(const std::vector<StateSums>& states, const MeanTable& table, size_t limit) {
-  Clusters found{.of = std::vector<size_t>(states.size()), .centres = Seeds(states, table, limit)};
+// The cluster of each state, by rounds of k-means.
+std::vector<size_t> FindByMeans(const std::vector<StateSums>& states, const MeanTable& table,
+                                size_t limit) {
+  std::vector<float> centres = Seeds(states, table, limit);
+  std::vector<size_t> cluster_of(states.size());
   std::vector<float> distances(states.size());
+  Assign(table, centres, cluster_of, distances);
   constexpr int kRounds = 3;
-  for (int round = 0; round < kRounds; ++round) {
-    Assign(table, found.centres, found.of, distances);
-    found.centres = CentresOf(states, table, found.of, found.centres.size() / table.d());
+  for (int round = 1; round < kRounds; ++round) {
+    centres = CentresOf(states, table, cluster_of, centres.size() / table.d());
+    Assign(table, centres, cluster_of, distances);
   }
-  return found;
+  return cluster_of;
 }
 
 // The cheapest pair becomes one, until at most `limit` are left and no copies are.
@@ -139,6 +137,7 @@ class PairMerger {
     for (size_t i = 0; i < n_; ++i) FindNearestOf(i);
   }
 
+  // The cluster of each state.
   std::vector<size_t> Merge(size_t limit) {
     while (live_.size() > 1) {
       size_t a = live_.front();
@@ -159,7 +158,6 @@ class PairMerger {
     }
     return cluster_of;
   }
-  size_t n_live() const { return live_.size(); }
 
  private:
   static constexpr size_t kColumns = 16;
@@ -216,14 +214,12 @@ class PairMerger {
 constexpr size_t kFewPerCluster = 4;
 constexpr size_t kMostPaired = 1024;
 
-Clusters FindClusters(const std::vector<StateSums>& states, const MeanTable& table, size_t limit) {
+std::vector<size_t> FindClusters(const std::vector<StateSums>& states, const MeanTable& table,
+                                 size_t limit) {
   if (states.size() > std::min(kFewPerCluster * limit, kMostPaired)) {
     return FindByMeans(states, table, limit);
   }
-  PairMerger merger(states, table);
-  Clusters found{.of = merger.Merge(limit), .centres = {}};
-  found.centres = CentresOf(states, table, found.of, merger.n_live());
-  return found;
+  return PairMerger(states, table).Merge(limit);
 }
 
 }  // namespace
@@ -303,7 +299,7 @@ std::vector<size_t> Cluster(std::vector<StateSums>& states, size_t limit,
   std::vector<size_t> went(states.size());
   std::iota(went.begin(), went.end(), size_t{0});
   if (states.size() <= limit) return went;
-  went = FindClusters(states, MeanTable(states, metric), limit).of;
+  went = FindClusters(states, MeanTable(states, metric), limit);
   // Clusters that got nothing leave no gap.
   std::vector<size_t> place(states.size(), states.size());
   std::vector<StateSums> clusters;
@@ -326,13 +322,14 @@ std::vector<float> ClusterErrors(const std::vector<StateSums>& states, size_t li
   assert(limit > 0);
   if (states.size() <= limit) return std::vector<float>(states.size(), 0.0f);
   const MeanTable table(states, metric);
-  const Clusters clusters = FindClusters(states, table, limit);
-  std::vector<float> norms(clusters.centres.size() / table.d());
-  SquaredNorms(clusters.centres.data(), norms.size(), table.d(), norms.data());
+  const std::vector<size_t> cluster_of = FindClusters(states, table, limit);
+  std::vector<float> norms(1 + *std::ranges::max_element(cluster_of));
+  const std::vector<float> centres = CentresOf(states, table, cluster_of, norms.size());
+  SquaredNorms(centres.data(), norms.size(), table.d(), norms.data());
   std::vector<float> errors;
   for (size_t i = 0; i < states.size(); ++i) {
-    const size_t cluster = clusters.of[i];
-    const float* centre = clusters.centres.data() + cluster * table.d();
+    const size_t cluster = cluster_of[i];
+    const float* centre = centres.data() + cluster * table.d();
     float distance = std::numeric_limits<float>::infinity();
     LowerToSquaredDistances(table.rows(i, 1), table.d(),
                             {.data = &centre, .norms = norms.data() + cluster, .n = 1}, &distance);
