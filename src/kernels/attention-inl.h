@@ -42,15 +42,17 @@ HWY_INLINE void DotsToLogits(const HeadShape& shape, const QueryBlock& queries, 
   const auto scale = hn::Set(df, shape.scale);
   const auto bias = hn::Set(df, queries.bias != nullptr ? shape.scale * queries.bias[i] : 0.0f);
   for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
-    auto logit = hn::MulAdd(hn::Load(df, logits + t), scale, bias);
-    logit = hn::IfThenElse(hn::IsFinite(logit), logit, hn::Set(df, kMasked));
-    if (shape.softcap != 0.0f) {
-      const auto cap = hn::Set(df, shape.softcap);
-      const auto capped =
-          hn::Mul(cap, hn::Tanh(df, hn::Mul(logit, hn::Set(df, 1.0f / shape.softcap))));
-      logit = hn::IfThenElse(hn::IsFinite(logit), capped, logit);
+    const auto logit = hn::MulAdd(hn::Load(df, logits + t), scale, bias);
+    hn::Store(hn::IfThenElse(hn::IsFinite(logit), logit, hn::Set(df, kMasked)), df, logits + t);
+  }
+  if (shape.softcap != 0.0f) {
+    const auto cap = hn::Set(df, shape.softcap);
+    const auto inverse = hn::Set(df, 1.0f / shape.softcap);
+    for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
+      const auto logit = hn::Load(df, logits + t);
+      const auto capped = hn::Mul(cap, hn::Tanh(df, hn::Mul(logit, inverse)));
+      hn::Store(hn::IfThenElse(hn::IsFinite(logit), capped, logit), df, logits + t);
     }
-    hn::Store(logit, df, logits + t);
   }
   if (span.log_mass != nullptr) {
     const bool spread = span.spread != nullptr && queries.half_norm != nullptr;
@@ -63,16 +65,20 @@ HWY_INLINE void DotsToLogits(const HeadShape& shape, const QueryBlock& queries, 
   }
 }
 
-// Replaces the logits of one query in a block by exp(logit - max) and folds them into its running
-// softmax. Returns the largest of them.
-HWY_INLINE float FoldBlock(size_t d_v, float* HWY_RESTRICT logits, float& max, float& sum,
-                           float* HWY_RESTRICT acc) {
+HWY_INLINE float LargestOfBlock(const float* HWY_RESTRICT logits) {
   const FloatTag df;
   auto largest = hn::Set(df, kMasked);
   for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
     largest = hn::Max(largest, hn::Load(df, logits + t));
   }
-  const float block_max = hn::GetLane(hn::MaxOfLanes(df, largest));
+  return hn::GetLane(hn::MaxOfLanes(df, largest));
+}
+
+// Replaces the logits of one query in a block, whose largest is `block_max`, by exp(logit - max)
+// and folds them into its running softmax. Returns the largest of them.
+HWY_INLINE float FoldBlock(size_t d_v, float block_max, float* HWY_RESTRICT logits, float& max,
+                           float& sum, float* HWY_RESTRICT acc) {
+  const FloatTag df;
   const float new_max = std::max(max, block_max);
   if (block_max == kMasked) {
     std::fill(logits, logits + kAttentionBlock, 0.0f);
@@ -86,13 +92,10 @@ HWY_INLINE float FoldBlock(size_t d_v, float* HWY_RESTRICT logits, float& max, f
     max = new_max;
   }
   const auto vmax = hn::Set(df, new_max);
-  // Below this, exp is zero in single precision; it also catches the -infinity of masked tokens.
-  const auto floor = hn::Set(df, -87.0f);
   auto vsum = hn::Zero(df);
   auto most = hn::Zero(df);
   for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
-    const auto x = hn::Sub(hn::Load(df, logits + t), vmax);
-    const auto p = hn::IfThenElseZero(hn::Ge(x, floor), hn::Exp(df, hn::Max(x, floor)));
+    const auto p = ExpOfNegative(hn::Sub(hn::Load(df, logits + t), vmax));
     vsum = hn::Add(vsum, p);
     most = hn::Max(most, p);
     hn::Store(p, df, logits + t);
@@ -193,8 +196,12 @@ HWY_INLINE void AttendBlock(const HeadShape& shape, const QueryBlock& queries,
         visible == nullptr ? n : std::min(n, visible[i] > begin ? visible[i] - begin : 0);
     std::fill(logits + seen, logits + kAttentionBlock, kMasked);
     if (out_logits != nullptr) std::copy_n(logits, n, out_logits[i] + begin);
-    largest[i] =
-        FoldBlock(shape.d_v, logits, state.max[i], state.sum[i], state.acc + i * shape.d_v);
+    largest[i] = LargestOfBlock(logits);
+  }
+  // Another loop, as each step of a query's waits for the one before.
+  for (size_t i = 0; i < queries.n; ++i) {
+    largest[i] = FoldBlock(shape.d_v, largest[i], s.logits + i * kAttentionBlock, state.max[i],
+                           state.sum[i], state.acc + i * shape.d_v);
   }
   if (careful) {
     AddWeightedValues(s.logits, largest[0], span, begin, n, shape.d_v, s, state.acc);

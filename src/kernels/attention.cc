@@ -20,11 +20,8 @@ void LogitsToSharesTarget(float max, float factor, float* HWY_RESTRICT logits, s
   const FloatTag df;
   const auto vmax = hn::Set(df, max);
   const auto vfactor = hn::Set(df, factor);
-  const auto floor = hn::Set(df, -87.0f);
-  const auto share = [&](hn::Vec<FloatTag> logit) HWY_ATTR {
-    const auto x = hn::Sub(logit, vmax);
-    return hn::Mul(vfactor, hn::IfThenElseZero(hn::Ge(x, floor), hn::Exp(df, hn::Max(x, floor))));
-  };
+  const auto share = [&](FloatVec logit)
+                         HWY_ATTR { return hn::Mul(vfactor, ExpOfNegative(hn::Sub(logit, vmax))); };
   size_t i = 0;
   for (; i + kFloatLanes <= n; i += kFloatLanes) {
     hn::StoreU(share(hn::LoadU(df, logits + i)), df, logits + i);

@@ -88,7 +88,7 @@ HWY_INLINE void DotHalves(const float* HWY_RESTRICT packed, const KvSpan& span, 
         FloatVec key[kTokens];
         for (size_t t = 0; t < kTokens; ++t) key[t] = load(keys[t]);
         for (size_t q = 0; q < kQueries; ++q) {
-          const FloatVec x = hn::LoadU(df, query + q * kFloatLanes);
+          const FloatVec x = InRegister(hn::LoadU(df, query + q * kFloatLanes));
           for (size_t t = 0; t < kTokens; ++t) sums[q][t] = hn::MulAdd(x, key[t], sums[q][t]);
         }
         query += kQueries * kFloatLanes;
@@ -281,17 +281,30 @@ HWY_INLINE void FinishCodes(const KernelScratch& s, size_t n_blocks, const Query
                             float* HWY_RESTRICT dots) {
   const FloatTag df;
   const hn::Rebind<int32_t, FloatTag> di;
+  const auto add_blocks = [&]<size_t kBlocks>(size_t q, size_t b) HWY_ATTR {
+    FloatVec offsets[kBlocks];
+    for (size_t i = 0; i < kBlocks; ++i) {
+      offsets[i] =
+          hn::Set(df, tile.steps8[q] * -CodeOffset(kType) * tile.sums8[(b + i) * kQueries + q]);
+    }
+    for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
+      auto dot = hn::LoadU(df, dots + q * kAttentionBlock + t);
+      for (size_t i = 0; i < kBlocks; ++i) {
+        dot = hn::MulAdd(hn::Load(df, s.steps + (b + i) * kAttentionBlock + t), offsets[i], dot);
+      }
+      hn::StoreU(dot, df, dots + q * kAttentionBlock + t);
+    }
+  };
   for (size_t q = 0; q < kQueries; ++q) {
     const auto query_step = hn::Set(df, tile.steps8[q]);
     for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
       const auto sum = hn::ConvertTo(df, hn::Load(di, s.sums + q * kAttentionBlock + t));
-      auto dot = hn::Mul(sum, hn::Load(df, s.row_steps + t));
-      for (size_t b = 0; b < n_blocks; ++b) {
-        const auto offset = hn::Set(df, -CodeOffset(kType) * tile.sums8[b * kQueries + q]);
-        dot = hn::MulAdd(hn::Load(df, s.steps + b * kAttentionBlock + t), offset, dot);
-      }
-      hn::StoreU(hn::Mul(dot, query_step), df, dots + q * kAttentionBlock + t);
+      const auto step = hn::Mul(hn::Load(df, s.row_steps + t), query_step);
+      hn::StoreU(hn::Mul(sum, step), df, dots + q * kAttentionBlock + t);
     }
+    size_t b = 0;
+    for (; b + 4 <= n_blocks; b += 4) add_blocks.template operator()<4>(q, b);
+    for (; b < n_blocks; ++b) add_blocks.template operator()<1>(q, b);
   }
 }
 

@@ -101,6 +101,50 @@ HWY_INLINE I32Vec MulAddPairs(I16Vec a, I16Vec b, I32Vec sum) {
 
 #endif  // HWY_TARGET != HWY_SCALAR
 
+// The same vector, in a register before anything that follows. Compilers for x86 fold the load of
+// an operand into each instruction that uses it, of which there are then more than the CPU can
+// load, and reorder sums until they fit into no registers.
+template <class V>
+HWY_INLINE V InRegister(V v) {
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR && (HWY_COMPILER_GCC || HWY_COMPILER_CLANG)
+  asm volatile("" : "+v"(v.raw));
+#endif
+  return v;
+}
+
+// The nearest integer of each lane, as the low bits of 1.5 * 2^23 + x. REQUIRES: |x| <= 2^22.
+inline constexpr float kIntegerFloat = 12582912.0f;
+inline constexpr int32_t kIntegerBits = 0x4B400000;
+
+#if HWY_TARGET != HWY_SCALAR
+
+// exp(x) of x <= 0, zero where x < -87 or -infinity. Off by at most two units in the last place:
+// 2^n times a polynomial of the rest (that of Arm's optimized routines).
+HWY_INLINE FloatVec ExpOfNegative(FloatVec x) {
+  const FloatTag df;
+  const hn::Rebind<int32_t, FloatTag> di;
+  const auto n_bits = hn::MulAdd(x, hn::Set(df, 1.44269504f), hn::Set(df, kIntegerFloat));
+  const auto n = hn::Sub(n_bits, hn::Set(df, kIntegerFloat));
+  auto r = hn::NegMulAdd(n, hn::Set(df, 0x1.62e4p-1f), x);
+  r = hn::NegMulAdd(n, hn::Set(df, 0x1.7f7d1cp-20f), r);
+  const auto r2 = hn::Mul(r, r);
+  const auto high = hn::MulAdd(hn::Set(df, 0x1.0e4020p-7f), r, hn::Set(df, 0x1.573e2ep-5f));
+  const auto middle = hn::MulAdd(hn::Set(df, 0x1.555e66p-3f), r, hn::Set(df, 0x1.fffdb6p-2f));
+  const auto rest =
+      hn::MulAdd(hn::MulAdd(high, r2, middle), r2, hn::Mul(hn::Set(df, 0x1.ffffecp-1f), r));
+  const auto power = hn::Add(hn::Set(df, 1.0f), rest);
+  const auto scaled = hn::Add(hn::BitCast(di, power), hn::ShiftLeft<23>(hn::BitCast(di, n_bits)));
+  return hn::IfThenElseZero(hn::Ge(x, hn::Set(df, -87.0f)), hn::BitCast(df, scaled));
+}
+
+#else
+
+HWY_INLINE FloatVec ExpOfNegative(FloatVec x) {
+  return FloatVec(x.raw >= -87.0f ? std::exp(x.raw) : 0.0f);
+}
+
+#endif
+
 // Elements of f16 or bf16 rows as floats.
 template <ElementType kType>
 HWY_INLINE FloatVec LoadHalves(const uint16_t* HWY_RESTRICT p) {

@@ -167,21 +167,22 @@ HWY_INLINE void SumCodes(const int16_t* HWY_RESTRICT weights, const uint8_t* HWY
   for (size_t q = 0; q < kQueries; ++q) {
     for (size_t c = 0; c < kVecs; ++c) acc[q][c] = hn::Zero(d32);
   }
-  const auto add = [&](const uint8_t* a, const uint8_t* b, size_t t) HWY_ATTR {
+  for (size_t t = 0; t < n; t += 2, rows += 2 * stride) {
+    // Without a second row, its weight is zero.
+    const uint8_t* second = t + 1 < n ? rows + stride : rows;
     I16Vec codes[kVecs];
     for (size_t e = 0; e < kElements; e += kPassElements) {
-      UnpackPairs<kType>(a, b, kFirst + e, codes + e / kLanes);
+      UnpackPairs<kType>(rows, second, kFirst + e, codes + e / kLanes);
     }
     for (size_t q = 0; q < kQueries; ++q) {
       int32_t pair;
       std::memcpy(&pair, weights + q * kAttentionBlock + t, sizeof(pair));
-      const I16Vec weight = hn::BitCast(d16, hn::Set(d32, pair));
-      for (size_t c = 0; c < kVecs; ++c) acc[q][c] = MulAddPairs(codes[c], weight, acc[q][c]);
+      const I16Vec weight = InRegister(hn::BitCast(d16, hn::Set(d32, pair)));
+      for (size_t c = 0; c < kVecs; ++c) {
+        acc[q][c] = InRegister(MulAddPairs(codes[c], weight, acc[q][c]));
+      }
     }
-  };
-  size_t t = 0;
-  for (; t + 2 <= n; t += 2, rows += 2 * stride) add(rows, rows + stride, t);
-  if (t < n) add(rows, rows, t);  // The weight of the second is zero.
+  }
   for (size_t q = 0; q < kQueries; ++q) {
     for (size_t c = 0; c < kVecs; ++c) {
       hn::Store(acc[q][c], d32, sums + q * kElements + c * kLanes);
@@ -192,7 +193,7 @@ HWY_INLINE void SumCodes(const int16_t* HWY_RESTRICT weights, const uint8_t* HWY
 // Weights times the steps of one block of elements as 15-bit shares of the largest that they can
 // be, [queries, kAttentionBlock]. Returns their sums and what a share of 1 stands for.
 template <size_t kQueries>
-HWY_INLINE void ShareWeights(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT steps,
+HWY_INLINE void ShareWeights(const float* HWY_RESTRICT weights, float* HWY_RESTRICT steps,
                              const float* HWY_RESTRICT largest_weight, int16_t* HWY_RESTRICT shares,
                              float* HWY_RESTRICT wholes, int32_t* HWY_RESTRICT sums) {
   const FloatTag df;
@@ -200,7 +201,11 @@ HWY_INLINE void ShareWeights(const float* HWY_RESTRICT weights, const float* HWY
   const hn::Rebind<int32_t, FloatTag> d32;
   auto largest = hn::Zero(df);
   for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
-    largest = hn::Max(largest, hn::Abs(hn::Load(df, steps + t)));
+    const auto step = hn::Load(df, steps + t);
+    largest = hn::Max(largest, hn::Abs(step));
+    // A damaged row's makes all sums infinite as the largest; here it would make no number, of
+    // which there is no share.
+    hn::Store(hn::IfThenElseZero(hn::IsFinite(step), step), df, steps + t);
   }
   const float largest_step = hn::GetLane(hn::MaxOfLanes(df, largest));
   for (size_t q = 0; q < kQueries; ++q) {
@@ -209,11 +214,12 @@ HWY_INLINE void ShareWeights(const float* HWY_RESTRICT weights, const float* HWY
     const float factor = most > 1e-30f ? 32767.0f / most : 0.0f;
     wholes[q] = most * (1.0f / 32767.0f);
     auto sum = hn::Zero(d32);
+    const auto whole = hn::Set(df, kIntegerFloat);
     for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
-      const auto x = hn::Mul(hn::Load(df, weights + q * kAttentionBlock + t),
-                             hn::Mul(hn::Load(df, steps + t), hn::Set(df, factor)));
-      // A damaged row's step makes it no number, which has no nearest integer.
-      const auto share = hn::NearestInt(hn::IfThenElseZero(hn::Eq(x, x), x));
+      const auto x =
+          hn::Mul(hn::Load(df, steps + t), hn::Load(df, weights + q * kAttentionBlock + t));
+      const auto bits = hn::BitCast(d32, hn::MulAdd(x, hn::Set(df, factor), whole));
+      const auto share = hn::Sub(bits, hn::Set(d32, kIntegerBits));
       sum = hn::Add(sum, share);
       hn::StoreU(hn::DemoteTo(d16, share), d16, shares + q * kAttentionBlock + t);
     }
