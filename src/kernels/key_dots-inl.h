@@ -45,7 +45,8 @@ HWY_INLINE void PrepareKeys(const KvSpan&, size_t, size_t, size_t, const KernelS
 
 template <size_t kQueries>
 HWY_INLINE void DotKeys(const HeadShape& shape, const QueryTile& tile, const KvSpan& span,
-                        size_t begin, size_t n, const KernelScratch& s, float* HWY_RESTRICT dots) {
+                        size_t begin, size_t n, const KernelScratch& s, float* HWY_RESTRICT dots,
+                        Prefetcher&) {
   for (size_t t = 0; t < n; ++t) {
     DecodeRowImpl(span.k_type, RowAt(span.k, span.k_stride, begin + t), shape.d_k, s.row);
     for (size_t q = 0; q < kQueries; ++q) {
@@ -67,7 +68,7 @@ constexpr size_t TileTokens() {
 // f16 and bf16: queries as packed by PackFloats().
 template <ElementType kType, size_t kQueries>
 HWY_INLINE void DotHalves(const float* HWY_RESTRICT packed, const KvSpan& span, size_t begin,
-                          size_t n, size_t d, size_t v_bytes, float* HWY_RESTRICT dots) {
+                          size_t n, size_t d, float* HWY_RESTRICT dots, Prefetcher& values) {
   constexpr size_t kTokens = TileTokens<kQueries>();
   const FloatTag df;
   HWY_ALIGN float partial[kQueries][4][kFloatLanes];
@@ -77,7 +78,6 @@ HWY_INLINE void DotHalves(const float* HWY_RESTRICT packed, const KvSpan& span, 
       for (size_t t = 0; t < kTokens; ++t) {
         const size_t row = begin + std::min(t0 + tile + t, n - 1);
         keys[t] = reinterpret_cast<const uint16_t*>(RowAt(span.k, span.k_stride, row));
-        PrefetchBytes(RowAt(span.v, span.v_stride, row), v_bytes);
       }
       FloatVec sums[kQueries][kTokens];
       for (size_t q = 0; q < kQueries; ++q) {
@@ -85,6 +85,7 @@ HWY_INLINE void DotHalves(const float* HWY_RESTRICT packed, const KvSpan& span, 
       }
       const float* HWY_RESTRICT query = packed;
       const auto add = [&](const auto& load) HWY_ATTR {
+        values.Advance(kTokens * kFloatLanes * sizeof(uint16_t));
         FloatVec key[kTokens];
         for (size_t t = 0; t < kTokens; ++t) key[t] = load(keys[t]);
         for (size_t q = 0; q < kQueries; ++q) {
@@ -167,8 +168,8 @@ HWY_INLINE void PackIntegers(const float* const* rows, size_t n, size_t d, T* HW
 // the row's largest in 15 bits, so that a row's sum is one integer.
 template <ElementType kType, size_t kQueries>
 HWY_INLINE void DotCodes(const int8_t* HWY_RESTRICT packed, const KvSpan& span, size_t begin,
-                         size_t n, size_t n_blocks, size_t v_bytes,
-                         const int16_t* HWY_RESTRICT block_steps, int32_t* HWY_RESTRICT sums) {
+                         size_t n, size_t n_blocks, const int16_t* HWY_RESTRICT block_steps,
+                         int32_t* HWY_RESTRICT sums, Prefetcher& values) {
   const I8Tag d8;
   const I16Tag d16;
   const I32Tag d32;
@@ -178,7 +179,7 @@ HWY_INLINE void DotCodes(const int8_t* HWY_RESTRICT packed, const KvSpan& span, 
     for (size_t t = 0; t < 4; ++t) {
       const size_t token = std::min(t0 + t, n - 1);
       const uint8_t* row = RowAt(span.k, span.k_stride, begin + token);
-      PrefetchBytes(RowAt(span.v, span.v_stride, begin + token), v_bytes);
+      values.Advance(span.v_stride);
       I32Vec acc[kQueries];
       for (size_t q = 0; q < kQueries; ++q) acc[q] = hn::Zero(d32);
       const int8_t* HWY_RESTRICT query = packed;
@@ -206,8 +207,8 @@ HWY_INLINE void DotCodes(const int8_t* HWY_RESTRICT packed, const KvSpan& span, 
 // q8_0: queries as int16, which is as exact as the products of a block are.
 template <size_t kQueries>
 HWY_INLINE void DotBytes(const int16_t* HWY_RESTRICT packed, const KvSpan& span, size_t begin,
-                         size_t n, size_t n_blocks, size_t v_bytes,
-                         const float* HWY_RESTRICT block_steps, float* HWY_RESTRICT dots) {
+                         size_t n, size_t n_blocks, const float* HWY_RESTRICT block_steps,
+                         float* HWY_RESTRICT dots, Prefetcher& values) {
   const I16Tag d16;
   const I32Tag d32;
   const hn::Rebind<int8_t, I16Tag> d8;
@@ -221,7 +222,7 @@ HWY_INLINE void DotBytes(const int16_t* HWY_RESTRICT packed, const KvSpan& span,
     for (size_t t = 0; t < 4; ++t) {
       const size_t token = std::min(t0 + t, n - 1);
       const uint8_t* row = RowAt(span.k, span.k_stride, begin + token);
-      PrefetchBytes(RowAt(span.v, span.v_stride, begin + token), v_bytes);
+      values.Advance(span.v_stride);
       Vec acc[kQueries];
       for (size_t q = 0; q < kQueries; ++q) acc[q] = hn::Zero(df);
       const int16_t* HWY_RESTRICT query = packed;
@@ -335,29 +336,29 @@ HWY_INLINE void PrepareKeys(const KvSpan& span, size_t begin, size_t n, size_t d
 }
 
 // dots[q, t] = q.k of the rows [begin, begin + n) of the span, with row stride kAttentionBlock.
-// What lies behind n is undefined. REQUIRES: n <= kAttentionBlock; the tile has what the type
-// needs.
+// What lies behind n is undefined. Meanwhile asks for `values`. REQUIRES: n <= kAttentionBlock; the
+// tile has what the type needs.
 template <size_t kQueries>
 HWY_INLINE void DotKeys(const HeadShape& shape, const QueryTile& tile, const KvSpan& span,
-                        size_t begin, size_t n, const KernelScratch& s, float* HWY_RESTRICT dots) {
+                        size_t begin, size_t n, const KernelScratch& s, float* HWY_RESTRICT dots,
+                        Prefetcher& values) {
   const size_t d = shape.d_k;
-  const size_t v_bytes = RowBytes(span.v_type, shape.d_v);
   const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
   const auto codes = [&]<ElementType kType>() HWY_ATTR {
-    DotCodes<kType, kQueries>(tile.codes8, span, begin, n, n_blocks, v_bytes, s.shares, s.sums);
+    DotCodes<kType, kQueries>(tile.codes8, span, begin, n, n_blocks, s.shares, s.sums, values);
     FinishCodes<kType, kQueries>(s, n_blocks, tile, dots);
   };
   switch (span.k_type) {
     case ElementType::kF16:
-      return DotHalves<ElementType::kF16, kQueries>(tile.floats, span, begin, n, d, v_bytes, dots);
+      return DotHalves<ElementType::kF16, kQueries>(tile.floats, span, begin, n, d, dots, values);
     case ElementType::kBF16:
-      return DotHalves<ElementType::kBF16, kQueries>(tile.floats, span, begin, n, d, v_bytes, dots);
+      return DotHalves<ElementType::kBF16, kQueries>(tile.floats, span, begin, n, d, dots, values);
     case ElementType::kQ4_0:
       return codes.template operator()<ElementType::kQ4_0>();
     case ElementType::kQ2:
       return codes.template operator()<ElementType::kQ2>();
     case ElementType::kQ8_0:
-      DotBytes<kQueries>(tile.codes16, span, begin, n, n_blocks, v_bytes, s.steps, dots);
+      DotBytes<kQueries>(tile.codes16, span, begin, n, n_blocks, s.steps, dots, values);
       for (size_t q = 0; q < kQueries; ++q) {
         for (size_t t = 0; t < n; ++t) dots[q * kAttentionBlock + t] *= tile.steps16[q];
       }

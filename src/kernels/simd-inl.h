@@ -179,25 +179,25 @@ HWY_INLINE void PrefetchBytes(const uint8_t* p, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) hwy::Prefetch(p + i);
 }
 
-// Asks for the rows that a kernel reads next, a part at a time, while it computes.
+// Asks for the memory that a kernel reads next, little by little while it computes: CPUs wait for
+// few cache lines at once.
 class Prefetcher {
  public:
   Prefetcher() = default;
-  Prefetcher(const uint8_t* rows, size_t stride, size_t row_bytes, size_t n)
-      : rows_(rows), stride_(stride), row_bytes_(row_bytes), n_(n) {}
+  Prefetcher(const uint8_t* begin, size_t bytes) : at_(begin), bytes_(bytes), end_(begin + bytes) {}
 
-  // The work has advanced by `part` of `whole`.
-  HWY_INLINE void Advance(size_t part, size_t whole) {
-    const size_t end = HWY_MIN(n_, at_ + (n_ * part + whole - 1) / whole);
-    for (; at_ < end; ++at_) PrefetchBytes(rows_ + at_ * stride_, row_bytes_);
+  size_t bytes() const { return bytes_; }
+
+  HWY_INLINE void Advance(size_t bytes) {
+    if (at_ >= end_) return;
+    PrefetchBytes(at_, bytes);
+    at_ += bytes;
   }
 
  private:
-  const uint8_t* rows_ = nullptr;
-  size_t stride_ = 0;
-  size_t row_bytes_ = 0;
-  size_t n_ = 0;
-  size_t at_ = 0;
+  const uint8_t* at_ = nullptr;
+  size_t bytes_ = 0;
+  const uint8_t* end_ = nullptr;
 };
 
 }  // namespace HWY_NAMESPACE

@@ -42,7 +42,7 @@ HWY_INLINE void AddValues(const float* HWY_RESTRICT weights, const float*, const
 template <ElementType kType, size_t kQueries, size_t kVecs>
 HWY_INLINE void AddHalves(const float* HWY_RESTRICT weights, const uint8_t* HWY_RESTRICT rows,
                           size_t stride, size_t n, size_t first, float* HWY_RESTRICT acc,
-                          size_t acc_stride) {
+                          size_t acc_stride, Prefetcher& next) {
   const FloatTag df;
   FloatVec sums[kQueries][kVecs];
   for (size_t q = 0; q < kQueries; ++q) {
@@ -52,6 +52,7 @@ HWY_INLINE void AddHalves(const float* HWY_RESTRICT weights, const uint8_t* HWY_
   }
   const uint8_t* HWY_RESTRICT row = rows + first * sizeof(uint16_t);
   for (size_t t = 0; t < n; ++t, row += stride) {
+    next.Advance(kVecs * kFloatLanes * sizeof(uint16_t));
     FloatVec value[kVecs];
     for (size_t c = 0; c < kVecs; ++c) {
       value[c] = LoadHalves<kType>(reinterpret_cast<const uint16_t*>(row) + c * kFloatLanes);
@@ -77,11 +78,10 @@ HWY_INLINE void AddHalfRows(const float* HWY_RESTRICT weights, const KvSpan& spa
   const FloatTag df;
   size_t i = 0;
   for (; i + kVecs * kFloatLanes <= d; i += kVecs * kFloatLanes) {
-    next.Advance(kVecs * kFloatLanes, d);
-    AddHalves<kType, kQueries, kVecs>(weights, rows, span.v_stride, n, i, acc, d);
+    AddHalves<kType, kQueries, kVecs>(weights, rows, span.v_stride, n, i, acc, d, next);
   }
   for (; i + kFloatLanes <= d; i += kFloatLanes) {
-    AddHalves<kType, kQueries, 1>(weights, rows, span.v_stride, n, i, acc, d);
+    AddHalves<kType, kQueries, 1>(weights, rows, span.v_stride, n, i, acc, d, next);
   }
   if (i == d) return;
   for (size_t q = 0; q < kQueries; ++q) {
@@ -237,7 +237,7 @@ HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights,
   const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
   LoadSteps<kType>(span.v, span.v_stride, begin, n, n_blocks, s.steps);
   for (size_t block = 0; block < n_blocks; ++block) {
-    next.Advance(1, n_blocks);
+    next.Advance(next.bytes() / n_blocks);
     float wholes[kQueries];
     int32_t weight_sums[kQueries];
     ShareWeights<kQueries>(weights, s.steps + block * kAttentionBlock, largest_weight, s.weights,
