@@ -332,18 +332,18 @@ void Compressor::Score(size_t head) {
   context.room = room_;
   context.text_share = text_share_;
   std::vector<float> scores(n);
-  config_.policy().policy->Score(context, scores);
-
   const std::span<LadderItem> items = std::span(items_).subspan(range.begin, n);
-  for (size_t i = 0; i < n; ++i) items[i].error = scores[i];
   if (config_.policy().info->scores_are_errors) {
-    config_.policy().policy->Precision(context, scores);
+    std::vector<float> precision_errors(n);
+    config_.policy().policy->ScoreAll(context, scores, precision_errors);
     for (size_t i = 0; i < n; ++i) {
-      items[i].error = std::max(items[i].error, 0.0f);
-      items[i].precision_error = std::max(scores[i], 0.0f);
+      items[i].error = std::max(scores[i], 0.0f);
+      items[i].precision_error = std::max(precision_errors[i], 0.0f);
     }
-  } else if (!pooled_) {
-    RanksToErrors(items);
+  } else {
+    config_.policy().policy->Score(context, scores);
+    for (size_t i = 0; i < n; ++i) items[i].error = scores[i];
+    if (!pooled_) RanksToErrors(items);
   }
   const AlwaysKeep& keep = config_.policy().keep;
   for (size_t i = 0; i < n; ++i) {

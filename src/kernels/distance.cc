@@ -71,9 +71,9 @@ HWY_INLINE void DotTile(const float* const* HWY_RESTRICT rows,
     const size_t end = std::min(d, i + kChunk);
     for (; i + lanes <= end; i += lanes) {
       hn::Vec<decltype(df)> point[kTileFrom];
-      for (size_t f = 0; f < kTileFrom; ++f) point[f] = hn::LoadU(df, from[f] + i);
+      for (size_t f = 0; f < kTileFrom; ++f) point[f] = InRegister(hn::LoadU(df, from[f] + i));
       for (size_t r = 0; r < kTileRows; ++r) {
-        const auto x = hn::LoadU(df, rows[r] + i);
+        const auto x = InRegister(hn::LoadU(df, rows[r] + i));
         for (size_t f = 0; f < kTileFrom; ++f) acc[r][f] = hn::MulAdd(x, point[f], acc[r][f]);
       }
     }

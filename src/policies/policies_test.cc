@@ -149,10 +149,9 @@ TEST(RetentivePolicyTest, ASampleStandsForAll) {
       ScoreContext context = data.Context(choice.policy->needs());
       context.room = 1.0;
       context.stands_for = counts;
-      std::vector<float> scores(data.n());
-      choice.policy->Score(context, scores);
-      choice.policy->Precision(context, scores);
-      return scores;
+      std::vector<float> scores(data.n()), precision_errors(data.n());
+      choice.policy->ScoreAll(context, scores, precision_errors);
+      return precision_errors;
     };
     const std::vector<float> expected = errors(all, {});
     double largest = 0;

@@ -4,6 +4,7 @@
 #ifndef RETENTIVEKV_POLICIES_POLICY_H_
 #define RETENTIVEKV_POLICIES_POLICY_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -91,9 +92,13 @@ class Policy {
   // Higher is kept longer and more precisely. REQUIRES: scores.size() == token_index.size().
   virtual void Score(const ScoreContext& context, std::span<float> scores) const = 0;
 
-  // What a token is worth on a higher rung, where that is something else than its score: errors, as
-  // PolicyInfo::scores_are_errors. In: the scores.
-  virtual void Precision(const ScoreContext&, std::span<float>) const {}
+  // For policies whose scores are errors (PolicyInfo::scores_are_errors): the scores, and what a
+  // token is worth on a higher rung, where that is something else.
+  virtual void ScoreAll(const ScoreContext& context, std::span<float> scores,
+                        std::span<float> precision_errors) const {
+    Score(context, scores);
+    std::ranges::copy(scores, precision_errors.begin());
+  }
 };
 
 struct PolicyInfo {

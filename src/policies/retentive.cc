@@ -155,11 +155,18 @@ class RetentivePolicy : public Policy {
   }
 
   void Score(const ScoreContext& context, std::span<float> scores) const override {
+    std::vector<float> precision_errors(scores.size());
+    ScoreAll(context, scores, precision_errors);
+  }
+
+  void ScoreAll(const ScoreContext& context, std::span<float> scores,
+                std::span<float> precision_errors) const override {
     const Points points(context, key_share_);
     points.SquaredNorms(scores);
+    const std::vector<float> weights = Weights(context);
+    for (size_t i = 0; i < points.n(); ++i) precision_errors[i] = weights[i] * scores[i];
     if (context.room >= 1) return;
     if (n_picks_ > 0) PickFarthest(points, NumPicks(context), scores);
-    const std::vector<float> weights = Weights(context);
     const double mean = MeanAttention(context);
     // Text has had its witness; a picture's tokens wait for theirs.
     const auto unread = static_cast<float>(std::pow(text_, 1.0 - context.text_share));
@@ -168,13 +175,6 @@ class RetentivePolicy : public Policy {
       scores[i] *= weights[i];
       if (mean > 0 && static_cast<double>(context.attention[i]) < mean) scores[i] *= unread;
     }
-  }
-
-  void Precision(const ScoreContext& context, std::span<float> errors) const override {
-    // Where nothing has to be forgotten, the scores are the residuals already.
-    if (context.room < 1) Points(context, key_share_).SquaredNorms(errors);
-    const std::vector<float> weights = Weights(context);
-    for (size_t i = 0; i < errors.size(); ++i) errors[i] *= weights[i];
   }
 
  private:
