@@ -107,7 +107,7 @@ void Compressor::Run(size_t n_new) {
 
 void Compressor::Plan(bool may_rest) {
   const bool forgets = LeastBytes() > budget_;
-  samples_ = !config_.needs().all_tokens && !Absorbs() && !forgets;
+  samples_ = !config_.needs().all_tokens && !forgets && AllHaveRoom();
   orders_ = !config_.needs().all_tokens && forgets;
   rests_ = orders_ && may_rest;
   codecs_.clear();
@@ -143,12 +143,19 @@ void Compressor::ForHeads(const Work& work) const {
   ParallelFor(std::min(n_threads, most), config_.n_heads(), work);
 }
 
-bool Compressor::Absorbs() const {
-  if (!config_.absorb().has_states()) return config_.absorb().kind != AbsorbKind::kNone;
+bool Compressor::AllHaveRoom() const {
+  const AbsorbChoice& absorb = config_.absorb();
+  if (!absorb.has_states()) return absorb.kind == AbsorbKind::kNone;
+  uint64_t states = 0;
+  bool any = false;
   for (size_t head = 0; head < config_.n_heads(); ++head) {
-    if (memory_.store(head, config_.state_tier()).size() > 0) return true;
+    any = any || memory_.store(head, config_.state_tier()).size() > 0;
+    states += StoreBytesFor(1, config_.layout(head, config_.state_tier()));
   }
-  return false;
+  if (!any) return true;
+  if (absorb.share < 0) return false;  // They may take any part.
+  states += static_cast<uint64_t>(absorb.share * static_cast<double>(budget_));
+  return LeastBytes() + states <= budget_;
 }
 
 uint64_t Compressor::LeastBytes() const {

@@ -55,8 +55,8 @@ class Compressor {
     size_t n_staying = 0;  // on the lowest rung, for whom a candidate stands
   };
 
-  // Whether something has been absorbed, or would be even while there is room for all tokens.
-  bool Absorbs() const;
+  // Whether all tokens have room on the lowest rung beside what remembers those that left.
+  bool AllHaveRoom() const;
   // To have every token of the conversation on the lowest rung.
   uint64_t LeastBytes() const;
   // Heads do not depend on each other, except where the budget is distributed.

@@ -58,80 +58,90 @@ double CountTokens(const ScoreContext& context) {
   return std::accumulate(context.stands_for.begin(), context.stands_for.end(), 0.0);
 }
 
-// Rows of K and V side by side, scaled so that squared distances are errors in the units of the
-// values: keys count as much as values do, by the given share.
-class Points {
+// K and V of a token side by side, less the mean of its kind (text, and each picture or clip, is
+// one), scaled so that squared norms are errors in the units of the values: keys count as much as
+// values do, by the given share. Computed row by row, as all together take more memory than the
+// cache of a long conversation.
+class Residuals {
  public:
-  Points(const ScoreContext& context, float key_share)
-      : n_(context.token_index.size()), d_k_(context.keys.d), d_(d_k_ + context.values.d) {
-    data_.resize(n_ * d_);
-    for (size_t i = 0; i < n_; ++i) {
-      std::ranges::copy(context.keys.row(i), row(i));
-      std::ranges::copy(context.values.row(i), row(i) + d_k_);
-    }
-    SubtractMeans(context);
-    double k_square = 0;
-    double v_square = 0;
-    for (size_t i = 0; i < n_; ++i) {
-      const float count = StandsFor(context, i);
-      float norm = 0;
-      rkv::SquaredNorms(row(i), 1, d_k_, &norm);
-      k_square += static_cast<double>(count * norm);
-      rkv::SquaredNorms(row(i) + d_k_, 1, d_ - d_k_, &norm);
-      v_square += static_cast<double>(count * norm);
-    }
-    const double ratio = k_square > 0 ? v_square / k_square : 0.0;
-    const auto k_scale = static_cast<float>(std::sqrt(static_cast<double>(key_share) * ratio));
-    const float v_scale = std::sqrt(1.0f - key_share);
-    for (size_t i = 0; i < n_; ++i) {
-      float* x = row(i);
-      for (size_t e = 0; e < d_k_; ++e) x[e] *= k_scale;
-      for (size_t e = d_k_; e < d_; ++e) x[e] *= v_scale;
-    }
-  }
-
-  size_t n() const { return n_; }
-  void SquaredNorms(std::span<float> norms) const {
-    rkv::SquaredNorms(data_.data(), n_, d_, norms.data());
-  }
-  size_t d() const { return d_; }
-  const float* row(size_t i) const { return data_.data() + i * d_; }
-
- private:
-  float* row(size_t i) { return data_.data() + i * d_; }
-
-  // Text, and each picture or clip, is a kind of its own.
-  static size_t Kind(const TokenInfo& token) {
-    return token.modality == Modality::kText ? 0 : 1 + token.media;
-  }
-  void SubtractMeans(const ScoreContext& context) {
-    if (d_ == 0) return;
+  Residuals(const ScoreContext& context, float key_share)
+      : context_(context),
+        d_k_(context.keys.d),
+        d_(d_k_ + context.values.d),
+        k_norms_(n()),
+        v_norms_(n()) {
     size_t n_kinds = 1;
     for (const TokenInfo& token : context.tokens) n_kinds = std::max(n_kinds, Kind(token) + 1);
-    std::vector<float> mean(n_kinds * d_), count(n_kinds);
-    for (size_t i = 0; i < n_; ++i) {
-      const size_t kind = Kind(context.tokens[i]);
-      const float n = StandsFor(context, i);
-      count[kind] += n;
-      float* sum = mean.data() + kind * d_;
-      const float* x = row(i);
-      for (size_t e = 0; e < d_; ++e) sum[e] += n * x[e];
+    means_.resize(n_kinds * d_);
+    std::vector<float> count(n_kinds);
+    for (size_t i = 0; i < n(); ++i) {
+      const float tokens = StandsFor(context, i);
+      float* sum = means_.data() + Kind(context.tokens[i]) * d_;
+      count[Kind(context.tokens[i])] += tokens;
+      const std::span<const float> k = context.keys.row(i);
+      const std::span<const float> v = context.values.row(i);
+      for (size_t e = 0; e < d_k_; ++e) sum[e] += tokens * k[e];
+      for (size_t e = d_k_; e < d_; ++e) sum[e] += tokens * v[e - d_k_];
     }
     for (size_t kind = 0; kind < n_kinds; ++kind) {
       const float share = count[kind] > 0 ? 1.0f / count[kind] : 0.0f;
-      for (size_t e = 0; e < d_; ++e) mean[kind * d_ + e] *= share;
+      for (size_t e = 0; e < d_; ++e) means_[kind * d_ + e] *= share;
     }
-    for (size_t i = 0; i < n_; ++i) {
-      const float* middle = mean.data() + Kind(context.tokens[i]) * d_;
-      float* x = row(i);
-      for (size_t e = 0; e < d_; ++e) x[e] -= middle[e];
+    double k_square = 0;
+    double v_square = 0;
+    std::vector<float> row(d_);
+    for (size_t i = 0; i < n(); ++i) {
+      Copy(i, row);
+      rkv::SquaredNorms(row.data(), 1, d_k_, &k_norms_[i]);
+      rkv::SquaredNorms(row.data() + d_k_, 1, d_ - d_k_, &v_norms_[i]);
+      const float tokens = StandsFor(context, i);
+      k_square += static_cast<double>(tokens * k_norms_[i]);
+      v_square += static_cast<double>(tokens * v_norms_[i]);
     }
+    const double ratio = k_square > 0 ? v_square / k_square : 0.0;
+    k_scale_ = static_cast<float>(std::sqrt(static_cast<double>(key_share) * ratio));
+    v_scale_ = std::sqrt(1.0f - key_share);
   }
 
-  size_t n_;
+  size_t n() const { return context_.token_index.size(); }
+  size_t d() const { return d_; }
+  void SquaredNorms(std::span<float> norms) const {
+    for (size_t i = 0; i < n(); ++i) {
+      norms[i] = k_scale_ * k_scale_ * k_norms_[i] + v_scale_ * v_scale_ * v_norms_[i];
+    }
+  }
+  // All of them, [n, d].
+  std::vector<float> Rows() const {
+    std::vector<float> rows(n() * d_);
+    for (size_t i = 0; i < n(); ++i) {
+      const std::span<float> row = std::span(rows).subspan(i * d_, d_);
+      Copy(i, row);
+      for (size_t e = 0; e < d_k_; ++e) row[e] *= k_scale_;
+      for (size_t e = d_k_; e < d_; ++e) row[e] *= v_scale_;
+    }
+    return rows;
+  }
+
+ private:
+  static size_t Kind(const TokenInfo& token) {
+    return token.modality == Modality::kText ? 0 : 1 + token.media;
+  }
+  // Not scaled.
+  void Copy(size_t i, std::span<float> row) const {
+    const float* mean = means_.data() + Kind(context_.tokens[i]) * d_;
+    const std::span<const float> k = context_.keys.row(i);
+    const std::span<const float> v = context_.values.row(i);
+    for (size_t e = 0; e < d_k_; ++e) row[e] = k[e] - mean[e];
+    for (size_t e = d_k_; e < d_; ++e) row[e] = v[e - d_k_] - mean[e];
+  }
+
+  const ScoreContext& context_;
   size_t d_k_;
   size_t d_;
-  std::vector<float> data_;  // [n, d]
+  std::vector<float> means_;  // [kinds, d]
+  std::vector<float> k_norms_, v_norms_;
+  float k_scale_ = 0;
+  float v_scale_ = 0;
 };
 
 class RetentivePolicy : public Policy {
@@ -161,16 +171,16 @@ class RetentivePolicy : public Policy {
 
   void ScoreAll(const ScoreContext& context, std::span<float> scores,
                 std::span<float> precision_errors) const override {
-    const Points points(context, key_share_);
-    points.SquaredNorms(scores);
+    const Residuals residuals(context, key_share_);
+    residuals.SquaredNorms(scores);
     const std::vector<float> weights = Weights(context);
-    for (size_t i = 0; i < points.n(); ++i) precision_errors[i] = weights[i] * scores[i];
+    for (size_t i = 0; i < scores.size(); ++i) precision_errors[i] = weights[i] * scores[i];
     if (context.room >= 1) return;
-    if (n_picks_ > 0) PickFarthest(points, NumPicks(context), scores);
+    if (n_picks_ > 0) PickFarthest(residuals, NumPicks(context), scores);
     const double mean = MeanAttention(context);
     // Text has had its witness; a picture's tokens wait for theirs.
     const auto unread = static_cast<float>(std::pow(text_, 1.0 - context.text_share));
-    for (size_t i = 0; i < points.n(); ++i) {
+    for (size_t i = 0; i < scores.size(); ++i) {
       if (context.tokens[i].modality != Modality::kText) continue;
       scores[i] *= weights[i];
       if (mean > 0 && static_cast<double>(context.attention[i]) < mean) scores[i] *= unread;
@@ -211,8 +221,11 @@ class RetentivePolicy : public Policy {
   // Takes tokens one by one, always the one that is farthest from the means and from all taken so
   // far; its distance then is what would be lost without it. Of equals the newer is taken first.
   // In: squared norms, which are the distances to the means.
-  static void PickFarthest(const Points& points, size_t n_picks, std::span<float> distance) {
+  static void PickFarthest(const Residuals& residuals, size_t n_picks, std::span<float> distance) {
     const std::vector<float> norms(distance.begin(), distance.end());
+    const size_t d = residuals.d();
+    const std::vector<float> points = residuals.Rows();
+    const auto point = [&points, d](uint32_t i) { return points.data() + i * d; };
     struct Bound {
       float distance = 0;  // to the first n_seen of the picks: never less than to all
       uint32_t point = 0;
@@ -222,8 +235,9 @@ class RetentivePolicy : public Policy {
         return distance != other.distance ? distance < other.distance : point < other.point;
       }
     };
-    std::vector<Bound> farthest(points.n());  // a heap
-    for (uint32_t i = 0; i < points.n(); ++i) farthest[i] = {.distance = distance[i], .point = i};
+    std::vector<Bound> farthest(residuals.n());  // a heap
+    for (uint32_t i = 0; i < farthest.size(); ++i)
+      farthest[i] = {.distance = distance[i], .point = i};
     std::make_heap(farthest.begin(), farthest.end());
     std::vector<const float*> picks;
     std::vector<float> pick_norms;
@@ -233,16 +247,15 @@ class RetentivePolicy : public Policy {
                           .n = picks.size() - first};
     };
     const auto compare = [&](Bound& bound) {
-      const NormedRows row{
-          .data = points.row(bound.point), .norms = norms.data() + bound.point, .n = 1};
-      LowerToSquaredDistances(row, points.d(), picks_from(bound.n_seen), &bound.distance);
+      const NormedRows row{.data = point(bound.point), .norms = norms.data() + bound.point, .n = 1};
+      LowerToSquaredDistances(row, d, picks_from(bound.n_seen), &bound.distance);
       bound.n_seen = static_cast<uint32_t>(picks.size());
     };
-    while (picks.size() < std::min(n_picks, points.n())) {
+    while (picks.size() < std::min(n_picks, residuals.n())) {
       std::pop_heap(farthest.begin(), farthest.end());
       Bound& top = farthest.back();
       if (top.n_seen == picks.size()) {
-        picks.push_back(points.row(top.point));
+        picks.push_back(point(top.point));
         pick_norms.push_back(norms[top.point]);
         distance[top.point] = top.distance;
         farthest.pop_back();
@@ -262,14 +275,14 @@ class RetentivePolicy : public Policy {
       compare(bound);
       distance[bound.point] = bound.distance;
     }
-    std::vector<float> rows(rest.size() * points.d()), row_norms, lowered;
+    std::vector<float> rows(rest.size() * d), row_norms, lowered;
     for (size_t i = 0; i < rest.size(); ++i) {
-      std::copy_n(points.row(rest[i]), points.d(), rows.data() + i * points.d());
+      std::copy_n(point(rest[i]), d, rows.data() + i * d);
       row_norms.push_back(norms[rest[i]]);
       lowered.push_back(distance[rest[i]]);
     }
-    LowerToSquaredDistances({.data = rows.data(), .norms = row_norms.data(), .n = rest.size()},
-                            points.d(), picks_from(0), lowered.data());
+    LowerToSquaredDistances({.data = rows.data(), .norms = row_norms.data(), .n = rest.size()}, d,
+                            picks_from(0), lowered.data());
     for (size_t i = 0; i < rest.size(); ++i) distance[rest[i]] = lowered[i];
   }
 
