@@ -5,6 +5,7 @@
 #
 # RKV_BENCH_DIR   where to write instead of bench/results
 #
+# Options are those that the tables do not set themselves, such as -t, -b, -ub.
 # Nothing else should run meanwhile. It takes an hour or two on two cores, half of which reads the prompt of
 # 16384 tokens, and 9 GiB of memory. Stopped and started again, it goes on with the table that it was at;
 # the models are made in build/bench/ (4.4 GiB).
@@ -18,7 +19,7 @@ out=${RKV_BENCH_DIR:-bench/results}/$1
 shift
 rkv=build/release/apps/rkv
 kernels=build/release/bench/kernel_bench
-[ -x "$rkv" ] && [ -x "$kernels" ] || scripts/setup.sh release rkv kernel_bench
+scripts/setup.sh release rkv kernel_bench
 mkdir -p build/bench "$out"
 
 # table FILE MODEL OPTION...: a table of `rkv bench`, of which the first lines tell the command.
@@ -32,13 +33,14 @@ table() {
   fi
   echo "==> $file" >&2
   "$rkv" bench -m "$model" "$@" --out "$file.part"
+  sed -i 's/\.md\.part/.md/' "$file.part" # in the command that it tells
   mv "$file.part" "$file"
 }
 
 if [ ! -e "$out/kernels.txt" ]; then
   echo "==> $out/kernels.txt" >&2
   "$kernels" --benchmark_filter='Read|MultiplyAdd|AttendGroup' --benchmark_repetitions=3 \
-    --benchmark_counters_tabular=true > "$out/kernels.txt.part" 2> /dev/null
+    --benchmark_counters_tabular=true > "$out/kernels.txt.part"
   mv "$out/kernels.txt.part" "$out/kernels.txt"
 fi
 decode=(-p 0 -n 64 --random-depth --compress prompt --policies full,retentive,streaming --budgets 20%,5%)

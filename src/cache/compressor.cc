@@ -479,7 +479,8 @@ void Compressor::SolveHead(size_t head, uint64_t budget) {
   const uint64_t kept = KeptBytes(head);
   const size_t room = budget > kept ? (budget - kept) / row_bytes : 0;
   const auto solve_with = [&](size_t n_states) {
-    n_states = std::min(n_states, std::max<size_t>(room, 1));
+    // Where all tokens stay, so do states: AllHaveRoom() has counted them.
+    n_states = std::min(n_states, std::max({room, size_t{1}, samples_ ? n_held : 0}));
     const uint64_t taken = n_states * row_bytes;
     solver.Solve(budget > taken ? budget - taken : 0, items);
     range.n_states = n_states;

@@ -440,6 +440,31 @@ TEST(MemoryPropertiesTest, LongAnswersStayWithinTheirBudget) {
   }
 }
 
+// A budget that grows may come to have room for all tokens after some have been absorbed.
+TEST(MemoryPropertiesTest, StatesStayWhereAllTokensHaveRoom) {
+  for (const Split split : {Split::kUniform, Split::kPooled}) {
+    const Case what{.policy = "retentive:window=8",
+                    .budget = "35%",
+                    .absorb = "clusters:share=0.2",
+                    .ladder = "auto",
+                    .split = split};
+    SCOPED_TRACE(what.name());
+    Memory memory = *Memory::Create(TestShape(), what.options());
+    Random random(47);
+    Transit transit;
+    RandomUbatch(TestShape(), 60, random).Run(memory, &transit);
+    uint64_t states = memory.stats().states;
+    ASSERT_GT(states, memory.impl().config().n_heads());
+    for (int i = 0; i < 8; ++i) {
+      RandomUbatch(TestShape(), 500, random).Run(memory, &transit);
+      ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
+      ASSERT_NO_FATAL_FAILURE(ExpectConsistent(memory, false));
+      EXPECT_GE(memory.stats().states, states) << "ubatch " << i;
+      states = memory.stats().states;
+    }
+  }
+}
+
 // Between two compressions tokens of decoding go to the smallest rung that is as good as exact.
 TEST(MemoryPropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
   for (const auto& [ladder, tier] :

@@ -182,7 +182,8 @@ HWY_INLINE void AttendBlock(const HeadShape& shape, const QueryBlock& queries,
                             const SoftmaxState& state, const KernelScratch& s, Prefetcher next) {
   const size_t n = std::min(span.n - begin, kAttentionBlock);
   PrepareKeys(span, begin, n, shape.d_k, s);
-  Prefetcher values(RowAt(span.v, span.v_stride, begin), span.v_stride * n);
+  Prefetcher values(RowAt(span.v, span.v_stride, begin), span.v_stride,
+                    RowBytes(span.v_type, shape.d_v), n);
   for (size_t i = 0; i < tiles.n; ++i) {
     const QueryTile& tile = tiles.tiles[i];
     WithQueries(tile.n, [&]<size_t kQueries>() HWY_ATTR {
@@ -242,12 +243,13 @@ HWY_INLINE void AttendSpansOnce(const HeadShape& shape, const QueryBlock& querie
     for (size_t begin = 0; begin < end; begin += kAttentionBlock) {
       Prefetcher next;
       if (begin + kAttentionBlock < end) {
-        next = Prefetcher(RowAt(span.k, span.k_stride, begin + kAttentionBlock),
-                          span.k_stride * std::min(kAttentionBlock, end - begin - kAttentionBlock));
+        next = Prefetcher(RowAt(span.k, span.k_stride, begin + kAttentionBlock), span.k_stride,
+                          RowBytes(span.k_type, shape.d_k),
+                          std::min(kAttentionBlock, end - begin - kAttentionBlock));
       } else if (i + 1 < n_spans) {
         const KvSpan& after = spans[i + 1];
-        next = Prefetcher(RowAt(after.k, after.k_stride, 0),
-                          after.k_stride * std::min(kAttentionBlock, after.n));
+        next = Prefetcher(RowAt(after.k, after.k_stride, 0), after.k_stride,
+                          RowBytes(after.k_type, shape.d_k), std::min(kAttentionBlock, after.n));
       }
       AttendBlock(shape, queries, tiles, seen, begin, visible,
                   queries.logits != nullptr ? logits : nullptr, careful, state, s, next);

@@ -174,12 +174,13 @@ HWY_INLINE void DotCodes(const int8_t* HWY_RESTRICT packed, const KvSpan& span, 
   const I16Tag d16;
   const I32Tag d32;
   constexpr size_t kLanes = kByteLanes / sizeof(int32_t);
+  const size_t v_bytes = values.bytes() / n;  // of a row
   HWY_ALIGN int32_t partial[kQueries][4][kLanes];
   for (size_t t0 = 0; t0 < n; t0 += 4) {
     for (size_t t = 0; t < 4; ++t) {
       const size_t token = std::min(t0 + t, n - 1);
       const uint8_t* row = RowAt(span.k, span.k_stride, begin + token);
-      values.Advance(span.v_stride);
+      values.Advance(v_bytes);
       I32Vec acc[kQueries];
       for (size_t q = 0; q < kQueries; ++q) acc[q] = hn::Zero(d32);
       const int8_t* HWY_RESTRICT query = packed;
@@ -217,12 +218,13 @@ HWY_INLINE void DotBytes(const int16_t* HWY_RESTRICT packed, const KvSpan& span,
   constexpr size_t kLanes = kByteLanes / sizeof(int32_t);
   constexpr size_t kStep = kByteLanes / sizeof(int16_t);
   constexpr size_t kParts = kQuantBlock / kStep;
+  const size_t v_bytes = values.bytes() / n;  // of a row
   HWY_ALIGN float partial[kQueries][4][kLanes];
   for (size_t t0 = 0; t0 < n; t0 += 4) {
     for (size_t t = 0; t < 4; ++t) {
       const size_t token = std::min(t0 + t, n - 1);
       const uint8_t* row = RowAt(span.k, span.k_stride, begin + token);
-      values.Advance(span.v_stride);
+      values.Advance(v_bytes);
       Vec acc[kQueries];
       for (size_t q = 0; q < kQueries; ++q) acc[q] = hn::Zero(df);
       const int16_t* HWY_RESTRICT query = packed;

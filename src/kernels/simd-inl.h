@@ -6,6 +6,8 @@
 #define RETENTIVEKV_KERNELS_SIMD_INL_H_
 #endif
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -106,7 +108,7 @@ HWY_INLINE I32Vec MulAddPairs(I16Vec a, I16Vec b, I32Vec sum) {
 // load, and reorder sums until they fit into no registers.
 template <class V>
 HWY_INLINE V InRegister(V v) {
-#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR && (HWY_COMPILER_GCC || HWY_COMPILER_CLANG)
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSSE3 && (HWY_COMPILER_GCC || HWY_COMPILER_CLANG)
   asm volatile("" : "+v"(v.raw));
 #endif
   return v;
@@ -118,10 +120,11 @@ inline constexpr int32_t kIntegerBits = 0x4B400000;
 
 #if HWY_TARGET != HWY_SCALAR
 
-// exp(x) of x <= 0, zero where x < -87 or -infinity. Off by at most two units in the last place:
-// 2^n times a polynomial of the rest (that of Arm's optimized routines).
+// exp(x) of x <= 0, zero where x < -87 or -infinity, and of more as of 0. Off by at most two units
+// in the last place: 2^n times a polynomial of the rest (that of Arm's optimized routines).
 HWY_INLINE FloatVec ExpOfNegative(FloatVec x) {
   const FloatTag df;
+  x = hn::Min(x, hn::Zero(df));
   const hn::Rebind<int32_t, FloatTag> di;
   const auto n_bits = hn::MulAdd(x, hn::Set(df, 1.44269504f), hn::Set(df, kIntegerFloat));
   const auto n = hn::Sub(n_bits, hn::Set(df, kIntegerFloat));
@@ -140,7 +143,7 @@ HWY_INLINE FloatVec ExpOfNegative(FloatVec x) {
 #else
 
 HWY_INLINE FloatVec ExpOfNegative(FloatVec x) {
-  return FloatVec(x.raw >= -87.0f ? std::exp(x.raw) : 0.0f);
+  return FloatVec(x.raw >= -87.0f ? std::exp(std::min(x.raw, 0.0f)) : 0.0f);
 }
 
 #endif
@@ -184,20 +187,34 @@ HWY_INLINE void PrefetchBytes(const uint8_t* p, size_t bytes) {
 class Prefetcher {
  public:
   Prefetcher() = default;
-  Prefetcher(const uint8_t* begin, size_t bytes) : at_(begin), bytes_(bytes), end_(begin + bytes) {}
+  Prefetcher(const uint8_t* rows, size_t stride, size_t row_bytes, size_t n)
+      : at_(rows), bytes_(n * row_bytes), stride_(stride), row_bytes_(row_bytes), left_(n) {
+    if (stride == row_bytes) {  // as one row
+      row_bytes_ = bytes_;
+      left_ = bytes_ > 0 ? 1 : 0;
+    }
+  }
 
+  // Of all rows.
   size_t bytes() const { return bytes_; }
 
   HWY_INLINE void Advance(size_t bytes) {
-    if (at_ >= end_) return;
-    PrefetchBytes(at_, bytes);
-    at_ += bytes;
+    if (left_ == 0) return;
+    PrefetchBytes(at_ + of_row_, bytes);
+    of_row_ += bytes;
+    if (of_row_ < row_bytes_) return;
+    of_row_ = 0;
+    at_ += stride_;
+    --left_;
   }
 
  private:
   const uint8_t* at_ = nullptr;
   size_t bytes_ = 0;
-  const uint8_t* end_ = nullptr;
+  size_t stride_ = 0;
+  size_t row_bytes_ = 0;
+  size_t of_row_ = 0;  // bytes asked for already
+  size_t left_ = 0;    // rows
 };
 
 }  // namespace HWY_NAMESPACE
