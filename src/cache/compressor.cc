@@ -106,8 +106,9 @@ void Compressor::Run(size_t n_new) {
 }
 
 void Compressor::Plan(bool may_rest) {
-  const bool forgets = LeastBytes() > budget_;
-  samples_ = !config_.needs().all_tokens && !forgets && AllHaveRoom();
+  const uint64_t least = LeastBytes();
+  const bool forgets = least > budget_;
+  samples_ = !config_.needs().all_tokens && !forgets && AllStay(budget_ - least);
   orders_ = !config_.needs().all_tokens && forgets;
   rests_ = orders_ && may_rest;
   codecs_.clear();
@@ -143,7 +144,7 @@ void Compressor::ForHeads(const Work& work) const {
   ParallelFor(std::min(n_threads, most), config_.n_heads(), work);
 }
 
-bool Compressor::AllHaveRoom() const {
+bool Compressor::AllStay(uint64_t room) const {
   const AbsorbChoice& absorb = config_.absorb();
   if (!absorb.has_states()) return absorb.kind == AbsorbKind::kNone;
   uint64_t states = 0;
@@ -155,7 +156,7 @@ bool Compressor::AllHaveRoom() const {
   if (!any) return true;
   if (absorb.share < 0) return false;  // They may take any part.
   states += static_cast<uint64_t>(absorb.share * static_cast<double>(budget_));
-  return LeastBytes() + states <= budget_;
+  return states <= room;
 }
 
 uint64_t Compressor::LeastBytes() const {
@@ -479,7 +480,7 @@ void Compressor::SolveHead(size_t head, uint64_t budget) {
   const uint64_t kept = KeptBytes(head);
   const size_t room = budget > kept ? (budget - kept) / row_bytes : 0;
   const auto solve_with = [&](size_t n_states) {
-    // Where all tokens stay, so do states: AllHaveRoom() has counted them.
+    // Where all tokens stay, so do states: AllStay() has counted them.
     n_states = std::min(n_states, std::max({room, size_t{1}, samples_ ? n_held : 0}));
     const uint64_t taken = n_states * row_bytes;
     solver.Solve(budget > taken ? budget - taken : 0, items);

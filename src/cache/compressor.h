@@ -55,8 +55,9 @@ class Compressor {
     size_t n_staying = 0;  // on the lowest rung, for whom a candidate stands
   };
 
-  // Whether all tokens have room on the lowest rung beside what remembers those that left.
-  bool AllHaveRoom() const;
+  // Whether no token has to leave the lowest rung for what remembers those that left, with `room`
+  // bytes beside LeastBytes().
+  bool AllStay(uint64_t room) const;
   // To have every token of the conversation on the lowest rung.
   uint64_t LeastBytes() const;
   // Heads do not depend on each other, except where the budget is distributed.

@@ -236,8 +236,9 @@ class RetentivePolicy : public Policy {
       }
     };
     std::vector<Bound> farthest(residuals.n());  // a heap
-    for (uint32_t i = 0; i < farthest.size(); ++i)
+    for (uint32_t i = 0; i < farthest.size(); ++i) {
       farthest[i] = {.distance = distance[i], .point = i};
+    }
     std::make_heap(farthest.begin(), farthest.end());
     std::vector<const float*> picks;
     std::vector<float> pick_norms;
