@@ -58,11 +58,24 @@ void RanksToErrors(std::span<LadderItem> items) {
 
 }  // namespace
 
+// Candidates as a policy reads them.
+class Compressor::CandidateRows : public TokenRows {
+ public:
+  CandidateRows(const Compressor& compressor, size_t head, const HeadPlan& plan)
+      : compressor_(compressor), head_(head), plan_(plan) {}
+
+  void Read(size_t i, float* key, float* value) const override {
+    compressor_.Decode(head_, plan_.codec, plan_.candidates[i], key, value);
+  }
+
+ private:
+  const Compressor& compressor_;
+  size_t head_;
+  const HeadPlan& plan_;
+};
+
 Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
-    : memory_(memory),
-      config_(memory.config()),
-      budget_(budget),
-      metrics_(memory.config().n_heads()) {
+    : memory_(memory), config_(memory.config()), budget_(budget) {
   const uint64_t tokens = budget / std::max<size_t>(1, config_.shape().full_token_bytes());
   const size_t incoming = config_.incoming_tier();
   const uint64_t rows = tokens * config_.layout(0, 0).row_bytes() /
@@ -78,7 +91,6 @@ Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
           {.bytes = layout.row_bytes(),
            .error = 0.5 * (GaussianError(layout.k_type) + GaussianError(layout.v_type))});
     }
-    lowest_row_bytes_ += rungs.back().bytes * config_.shape().layers[layer].n_kv_head;
   }
 }
 
@@ -91,13 +103,33 @@ void Compressor::Run(size_t n_new) {
   pooled_ =
       config_.split() == Split::kPooled || (config_.split() == Split::kAuto && text_share_ < 0.5);
   // Before it is decided who stays, as their bytes are everybody's.
-  for (size_t head = 0; head < config_.n_heads(); ++head) MakeMatrix(head);
+  for (size_t head = 0; head < config_.n_heads(); ++head) {
+    MakeMatrix(head);
+    MakeCentre(head);
+  }
   const Memory::Impl::Order& order = memory_.order_;
-  Plan(order.tokens_seen > 0 && order.pooled == pooled_ &&
-       memory_.tokens_seen() - order.tokens_seen < kRestingTokens);
-  // Those who compete may not be enough, say where most must be kept.
-  if (rests_ && PlannedBytes() > budget_) Plan(false);
-  ForHeads([this](size_t head) { Apply(head); });
+  Decide(order.tokens_seen > 0 && order.pooled == pooled_ &&
+         memory_.tokens_seen() - order.tokens_seen < kRestingTokens);
+  if (pooled_) {
+    std::vector<HeadPlan> plans(config_.n_heads());
+    ForHeads([this, &plans](size_t head) { plans[head] = Weigh(head); });
+    const std::vector<uint64_t> shares = Distribute(PooledWeights(plans));
+    ForHeads([this, &plans, &shares](size_t head) {
+      Solve(head, plans[head], shares[head]);
+      Apply(head, plans[head]);
+    });
+  } else {
+    std::vector<uint64_t> weights;
+    for (size_t head = 0; head < config_.n_heads(); ++head) {
+      weights.push_back(shapes_[config_.layer_of(head)].back().bytes);
+    }
+    const std::vector<uint64_t> shares = Distribute(weights);
+    ForHeads([this, &shares](size_t head) {
+      HeadPlan plan = Weigh(head);
+      Solve(head, plan, shares[head]);
+      Apply(head, plan);
+    });
+  }
   if (!rests_) {
     memory_.order_ = {.tokens_seen = orders_ ? memory_.tokens_seen() : 0, .pooled = pooled_};
   }
@@ -105,43 +137,137 @@ void Compressor::Run(size_t n_new) {
   memory_.compress_seconds_ += clock.Seconds();
 }
 
-void Compressor::Plan(bool may_rest) {
+void Compressor::Decide(bool may_rest) {
   const uint64_t least = LeastBytes();
-  const bool forgets = least > budget_;
-  samples_ = !config_.needs().all_tokens && !forgets && AllStay(budget_ - least);
-  orders_ = !config_.needs().all_tokens && forgets;
+  const bool can_sample = !config_.needs().all_tokens;
+  room_ = std::min(1.0, static_cast<double>(budget_) / static_cast<double>(least));
+  orders_ = can_sample && least > budget_;
+  samples_ = can_sample && least <= budget_ && AllStay(budget_ - least);
   rests_ = orders_ && may_rest;
-  codecs_.clear();
-  heads_.clear();
-  candidates_.clear();
-  for (size_t head = 0; head < config_.n_heads(); ++head) {
-    codecs_.emplace_back(memory_, head);
-    heads_.push_back(
-        {.begin = candidates_.size(), .end = candidates_.size() + CountCandidates(head)});
-    candidates_.resize(heads_.back().end);
+  if (FitsAtLeast()) return;
+  // Those who compete may not be enough, say where most must be kept.
+  samples_ = false;
+  rests_ = false;
+  FitsAtLeast();
+}
+
+bool Compressor::FitsAtLeast() {
+  const size_t n_heads = config_.n_heads();
+  const size_t lowest = config_.n_rungs() - 1;
+  n_candidates_ = 0;
+  all_stay_ = false;
+  for (size_t head = 0; head < n_heads; ++head) {
+    n_candidates_ += CountCandidates(head);
+    all_stay_ = all_stay_ || (samples_ && SampleOf(head, lowest).stride > 1);
   }
-  items_.assign(candidates_.size(), {});
-  ForHeads([this](size_t head) { Gather(head); });
-  for (size_t head = 0; head < config_.n_heads(); ++head) MakeCentre(head);
-  room_ = std::min(1.0, static_cast<double>(budget_) / static_cast<double>(LeastBytes()));
-  ForHeads([this](size_t head) { Score(head); });
-  if (!config_.policy().info->scores_are_errors && pooled_) RanksToErrors(items_);
-  ForHeads([this](size_t head) { WeighKept(head); });
-  const bool all_stay = samples_ && std::ranges::any_of(heads_, [](const HeadRange& range) {
-                          return range.n_staying > 0;
-                        });
-  // Where those on the lowest rung all stay, there is room for everybody there.
-  for (size_t i = 0; i < items_.size(); ++i) {
-    if (all_stay || candidates_[i].stands_for > 1) items_[i].keep = true;
+  const uint64_t fixed = memory_.FixedBytes();
+  rows_budget_ = budget_ - std::min(budget_, fixed);
+  least_bytes_.clear();
+  uint64_t least = 0;
+  uint64_t spare_bytes = 0;  // of one spare row per head
+  for (size_t head = 0; head < n_heads; ++head) {
+    least += least_bytes_.emplace_back(MustHoldBytes(head));
+    spare_bytes += config_.layout(head, config_.incoming_tier()).row_bytes();
   }
-  Solve();
+  // Spare room comes after what must be kept.
+  const uint64_t room = rows_budget_ - std::min(rows_budget_, least);
+  const auto spare_of = [this](size_t head) {
+    return StoreBytesFor(spare_, config_.layout(head, config_.incoming_tier()));
+  };
+  for (spare_ = std::min<uint64_t>(most_spare_, room / spare_bytes); spare_ > 0; --spare_) {
+    uint64_t taken = 0;  // with their tables
+    for (size_t head = 0; head < n_heads; ++head) taken += spare_of(head);
+    if (taken <= room) break;
+  }
+  for (size_t head = 0; head < n_heads; ++head) least_bytes_[head] += spare_of(head);
+  return least <= rows_budget_;
+}
+
+uint64_t Compressor::MustHoldBytes(size_t head) const {
+  const size_t n_tokens = CountTokens(head);
+  const size_t lowest = config_.n_rungs() - 1;
+  const Sample sample = SampleOf(head, lowest);
+  const AlwaysKeep& keep = config_.policy().keep;
+  const size_t n_kept = (sample.stride > 1 ? sample.n : 0) + keep.sinks + keep.window;
+  uint64_t bytes = StoreBytesFor(all_stay_ ? n_tokens : std::min(n_tokens, n_kept),
+                                 config_.layout(head, lowest));
+  if (config_.absorb().has_states()) {
+    const size_t tier = config_.state_tier();
+    const size_t n_held = samples_ ? memory_.store(head, tier).size() : 0;
+    bytes += StoreBytesFor(std::max<size_t>(1, n_held), config_.layout(head, tier));
+  }
+  return bytes;
 }
 
 template <typename Work>
 void Compressor::ForHeads(const Work& work) const {
-  const size_t most = 1 + candidates_.size() / kRowsPerThread;
+  const size_t most = 1 + n_candidates_ / kRowsPerThread;
   const size_t n_threads = memory_.transit_ == nullptr ? 1 : memory_.transit_->n_threads();
   ParallelFor(std::min(n_threads, most), config_.n_heads(), work);
+}
+
+std::vector<uint64_t> Compressor::Distribute(std::span<const uint64_t> weights) const {
+  std::vector<uint64_t> shares(least_bytes_);
+  std::vector<bool> at_least(shares.size());
+  // Whoever is lifted to the least lowers the others, of whom some may have to be lifted, too.
+  for (bool lifts = true; lifts;) {
+    lifts = false;
+    uint64_t room = rows_budget_;
+    double sum = 0;
+    for (size_t head = 0; head < shares.size(); ++head) {
+      if (at_least[head]) {
+        room -= std::min(room, shares[head]);
+      } else {
+        sum += static_cast<double>(weights[head]);
+      }
+    }
+    for (size_t head = 0; head < shares.size(); ++head) {
+      if (at_least[head]) continue;
+      const double part = sum > 0 ? static_cast<double>(weights[head]) / sum : 0.0;
+      shares[head] = static_cast<uint64_t>(static_cast<double>(room) * part);
+      if (shares[head] >= least_bytes_[head]) continue;
+      shares[head] = least_bytes_[head];
+      at_least[head] = true;
+      lifts = true;
+    }
+  }
+  return shares;
+}
+
+std::vector<uint64_t> Compressor::PooledWeights(std::vector<HeadPlan>& plans) const {
+  std::vector<LadderItem> pooled;
+  const auto pool = [&pooled, &plans] {
+    pooled.clear();
+    for (const HeadPlan& plan : plans) {
+      pooled.insert(pooled.end(), plan.items.begin(), plan.items.end());
+    }
+  };
+  if (!config_.policy().info->scores_are_errors) {
+    pool();
+    RanksToErrors(pooled);
+    auto next = pooled.begin();
+    for (HeadPlan& plan : plans) {
+      std::copy_n(next, plan.items.size(), plan.items.begin());
+      next += static_cast<ptrdiff_t>(plan.items.size());
+      WeighKept(plan);
+    }
+  }
+  pool();
+  uint64_t budget = rows_budget_;
+  for (size_t head = 0; head < plans.size(); ++head) {
+    const uint64_t taken = StoreBytesFor(spare_, config_.layout(head, config_.incoming_tier())) +
+                           StayingBytes(head, plans[head]);
+    budget -= std::min(budget, taken);
+  }
+  LadderSolver(shapes_, pooled).Solve(budget, pooled);
+  std::vector<uint64_t> weights;
+  std::span<const LadderItem> rest = pooled;
+  for (size_t head = 0; head < plans.size(); ++head) {
+    const size_t n = plans[head].items.size();
+    weights.push_back(PlannedBytes(head, plans[head], rest.first(n)));
+    rest = rest.subspan(n);
+  }
+  return weights;
 }
 
 bool Compressor::AllStay(uint64_t room) const {
@@ -174,43 +300,51 @@ Compressor::Sample Compressor::SampleOf(size_t head, size_t tier) const {
   return {.n = n, .stride = std::max<size_t>(1, (n + kSampledRows - 1) / kSampledRows)};
 }
 
-size_t Compressor::CountCandidates(size_t head) const {
+size_t Compressor::CountTokens(size_t head) const {
   size_t n = n_new_;
-  for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
-    const Sample sample = SampleOf(head, tier);
-    n += (sample.n + sample.stride - 1) / sample.stride;
-    n += memory_.store(head, tier).size() - sample.n;
-  }
+  for (size_t tier = 0; tier < config_.n_rungs(); ++tier) n += memory_.store(head, tier).size();
   return n;
 }
 
-void Compressor::Gather(size_t head) {
-  HeadRange& range = heads_[head];
-  Candidate* next = candidates_.data() + range.begin;
+size_t Compressor::CountCandidates(size_t head) const {
+  const Sample sample = SampleOf(head, config_.n_rungs() - 1);
+  return CountTokens(head) - sample.n + sample.n_competing();
+}
+
+Compressor::HeadPlan Compressor::Weigh(size_t head) const {
+  HeadPlan plan;
+  plan.codec = RowCodec(memory_, head);
+  Gather(head, plan);
+  Score(head, plan);
+  return plan;
+}
+
+void Compressor::Gather(size_t head, HeadPlan& plan) const {
+  plan.candidates.reserve(CountCandidates(head));
   for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
     const RowStore& rows = memory_.store(head, tier);
     const Sample sample = SampleOf(head, tier);
     for (size_t slot = 0; slot < rows.size();) {
       const size_t stands_for =
           slot < sample.n ? std::min(sample.stride, sample.n - slot) : size_t{1};
-      *next++ = {.index = rows.index(slot),
-                 .slot = static_cast<uint32_t>(slot),
-                 .tier = static_cast<uint8_t>(tier),
-                 .stands_for = static_cast<uint16_t>(stands_for)};
-      range.n_staying += stands_for - 1;
+      plan.candidates.push_back({.index = rows.index(slot),
+                                 .slot = static_cast<uint32_t>(slot),
+                                 .tier = static_cast<uint8_t>(tier),
+                                 .stands_for = static_cast<uint16_t>(stands_for)});
+      plan.n_staying += stands_for - 1;
       slot += stands_for;
     }
   }
   const uint64_t first_new = memory_.tokens_seen() - n_new_;
   for (uint32_t i = 0; i < n_new_; ++i) {
-    *next++ = {.index = static_cast<uint32_t>(first_new + i), .slot = i, .is_new = true};
+    plan.candidates.push_back(
+        {.index = static_cast<uint32_t>(first_new + i), .slot = i, .is_new = true});
   }
-  std::ranges::sort(candidates_.begin() + static_cast<ptrdiff_t>(range.begin),
-                    candidates_.begin() + static_cast<ptrdiff_t>(range.end), {}, &Candidate::index);
+  std::ranges::sort(plan.candidates, {}, &Candidate::index);
 }
 
-void Compressor::Decode(size_t head, const Candidate& candidate, float* k, float* v) const {
-  const RowCodec& codec = codecs_[head];
+void Compressor::Decode(size_t head, const RowCodec& codec, const Candidate& candidate, float* k,
+                        float* v) const {
   if (candidate.is_new) {
     Transit& transit = memory_.transit();
     codec.DecodeStaged(transit.key(head, candidate.slot), transit.value(head, candidate.slot), k,
@@ -230,8 +364,7 @@ std::span<const float> Compressor::Stats(size_t head, const Candidate& candidate
 
 void Compressor::MakeCentre(size_t head) {
   const LayerShape& shape = config_.layer_shape(head);
-  const HeadRange& range = heads_[head];
-  const size_t n = range.end - range.begin;
+  const size_t n = CountTokens(head);
   if (!config_.rotates() || config_.n_rungs() == 1 || memory_.centre(head) != nullptr || n == 0 ||
       budget_ < kCentreShare * CentreBytes(shape) * config_.n_heads() ||
       budget_ < memory_.smallest_budget_bytes() + CentreBytes(shape)) {
@@ -241,10 +374,13 @@ void Compressor::MakeCentre(size_t head) {
   for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
     if (config_.rotated(tier) && memory_.store(head, tier).size() > 0) return;
   }
+  HeadPlan plan;
+  plan.codec = RowCodec(memory_, head);
+  Gather(head, plan);
   std::vector<float> k(shape.d_k), v(shape.d_v), k_mean(shape.d_k), v_mean(shape.d_v);
   const float share = 1.0f / static_cast<float>(n);
-  for (size_t i = range.begin; i < range.end; ++i) {
-    Decode(head, candidates_[i], k.data(), v.data());
+  for (const Candidate& candidate : plan.candidates) {
+    Decode(head, plan.codec, candidate, k.data(), v.data());
     for (size_t e = 0; e < shape.d_k; ++e) k_mean[e] += share * k[e];
     for (size_t e = 0; e < shape.d_v; ++e) v_mean[e] += share * v[e];
   }
@@ -253,7 +389,6 @@ void Compressor::MakeCentre(size_t head) {
   EncodeRow(ElementType::kQ8_0, v_mean.data(), shape.d_v,
             centre.get() + RowBytes(ElementType::kQ8_0, shape.d_k));
   memory_.centres_[head] = std::move(centre);
-  codecs_[head] = RowCodec(memory_, head);
 }
 
 void Compressor::MakeMatrix(size_t head) {
@@ -266,11 +401,12 @@ void Compressor::MakeMatrix(size_t head) {
   memory_.matrices_[head] = std::make_unique<uint16_t[]>(MatrixElements(shape));
 }
 
-void Compressor::UpdateMatrix(size_t head, const std::vector<StateSums>& points,
+void Compressor::UpdateMatrix(size_t head, const RowCodec& codec,
+                              const std::vector<StateSums>& points,
                               const std::vector<size_t>& went, double before, double retention) {
   const LayerShape& shape = config_.layer_shape(head);
   uint16_t* matrix = memory_.matrices_[head].get();
-  const std::vector<StateSums> states = LoadStates(head);
+  const std::vector<StateSums> states = LoadStates(head, codec);
   std::vector<float> k(shape.d_k), v(shape.d_v), k_state(shape.d_k), v_state(shape.d_v);
   std::vector<float> sum(MatrixElements(shape));
   DecodeRow(ElementType::kF16, matrix, sum.size(), sum.data());
@@ -293,40 +429,32 @@ void Compressor::UpdateMatrix(size_t head, const std::vector<StateSums>& points,
   EncodeRow(ElementType::kF16, sum.data(), sum.size(), matrix);
 }
 
-void Compressor::Score(size_t head) {
-  const HeadRange& range = heads_[head];
-  const size_t n = range.end - range.begin;
+void Compressor::Score(size_t head, HeadPlan& plan) const {
+  const std::span<const Candidate> candidates = plan.candidates;
+  const size_t n = candidates.size();
   const LayerShape& shape = config_.layer_shape(head);
   const PolicyNeeds& needs = config_.needs();
-  const std::span<const Candidate> candidates = std::span(candidates_).subspan(range.begin, n);
   std::vector<uint32_t> indices(n);
   std::vector<TokenInfo> infos(n);
   for (size_t i = 0; i < n; ++i) {
     indices[i] = candidates[i].index;
     infos[i] = memory_.token_info(indices[i]);
   }
+  const CandidateRows rows(*this, head, plan);
   ScoreContext context;
   context.layer = config_.layer_of(head);
   context.kv_head = config_.kv_head_of(head);
   context.tokens_seen = memory_.tokens_seen();
   context.token_index = indices;
   context.tokens = infos;
+  context.rows = &rows;
+  context.d_k = shape.d_k;
+  context.d_v = shape.d_v;
   std::vector<float> stands_for;
-  if (range.n_staying > 0) {
+  if (plan.n_staying > 0) {
     for (const Candidate& candidate : candidates) stands_for.push_back(candidate.stands_for);
     context.stands_for = stands_for;
   }
-  std::vector<float> k, v;
-  if (needs.keys || needs.values) {
-    k.resize(n * shape.d_k);
-    v.resize(n * shape.d_v);
-    for (size_t i = 0; i < n; ++i) {
-      Decode(head, candidates[i], k.data() + i * shape.d_k, v.data() + i * shape.d_v);
-    }
-    if (needs.keys) context.keys = {.data = k.data(), .n = n, .d = shape.d_k};
-    if (needs.values) context.values = {.data = v.data(), .n = n, .d = shape.d_v};
-  }
-  if (NeedsMetric(head)) MeasureMetric(head, context.keys, context.values);
   std::vector<float> attention, entropy;
   if (config_.n_stats() > 0) {
     for (const Candidate& candidate : candidates) {
@@ -339,154 +467,113 @@ void Compressor::Score(size_t head) {
   }
   context.room = room_;
   context.text_share = text_share_;
+  plan.items.resize(n);
+  const AlwaysKeep& keep = config_.policy().keep;
+  for (size_t i = 0; i < n; ++i) {
+    plan.items[i] = {.shape = static_cast<uint16_t>(config_.layer_of(head)),
+                     .rung = candidates[i].tier,
+                     .keep = indices[i] < keep.sinks ||
+                             uint64_t{indices[i]} + keep.window >= memory_.tokens_seen()};
+  }
   std::vector<float> scores(n);
-  const std::span<LadderItem> items = std::span(items_).subspan(range.begin, n);
-  if (config_.policy().info->scores_are_errors) {
+  const bool are_errors = config_.policy().info->scores_are_errors;
+  if (are_errors) {
     std::vector<float> precision_errors(n);
     config_.policy().policy->ScoreAll(context, scores, precision_errors);
     for (size_t i = 0; i < n; ++i) {
-      items[i].error = std::max(scores[i], 0.0f);
-      items[i].precision_error = std::max(precision_errors[i], 0.0f);
+      plan.items[i].error = std::max(scores[i], 0.0f);
+      plan.items[i].precision_error = std::max(precision_errors[i], 0.0f);
     }
   } else {
     config_.policy().policy->Score(context, scores);
-    for (size_t i = 0; i < n; ++i) items[i].error = scores[i];
-    if (!pooled_) RanksToErrors(items);
+    for (size_t i = 0; i < n; ++i) plan.items[i].error = scores[i];
+    if (!pooled_) RanksToErrors(plan.items);
   }
-  const AlwaysKeep& keep = config_.policy().keep;
-  for (size_t i = 0; i < n; ++i) {
-    items[i].shape = static_cast<uint16_t>(config_.layer_of(head));
-    items[i].rung = candidates[i].tier;
-    items[i].keep =
-        indices[i] < keep.sinks || uint64_t{indices[i]} + keep.window >= memory_.tokens_seen();
-  }
+  if (are_errors || !pooled_) WeighKept(plan);  // Else once ranks are known.
+  if (NeedsMetric(head)) MeasureMetric(head, plan);
 }
 
-void Compressor::WeighKept(size_t head) {
-  const HeadRange& range = heads_[head];
-  const std::span<LadderItem> items =
-      std::span(items_).subspan(range.begin, range.end - range.begin);
+void Compressor::WeighKept(HeadPlan& plan) const {
   double mean = 0;
-  for (size_t i = 0; i < items.size(); ++i) {
-    mean += candidates_[range.begin + i].stands_for * static_cast<double>(items[i].precision_error);
+  for (size_t i = 0; i < plan.items.size(); ++i) {
+    mean += plan.candidates[i].stands_for * static_cast<double>(plan.items[i].precision_error);
   }
-  mean /= static_cast<double>(std::max<size_t>(items.size() + range.n_staying, 1));
+  mean /= static_cast<double>(std::max<size_t>(plan.items.size() + plan.n_staying, 1));
   const double least = std::pow(kKeepWeight, AttentionPart(room_, text_share_)) * mean;
-  for (LadderItem& item : items) {
+  for (size_t i = 0; i < plan.items.size(); ++i) {
+    LadderItem& item = plan.items[i];
     if (item.keep) item.precision_error = std::max(item.precision_error, static_cast<float>(least));
+    // Others stay, too, where those on the lowest rung do.
+    if (all_stay_ || plan.candidates[i].stands_for > 1) item.keep = true;
   }
 }
 
-uint64_t Compressor::StayingBytes(size_t head) const {
-  return heads_[head].n_staying * shapes_[config_.layer_of(head)].back().bytes;
+uint64_t Compressor::StayingBytes(size_t head, const HeadPlan& plan) const {
+  return plan.n_staying * shapes_[config_.layer_of(head)].back().bytes;
 }
 
-uint64_t Compressor::KeptBytes(size_t head) const {
-  const HeadRange& range = heads_[head];
+uint64_t Compressor::KeptBytes(const HeadPlan& plan) const {
   uint64_t bytes = 0;
-  for (size_t i = range.begin; i < range.end; ++i) {
-    if (items_[i].keep) bytes += shapes_[items_[i].shape].back().bytes;
+  for (const LadderItem& item : plan.items) {
+    if (item.keep) bytes += shapes_[item.shape].back().bytes;
   }
   return bytes;
 }
 
-uint64_t Compressor::PlannedBytes() const {
-  uint64_t bytes = memory_.FixedBytes();
+uint64_t Compressor::PlannedBytes(size_t head, const HeadPlan& plan,
+                                  std::span<const LadderItem> items) const {
   std::vector<size_t> rows(config_.n_rungs() + 1);
-  for (size_t head = 0; head < config_.n_heads(); ++head) {
-    std::ranges::fill(rows, 0);
-    for (size_t i = heads_[head].begin; i < heads_[head].end; ++i) ++rows[items_[i].rung];
-    rows[config_.incoming_tier()] += spare_;
-    rows[config_.n_rungs() - 1] += heads_[head].n_staying;
-    for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
-      bytes += StoreBytesFor(rows[tier], config_.layout(head, tier));
-    }
-    if (config_.absorb().has_states()) {
-      bytes += StoreBytesFor(heads_[head].n_states, config_.layout(head, config_.state_tier()));
-    }
+  for (const LadderItem& item : items) ++rows[item.rung];
+  rows[config_.incoming_tier()] += spare_;
+  rows[config_.n_rungs() - 1] += plan.n_staying;
+  uint64_t bytes = 0;
+  for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
+    bytes += StoreBytesFor(rows[tier], config_.layout(head, tier));
+  }
+  if (config_.absorb().has_states()) {
+    bytes += StoreBytesFor(plan.n_states, config_.layout(head, config_.state_tier()));
   }
   return bytes;
 }
 
-void Compressor::Solve() {
-  spare_ = most_spare_;
-  uint64_t taken = memory_.FixedBytes();
-  uint64_t kept = 0;
-  uint64_t spare_bytes = 0;  // of one spare row per head
-  for (size_t head = 0; head < config_.n_heads(); ++head) {
-    taken += sizeof(RowStore) + sizeof(void*);
-    kept += StayingBytes(head) + KeptBytes(head);
-    spare_bytes += config_.layout(head, config_.incoming_tier()).row_bytes();
-    if (config_.absorb().has_states()) {
-      kept += StoreBytesFor(1, config_.layout(head, config_.state_tier()));
-    }
-  }
-  uint64_t rows = budget_ > taken ? budget_ - taken : 0;
+void Compressor::Solve(size_t head, HeadPlan& plan, uint64_t share) const {
+  const LadderSolver solver(shapes_, plan.items);
+  const uint64_t lowest_row = shapes_[config_.layer_of(head)].back().bytes;
+  const uint64_t taken = sizeof(RowStore) + sizeof(void*) + StayingBytes(head, plan) +
+                         spare_ * config_.layout(head, config_.incoming_tier()).row_bytes();
+  uint64_t rows = share - std::min(share, taken);
   // What tables take depends on how many tiers and pages come into use: seen only afterwards.
-  // A head's part may have to shrink by a row before it shows, so each round takes more.
+  // The rows may have to shrink by one before it shows, so each round takes more.
   for (uint64_t round = 0; rows > 0; ++round) {
-    // Spare room comes after what must be kept.
-    const uint64_t room = round < 4 && rows > kept ? rows - kept : 0;
-    spare_ = std::min<uint64_t>(spare_, room / spare_bytes);
-    SolveWithin(rows - spare_ * spare_bytes);
-    const uint64_t planned = PlannedBytes();
-    if (planned <= budget_) return;
-    rows -= std::min(rows, planned - budget_ + round * lowest_row_bytes_ / 4);
+    SolveRows(head, plan, solver, rows);
+    const uint64_t planned = PlannedBytes(head, plan, plan.items);
+    if (planned <= share) return;
+    rows -= std::min(rows, planned - share + round * lowest_row / 4);
   }
-  spare_ = 0;
-  SolveWithin(0);  // Only what must be kept.
+  SolveRows(head, plan, solver, 0);  // Only what must be kept.
 }
 
-void Compressor::SolveWithin(uint64_t budget) {
-  for (size_t i = 0; i < items_.size(); ++i) items_[i].rung = candidates_[i].tier;
-  if (!pooled_) {
-    ForHeads([this, budget](size_t head) {
-      const uint64_t own =
-          budget * shapes_[config_.layer_of(head)].back().bytes / lowest_row_bytes_;
-      SolveHead(head, own - std::min(own, StayingBytes(head)));
-    });
-    return;
-  }
-  for (size_t head = 0; head < config_.n_heads(); ++head) {
-    budget -= std::min(budget, StayingBytes(head));
-  }
-  std::vector<LadderItem> pooled = items_;
-  LadderSolver(shapes_, pooled).Solve(budget, pooled);
-  ForHeads([this, &pooled](size_t head) {
-    const HeadRange& range = heads_[head];
-    uint64_t bytes = 0;
-    for (size_t i = range.begin; i < range.end; ++i) {
-      const std::vector<LadderRung>& rungs = shapes_[items_[i].shape];
-      if (pooled[i].rung < rungs.size()) bytes += rungs[pooled[i].rung].bytes;
-    }
-    SolveHead(head, bytes);
-  });
-}
-
-void Compressor::SolveHead(size_t head, uint64_t budget) {
-  HeadRange& range = heads_[head];
-  range.n_states = 0;
-  const std::span<LadderItem> items =
-      std::span(items_).subspan(range.begin, range.end - range.begin);
-  const LadderSolver solver(shapes_, items);
-  solver.Solve(budget, items);
+void Compressor::SolveRows(size_t head, HeadPlan& plan, const LadderSolver& solver,
+                           uint64_t budget) const {
+  plan.n_states = 0;
+  solver.Solve(budget, plan.items);
   if (!config_.absorb().has_states()) return;
   const size_t n_held = memory_.store(head, config_.state_tier()).size();
   const size_t n_rungs = config_.n_rungs();
   const auto forgotten = [n_rungs](const LadderItem& item) { return item.rung == n_rungs; };
-  if (n_held == 0 && std::ranges::none_of(items, forgotten)) return;
+  if (n_held == 0 && std::ranges::none_of(plan.items, forgotten)) return;
   const size_t row_bytes = config_.layout(head, config_.state_tier()).row_bytes();
   const double share = config_.absorb().share;
-  const uint64_t kept = KeptBytes(head);
+  const uint64_t kept = KeptBytes(plan);
   const size_t room = budget > kept ? (budget - kept) / row_bytes : 0;
   const auto solve_with = [&](size_t n_states) {
     // Where all tokens stay, so do states: AllStay() has counted them.
     n_states = std::min(n_states, std::max({room, size_t{1}, samples_ ? n_held : 0}));
     const uint64_t taken = n_states * row_bytes;
-    solver.Solve(budget > taken ? budget - taken : 0, items);
-    range.n_states = n_states;
+    solver.Solve(budget > taken ? budget - taken : 0, plan.items);
+    plan.n_states = n_states;
   };
-  const uint64_t whole = budget + StayingBytes(head);  // of which states have their share
+  const uint64_t whole = budget + StayingBytes(head, plan);  // of which states have their share
   if (share >= 0) {
     const auto limit = static_cast<size_t>(share * static_cast<double>(whole)) / row_bytes;
     return solve_with(share > 0 ? std::max<size_t>(limit, 1) : 0);
@@ -497,7 +584,7 @@ void Compressor::SolveHead(size_t head, uint64_t budget) {
   double least = std::numeric_limits<double>::infinity();
   for (size_t n_states = 0; n_states <= most; n_states = n_states == 0 ? 1 : 2 * n_states) {
     solve_with(n_states);
-    const double error = StateError(head, n_states);
+    const double error = StateError(head, plan, n_states);
     if (error < least) {
       least = error;
       best = n_states;
@@ -512,64 +599,58 @@ bool Compressor::NeedsMetric(size_t head) const {
          (room_ < 1 || absorb.share < 0 || memory_.store(head, config_.state_tier()).size() > 0);
 }
 
-void Compressor::MeasureMetric(size_t head, RowsView keys, RowsView values) {
-  const HeadRange& range = heads_[head];
+void Compressor::MeasureMetric(size_t head, HeadPlan& plan) const {
   const LayerShape& shape = config_.layer_shape(head);
   std::vector<float> k(shape.d_k), v(shape.d_v);
   StateSums all(shape.d_k, shape.d_v);
   double v_square = 0;
-  const bool decoded = keys.data != nullptr && values.data != nullptr;
-  for (size_t i = range.begin; i < range.end; ++i) {
-    if (!decoded) Decode(head, candidates_[i], k.data(), v.data());
-    const std::span<const float> key = decoded ? keys.row(i - range.begin) : k;
-    const std::span<const float> value = decoded ? values.row(i - range.begin) : v;
-    const float count = candidates_[i].stands_for;
-    all.Absorb(key, value, count);
+  for (const Candidate& candidate : plan.candidates) {
+    Decode(head, plan.codec, candidate, k.data(), v.data());
+    const float count = candidate.stands_for;
+    all.Absorb(k, v, count);
     float norm = 0;
-    SquaredNorms(value.data(), 1, value.size(), &norm);
+    SquaredNorms(v.data(), 1, v.size(), &norm);
     v_square += static_cast<double>(count * norm);
   }
-  StateMetric& metric = metrics_[head];
   if (all.mass == 0) return;
   all.Means(k, v);
   v_square /= static_cast<double>(all.mass);
   for (const float x : v) v_square -= static_cast<double>(x) * static_cast<double>(x);
   v_square = std::max(v_square, 0.0);  // It rounds.
   const double k_square = static_cast<double>(all.Spread()) * static_cast<double>(shape.d_k);
-  metric = {.key_weight = k_square > 0 ? static_cast<float>(0.5 * v_square / k_square) : 0.0f,
-            .value_weight = 0.5f};
+  plan.metric = {
+      .key_weight = k_square > 0 ? static_cast<float>(0.5 * v_square / k_square) : 0.0f,
+      .value_weight = 0.5f};
 }
 
-double Compressor::StateError(size_t head, size_t n_states) {
-  const HeadRange& range = heads_[head];
+double Compressor::StateError(size_t head, const HeadPlan& plan, size_t n_states) const {
   const LayerShape& shape = config_.layer_shape(head);
-  std::vector<StateSums> points = LoadStates(head);
+  std::vector<StateSums> points = LoadStates(head, plan.codec);
   // What is lost of each point without a state; of what was absorbed before, all that a cluster
   // loses.
   std::vector<float> without(points.size(), std::numeric_limits<float>::infinity());
   std::vector<float> k(shape.d_k), v(shape.d_v);
   double error = 0;
-  for (size_t i = range.begin; i < range.end; ++i) {
-    const LadderItem& item = items_[i];
+  for (size_t i = 0; i < plan.items.size(); ++i) {
+    const LadderItem& item = plan.items[i];
     if (item.rung < config_.n_rungs()) {
       error += static_cast<double>(item.error) * shapes_[item.shape][item.rung].error;
       continue;
     }
-    Decode(head, candidates_[i], k.data(), v.data());
+    Decode(head, plan.codec, plan.candidates[i], k.data(), v.data());
     points.push_back(StateSums::FromMeans(k, v, 1.0f, 0.0f));
     without.push_back(item.error);
   }
   if (points.empty()) return error;
   const std::vector<float> with =
-      n_states == 0 ? without : ClusterErrors(points, n_states, metrics_[head]);
+      n_states == 0 ? without : ClusterErrors(points, n_states, plan.metric);
   for (size_t i = 0; i < with.size(); ++i) {
     error += static_cast<double>(std::min(with[i], without[i]));
   }
   return error;
 }
 
-void Compressor::Apply(size_t head) {
-  const HeadRange& range = heads_[head];
+void Compressor::Apply(size_t head, HeadPlan& plan) {
   const LayerShape& shape = config_.layer_shape(head);
   struct Placed {
     uint8_t tier = 0;
@@ -587,18 +668,18 @@ void Compressor::Apply(size_t head) {
   const size_t n_rungs = config_.n_rungs();
   const bool remembers = config_.absorb().kind != AbsorbKind::kNone;
   // While the forgotten are still where they were.
-  const double entropy = config_.absorb().kappa != 0 ? ForgottenEntropy(head) : 1.0;
-  const double attention = config_.absorb().weigh != 0 ? MeanAttention(head) : 0.0;
-  for (size_t i = range.begin; i < range.end; ++i) {
-    const Candidate& candidate = candidates_[i];
-    const size_t rung = items_[i].rung;
+  const double entropy = config_.absorb().kappa != 0 ? ForgottenEntropy(head, plan) : 1.0;
+  const double attention = config_.absorb().weigh != 0 ? MeanAttention(head, plan) : 0.0;
+  for (size_t i = 0; i < plan.candidates.size(); ++i) {
+    const Candidate& candidate = plan.candidates[i];
+    const size_t rung = plan.items[i].rung;
     const bool stays = !candidate.is_new && rung == candidate.tier;
     const bool moves = orders_ && rung + 1 == n_rungs && candidate.stands_for == 1;
     if (stays && !moves) continue;
     if (!candidate.is_new) leaving[candidate.tier].push_back(candidate.slot);
     if (rung == n_rungs && !remembers) continue;
     if (rung == n_rungs) {
-      Decode(head, candidate, k.data(), v.data());
+      Decode(head, plan.codec, candidate, k.data(), v.data());
       StateSums single(shape.d_k, shape.d_v);
       single.Absorb(k, v, AbsorbedShare(Stats(head, candidate), attention));
       single.index = candidate.index;
@@ -610,7 +691,7 @@ void Compressor::Apply(size_t head) {
                       .bytes_at = bytes.size(),
                       .index = candidate.index,
                       .stats_at = stats.size(),
-                      .error = items_[i].error});
+                      .error = plan.items[i].error});
     bytes.resize(bytes.size() + layout.k_bytes() + layout.v_bytes());
     uint8_t* k_row = bytes.data() + placed.back().bytes_at;
     uint8_t* v_row = k_row + layout.k_bytes();
@@ -624,15 +705,15 @@ void Compressor::Apply(size_t head) {
       std::memcpy(k_row, transit.key(head, candidate.slot), layout.k_bytes());
       std::memcpy(v_row, transit.value(head, candidate.slot), layout.v_bytes());
     } else {
-      Decode(head, candidate, k.data(), v.data());
-      codecs_[head].Encode(layout, config_.rotated(rung), k.data(), v.data(), k_row, v_row);
+      Decode(head, plan.codec, candidate, k.data(), v.data());
+      plan.codec.Encode(layout, config_.rotated(rung), k.data(), v.data(), k_row, v_row);
     }
     const std::span<const float> own = Stats(head, candidate);
     stats.insert(stats.end(), own.begin(), own.end());
     if (own.empty()) stats.resize(stats.size() + config_.n_stats());
   }
   if (config_.absorb().has_states() && !forgotten.empty() && !NeedsMetric(head)) {
-    MeasureMetric(head, {}, {});  // All nearly had room.
+    MeasureMetric(head, plan);  // All nearly had room.
   }
   if (orders_) std::ranges::stable_sort(placed, std::greater{}, &Placed::error);
   std::vector<size_t> arriving(n_rungs);
@@ -652,20 +733,19 @@ void Compressor::Apply(size_t head) {
                  .stats = stats.data() + row.stats_at});
   }
   if (config_.absorb().kind == AbsorbKind::kMerge) {
-    MergeIntoKept(head, forgotten);
+    MergeIntoKept(head, plan.codec, forgotten);
   } else if (config_.absorb().has_states()) {
-    Absorb(head, std::move(forgotten), entropy);
+    Absorb(head, plan, std::move(forgotten), entropy);
   }
 }
 
-std::vector<StateSums> Compressor::LoadStates(size_t head) const {
+std::vector<StateSums> Compressor::LoadStates(size_t head, const RowCodec& codec) const {
   const RowStore& rows = memory_.store(head, config_.state_tier());
   const LayerShape& shape = config_.layer_shape(head);
   std::vector<float> k(shape.d_k), v(shape.d_v);
   std::vector<StateSums> states;
   for (size_t slot = 0; slot < rows.size(); ++slot) {
-    codecs_[head].DecodeStored(rows, config_.rotated(config_.state_tier()), slot, k.data(),
-                               v.data());
+    codec.DecodeStored(rows, config_.rotated(config_.state_tier()), slot, k.data(), v.data());
     const RowView row = rows.row(slot);
     states.push_back(StateSums::FromMeans(k, v, std::exp(row.log_mass), row.spread));
     states.back().index = row.index;
@@ -673,7 +753,8 @@ std::vector<StateSums> Compressor::LoadStates(size_t head) const {
   return states;
 }
 
-void Compressor::StoreStates(size_t head, const std::vector<StateSums>& states) {
+void Compressor::StoreStates(size_t head, const RowCodec& codec,
+                             const std::vector<StateSums>& states) {
   const LayerShape& shape = config_.layer_shape(head);
   const size_t tier = config_.state_tier();
   const RowLayout& layout = config_.layout(head, tier);
@@ -685,8 +766,7 @@ void Compressor::StoreStates(size_t head, const std::vector<StateSums>& states) 
   std::vector<uint8_t> k_row(layout.k_bytes()), v_row(layout.v_bytes());
   for (const StateSums& state : states) {
     state.Means(k, v);
-    codecs_[head].Encode(layout, config_.rotated(tier), k.data(), v.data(), k_row.data(),
-                         v_row.data());
+    codec.Encode(layout, config_.rotated(tier), k.data(), v.data(), k_row.data(), v_row.data());
     rows.Append({.k = k_row.data(),
                  .v = v_row.data(),
                  .index = state.index,
@@ -695,10 +775,11 @@ void Compressor::StoreStates(size_t head, const std::vector<StateSums>& states) 
   }
 }
 
-void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten, double entropy) {
-  const size_t limit = heads_[head].n_states;
+void Compressor::Absorb(size_t head, const HeadPlan& plan, std::vector<StateSums> forgotten,
+                        double entropy) {
+  const size_t limit = plan.n_states;
   if (forgotten.empty() && limit >= memory_.store(head, config_.state_tier()).size()) return;
-  std::vector<StateSums> states = LoadStates(head);
+  std::vector<StateSums> states = LoadStates(head, plan.codec);
   double mass = 0;
   for (const StateSums& state : states) mass += static_cast<double>(state.mass);
   double retention = 1.0;
@@ -722,7 +803,7 @@ void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten, double en
     states.clear();
   } else if (config_.absorb().kind == AbsorbKind::kClusters) {
     for (StateSums& single : forgotten) states.push_back(std::move(single));
-    went = Cluster(states, limit, metrics_[head]);
+    went = Cluster(states, limit, plan.metric);
   } else {
     const std::vector<size_t> placed = AbsorbByPlace(states, forgotten);
     const auto same_media = [](const void* context, uint32_t a, uint32_t b) {
@@ -732,22 +813,23 @@ void Compressor::Absorb(size_t head, std::vector<StateSums> forgotten, double en
       return x.modality == y.modality && x.media == y.media;
     };
     const std::vector<size_t> merged =
-        MergeNeighbours(states, limit, metrics_[head], same_media, &memory_);
+        MergeNeighbours(states, limit, plan.metric, same_media, &memory_);
     for (const size_t i : placed) went.push_back(merged[i]);
   }
-  StoreStates(head, states);
-  if (memory_.matrix(head) != nullptr) UpdateMatrix(head, points, went, mass, retention);
+  StoreStates(head, plan.codec, states);
+  if (memory_.matrix(head) != nullptr) {
+    UpdateMatrix(head, plan.codec, points, went, mass, retention);
+  }
   if (memory_.tracing()) TraceRoots(head, roots_before, tokens, states, went);
 }
 
-double Compressor::MeanAttention(size_t head) const {
-  const HeadRange& range = heads_[head];
+double Compressor::MeanAttention(size_t head, const HeadPlan& plan) const {
   double total = 0;
-  for (size_t i = range.begin; i < range.end; ++i) {
-    const std::span<const float> stats = Stats(head, candidates_[i]);
+  for (const Candidate& candidate : plan.candidates) {
+    const std::span<const float> stats = Stats(head, candidate);
     if (!stats.empty()) total += static_cast<double>(stats[0]);
   }
-  return total / static_cast<double>(range.end - range.begin + range.n_staying);
+  return total / static_cast<double>(plan.candidates.size() + plan.n_staying);
 }
 
 float Compressor::AbsorbedShare(std::span<const float> stats, double mean_attention) {
@@ -755,13 +837,12 @@ float Compressor::AbsorbedShare(std::span<const float> stats, double mean_attent
   return std::max(static_cast<float>(static_cast<double>(stats[0]) / mean_attention), 1e-3f);
 }
 
-double Compressor::ForgottenEntropy(size_t head) const {
-  const HeadRange& range = heads_[head];
+double Compressor::ForgottenEntropy(size_t head, const HeadPlan& plan) const {
   double sum = 0;
   size_t n = 0;
-  for (size_t i = range.begin; i < range.end; ++i) {
-    if (items_[i].rung < config_.n_rungs()) continue;
-    sum += memory_.Entropy(Stats(head, candidates_[i]));
+  for (size_t i = 0; i < plan.items.size(); ++i) {
+    if (plan.items[i].rung < config_.n_rungs()) continue;
+    sum += memory_.Entropy(Stats(head, plan.candidates[i]));
     ++n;
   }
   return n == 0 ? 1.0 : sum / static_cast<double>(n);
@@ -834,7 +915,8 @@ std::vector<size_t> Compressor::AbsorbByPlace(std::vector<StateSums>& states,
   return went;
 }
 
-void Compressor::MergeIntoKept(size_t head, const std::vector<StateSums>& forgotten) {
+void Compressor::MergeIntoKept(size_t head, const RowCodec& codec,
+                               const std::vector<StateSums>& forgotten) {
   const LayerShape& shape = config_.layer_shape(head);
   struct Kept {
     size_t tier = 0;
@@ -856,7 +938,7 @@ void Compressor::MergeIntoKept(size_t head, const std::vector<StateSums>& forgot
       Kept& row = kept.emplace_back(Kept{.tier = tier, .slot = slot});
       row.k.resize(shape.d_k);
       row.v.resize(shape.d_v);
-      codecs_[head].DecodeStored(rows, config_.rotated(tier), slot, row.k.data(), row.v.data());
+      codec.DecodeStored(rows, config_.rotated(tier), slot, row.k.data(), row.v.data());
       row.norm = norm(row.k);
     }
   }
@@ -893,8 +975,8 @@ void Compressor::MergeIntoKept(size_t head, const std::vector<StateSums>& forgot
     for (float& e : row.v_merged) e /= row.n;
     const RowLayout& layout = config_.layout(head, row.tier);
     std::vector<uint8_t> k_row(layout.k_bytes()), v_row(layout.v_bytes());
-    codecs_[head].Encode(layout, config_.rotated(row.tier), row.k_merged.data(),
-                         row.v_merged.data(), k_row.data(), v_row.data());
+    codec.Encode(layout, config_.rotated(row.tier), row.k_merged.data(), row.v_merged.data(),
+                 k_row.data(), v_row.data());
     memory_.mutable_store(head, row.tier).SetKeyAndValue(row.slot, k_row.data(), v_row.data());
   }
 }

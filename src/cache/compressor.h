@@ -48,69 +48,91 @@ class Compressor {
     bool is_new = false;
     uint16_t stands_for = 1;  // ScoreContext::stands_for
   };
-  struct HeadRange {
-    size_t begin = 0;  // in candidates_ and items_
-    size_t end = 0;
-    size_t n_states = 0;   // that may be held
+  // What becomes of a head's tokens.
+  struct HeadPlan {
+    std::vector<Candidate> candidates;  // ascending by index
+    std::vector<LadderItem> items;      // of the candidates
+    RowCodec codec;
+    StateMetric metric;
     size_t n_staying = 0;  // on the lowest rung, for whom a candidate stands
+    size_t n_states = 0;   // that may be held
   };
+  class CandidateRows;
 
+  // Who competes. may_rest: most of the lowest rung need not.
+  void Decide(bool may_rest);
   // Whether no token has to leave the lowest rung for what remembers those that left, with `room`
   // bytes beside LeastBytes().
   bool AllStay(uint64_t room) const;
   // To have every token of the conversation on the lowest rung.
   uint64_t LeastBytes() const;
-  // Heads do not depend on each other, except where the budget is distributed.
-  template <typename Work>
-  void ForHeads(const Work& work) const;
   // Of a tier's first `n` rows, every stride-th stands for those up to the next, which stay where
   // they are.
   struct Sample {
     size_t n = 0;
     size_t stride = 1;
+
+    size_t n_competing() const { return (n + stride - 1) / stride; }
   };
   Sample SampleOf(size_t head, size_t tier) const;
+  size_t CountTokens(size_t head) const;  // held, and new
   size_t CountCandidates(size_t head) const;
-  // Which rung is for whom; may_rest: most of the lowest rung need not compete.
-  void Plan(bool may_rest);
-  void Gather(size_t head);
-  void Score(size_t head);
-  void WeighKept(size_t head);
+  // What the head holds at the least, by Decide() so far: all that may not be forgotten.
+  uint64_t MustHoldBytes(size_t head) const;
+  // Sets least_bytes_; false if it is more than the budget.
+  bool FitsAtLeast();
+
+  // Heads do not depend on each other, except where the budget is distributed: each is planned
+  // and applied on its own, as plans of all heads take more memory than one ubatch.
+  template <typename Work>
+  void ForHeads(const Work& work) const;
+  // All heads' parts of the budget, in proportion to `weights`, and least_bytes_ at the least.
+  std::vector<uint64_t> Distribute(std::span<const uint64_t> weights) const;
+  // What each head gets where tokens of all of them compete for the same bytes.
+  std::vector<uint64_t> PooledWeights(std::vector<HeadPlan>& plans) const;
+
+  HeadPlan Weigh(size_t head) const;
+  void Gather(size_t head, HeadPlan& plan) const;
+  void Score(size_t head, HeadPlan& plan) const;
+  void WeighKept(HeadPlan& plan) const;
   void MakeCentre(size_t head);
   void MakeMatrix(size_t head);
   // Adds what the head's states, as they are stored now, lack of the points that went into them.
   // `before` is the mass that the states had, `retention` what was retained of it.
-  void UpdateMatrix(size_t head, const std::vector<StateSums>& points,
+  void UpdateMatrix(size_t head, const RowCodec& codec, const std::vector<StateSums>& points,
                     const std::vector<size_t>& went, double before, double retention);
-  void Solve();
-  // `budget` is without StayingBytes().
-  void SolveHead(size_t head, uint64_t budget);
+  // Within `share` bytes, which hold everything of the head.
+  void Solve(size_t head, HeadPlan& plan, uint64_t share) const;
+  // `budget` is for rows of candidates and states.
+  void SolveRows(size_t head, HeadPlan& plan, const LadderSolver& solver, uint64_t budget) const;
   // Whether states are certain to be made or changed, as far as that can be told before solving.
   bool NeedsMetric(size_t head) const;
-  // K and V of the head's candidates as decoded, or null.
-  void MeasureMetric(size_t head, RowsView keys, RowsView values);
-  double StateError(size_t head, size_t n_states);
-  uint64_t StayingBytes(size_t head) const;  // of HeadRange::n_staying
-  uint64_t KeptBytes(size_t head) const;     // of others that may not be forgotten, at the least
-  uint64_t PlannedBytes() const;             // held once Apply() has run
-  void SolveWithin(uint64_t budget);
-  void Apply(size_t head);
+  void MeasureMetric(size_t head, HeadPlan& plan) const;
+  double StateError(size_t head, const HeadPlan& plan, size_t n_states) const;
+  uint64_t StayingBytes(size_t head, const HeadPlan& plan) const;  // of HeadPlan::n_staying
+  // Of others that may not be forgotten, at the least.
+  uint64_t KeptBytes(const HeadPlan& plan) const;
+  // Held once the items are where they should be.
+  uint64_t PlannedBytes(size_t head, const HeadPlan& plan, std::span<const LadderItem> items) const;
+  void Apply(size_t head, HeadPlan& plan);
   // `entropy` is the mean of the forgotten.
-  void Absorb(size_t head, std::vector<StateSums> forgotten, double entropy);
-  double MeanAttention(size_t head) const;
+  void Absorb(size_t head, const HeadPlan& plan, std::vector<StateSums> forgotten, double entropy);
+  double MeanAttention(size_t head, const HeadPlan& plan) const;
   // The recurrence's a, from a token's stats. `mean_attention` is 0 where all count alike.
   static float AbsorbedShare(std::span<const float> stats, double mean_attention);
-  double ForgottenEntropy(size_t head) const;
+  double ForgottenEntropy(size_t head, const HeadPlan& plan) const;
   // Each returns where the states and the forgotten went.
   std::vector<size_t> AbsorbByPlace(std::vector<StateSums>& states,
                                     std::vector<StateSums>& forgotten) const;
   void TraceRoots(size_t head, const std::vector<uint32_t>& roots_before,
                   const std::vector<uint32_t>& tokens, const std::vector<StateSums>& states,
                   const std::vector<size_t>& went);
-  void MergeIntoKept(size_t head, const std::vector<StateSums>& forgotten);
-  void Decode(size_t head, const Candidate& candidate, float* k, float* v) const;
-  std::vector<StateSums> LoadStates(size_t head) const;
-  void StoreStates(size_t head, const std::vector<StateSums>& states);
+  void MergeIntoKept(size_t head, const RowCodec& codec, const std::vector<StateSums>& forgotten);
+  // k or v may be null.
+  void Decode(size_t head, const RowCodec& codec, const Candidate& candidate, float* k,
+              float* v) const;
+  std::vector<StateSums> LoadStates(size_t head, const RowCodec& codec) const;
+  void StoreStates(size_t head, const RowCodec& codec, const std::vector<StateSums>& states);
   std::span<const float> Stats(size_t head, const Candidate& candidate) const;
 
   Memory::Impl& memory_;
@@ -121,19 +143,17 @@ class Compressor {
   double text_share_ = 1.0;  // likewise
   bool pooled_ = false;
   // Where PolicyNeeds::all_tokens does not hold:
-  bool samples_ = false;  // the lowest rung, on which all stay
-  bool orders_ = false;   // the lowest rung, so that those come last who are forgotten next
-  bool rests_ = false;    // all but the last of the lowest rung, by that order
+  bool samples_ = false;   // the lowest rung, on which all stay
+  bool all_stay_ = false;  // some are sampled, so there is room for everybody
+  bool orders_ = false;    // the lowest rung, so that those come last who are forgotten next
+  bool rests_ = false;     // all but the last of the lowest rung, by that order
   // Rows per head that stay free on the incoming tier, so that steps to come need not compress.
   size_t spare_ = 0;
   size_t most_spare_ = 0;
-  std::vector<RowCodec> codecs_;  // [head]
-  std::vector<Candidate> candidates_;
-  std::vector<LadderItem> items_;
-  std::vector<HeadRange> heads_;
+  uint64_t rows_budget_ = 0;           // without what belongs to no head
+  std::vector<uint64_t> least_bytes_;  // [head] MustHoldBytes() and the spare rows
+  size_t n_candidates_ = 0;            // of all heads
   std::vector<std::vector<LadderRung>> shapes_;  // [layer]
-  uint64_t lowest_row_bytes_ = 0;                // of a row on the lowest rung in every head
-  std::vector<StateMetric> metrics_;             // [head]
 };
 
 }  // namespace rkv

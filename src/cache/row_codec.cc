@@ -22,23 +22,29 @@ void RowCodec::Set(const Memory::Impl& memory, size_t head) {
 
 void RowCodec::DecodeStored(const RowStore& rows, bool rotated, size_t slot, float* k,
                             float* v) const {
-  rows.DecodeKey(slot, k);
-  rows.DecodeValue(slot, v);
-  if (!rotated && rotates_) {
-    RotateRow(k, d_k_);
-    RotateRow(v, d_v_);
+  const auto to_basis = [this, rotated](const std::vector<float>& centre, size_t d, float* row) {
+    if (!rotated && rotates_) RotateRow(row, d);
+    if (!rotated || centre.empty()) return;
+    for (size_t i = 0; i < d; ++i) row[i] += centre[i];
+  };
+  if (k != nullptr) {
+    rows.DecodeKey(slot, k);
+    to_basis(k_centre_, d_k_, k);
   }
-  if (!rotated || k_centre_.empty()) return;
-  for (size_t i = 0; i < d_k_; ++i) k[i] += k_centre_[i];
-  for (size_t i = 0; i < d_v_; ++i) v[i] += v_centre_[i];
+  if (v != nullptr) {
+    rows.DecodeValue(slot, v);
+    to_basis(v_centre_, d_v_, v);
+  }
 }
 
 void RowCodec::DecodeStaged(const uint16_t* k16, const uint16_t* v16, float* k, float* v) const {
-  DecodeRow(ElementType::kF16, k16, d_k_, k);
-  DecodeRow(ElementType::kF16, v16, d_v_, v);
-  if (!rotates_) return;
-  RotateRow(k, d_k_);
-  RotateRow(v, d_v_);
+  const auto decode = [this](const uint16_t* row16, size_t d, float* row) {
+    if (row == nullptr) return;
+    DecodeRow(ElementType::kF16, row16, d, row);
+    if (rotates_) RotateRow(row, d);
+  };
+  decode(k16, d_k_, k);
+  decode(v16, d_v_, v);
 }
 
 void RowCodec::Encode(const RowLayout& layout, bool rotated, float* k, float* v, uint8_t* k_row,

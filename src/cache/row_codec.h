@@ -20,6 +20,7 @@ class RowCodec {
   // Allocates only for larger heads than before.
   void Set(const Memory::Impl& memory, size_t head);
 
+  // k or v may be null: not asked for.
   void DecodeStored(const RowStore& rows, bool rotated, size_t slot, float* k, float* v) const;
   void DecodeStaged(const uint16_t* k16, const uint16_t* v16, float* k, float* v) const;
   // Into the types of a tier. k and v are overwritten.

@@ -45,14 +45,11 @@ TEST(PolicyNeedsTest, AreThoseOfTheMethods) {
   }
   for (const std::string name : kPublished) {
     const PolicyNeeds own = needs(name);
-    EXPECT_EQ(own.keys, name == "knorm" || name == "keydiff") << name;
-    EXPECT_EQ(own.values, name == "expected-attention") << name;
     EXPECT_EQ(own.expected, name == "expected-attention") << name;
     EXPECT_EQ(own.text_weighted, name == "tgv") << name;
     EXPECT_EQ(own.only_text, name == "tgv" || name == "paper") << name;
     EXPECT_EQ(own.entropy, name == "paper") << name;
   }
-  EXPECT_FALSE(needs("expected-attention:value_norm=0").values);
   EXPECT_FALSE(needs("paper:lambda=1").entropy);
   EXPECT_TRUE(needs("paper:lambda=0.99").entropy);
 }

@@ -4,6 +4,8 @@
 // of all queries before RoPE, turned by the average rotation of the next 512 positions. llama.cpp
 // rotates queries before they reach the cache, so here they are those of the last queries as they
 // are: their rotations are the nearest to those that follow.
+#include <vector>
+
 #include "policies/score_math.h"
 
 namespace rkv {
@@ -19,14 +21,17 @@ class ExpectedAttentionPolicy : public Policy {
     return {.queries = PolicyNeeds::Queries::kWindow,
             .window = queries_,
             .decay = DecayOver(queries_),
-            .expected = true,
-            .values = value_norm_};
+            .expected = true};
   }
 
   void Score(const ScoreContext& context, std::span<float> scores) const override {
+    std::vector<float> row(context.d_v);
+    const std::span<const float> value = row;
     for (size_t i = 0; i < scores.size(); ++i) {
-      const float expected = ToScore(context.attention[i]);
-      scores[i] = value_norm_ ? ToScore(expected * Norm(context.values.row(i))) : expected;
+      scores[i] = ToScore(context.attention[i]);
+      if (!value_norm_) continue;
+      context.rows->Read(i, nullptr, row.data());
+      scores[i] = ToScore(scores[i] * Norm(value));
     }
   }
 

@@ -12,24 +12,25 @@ namespace {
 
 class KeyDiffPolicy : public Policy {
  public:
-  PolicyNeeds needs() const override { return {.keys = true}; }
-
   void Score(const ScoreContext& context, std::span<float> scores) const override {
-    const RowsView& keys = context.keys;
+    const size_t d = context.d_k;
+    std::vector<float> row(d);
+    const std::span<const float> key = row;
     std::vector<double> norms(scores.size());
-    std::vector<double> anchor(keys.d);  // times the number of keys, which a cosine does not see
+    std::vector<double> anchor(d);  // times the number of keys, which a cosine does not see
     for (size_t i = 0; i < scores.size(); ++i) {
-      const std::span<const float> key = keys.row(i);
+      context.rows->Read(i, row.data(), nullptr);
       norms[i] = Norm(key);
       if (norms[i] == 0) continue;
       const double scale = 1.0 / norms[i];
-      for (size_t c = 0; c < keys.d; ++c) anchor[c] += scale * static_cast<double>(key[c]);
+      for (size_t c = 0; c < d; ++c) anchor[c] += scale * static_cast<double>(key[c]);
     }
     const std::span<const double> direction = anchor;
     const double anchor_norm = Norm(direction);
     for (size_t i = 0; i < scores.size(); ++i) {
       const double norm = norms[i] * anchor_norm;
-      scores[i] = norm == 0 ? 0.0f : ToScore(-Dot(keys.row(i), direction) / norm);
+      context.rows->Read(i, row.data(), nullptr);
+      scores[i] = norm == 0 ? 0.0f : ToScore(-Dot(key, direction) / norm);
     }
   }
 };

@@ -1,5 +1,7 @@
 // knorm: low key norm (Devoto et al. 2024, arXiv 2406.11430). Tokens whose keys are short tend to
 // be attended to, so the score is -|k|. Rotated keys have the norm that they had before.
+#include <vector>
+
 #include "policies/score_math.h"
 
 namespace rkv {
@@ -8,10 +10,13 @@ namespace {
 
 class KnormPolicy : public Policy {
  public:
-  PolicyNeeds needs() const override { return {.keys = true}; }
-
   void Score(const ScoreContext& context, std::span<float> scores) const override {
-    for (size_t i = 0; i < scores.size(); ++i) scores[i] = ToScore(-Norm(context.keys.row(i)));
+    std::vector<float> row(context.d_k);
+    const std::span<const float> key = row;
+    for (size_t i = 0; i < scores.size(); ++i) {
+      context.rows->Read(i, row.data(), nullptr);
+      scores[i] = ToScore(-Norm(key));
+    }
   }
 };
 

@@ -25,13 +25,15 @@ struct TokenInfo {
   uint16_t column = 0;
 };
 
-// n rows of d floats.
-struct RowsView {
-  const float* data = nullptr;
-  size_t n = 0;
-  size_t d = 0;
+// Keys and values of tokens, decoded when they are asked for: as floats, all together can take more
+// memory than the cache that they are in.
+class TokenRows {
+ public:
+  virtual ~TokenRows() = default;
 
-  std::span<const float> row(size_t i) const { return {data + i * d, d}; }
+  // Of the i-th token, into key [d_k] as attended to, after RoPE, and value [d_v]; null: not asked
+  // for.
+  virtual void Read(size_t i, float* key, float* value) const = 0;
 };
 
 // What a policy has to be shown. The engine computes no more than that; everything here costs time,
@@ -49,8 +51,6 @@ struct PolicyNeeds {
   bool only_text = false;      // queries of text tokens only, unless the ubatch has none
   bool text_weighted = false;  // each query weighs what text gives it of its own attention (TGV)
   bool expected = false;  // instead of each query's softmax: exp of the Gaussian that they follow
-  bool keys = false;
-  bool values = false;
   // Attention of rows on the lowest rung as well. Without it, it counts as 0 there, which saves
   // bytes where they weigh most.
   bool lowest_rung = true;
@@ -73,9 +73,11 @@ struct ScoreContext {
   std::span<const TokenInfo> tokens;      // [n]
   std::span<const float> stands_for;      // [n] tokens, itself included; empty: one each
 
+  const TokenRows* rows = nullptr;  // [n]
+  size_t d_k = 0;
+  size_t d_v = 0;
+
   // Only as far as PolicyNeeds asks for them; else empty.
-  RowsView keys;                     // [n, d_k] as attended to: after RoPE
-  RowsView values;                   // [n, d_v]
   std::span<const float> attention;  // [n] softmax weight, mean over the query group, summed over
                                      // the queries with PolicyNeeds::decay
   std::span<const float> entropy;    // [n] 0 to 1: -sum_t p_t ln p_t / ln T over the T queries

@@ -66,22 +66,21 @@ class Residuals {
  public:
   Residuals(const ScoreContext& context, float key_share)
       : context_(context),
-        d_k_(context.keys.d),
-        d_(d_k_ + context.values.d),
+        d_k_(context.d_k),
+        d_(d_k_ + context.d_v),
         k_norms_(n()),
         v_norms_(n()) {
     size_t n_kinds = 1;
     for (const TokenInfo& token : context.tokens) n_kinds = std::max(n_kinds, Kind(token) + 1);
     means_.resize(n_kinds * d_);
     std::vector<float> count(n_kinds);
+    std::vector<float> row(d_);
     for (size_t i = 0; i < n(); ++i) {
       const float tokens = StandsFor(context, i);
       float* sum = means_.data() + Kind(context.tokens[i]) * d_;
       count[Kind(context.tokens[i])] += tokens;
-      const std::span<const float> k = context.keys.row(i);
-      const std::span<const float> v = context.values.row(i);
-      for (size_t e = 0; e < d_k_; ++e) sum[e] += tokens * k[e];
-      for (size_t e = d_k_; e < d_; ++e) sum[e] += tokens * v[e - d_k_];
+      context.rows->Read(i, row.data(), row.data() + d_k_);
+      for (size_t e = 0; e < d_; ++e) sum[e] += tokens * row[e];
     }
     for (size_t kind = 0; kind < n_kinds; ++kind) {
       const float share = count[kind] > 0 ? 1.0f / count[kind] : 0.0f;
@@ -89,7 +88,6 @@ class Residuals {
     }
     double k_square = 0;
     double v_square = 0;
-    std::vector<float> row(d_);
     for (size_t i = 0; i < n(); ++i) {
       Copy(i, row);
       rkv::SquaredNorms(row.data(), 1, d_k_, &k_norms_[i]);
@@ -129,10 +127,8 @@ class Residuals {
   // Not scaled.
   void Copy(size_t i, std::span<float> row) const {
     const float* mean = means_.data() + Kind(context_.tokens[i]) * d_;
-    const std::span<const float> k = context_.keys.row(i);
-    const std::span<const float> v = context_.values.row(i);
-    for (size_t e = 0; e < d_k_; ++e) row[e] = k[e] - mean[e];
-    for (size_t e = d_k_; e < d_; ++e) row[e] = v[e - d_k_] - mean[e];
+    context_.rows->Read(i, row.data(), row.data() + d_k_);
+    for (size_t e = 0; e < d_; ++e) row[e] -= mean[e];
   }
 
   const ScoreContext& context_;
@@ -155,7 +151,7 @@ class RetentivePolicy : public Policy {
         n_picks_(static_cast<size_t>(values[5])) {}
 
   PolicyNeeds needs() const override {
-    PolicyNeeds needs{.keys = true, .values = true, .lowest_rung = false, .all_tokens = false};
+    PolicyNeeds needs{.lowest_rung = false, .all_tokens = false};
     if (attention_ > 0) {
       needs.queries = PolicyNeeds::Queries::kWindow;
       needs.window = queries_;

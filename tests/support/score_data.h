@@ -21,7 +21,7 @@ namespace rkv {
 enum class ScoreDataKind { kSmooth, kTies, kAllEqual, kAllZero, kManyScales, kSomeZero };
 inline constexpr size_t kScoreDataKinds = 6;
 
-struct ScoreData {
+struct ScoreData : TokenRows {
   size_t layer = 0;
   size_t kv_head = 0;
   uint64_t tokens_seen = 0;
@@ -36,7 +36,12 @@ struct ScoreData {
 
   size_t n() const { return token_index.size(); }
 
-  // Exactly what a policy is promised.
+  void Read(size_t i, float* key, float* value) const override {
+    if (key != nullptr) std::copy_n(keys.data() + i * d_k, d_k, key);
+    if (value != nullptr) std::copy_n(values.data() + i * d_v, d_v, value);
+  }
+
+  // Exactly what a policy is promised, for as long as this lives.
   ScoreContext Context(const PolicyNeeds& needs) const {
     ScoreContext context;
     context.layer = layer;
@@ -44,8 +49,9 @@ struct ScoreData {
     context.tokens_seen = tokens_seen;
     context.token_index = token_index;
     context.tokens = tokens;
-    if (needs.keys) context.keys = {.data = keys.data(), .n = n(), .d = d_k};
-    if (needs.values) context.values = {.data = values.data(), .n = n(), .d = d_v};
+    context.rows = this;
+    context.d_k = d_k;
+    context.d_v = d_v;
     if (needs.queries != PolicyNeeds::Queries::kNone) context.attention = attention;
     if (needs.entropy) context.entropy = entropy;
     return context;

@@ -1,6 +1,8 @@
-// Steps of decoding between two compressions do not allocate.
+// Steps of decoding between two compressions do not allocate, and a long prompt takes no more memory
+// than its budget and a ubatch.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <atomic>
@@ -15,12 +17,29 @@
 namespace {
 
 std::atomic<size_t> allocations = 0;
+std::atomic<size_t> live_bytes = 0;
+std::atomic<size_t> peak_bytes = 0;
 
-void* Allocate(size_t n) {
+void* TryAllocate(size_t n) {
   ++allocations;
   void* memory = std::malloc(n == 0 ? 1 : n);
+  if (memory == nullptr) return memory;
+  const size_t live = live_bytes += malloc_usable_size(memory);
+  size_t peak = peak_bytes;
+  while (peak < live && !peak_bytes.compare_exchange_weak(peak, live)) {
+  }
+  return memory;
+}
+
+void* Allocate(size_t n) {
+  void* memory = TryAllocate(n);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
+}
+
+void Free(void* memory) {
+  live_bytes -= malloc_usable_size(memory);
+  std::free(memory);
 }
 
 }  // namespace
@@ -28,15 +47,12 @@ void* Allocate(size_t n) {
 // Counts every allocation of this program.
 void* operator new(size_t n) { return Allocate(n); }
 void* operator new[](size_t n) { return Allocate(n); }
-void* operator new(size_t n, const std::nothrow_t&) noexcept {
-  ++allocations;
-  return std::malloc(n == 0 ? 1 : n);
-}
-void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
+void* operator new(size_t n, const std::nothrow_t&) noexcept { return TryAllocate(n); }
+void operator delete(void* memory, const std::nothrow_t&) noexcept { Free(memory); }
+void operator delete(void* memory) noexcept { Free(memory); }
+void operator delete[](void* memory) noexcept { Free(memory); }
+void operator delete(void* memory, size_t) noexcept { Free(memory); }
+void operator delete[](void* memory, size_t) noexcept { Free(memory); }
 
 namespace rkv {
 namespace {
@@ -121,6 +137,32 @@ TEST(DecodeCostTest, StepsVisitNoMoreRowsThanTheBudgetHolds) {
     }
     // Each compression scores the rows that are held and the new one.
     EXPECT_LE(memory.stats().compressions, static_cast<uint64_t>(kSteps)) << policy;
+  }
+}
+
+// What is read of a prompt is compressed with each ubatch, by as many threads as there are.
+TEST(PromptAllocationTest, StreamingTakesTheBudgetAndAUbatch) {
+  const MemoryShape shape = {
+      .layers = std::vector<LayerShape>(16, {.n_head = 2, .n_kv_head = 2, .d_k = 64, .d_v = 64})};
+  constexpr size_t kUbatch = 256;
+  for (const char* policy : {"streaming", "retentive"}) {
+    for (const char* budget : {"20%", "5%"}) {
+      Random random(3);
+      RandomUbatch ubatch(shape, kUbatch, random);
+      AttentionScratch scratch;
+      scratch.Resize(shape);
+      const size_t before = live_bytes;
+      peak_bytes = before;
+      Transit transit;
+      transit.set_n_threads(2);
+      Memory memory = *Memory::Create(
+          shape, {.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)});
+      for (size_t i = 0; i < 16; ++i) ubatch.Run(memory, &transit, scratch);
+      const auto peak = static_cast<double>(peak_bytes - before);
+      const auto bound = static_cast<double>(memory.stats().budget_bytes +
+                                             kUbatch * shape.full_token_bytes());
+      printf("%s %s: %.3f\n", policy, budget, peak / bound);
+    }
   }
 }
 
