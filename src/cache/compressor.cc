@@ -653,20 +653,41 @@ double Compressor::StateError(size_t head, const HeadPlan& plan, size_t n_states
 void Compressor::Apply(size_t head, HeadPlan& plan) {
   const LayerShape& shape = config_.layer_shape(head);
   struct Placed {
+    const Candidate* candidate = nullptr;
     uint8_t tier = 0;
-    size_t bytes_at = 0;
-    uint32_t index = 0;
+    size_t bytes_at = 0;  // of what is held; new tokens are still in transit when they are placed
     size_t stats_at = 0;
     float error = 0;
   };
   std::vector<Placed> placed;
   std::vector<uint8_t> bytes;
-  std::vector<float> stats;
+  std::vector<float> stats(config_.n_stats());  // zeros, then those of `placed`
   std::vector<StateSums> forgotten;
   std::vector<std::vector<uint32_t>> leaving(config_.n_rungs());
   std::vector<float> k(shape.d_k), v(shape.d_v);
   const size_t n_rungs = config_.n_rungs();
   const bool remembers = config_.absorb().kind != AbsorbKind::kNone;
+  const auto kv_bytes = [&](size_t rung) {
+    return config_.layout(head, rung).k_bytes() + config_.layout(head, rung).v_bytes();
+  };
+  // As K and V of a rung, one after the other.
+  const auto encode = [&](const Candidate& candidate, size_t rung, uint8_t* row) {
+    const RowLayout& layout = config_.layout(head, rung);
+    uint8_t* v_row = row + layout.k_bytes();
+    if (!candidate.is_new && candidate.tier == rung) {
+      const RowView held = memory_.store(head, rung).row(candidate.slot);
+      std::memcpy(row, held.k, layout.k_bytes());
+      std::memcpy(v_row, held.v, layout.v_bytes());
+    } else if (candidate.is_new && layout.k_type == ElementType::kF16 &&
+               layout.v_type == ElementType::kF16 && !config_.rotated(rung)) {
+      Transit& transit = memory_.transit();
+      std::memcpy(row, transit.key(head, candidate.slot), layout.k_bytes());
+      std::memcpy(v_row, transit.value(head, candidate.slot), layout.v_bytes());
+    } else {
+      Decode(head, plan.codec, candidate, k.data(), v.data());
+      plan.codec.Encode(layout, config_.rotated(rung), k.data(), v.data(), row, v_row);
+    }
+  };
   // While the forgotten are still where they were.
   const double entropy = config_.absorb().kappa != 0 ? ForgottenEntropy(head, plan) : 1.0;
   const double attention = config_.absorb().weigh != 0 ? MeanAttention(head, plan) : 0.0;
@@ -686,31 +707,16 @@ void Compressor::Apply(size_t head, HeadPlan& plan) {
       forgotten.push_back(std::move(single));
       continue;
     }
-    const RowLayout& layout = config_.layout(head, rung);
-    placed.push_back({.tier = static_cast<uint8_t>(rung),
-                      .bytes_at = bytes.size(),
-                      .index = candidate.index,
-                      .stats_at = stats.size(),
+    placed.push_back({.candidate = &candidate,
+                      .tier = static_cast<uint8_t>(rung),
                       .error = plan.items[i].error});
-    bytes.resize(bytes.size() + layout.k_bytes() + layout.v_bytes());
-    uint8_t* k_row = bytes.data() + placed.back().bytes_at;
-    uint8_t* v_row = k_row + layout.k_bytes();
-    if (stays) {
-      const RowView row = memory_.store(head, rung).row(candidate.slot);
-      std::memcpy(k_row, row.k, layout.k_bytes());
-      std::memcpy(v_row, row.v, layout.v_bytes());
-    } else if (candidate.is_new && layout.k_type == ElementType::kF16 &&
-               layout.v_type == ElementType::kF16 && !config_.rotated(rung)) {
-      Transit& transit = memory_.transit();
-      std::memcpy(k_row, transit.key(head, candidate.slot), layout.k_bytes());
-      std::memcpy(v_row, transit.value(head, candidate.slot), layout.v_bytes());
-    } else {
-      Decode(head, plan.codec, candidate, k.data(), v.data());
-      plan.codec.Encode(layout, config_.rotated(rung), k.data(), v.data(), k_row, v_row);
-    }
+    if (candidate.is_new) continue;
+    placed.back().bytes_at = bytes.size();
+    bytes.resize(bytes.size() + kv_bytes(rung));
+    encode(candidate, rung, bytes.data() + placed.back().bytes_at);
     const std::span<const float> own = Stats(head, candidate);
+    if (!own.empty()) placed.back().stats_at = stats.size();
     stats.insert(stats.end(), own.begin(), own.end());
-    if (own.empty()) stats.resize(stats.size() + config_.n_stats());
   }
   if (config_.absorb().has_states() && !forgotten.empty() && !NeedsMetric(head)) {
     MeasureMetric(head, plan);  // All nearly had room.
@@ -723,14 +729,24 @@ void Compressor::Apply(size_t head, HeadPlan& plan) {
     const size_t spare = tier == config_.incoming_tier() ? spare_ : 0;
     memory_.SetCapacity(head, tier, memory_.store(head, tier).size() + arriving[tier] + spare);
   }
+  std::vector<uint8_t> new_row;
   for (const Placed& row : placed) {
-    const RowLayout& layout = config_.layout(head, row.tier);
+    const Candidate& candidate = *row.candidate;
     const uint8_t* k_row = bytes.data() + row.bytes_at;
+    const float* own = stats.data() + row.stats_at;
+    if (candidate.is_new) {
+      new_row.resize(kv_bytes(row.tier));
+      encode(candidate, row.tier, new_row.data());
+      k_row = new_row.data();
+      if (const std::span<const float> shown = Stats(head, candidate); !shown.empty()) {
+        own = shown.data();
+      }
+    }
     memory_.mutable_store(head, row.tier)
         .Append({.k = k_row,
-                 .v = k_row + layout.k_bytes(),
-                 .index = row.index,
-                 .stats = stats.data() + row.stats_at});
+                 .v = k_row + config_.layout(head, row.tier).k_bytes(),
+                 .index = candidate.index,
+                 .stats = own});
   }
   if (config_.absorb().kind == AbsorbKind::kMerge) {
     MergeIntoKept(head, plan.codec, forgotten);

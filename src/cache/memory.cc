@@ -305,6 +305,7 @@ void Memory::Impl::CommitAppend() {
   const size_t n = transit_->n();
   AccountAttention();
   TraceShares();
+  if (n > 1) transit_->ReleaseObservations();
   const bool waits = prompt_follows_ && config_->options().compression == Compression::kPrompt;
   const uint64_t budget = waits ? kNoLimit : BudgetBytes(tokens_seen_ + n);
   const bool appended = AppendExact(n, budget);

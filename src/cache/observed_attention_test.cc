@@ -191,11 +191,16 @@ TEST(ObservedAttentionTest, QueriesLeaveNoMoreThanSums) {
           n_watched[head] += memory.impl().store(head, config.state_tier()).size();
         }
       }
-      RandomUbatch(shape, 128, random).Run(memory, &transit);
+      memory.BeginAppend(128);
       for (size_t head = 0; head < config.n_heads(); ++head) {
-        const size_t bytes = transit.observation(head).bytes();
+        const size_t bytes = memory.impl().transit().observation(head).bytes();
         ASSERT_LE(bytes, n_watched[head] * sizeof(int64_t)) << "ubatch " << i;
         any = any || bytes > 0;
+      }
+      memory.AbortAppend();
+      RandomUbatch(shape, 128, random).Run(memory, &transit);
+      for (size_t head = 0; head < config.n_heads(); ++head) {
+        EXPECT_EQ(transit.observation(head).bytes(), 0u) << "ubatch " << i;
       }
     }
     EXPECT_TRUE(any);

@@ -156,6 +156,17 @@ class Transit {
     }
   }
   HeadObservation& observation(size_t head) { return observations_[head]; }
+  // Gives back what grows with the columns. A prompt's next ubatch asks for more anyway, and
+  // meanwhile compressing needs memory.
+  void ReleaseObservations() {
+    for (HeadObservation& observation : observations_) {
+      observation.rows = {};
+      observation.sum = {};
+      observation.sum_log = {};
+      observation.queries = {};
+      observation.traced = {};
+    }
+  }
   // Scratch of whoever accounts for what was observed: p of a head's columns, and a row.
   std::vector<double>& column_sums() { return column_sums_; }
   std::vector<double>& query_factors() { return query_factors_; }

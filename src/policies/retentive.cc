@@ -108,16 +108,10 @@ class Residuals {
       norms[i] = k_scale_ * k_scale_ * k_norms_[i] + v_scale_ * v_scale_ * v_norms_[i];
     }
   }
-  // All of them, [n, d].
-  std::vector<float> Rows() const {
-    std::vector<float> rows(n() * d_);
-    for (size_t i = 0; i < n(); ++i) {
-      const std::span<float> row = std::span(rows).subspan(i * d_, d_);
-      Copy(i, row);
-      for (size_t e = 0; e < d_k_; ++e) row[e] *= k_scale_;
-      for (size_t e = d_k_; e < d_; ++e) row[e] *= v_scale_;
-    }
-    return rows;
+  void Read(size_t i, std::span<float> row) const {
+    Copy(i, row);
+    for (size_t e = 0; e < d_k_; ++e) row[e] *= k_scale_;
+    for (size_t e = d_k_; e < d_; ++e) row[e] *= v_scale_;
   }
 
  private:
@@ -220,41 +214,42 @@ class RetentivePolicy : public Policy {
   static void PickFarthest(const Residuals& residuals, size_t n_picks, std::span<float> distance) {
     const std::vector<float> norms(distance.begin(), distance.end());
     const size_t d = residuals.d();
-    const std::vector<float> points = residuals.Rows();
-    const auto point = [&points, d](uint32_t i) { return points.data() + i * d; };
     struct Bound {
       float distance = 0;  // to the first n_seen of the picks: never less than to all
-      uint32_t point = 0;
+      uint32_t token = 0;
       uint32_t n_seen = 0;
 
       bool operator<(const Bound& other) const {
-        return distance != other.distance ? distance < other.distance : point < other.point;
+        return distance != other.distance ? distance < other.distance : token < other.token;
       }
     };
     std::vector<Bound> farthest(residuals.n());  // a heap
-    for (uint32_t i = 0; i < farthest.size(); ++i) {
-      farthest[i] = {.distance = distance[i], .point = i};
-    }
+    for (uint32_t i = 0; i < farthest.size(); ++i) farthest[i] = {distance[i], i, 0};
     std::make_heap(farthest.begin(), farthest.end());
+    n_picks = std::min(n_picks, residuals.n());
+    std::vector<float> picked(n_picks * d), pick_norms;
     std::vector<const float*> picks;
-    std::vector<float> pick_norms;
     const auto picks_from = [&](size_t first) {
       return NormedPoints{.data = picks.data() + first,
                           .norms = pick_norms.data() + first,
                           .n = picks.size() - first};
     };
+    std::vector<float> row(d);
     const auto compare = [&](Bound& bound) {
-      const NormedRows row{.data = point(bound.point), .norms = norms.data() + bound.point, .n = 1};
-      LowerToSquaredDistances(row, d, picks_from(bound.n_seen), &bound.distance);
+      residuals.Read(bound.token, row);
+      LowerToSquaredDistances({.data = row.data(), .norms = norms.data() + bound.token, .n = 1}, d,
+                              picks_from(bound.n_seen), &bound.distance);
       bound.n_seen = static_cast<uint32_t>(picks.size());
     };
-    while (picks.size() < std::min(n_picks, residuals.n())) {
+    while (picks.size() < n_picks) {
       std::pop_heap(farthest.begin(), farthest.end());
       Bound& top = farthest.back();
       if (top.n_seen == picks.size()) {
-        picks.push_back(point(top.point));
-        pick_norms.push_back(norms[top.point]);
-        distance[top.point] = top.distance;
+        const std::span<float> pick = std::span(picked).subspan(picks.size() * d, d);
+        residuals.Read(top.token, pick);
+        picks.push_back(pick.data());
+        pick_norms.push_back(norms[top.token]);
+        distance[top.token] = top.distance;
         farthest.pop_back();
         continue;
       }
@@ -263,24 +258,30 @@ class RetentivePolicy : public Policy {
       std::push_heap(farthest.begin(), farthest.end());
     }
     // The others: those that have seen many one by one, the rest together, which is faster.
-    std::vector<uint32_t> rest;
+    constexpr size_t kTogether = 64;
+    std::vector<float> rows(kTogether * d), row_norms, lowered;
+    std::vector<uint32_t> tokens;
+    const auto lower_together = [&] {
+      LowerToSquaredDistances({.data = rows.data(), .norms = row_norms.data(), .n = tokens.size()},
+                              d, picks_from(0), lowered.data());
+      for (size_t i = 0; i < tokens.size(); ++i) distance[tokens[i]] = lowered[i];
+      tokens.clear();
+      row_norms.clear();
+      lowered.clear();
+    };
     for (Bound& bound : farthest) {
-      if (2 * size_t{bound.n_seen} < picks.size()) {
-        rest.push_back(bound.point);
+      if (2 * size_t{bound.n_seen} >= picks.size()) {
+        compare(bound);
+        distance[bound.token] = bound.distance;
         continue;
       }
-      compare(bound);
-      distance[bound.point] = bound.distance;
+      residuals.Read(bound.token, std::span(rows).subspan(tokens.size() * d, d));
+      tokens.push_back(bound.token);
+      row_norms.push_back(norms[bound.token]);
+      lowered.push_back(distance[bound.token]);
+      if (tokens.size() == kTogether) lower_together();
     }
-    std::vector<float> rows(rest.size() * d), row_norms, lowered;
-    for (size_t i = 0; i < rest.size(); ++i) {
-      std::copy_n(point(rest[i]), d, rows.data() + i * d);
-      row_norms.push_back(norms[rest[i]]);
-      lowered.push_back(distance[rest[i]]);
-    }
-    LowerToSquaredDistances({.data = rows.data(), .norms = row_norms.data(), .n = rest.size()}, d,
-                            picks_from(0), lowered.data());
-    for (size_t i = 0; i < rest.size(); ++i) distance[rest[i]] = lowered[i];
+    lower_together();
   }
 
   float key_share_;
