@@ -32,9 +32,15 @@ using U8Vec = hn::Vec<U8Tag>;
 using I8Vec = hn::Vec<I8Tag>;
 using I16Vec = hn::Vec<I16Tag>;
 using I32Vec = hn::Vec<I32Tag>;
+// Sums of weighted codes, in vectors of at most 64: what two rows have of half a block.
+using PairTag = hn::CappedTag<int16_t, 32>;
+using PairSumTag = hn::Repartition<int32_t, PairTag>;
+using PairVec = hn::Vec<PairTag>;
+using PairSumVec = hn::Vec<PairSumTag>;
 
 inline constexpr size_t kFloatLanes = hn::MaxLanes(FloatTag());
 inline constexpr size_t kByteLanes = HWY_MIN(HWY_MAX_BYTES, 32);
+inline constexpr size_t kPairBytes = HWY_MIN(HWY_MAX_BYTES, 64);
 
 // Sums in vectors that registers hold beside what is loaded to add to them.
 inline constexpr size_t kRegisterSums = HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64 ? 24 : 12;
@@ -100,6 +106,16 @@ HWY_INLINE I32Vec MulAddPairs(I16Vec a, I16Vec b, I32Vec sum) {
   return hn::Add(sum, hn::Add(even, hn::Mul(hn::ShiftRight<16>(a32), hn::ShiftRight<16>(b32))));
 #endif
 }
+
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+HWY_INLINE PairSumVec MulAddPairs(PairVec a, PairVec b, PairSumVec sum) {
+#if HWY_TARGET <= HWY_AVX3_DL
+  return PairSumVec{_mm512_dpwssd_epi32(sum.raw, a.raw, b.raw)};
+#else
+  return hn::Add(sum, PairSumVec{_mm512_madd_epi16(a.raw, b.raw)});
+#endif
+}
+#endif
 
 #endif  // HWY_TARGET != HWY_SCALAR
 

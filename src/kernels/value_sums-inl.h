@@ -100,7 +100,56 @@ HWY_INLINE void AddHalfRows(const float* HWY_RESTRICT weights, const KvSpan& spa
 
 // Elements in a pass over quantised rows, and the vectors that hold them for two rows.
 inline constexpr size_t kPassElements = 16;
-inline constexpr size_t kPassVecs = 2 * kPassElements * sizeof(int16_t) / kByteLanes;
+inline constexpr size_t kPassVecs = 2 * kPassElements * sizeof(int16_t) / kPairBytes;
+
+#if HWY_MAX_BYTES >= 64
+
+// Codes of a block of two rows as pairs of int16: of an element, the first row's code and then the
+// second's.
+template <ElementType kType>
+HWY_INLINE void UnpackBlock(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RESTRICT b,
+                            PairVec* HWY_RESTRICT out) {
+  static_assert(kPassVecs == 1);
+  const PairTag d16;
+  const hn::FixedTag<uint8_t, 16> bytes;
+  const hn::FixedTag<uint8_t, 32> pairs;
+  const auto interleave = [&](const auto& row_a, const auto& row_b) HWY_ATTR {
+    return hn::Combine(pairs, hn::InterleaveUpper(bytes, row_a, row_b),
+                       hn::InterleaveLower(bytes, row_a, row_b));
+  };
+  if constexpr (kType == ElementType::kQ2) {
+    const hn::FixedTag<uint64_t, 2> wide;
+    const hn::FixedTag<uint16_t, 16> half;
+    const hn::RebindToUnsigned<PairTag> du16;
+    uint64_t bits[2];
+    std::memcpy(bits, a + 1, sizeof(bits[0]));
+    std::memcpy(bits + 1, b + 1, sizeof(bits[1]));
+    const auto row_a = hn::BitCast(bytes, hn::Set(wide, bits[0]));
+    const auto row_b = hn::BitCast(bytes, hn::Set(wide, bits[1]));
+    const auto eight = hn::PromoteTo(half, hn::InterleaveLower(bytes, row_a, row_b));
+    HWY_ALIGN static constexpr uint16_t kShifts[32] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                                                       0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2,
+                                                       2, 2, 2, 2, 2, 2, 2, 2, 2, 2};
+    const auto packed = hn::Shr(hn::Combine(du16, eight, eight), hn::Load(du16, kShifts));
+    const auto mask = hn::Set(du16, uint16_t{3});
+    out[0] = hn::BitCast(d16, hn::And(packed, mask));
+    out[1] = hn::BitCast(d16, hn::And(hn::ShiftRight<4>(packed), mask));
+  } else if constexpr (kType == ElementType::kQ4_0) {
+    const auto packed =
+        hn::PromoteTo(d16, interleave(hn::LoadU(bytes, a + 2), hn::LoadU(bytes, b + 2)));
+    out[0] = hn::And(packed, hn::Set(d16, int16_t{15}));
+    out[1] = hn::ShiftRight<4>(packed);
+  } else {
+    const hn::FixedTag<int8_t, 32> codes;
+    for (size_t i = 0; i < 2; ++i) {
+      const auto row_a = hn::LoadU(bytes, a + 2 + i * kPassElements);
+      const auto row_b = hn::LoadU(bytes, b + 2 + i * kPassElements);
+      out[i] = hn::PromoteTo(d16, hn::BitCast(codes, interleave(row_a, row_b)));
+    }
+  }
+}
+
+#else
 
 // Sixteen bytes as int16, in kPassVecs / 2 vectors.
 template <class V>
@@ -154,30 +203,37 @@ HWY_INLINE void UnpackPairs(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
   }
 }
 
+#endif  // HWY_MAX_BYTES >= 64
+
 // Sums of weights times codes over the rows, for the elements [kFirst, kFirst + kElements) of a
 // block, to sums[q, kElements].
 template <ElementType kType, size_t kQueries, size_t kFirst, size_t kElements>
 HWY_INLINE void SumCodes(const int16_t* HWY_RESTRICT weights, const uint8_t* HWY_RESTRICT rows,
                          size_t stride, size_t n, int32_t* HWY_RESTRICT sums) {
-  const I16Tag d16;
-  const I32Tag d32;
-  constexpr size_t kLanes = kByteLanes / sizeof(int32_t);
+  const PairTag d16;
+  const PairSumTag d32;
+  constexpr size_t kLanes = kPairBytes / sizeof(int32_t);
   constexpr size_t kVecs = kElements / kLanes;
-  I32Vec acc[kQueries][kVecs];
+  PairSumVec acc[kQueries][kVecs];
   for (size_t q = 0; q < kQueries; ++q) {
     for (size_t c = 0; c < kVecs; ++c) acc[q][c] = hn::Zero(d32);
   }
   for (size_t t = 0; t < n; t += 2, rows += 2 * stride) {
     // Without a second row, its weight is zero.
     const uint8_t* second = t + 1 < n ? rows + stride : rows;
-    I16Vec codes[kVecs];
+    PairVec codes[kVecs];
+#if HWY_MAX_BYTES >= 64
+    static_assert(kElements == kQuantBlock);
+    UnpackBlock<kType>(rows, second, codes);
+#else
     for (size_t e = 0; e < kElements; e += kPassElements) {
       UnpackPairs<kType>(rows, second, kFirst + e, codes + e / kLanes);
     }
+#endif
     for (size_t q = 0; q < kQueries; ++q) {
       int32_t pair;
       std::memcpy(&pair, weights + q * kAttentionBlock + t, sizeof(pair));
-      const I16Vec weight = InRegister(hn::BitCast(d16, hn::Set(d32, pair)));
+      const PairVec weight = InRegister(hn::BitCast(d16, hn::Set(d32, pair)));
       for (size_t c = 0; c < kVecs; ++c) {
         acc[q][c] = InRegister(MulAddPairs(codes[c], weight, acc[q][c]));
       }
@@ -244,8 +300,9 @@ HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights,
                            wholes, weight_sums);
     const uint8_t* rows = RowAt(span.v, span.v_stride, begin) + block * UnitBytes(kType);
     HWY_ALIGN int32_t sums[kQueries * kQuantBlock];
-    // Few queries leave registers for the whole block, which is then unpacked once.
-    constexpr size_t kElements = kQueries <= 2 ? kQuantBlock : kPassElements;
+    // Few queries leave registers for the whole block, which is then unpacked once; so do vectors
+    // of 64 bytes.
+    constexpr size_t kElements = kQueries <= 2 || kPairBytes == 64 ? kQuantBlock : kPassElements;
     SumCodes<kType, kQueries, 0, kElements>(s.weights, rows, span.v_stride, n, sums);
     if constexpr (kElements < kQuantBlock) {
       SumCodes<kType, kQueries, kElements, kElements>(s.weights, rows, span.v_stride, n,
