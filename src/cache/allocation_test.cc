@@ -1,5 +1,5 @@
-// Steps of decoding between two compressions do not allocate, and a long prompt takes no more memory
-// than its budget and a ubatch.
+// Steps of decoding between two compressions do not allocate, and a long prompt takes no more
+// memory than its budget and a ubatch.
 #include <gtest/gtest.h>
 #include <malloc.h>
 

@@ -402,8 +402,8 @@ void Compressor::MakeMatrix(size_t head) {
 }
 
 void Compressor::UpdateMatrix(size_t head, const RowCodec& codec,
-                              const std::vector<StateSums>& points,
-                              const std::vector<size_t>& went, double before, double retention) {
+                              const std::vector<StateSums>& points, const std::vector<size_t>& went,
+                              double before, double retention) {
   const LayerShape& shape = config_.layer_shape(head);
   uint16_t* matrix = memory_.matrices_[head].get();
   const std::vector<StateSums> states = LoadStates(head, codec);
@@ -618,9 +618,8 @@ void Compressor::MeasureMetric(size_t head, HeadPlan& plan) const {
   for (const float x : v) v_square -= static_cast<double>(x) * static_cast<double>(x);
   v_square = std::max(v_square, 0.0);  // It rounds.
   const double k_square = static_cast<double>(all.Spread()) * static_cast<double>(shape.d_k);
-  plan.metric = {
-      .key_weight = k_square > 0 ? static_cast<float>(0.5 * v_square / k_square) : 0.0f,
-      .value_weight = 0.5f};
+  plan.metric = {.key_weight = k_square > 0 ? static_cast<float>(0.5 * v_square / k_square) : 0.0f,
+                 .value_weight = 0.5f};
 }
 
 double Compressor::StateError(size_t head, const HeadPlan& plan, size_t n_states) const {

@@ -150,9 +150,9 @@ class Compressor {
   // Rows per head that stay free on the incoming tier, so that steps to come need not compress.
   size_t spare_ = 0;
   size_t most_spare_ = 0;
-  uint64_t rows_budget_ = 0;           // without what belongs to no head
-  std::vector<uint64_t> least_bytes_;  // [head] MustHoldBytes() and the spare rows
-  size_t n_candidates_ = 0;            // of all heads
+  uint64_t rows_budget_ = 0;                     // without what belongs to no head
+  std::vector<uint64_t> least_bytes_;            // [head] MustHoldBytes() and the spare rows
+  size_t n_candidates_ = 0;                      // of all heads
   std::vector<std::vector<LadderRung>> shapes_;  // [layer]
 };
 

@@ -65,11 +65,7 @@ double CountTokens(const ScoreContext& context) {
 class Residuals {
  public:
   Residuals(const ScoreContext& context, float key_share)
-      : context_(context),
-        d_k_(context.d_k),
-        d_(d_k_ + context.d_v),
-        k_norms_(n()),
-        v_norms_(n()) {
+      : context_(context), d_k_(context.d_k), d_(d_k_ + context.d_v), k_norms_(n()), v_norms_(n()) {
     size_t n_kinds = 1;
     for (const TokenInfo& token : context.tokens) n_kinds = std::max(n_kinds, Kind(token) + 1);
     means_.resize(n_kinds * d_);
