@@ -62,10 +62,7 @@ class Comparison {
     const double gap = static_cast<double>(sorted[0]) - static_cast<double>(sorted[1]);
     // Two logits move, so the largest difference alone is too strict for one: four times the error
     // of a logit in the root mean square.
-    double square = 0;
-    for (const float x : theirs) square += static_cast<double>(x) * static_cast<double>(x);
-    const double rms = std::sqrt(square / static_cast<double>(theirs.size()));
-    EXPECT_LE(gap, std::max(largest, 4 * error * rms))
+    EXPECT_LE(gap, std::max(largest, 4 * error * RootMeanSquare(theirs)))
         << "step " << steps_ << ": another argmax without a near tie";
   }
 

@@ -28,6 +28,7 @@ struct ModelSpec {
   // qwen2vl, which llama.cpp loads with that width only.
   int n_embd = 0;
   int n_ff = 512;           // hidden width of the feed-forward part, or of one expert
+  int n_expert_used = 2;    // openai-moe: of its four experts, per token
   int n_ctx_train = 32768;  // tokens the model claims to have been trained on
   // Tokens of the vocabulary; those beyond the tokenizer's 288 stand for nothing. 0: 288.
   int n_vocab = 0;
@@ -52,7 +53,7 @@ struct ModelSpec {
 //   qwen3vl      qwen3 with interleaved M-RoPE: the language model of Qwen3-VL
 //   llava        the llama architecture in its file; has a vision projector
 //   gemma2       soft-capped attention scores; its sliding window is n_ctx_train, so never bites
-//   openai-moe   attention sinks, and 4 experts of which 2 are used; window as for gemma2
+//   openai-moe   attention sinks, and experts; window as for gemma2
 //   gemma2-swa   gemma2 with a sliding window of 512 tokens on every other layer
 //   mamba        recurrent: there is no KV cache; the head counts and n_ff do not apply
 //   deepseek2    MLA: the cache holds one compressed vector per token; n_head_kv does not apply

@@ -76,7 +76,6 @@ void AddGemma2Layer(FileBuilder* file, const ModelSpec& spec, const std::string&
 }
 
 constexpr int kExperts = 4;
-constexpr int kExpertsUsed = 2;
 // A sink competes with the exponentials of all scores. These gains and sinks let it take a tenth
 // or so of the attention over a few hundred tokens; beside the scores of the other architectures
 // it would not be noticed.
@@ -199,7 +198,7 @@ void SetOpenAiMoeKeys(FileBuilder* file, const ModelSpec& spec) {
   SetHeadKeys(file, spec);
   file->Set(".attention.sliding_window", spec.n_ctx_train);
   file->Set(".expert_count", kExperts);
-  file->Set(".expert_used_count", kExpertsUsed);
+  file->Set(".expert_used_count", spec.n_expert_used);
   file->Set(".expert_feed_forward_length", spec.n_ff);
 }
 
@@ -390,6 +389,7 @@ Status CheckRanges(const ModelSpec& spec) {
       {"head_dim", spec.head_dim, 2, 1024},
       {"n_embd", spec.n_embd, 1, 1 << 16},
       {"n_ff", spec.n_ff, 1, 1 << 16},
+      {"n_expert_used", spec.n_expert_used, 1, kExperts},
       {"n_ctx_train", spec.n_ctx_train, 1, 1 << 24},
       {"n_vocab", spec.n_vocab == 0 ? TokenizerSize() : spec.n_vocab, TokenizerSize(), 1 << 20},
   };

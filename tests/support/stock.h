@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -48,6 +49,12 @@ class TestBatch {
  private:
   llama_batch batch_;
 };
+
+inline double RootMeanSquare(const std::vector<float>& x) {
+  double square = 0;
+  for (const float e : x) square += static_cast<double>(e) * static_cast<double>(e);
+  return std::sqrt(square / static_cast<double>(x.size()));
+}
 
 // L2 norm of the difference over the L2 norm of `stock`.
 inline double RelativeError(const std::vector<float>& logits, const std::vector<float>& stock) {
@@ -102,8 +109,10 @@ class StockLlama {
   }
 
   // Continues a text greedily by at most `n` tokens. `leads`, if not null, gets by how much the
-  // logit of each was larger than any other's.
-  std::string Continue(const std::string& prompt, size_t n, std::vector<double>* leads = nullptr) {
+  // logit of each was larger than any other's. Where two are nearly equal, by `tie` times the
+  // logits' root mean square, the token is taken with which `like` goes on.
+  std::string Continue(const std::string& prompt, size_t n, std::vector<double>* leads = nullptr,
+                       const std::string& like = "", double tie = 0) {
     std::vector<llama_token> tokens(prompt.size());
     tokens.resize(static_cast<size_t>(
         llama_tokenize(vocab(), prompt.data(), static_cast<int32_t>(prompt.size()), tokens.data(),
@@ -118,16 +127,25 @@ class StockLlama {
     }
     std::string text;
     for (size_t i = 0; i < n; ++i) {
-      const auto token =
+      auto token =
           static_cast<llama_token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+      const float least =
+          logits[static_cast<size_t>(token)] - static_cast<float>(tie * RootMeanSquare(logits));
+      float best = -std::numeric_limits<float>::infinity();
+      for (size_t other = 0; tie > 0 && other < logits.size(); ++other) {
+        if (logits[other] < std::max(least, best)) continue;
+        const std::string piece = Piece(static_cast<llama_token>(other));
+        const size_t at = std::min(text.size(), like.size());
+        if (piece.empty() || like.compare(at, piece.size(), piece) != 0) continue;
+        best = logits[other];
+        token = static_cast<llama_token>(other);
+      }
       if (llama_vocab_is_eog(vocab(), token)) break;
       if (leads != nullptr) {
         std::nth_element(logits.begin(), logits.begin() + 1, logits.end(), std::greater<>());
         leads->push_back(static_cast<double>(logits[0]) - static_cast<double>(logits[1]));
       }
-      char piece[128];
-      const int length = llama_token_to_piece(vocab(), token, piece, sizeof(piece), 0, false);
-      text.append(piece, static_cast<size_t>(std::max(length, 0)));
+      text += Piece(token);
       logits = Decode({{.token = token, .position = static_cast<llama_pos>(tokens.size() + i)}})[0];
     }
     return text;
@@ -167,6 +185,12 @@ class StockLlama {
     return {logits, logits + llama_vocab_n_tokens(vocab())};
   }
   llama_context* context() const { return context_.get(); }
+  std::string Piece(llama_token token) const {
+    char piece[128];
+    const int length = llama_token_to_piece(vocab(), token, piece, sizeof(piece), 0, false);
+    return {piece, static_cast<size_t>(std::max(length, 0))};
+  }
+
   const llama_vocab* vocab() const { return llama_model_get_vocab(model_.get()); }
 
  private:
