@@ -117,6 +117,7 @@ void Compressor::Run(size_t n_new) {
     ForHeads([this, &plans, &shares](size_t head) {
       Solve(head, plans[head], shares[head]);
       Apply(head, plans[head]);
+      plans[head] = {};
     });
   } else {
     std::vector<uint64_t> weights;
@@ -194,7 +195,8 @@ uint64_t Compressor::MustHoldBytes(size_t head) const {
   if (config_.absorb().has_states()) {
     const size_t tier = config_.state_tier();
     const size_t n_held = samples_ ? memory_.store(head, tier).size() : 0;
-    bytes += StoreBytesFor(std::max<size_t>(1, n_held), config_.layout(head, tier));
+    // Where all stay, none is made.
+    bytes += StoreBytesFor(std::max<size_t>(all_stay_ ? 0 : 1, n_held), config_.layout(head, tier));
   }
   return bytes;
 }

@@ -189,12 +189,25 @@ uint64_t Memory::Impl::MaxHeldBytes(uint64_t n_tokens, size_t n_media) const {
     }
     exact += StoreBytesFor(n_tokens + Spare(n_tokens), config_->layout(head, 0));
   }
-  const uint64_t budget = BudgetBytes(n_tokens);
-  const bool prompt_is_held = config_->options().compression == Compression::kPrompt;
   // Within the budget the rows are as on the first rung, with room to spare.
-  const uint64_t within = budget == kNoLimit || prompt_is_held
-                              ? exact
-                              : std::min(exact, std::max(budget, smallest_budget_bytes() + tables));
+  uint64_t within = exact;
+  if (const uint64_t budget = BudgetBytes(n_tokens); budget != kNoLimit) {
+    uint64_t most = std::max(budget, smallest_budget_bytes() + tables);
+    if (config_->options().compression == Compression::kPrompt) {
+      // What comes is on the first rung until the prompt has been read.
+      const size_t n_new = n_tokens - tokens_seen_;
+      const size_t n_spare = Spare(store(0, 0).size() + n_new);
+      uint64_t grown = held_bytes() + tables;
+      for (size_t head = 0; head < config_->n_heads(); ++head) {
+        const RowStore& rows = store(head, 0);
+        const size_t capacity = std::max(rows.capacity(), rows.size() + n_new + n_spare);
+        grown += StoreBytesFor(capacity, rows.layout()) -
+                 StoreBytesFor(rows.capacity(), rows.layout());
+      }
+      most = std::max(most, grown);
+    }
+    within = std::min(exact, most);
+  }
   return std::max(within + (within == exact ? tables : 0), held_bytes());
 }
 

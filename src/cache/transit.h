@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "cache/config.h"
@@ -40,10 +41,10 @@ struct HeadObservation {
   size_t watched(size_t column) const {
     return column < silent_begin ? column : column - (silent_end - silent_begin);
   }
-  // Of what grows with the columns.
+  // Allocated for what grows with the columns.
   size_t bytes() const {
-    return (rows.size() + queries.size() + traced.size()) * sizeof(float) +
-           (sum.size() + sum_log.size()) * sizeof(int64_t);
+    return (rows.capacity() + queries.capacity() + traced.capacity()) * sizeof(float) +
+           (sum.capacity() + sum_log.capacity()) * sizeof(int64_t);
   }
 };
 
@@ -159,12 +160,13 @@ class Transit {
   // Gives back what grows with the columns. A prompt's next ubatch asks for more anyway, and
   // meanwhile compressing needs memory.
   void ReleaseObservations() {
+    const auto release = [](auto& x) { std::remove_reference_t<decltype(x)>().swap(x); };
     for (HeadObservation& observation : observations_) {
-      observation.rows = {};
-      observation.sum = {};
-      observation.sum_log = {};
-      observation.queries = {};
-      observation.traced = {};
+      release(observation.rows);
+      release(observation.sum);
+      release(observation.sum_log);
+      release(observation.queries);
+      release(observation.traced);
     }
   }
   // Scratch of whoever accounts for what was observed: p of a head's columns, and a row.

@@ -485,7 +485,7 @@ TEST(EngineTest, HeldBytesNeverPassWhatWasForetold) {
         for (const char* picture : {"doc-1.png", "scene-1.png", "doc-2.png"}) {
           ASSERT_TRUE(
               conversation->AddUserMessage("value of W", std::array{Picture(picture)}).ok());
-          const size_t n_answer = 8;
+          const size_t n_answer = 16;
           const uint64_t most = conversation->max_held_bytes(n_answer);
           uint64_t held = 0;
           AnswerRequest request{.conversation = conversation.get(), .options = Greedy(n_answer)};

@@ -134,9 +134,12 @@ class StockLlama {
       float best = -std::numeric_limits<float>::infinity();
       for (size_t other = 0; tie > 0 && other < logits.size(); ++other) {
         if (logits[other] < std::max(least, best)) continue;
+        const bool ends = llama_vocab_is_eog(vocab(), static_cast<llama_token>(other));
         const std::string piece = Piece(static_cast<llama_token>(other));
         const size_t at = std::min(text.size(), like.size());
-        if (piece.empty() || like.compare(at, piece.size(), piece) != 0) continue;
+        if (ends ? at < like.size() : piece.empty() || like.compare(at, piece.size(), piece) != 0) {
+          continue;
+        }
         best = logits[other];
         token = static_cast<llama_token>(other);
       }
