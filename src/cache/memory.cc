@@ -201,8 +201,8 @@ uint64_t Memory::Impl::MaxHeldBytes(uint64_t n_tokens, size_t n_media) const {
       for (size_t head = 0; head < config_->n_heads(); ++head) {
         const RowStore& rows = store(head, 0);
         const size_t capacity = std::max(rows.capacity(), rows.size() + n_new + n_spare);
-        grown += StoreBytesFor(capacity, rows.layout()) -
-                 StoreBytesFor(rows.capacity(), rows.layout());
+        grown +=
+            StoreBytesFor(capacity, rows.layout()) - StoreBytesFor(rows.capacity(), rows.layout());
       }
       most = std::max(most, grown);
     }

@@ -368,41 +368,6 @@ TEST(MemoryPropertiesTest, WhereAllHaveRoomNoneIsForgotten) {
   ExpectConsistent(memory, false);
 }
 
-// Down to the last row.
-TEST(MemoryPropertiesTest, WhereTheLastRowHasRoomNoneIsForgotten) {
-  constexpr size_t kPrompt = 500;
-  constexpr size_t kTokens = 600;
-  uint64_t bytes = 0;  // that so many tokens take on the lowest rung
-  for (const bool measures : {true, false}) {
-    const std::string budget = measures ? "42%" : fmt::format("{}B", bytes);
-    Memory memory = *Memory::Create(TestShape(), {.policy = *ParsePolicySpec("retentive:window=8"),
-                                                  .budget = *ParseBudget(budget)});
-    const CacheConfig& config = memory.impl().config();
-    Random random(43);
-    Transit transit;
-    RandomUbatch(TestShape(), kPrompt, random).Run(memory, &transit);
-    if (measures) {
-      bytes = memory.stats().held_bytes;
-      for (size_t head = 0; head < config.n_heads(); ++head) {
-        for (size_t tier = 0; tier < config.n_tiers(); ++tier) {
-          const RowStore& rows = memory.impl().store(head, tier);
-          if (rows.capacity() > 0) bytes -= sizeof(RowStore) + rows.held_bytes();
-        }
-        bytes += StoreBytesFor(kTokens, config.layout(head, config.n_rungs() - 1));
-      }
-      continue;
-    }
-    while (memory.tokens_seen() < kTokens) {
-      RandomUbatch(TestShape(), 1, random).Run(memory, &transit);
-      ASSERT_EQ(memory.stats().tokens_evicted, 0u) << "tokens " << memory.tokens_seen();
-      ASSERT_LE(memory.stats().held_bytes, bytes);
-    }
-    for (int i = 0; i < 8; ++i) RandomUbatch(TestShape(), 1, random).Run(memory, &transit);
-    EXPECT_GT(memory.stats().tokens_evicted, 0u);
-    EXPECT_LE(memory.stats().held_bytes, bytes);
-  }
-}
-
 // While an answer grows, not everybody competes for room: those do that were the least novel when
 // all last did. So the least novel go, whether they came in the prompt or in the answer.
 TEST(MemoryPropertiesTest, LongAnswersForgetTheLeastNovel) {
