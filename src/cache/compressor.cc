@@ -172,16 +172,17 @@ bool Compressor::FitsAtLeast() {
   }
   // Spare room comes after what must be kept.
   const uint64_t room = rows_budget_ - std::min(rows_budget_, least);
-  const auto spare_of = [this](size_t head) {
-    return StoreBytesFor(spare_, config_.layout(head, config_.incoming_tier()));
-  };
   for (spare_ = std::min<uint64_t>(most_spare_, room / spare_bytes); spare_ > 0; --spare_) {
     uint64_t taken = 0;  // with their tables
-    for (size_t head = 0; head < n_heads; ++head) taken += spare_of(head);
+    for (size_t head = 0; head < n_heads; ++head) taken += SpareBytes(head);
     if (taken <= room) break;
   }
-  for (size_t head = 0; head < n_heads; ++head) least_bytes_[head] += spare_of(head);
+  for (size_t head = 0; head < n_heads; ++head) least_bytes_[head] += SpareBytes(head);
   return least <= rows_budget_;
+}
+
+uint64_t Compressor::SpareBytes(size_t head) const {
+  return StoreBytesFor(spare_, config_.layout(head, config_.incoming_tier()));
 }
 
 uint64_t Compressor::MustHoldBytes(size_t head) const {
@@ -257,9 +258,7 @@ std::vector<uint64_t> Compressor::PooledWeights(std::vector<HeadPlan>& plans) co
   pool();
   uint64_t budget = rows_budget_;
   for (size_t head = 0; head < plans.size(); ++head) {
-    const uint64_t taken = StoreBytesFor(spare_, config_.layout(head, config_.incoming_tier())) +
-                           StayingBytes(head, plans[head]);
-    budget -= std::min(budget, taken);
+    budget -= std::min(budget, SpareBytes(head) + StayingBytes(head, plans[head]));
   }
   LadderSolver(shapes_, pooled).Solve(budget, pooled);
   std::vector<uint64_t> weights;

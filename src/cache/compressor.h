@@ -79,7 +79,9 @@ class Compressor {
   size_t CountCandidates(size_t head) const;
   // What the head holds at the least, by Decide() so far: all that may not be forgotten.
   uint64_t MustHoldBytes(size_t head) const;
-  // Sets least_bytes_; false if it is more than the budget.
+  uint64_t SpareBytes(size_t head) const;  // of spare_, with their tables
+  // By samples_ and rests_: who competes, and what each head gets at the least, spare rows after
+  // all that must be held. False if that is more than the budget.
   bool FitsAtLeast();
 
   // Heads do not depend on each other, except where the budget is distributed: each is planned
