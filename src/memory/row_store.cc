@@ -9,6 +9,18 @@
 
 namespace rkv {
 
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kAddressSanitizer = true;
+#elif defined(__has_feature)
+constexpr bool kAddressSanitizer = __has_feature(address_sanitizer);
+#else
+constexpr bool kAddressSanitizer = false;
+#endif
+
+}  // namespace
+
 RowStore::RowStore(const RowStore& other) : layout_(other.layout_) {
   SetCapacity(other.capacity_);
   for (size_t slot = 0; slot < other.size_; ++slot) Append(other.row(slot));
@@ -26,11 +38,36 @@ RowStore::RowStore(RowStore&& other) noexcept
       capacity_(std::exchange(other.capacity_, 0)) {}
 
 RowStore& RowStore::operator=(RowStore&& other) noexcept {
-  layout_ = other.layout_;
-  pages_ = std::move(other.pages_);
-  size_ = std::exchange(other.size_, 0);
-  capacity_ = std::exchange(other.capacity_, 0);
+  std::swap(layout_, other.layout_);
+  std::swap(pages_, other.pages_);
+  std::swap(size_, other.size_);
+  std::swap(capacity_, other.capacity_);
   return *this;
+}
+
+RowStore::~RowStore() {
+  for (size_t page = 0; page < n_pages(capacity_); ++page) FreePage(page);
+}
+
+// Only whole pages: those of other sizes come and go with every compression, and would leave gaps
+// that nothing fits in. With AddressSanitizer none: it sees what reads past the end of an
+// allocation.
+bool RowStore::pooled(size_t page) const {
+  return !kAddressSanitizer && page_capacity(page) == kPageRows;
+}
+
+RowStore::Page RowStore::AllocatePage(size_t page) const {
+  const size_t bytes = page_capacity(page) * layout_->row_bytes();
+  return pooled(page) ? PagePool::Shared().Allocate(bytes) : new uint8_t[bytes];
+}
+
+void RowStore::FreePage(size_t page) {
+  if (pages_[page] == nullptr) return;
+  if (pooled(page)) {
+    PagePool::Shared().Free(pages_[page]);
+  } else {
+    delete[] pages_[page];
+  }
 }
 
 void RowStore::SetCapacity(size_t rows) {
@@ -43,10 +80,9 @@ void RowStore::SetCapacity(size_t rows) {
     const bool same =
         page < n_pages(capacity_) && page_capacity(page) == resized.page_capacity(page);
     if (same) {
-      resized.pages_[page] = std::move(pages_[page]);
+      resized.pages_[page] = std::exchange(pages_[page], nullptr);
     } else {
-      resized.pages_[page] = std::make_unique_for_overwrite<uint8_t[]>(resized.page_capacity(page) *
-                                                                       layout_->row_bytes());
+      resized.pages_[page] = resized.AllocatePage(page);
     }
   }
   // Only the last page can differ.

@@ -11,6 +11,7 @@
 
 #include "base/bytes.h"
 #include "kernels/attention.h"
+#include "memory/page_pool.h"
 
 namespace rkv {
 
@@ -56,7 +57,7 @@ class RowStore {
   RowStore& operator=(const RowStore& other);
   RowStore(RowStore&& other) noexcept;
   RowStore& operator=(RowStore&& other) noexcept;
-  ~RowStore() = default;
+  ~RowStore();
 
   const RowLayout& layout() const { return *layout_; }
   size_t size() const { return size_; }
@@ -102,16 +103,19 @@ class RowStore {
   bool Load(ByteReader& reader);
 
  private:
-  // indices, floats, K rows, V rows; each array has the page's capacity.
-  using Page = std::unique_ptr<uint8_t[]>;
+  // indices, floats, K rows, V rows; each array has the page's capacity. Owned; null while moving.
+  using Page = uint8_t*;
 
   static constexpr size_t n_pages(size_t rows) { return (rows + kPageRows - 1) / kPageRows; }
   size_t page_capacity(size_t page) const {
     return std::min(kPageRows, capacity_ - page * kPageRows);
   }
-  uint32_t* indices(size_t page) const { return reinterpret_cast<uint32_t*>(pages_[page].get()); }
+  bool pooled(size_t page) const;
+  Page AllocatePage(size_t page) const;
+  void FreePage(size_t page);
+  uint32_t* indices(size_t page) const { return reinterpret_cast<uint32_t*>(pages_[page]); }
   float* floats(size_t page) const {  // [capacity, n_stats], then masses, then spreads
-    return reinterpret_cast<float*>(pages_[page].get() + page_capacity(page) * sizeof(uint32_t));
+    return reinterpret_cast<float*>(pages_[page] + page_capacity(page) * sizeof(uint32_t));
   }
   uint8_t* keys(size_t page) const {
     return reinterpret_cast<uint8_t*>(floats(page) + page_capacity(page) * layout_->n_floats());
