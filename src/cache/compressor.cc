@@ -570,8 +570,15 @@ void Compressor::SolveRows(size_t head, HeadPlan& plan, const LadderSolver& solv
   const auto solve_with = [&](size_t n_states) {
     // Where all tokens stay, so do states: AllStay() has counted them.
     n_states = std::min(n_states, std::max({room, size_t{1}, samples_ ? n_held : 0}));
-    const uint64_t taken = n_states * row_bytes;
-    solver.Solve(budget > taken ? budget - taken : 0, plan.items);
+    for (;;) {
+      const uint64_t taken = n_states * row_bytes;
+      solver.Solve(budget > taken ? budget - taken : 0, plan.items);
+      // There are no more than what is forgotten makes: the rest is room for tokens.
+      const auto n_forgotten = static_cast<size_t>(std::ranges::count_if(plan.items, forgotten));
+      const size_t most = std::max<size_t>(n_held + n_forgotten, 1);
+      if (n_states <= most) break;
+      n_states = most;
+    }
     plan.n_states = n_states;
   };
   const uint64_t whole = budget + StayingBytes(head, plan);  // of which states have their share

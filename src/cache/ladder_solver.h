@@ -37,15 +37,20 @@ class LadderSolver {
   uint64_t Solve(uint64_t budget, std::span<LadderItem> items) const;
 
  private:
-  struct Move {
-    uint32_t item = 0;
-    uint32_t bytes = 0;
+  // A step up: from one rung of an item's hull to the next.
+  struct Step {
     uint8_t to = 0;
-    uint8_t number = 0;  // of the item's steps
+    size_t bytes = 0;    // that it costs
+    double avoided = 0;  // error, for an item with error 1
   };
+  // The steps that a token now on rung `top` may take, from `bottom` (rungs.size(): forgotten) up.
+  static std::vector<Step> StepsOf(const std::vector<LadderRung>& rungs, size_t top, size_t bottom);
 
-  std::vector<Move> moves_;  // in the order in which they are taken
   std::span<const std::vector<LadderRung>> shapes_;
+  std::vector<std::vector<std::vector<Step>>> hulls_;  // [shape][2 * present rung + keep][step]
+  std::vector<uint8_t> hull_of_;                       // [item] the second of these
+  // The items' steps in the order in which they are taken: rate, item, and number of the step.
+  std::vector<uint64_t> order_;
 };
 
 }  // namespace rkv

@@ -77,19 +77,23 @@ HWY_INLINE void DotTile(const float* const* HWY_RESTRICT rows,
         for (size_t f = 0; f < kTileFrom; ++f) acc[r][f] = hn::MulAdd(x, point[f], acc[r][f]);
       }
     }
-    for (size_t f = 0; f < kTileFrom; ++f) {
-#if HWY_TARGET != HWY_SCALAR
-      if constexpr (kTileRows == 4) {
-        float four[4];
+#if HWY_TARGET == HWY_SCALAR
+    for (size_t r = 0; r < kTileRows; ++r) {
+      for (size_t f = 0; f < kTileFrom; ++f) sums[r][f] += hn::GetLane(acc[r][f]);
+    }
+#else
+    float four[4];
+    if constexpr (kTileRows == 4) {
+      for (size_t f = 0; f < kTileFrom; ++f) {
         StoreSumsOfFour(acc[0][f], acc[1][f], acc[2][f], acc[3][f], four);
         for (size_t r = 0; r < 4; ++r) sums[r][f] += four[r];
-        continue;
       }
-#endif
-      for (size_t r = 0; r < kTileRows; ++r) {
-        sums[r][f] += hn::GetLane(hn::SumOfLanes(df, acc[r][f]));
-      }
+    } else {
+      static_assert(kTileRows == 1 && kTileFrom == 4);
+      StoreSumsOfFour(acc[0][0], acc[0][1], acc[0][2], acc[0][3], four);
+      for (size_t f = 0; f < 4; ++f) sums[0][f] += four[f];
     }
+#endif
   }
   for (; i < d; ++i) {
     for (size_t r = 0; r < kTileRows; ++r) {

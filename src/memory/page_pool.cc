@@ -134,9 +134,10 @@ uint8_t* PagePool::AllocateInSlab(uint32_t units) {
   slab->used.Set(0, kUnits, false);
   slab->used.Set(0, kFirst, true);
   slab->starts.Set(0, kUnits, false);
-  const auto at = std::ranges::upper_bound(slabs_, slab, std::less<>(), &Entry::slab);
+  auto entry = std::ranges::upper_bound(slabs_, slab, std::less<>(), &Entry::slab);
+  entry = slabs_.insert(entry, {.slab = slab, .widest_gap = kUnits - kFirst});
   ++n_empty_;
-  return take(*slabs_.insert(at, {.slab = slab, .widest_gap = kUnits - kFirst}), kFirst);
+  return take(*entry, kFirst);
 }
 
 void PagePool::Free(uint8_t* block) {

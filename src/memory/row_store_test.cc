@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <utility>
 #include <vector>
 
 #include "base/random.h"
+#include "memory/page_pool.h"
 
 namespace rkv {
 namespace {
@@ -292,6 +294,34 @@ TEST(RowStoreTest, DamagedCountsAndFloatsAreRefused) {
       EXPECT_FALSE(loaded.Load(bytes));
     }
   }
+}
+
+TEST(RowStoreTest, WholePagesComeFromThePoolAndGoBack) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "every page is an allocation, so that reading past its end is seen";
+#endif
+  const PagePool& pool = PagePool::Shared();
+  const size_t before = pool.used_bytes();
+  const RowLayout layout{.d_k = 32, .d_v = 64, .k_type = ElementType::kF16, .n_stats = 1};
+  const size_t page = RowStore::kPageRows * layout.row_bytes();
+  ASSERT_EQ(page % PagePool::kAlignment, 0u);
+  {
+    RowStore store(layout);
+    Append(store, 0, 3 * RowStore::kPageRows + 10);
+    EXPECT_EQ(pool.used_bytes(), before + 3 * page);
+    const RowStore copy = store;
+    EXPECT_EQ(pool.used_bytes(), before + 6 * page);
+    std::vector<uint32_t> slots(RowStore::kPageRows + 10);
+    std::iota(slots.begin(), slots.end(), 0u);
+    store.Remove(slots);
+    store.SetCapacity(store.size());
+    EXPECT_EQ(pool.used_bytes(), before + 5 * page);
+    const RowStore moved = std::move(store);
+    EXPECT_EQ(CheckedIndices(moved).size(), 2 * RowStore::kPageRows);
+    EXPECT_EQ(CheckedIndices(copy).size(), 3 * RowStore::kPageRows + 10);
+    EXPECT_EQ(pool.used_bytes(), before + 5 * page);
+  }
+  EXPECT_EQ(pool.used_bytes(), before);
 }
 
 }  // namespace
