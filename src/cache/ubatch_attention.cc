@@ -19,6 +19,10 @@ struct RowBlock {
   size_t n = 0;
 };
 
+// That a thread keeps at once (1 MiB): after a long prompt, fewer queries that are observed share a
+// pass over the keys.
+constexpr size_t kMostLogits = size_t{1} << 18;
+
 // What an observed token saw.
 struct Observed {
   size_t number = 0;            // of the token
@@ -49,8 +53,13 @@ class HeadAttention {
   }
 
   void AttendTokens(size_t first, size_t n) {
+    const size_t most = Observes(first, first + n - 1) ? MostObservedRows() : kMaxQueryRows;
     RowBlock block;
     for (size_t token = first; token < first + n; ++token) {
+      if (block.n > 0 && block.n + group_ > most) {
+        AttendRows(block);
+        block.n = 0;
+      }
       for (size_t g = 0; g < group_; ++g) {
         Add(block, token, g);
         if (block.n == kMaxQueryRows) {
@@ -134,23 +143,37 @@ class HeadAttention {
   bool WatchesStates() const { return n_states_ > 0 && segment_.rows.size() == 1; }
   // A token of the answer is chosen with the ubatch's last one, whose weights are traced.
   bool IsLast(size_t token) const { return token == segment_.rows.size() - 1; }
-  bool Observes(const RowBlock& block) const {
-    if (WatchesStates() || (memory_.transit().traces() && IsLast(block.token[block.n - 1]))) {
-      return true;
-    }
+  // Any of the tokens [first, last].
+  bool Observes(size_t first, size_t last) const {
+    if (WatchesStates() || (memory_.transit().traces() && IsLast(last))) return true;
     if (memory_.config().needs().expected) return false;  // It is shown queries instead.
-    return std::any_of(block.token, block.token + block.n,
-                       [this](size_t token) { return memory_.transit().observed(token) >= 0; });
+    for (size_t token = first; token <= last; ++token) {
+      if (memory_.transit().observed(token) >= 0) return true;
+    }
+    return false;
+  }
+  bool Observes(const RowBlock& block) const {
+    return Observes(block.token[0], block.token[block.n - 1]);
+  }
+
+  size_t n_columns() const { return n_held_ + segment_.rows.size(); }
+  // Of whole tokens, one at the least.
+  size_t MostObservedRows() const {
+    return std::clamp(kMostLogits / n_columns(), std::min(group_, kMaxQueryRows), kMaxQueryRows);
   }
 
   void AttendRows(const RowBlock& block) {
     const bool observe = Observes(block);
     float* logits[kMaxQueryRows];
     if (observe) {
-      const size_t n_columns = n_held_ + segment_.rows.size();
       std::vector<float>& buffer = scratch_.logits();
-      if (buffer.size() < kMaxQueryRows * n_columns) buffer.resize(kMaxQueryRows * n_columns);
-      for (size_t i = 0; i < block.n; ++i) logits[i] = buffer.data() + i * n_columns;
+      const size_t n = MostObservedRows() * n_columns();
+      if (buffer.capacity() < n) {  // What it holds is of no use any more.
+        std::vector<float>().swap(buffer);
+        buffer.reserve(n + n / 8);
+      }
+      buffer.resize(n);
+      for (size_t i = 0; i < block.n; ++i) logits[i] = buffer.data() + i * n_columns();
     }
     AttendPages(block, observe ? logits : nullptr, {}, true);
     FinishRows(block, observe ? logits : nullptr);
@@ -178,7 +201,7 @@ class HeadAttention {
   void ForWatched(const Body& body) const {
     const Memory::Impl::Columns silent = memory_.unwatched(head_);
     if (silent.begin > 0) body(size_t{0}, silent.begin);
-    body(silent.end, n_held_ + segment_.rows.size());
+    body(silent.end, n_columns());
   }
 
   void ObserveRows(const RowBlock& block, const SoftmaxState& state, float* const* logits) {
