@@ -20,7 +20,7 @@ namespace {
 std::atomic<size_t> allocations = 0;
 std::atomic<size_t> live_bytes = 0;
 std::atomic<size_t> peak_bytes = 0;
-const rkv::PagePool* pool = nullptr;  // of which pages come; a page's table is an allocation
+const rkv::PagePool* pool = nullptr;  // whose pages count as well, from when it is set
 
 void* TryAllocate(size_t n) {
   ++allocations;

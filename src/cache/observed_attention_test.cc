@@ -80,9 +80,10 @@ class ObservedReference {
   std::vector<std::vector<double>> weights_;  // [query, tokens that it saw]
 };
 
-// `n_observed` says how many of the last queries of a ubatch count.
+// `window` says how many of the last queries of a ubatch count; `n_before` tokens are there from
+// the start, of whose queries nobody saw anything.
 void ExpectObservesAsReference(const std::string& policy, size_t window, double decay,
-                               bool with_media) {
+                               bool with_media, size_t n_before = 0) {
   SCOPED_TRACE(policy);
   const MemoryShape shape = TestShape();
   Memory memory = *Memory::Create(shape, {.policy = *ParsePolicySpec(policy)});
@@ -93,6 +94,22 @@ void ExpectObservesAsReference(const std::string& policy, size_t window, double 
   }
   Random random(5);
   Transit transit;
+  if (n_before > 0) {
+    const RandomUbatch before(shape, n_before, random);
+    memory.BeginAppend(n_before);
+    for (size_t l = 0; l < shape.layers.size(); ++l) {
+      for (size_t h = 0; h < shape.layers[l].n_kv_head; ++h) {
+        for (size_t i = 0; i < n_before; ++i) {
+          // Values do not matter.
+          memory.Stage(l, h, i, before.k(l, i, h), before.k(l, i, h));
+        }
+      }
+    }
+    memory.CommitAppend();
+    for (ObservedReference& reference : references) {
+      reference.Add(before, std::vector<bool>(n_before));
+    }
+  }
   for (const size_t n : {30, 1, 90, 1, 1, 7}) {
     std::vector<bool> text(n, true);
     if (with_media && n >= 30) {
@@ -130,6 +147,11 @@ TEST(ObservedAttentionTest, SumsMatchTheDefinition) {
   ExpectObservesAsReference("snapkv:queries=3", 3, 1 - 1.0 / 3, true);
   ExpectObservesAsReference("paper", 32, 1 - 1.0 / 32, false);
   ExpectObservesAsReference("paper", 32, 1 - 1.0 / 32, true);
+}
+
+// So long that not all queries that share a pass over the keys are observed at once.
+TEST(ObservedAttentionTest, SumsMatchTheDefinitionAfterALongPrompt) {
+  ExpectObservesAsReference("snapkv", 32, 1 - 1.0 / 32, false, 20000);
 }
 
 // More queries than are kept one by one.

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <bit>
 #include <cassert>
+#include <functional>
+#include <memory>
 #include <new>
 
 namespace rkv {
@@ -15,33 +17,37 @@ namespace {
 
 constexpr uint32_t kUnits = PagePool::kSlabBytes / PagePool::kAlignment;
 
-// Aligned to kSlabBytes. REQUIRES: whole slabs.
-void* Map(size_t bytes) {
+// kSlabBytes, aligned to as many.
+void* Map() {
+  constexpr size_t kBytes = PagePool::kSlabBytes;
 #if defined(__linux__)
-  // Some more, to cut an aligned part out of.
-  const size_t more = bytes + PagePool::kSlabBytes;
-  void* mapped = mmap(nullptr, more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  // Twice as much, to cut an aligned part out of.
+  void* mapped =
+      mmap(nullptr, 2 * kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();
   auto* begin = static_cast<uint8_t*>(mapped);
-  const size_t before = -reinterpret_cast<uintptr_t>(begin) % PagePool::kSlabBytes;
+  const size_t before = -reinterpret_cast<uintptr_t>(begin) % kBytes;
   if (before > 0) munmap(begin, before);
-  munmap(begin + before + bytes, PagePool::kSlabBytes - before);
-  madvise(begin + before, bytes, MADV_HUGEPAGE);  // Without huge pages it is slower, no more.
+  munmap(begin + before + kBytes, kBytes - before);
+  madvise(begin + before, kBytes, MADV_HUGEPAGE);  // Without huge pages it is slower, no more.
   return begin + before;
 #else
-  return operator new (bytes, std::align_val_t{PagePool::kSlabBytes});
+  return operator new (kBytes, std::align_val_t{kBytes});
 #endif
 }
 
-void Unmap(void* memory, [[maybe_unused]] size_t bytes) {
+void Unmap(void* memory) {
 #if defined(__linux__)
-  munmap(memory, bytes);
+  munmap(memory, PagePool::kSlabBytes);
 #else
   operator delete (memory, std::align_val_t{PagePool::kSlabBytes});
 #endif
 }
 
-size_t RoundUp(size_t n, size_t to) { return (n + to - 1) / to * to; }
+uint32_t UnitsFor(size_t bytes) {
+  return static_cast<uint32_t>((std::max<size_t>(bytes, 1) + PagePool::kAlignment - 1) /
+                               PagePool::kAlignment);
+}
 
 // A bit for each unit of a slab.
 class UnitBits {
@@ -69,21 +75,20 @@ class UnitBits {
   }
 
  private:
-  uint64_t words_[kUnits / 64];
+  uint64_t words_[kUnits / 64] = {};
 };
 
 }  // namespace
 
 struct PagePool::Slab {
-  UnitBits used;    // units of blocks and of this
-  UnitBits starts;  // first units of blocks
+  UnitBits used;  // units of blocks and of this
 
   uint8_t* at(uint32_t unit) { return reinterpret_cast<uint8_t*>(this) + unit * kAlignment; }
 };
 
 PagePool::~PagePool() {
   assert(used_bytes_ == 0);
-  for (const Entry& entry : slabs_) Unmap(entry.slab, kSlabBytes);
+  for (const Entry& entry : slabs_) Unmap(entry.slab);
 }
 
 PagePool& PagePool::Shared() {
@@ -91,31 +96,18 @@ PagePool& PagePool::Shared() {
   return *pool;
 }
 
-uint8_t* PagePool::Allocate(size_t bytes) {
-  const size_t rounded = std::max(RoundUp(bytes, kAlignment), kAlignment);
-  const std::lock_guard lock(mutex_);
-  uint8_t* block = nullptr;
-  if (rounded <= kSlabBytes - sizeof(Slab)) {
-    block = AllocateInSlab(static_cast<uint32_t>(rounded / kAlignment));
-  } else {
-    const size_t mapped = RoundUp(rounded, kSlabBytes);
-    block = static_cast<uint8_t*>(Map(mapped));
-    large_[block] = mapped;
-    large_bytes_ += mapped;
-    used_bytes_ += mapped;
-  }
-  return block;
+uint8_t* PagePool::Take(Entry& entry, uint32_t first, uint32_t units) {
+  if (entry.used == 0) --n_empty_;
+  entry.used += units;
+  entry.slab->used.Set(first, first + units, true);
+  used_bytes_ += units * kAlignment;
+  return entry.slab->at(first);
 }
 
-uint8_t* PagePool::AllocateInSlab(uint32_t units) {
-  const auto take = [&](Entry& entry, uint32_t first) {
-    if (entry.used == 0) --n_empty_;
-    entry.used += units;
-    entry.slab->used.Set(first, first + units, true);
-    entry.slab->starts.Set(first, first + 1, true);
-    used_bytes_ += units * kAlignment;
-    return entry.slab->at(first);
-  };
+uint8_t* PagePool::Allocate(size_t bytes) {
+  assert(bytes <= kMaxBytes);
+  const uint32_t units = UnitsFor(bytes);
+  const std::lock_guard lock(mutex_);
   for (Entry& entry : slabs_) {
     if (entry.widest_gap < units) continue;
     uint32_t widest = 0;
@@ -123,55 +115,48 @@ uint8_t* PagePool::AllocateInSlab(uint32_t units) {
       const uint32_t begin = entry.slab->used.Find(end, false);
       if (begin == kUnits) break;
       end = entry.slab->used.Find(begin, true);
-      if (end - begin >= units) return take(entry, begin);
+      if (end - begin >= units) return Take(entry, begin, units);
       widest = std::max(widest, end - begin);
     }
     entry.widest_gap = widest;
   }
-  auto* slab = static_cast<Slab*>(Map(kSlabBytes));
+  std::unique_ptr<void, void (*)(void*)> mapped(Map(), Unmap);
+  auto* slab = new (mapped.get()) Slab;
   constexpr uint32_t kFirst = sizeof(Slab) / kAlignment;
-  static_assert(sizeof(Slab) % kAlignment == 0);
-  slab->used.Set(0, kUnits, false);
+  static_assert(sizeof(Slab) % kAlignment == 0 && kMaxBytes <= kSlabBytes - sizeof(Slab));
   slab->used.Set(0, kFirst, true);
-  slab->starts.Set(0, kUnits, false);
   auto entry = std::ranges::upper_bound(slabs_, slab, std::less<>(), &Entry::slab);
   entry = slabs_.insert(entry, {.slab = slab, .widest_gap = kUnits - kFirst});
+  mapped.release();
   ++n_empty_;
-  return take(*entry, kFirst);
+  return Take(*entry, kFirst, units);
 }
 
-void PagePool::Free(uint8_t* block) {
+void PagePool::Free(uint8_t* block, size_t bytes) {
   const size_t offset = reinterpret_cast<uintptr_t>(block) % kSlabBytes;
-  const std::lock_guard lock(mutex_);
-  if (offset == 0) {  // A slab starts with maps of itself.
-    const auto large = large_.find(block);
-    Unmap(block, large->second);
-    large_bytes_ -= large->second;
-    used_bytes_ -= large->second;
-    large_.erase(large);
-    return;
-  }
   auto* slab = reinterpret_cast<Slab*>(block - offset);
-  const auto entry = std::ranges::lower_bound(slabs_, slab, std::less<>(), &Entry::slab);
+  const uint32_t units = UnitsFor(bytes);
   const auto first = static_cast<uint32_t>(offset / kAlignment);
-  const uint32_t end = std::min(slab->used.Find(first, false), slab->starts.Find(first + 1, true));
-  slab->used.Set(first, end, false);
-  slab->starts.Set(first, first + 1, false);
-  used_bytes_ -= (end - first) * kAlignment;
-  entry->used -= end - first;
+  const std::lock_guard lock(mutex_);
+  const auto entry = std::ranges::lower_bound(slabs_, slab, std::less<>(), &Entry::slab);
+  assert(entry != slabs_.end() && entry->slab == slab);
+  assert(slab->used.Find(first, false) >= first + units);
+  slab->used.Set(first, first + units, false);
+  used_bytes_ -= units * kAlignment;
+  entry->used -= units;
   entry->widest_gap = kUnits;  // How wide it is now, the next search finds out.
   if (entry->used > 0) return;
   if (n_empty_ == 0) {
     n_empty_ = 1;
     return;
   }
-  Unmap(slab, kSlabBytes);
+  Unmap(slab);
   slabs_.erase(entry);
 }
 
 size_t PagePool::mapped_bytes() const {
   const std::lock_guard lock(mutex_);
-  return slabs_.size() * kSlabBytes + large_bytes_;
+  return slabs_.size() * kSlabBytes;
 }
 
 }  // namespace rkv

@@ -5,22 +5,22 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <mutex>
 #include <vector>
 
 namespace rkv {
 
-// Blocks of any size, cut from slabs of 2 MiB for which the system is asked to use huge pages:
-// looking up addresses of pages of 4 KiB takes up to a third of the time in which attention reads
-// the cache. A slab belongs to no conversation and no type of row: the first gap that is wide
-// enough is taken, so what is held gathers in few slabs, and a slab without blocks goes back to the
-// system. All methods may be called by several threads at once.
+// Blocks cut from slabs of 2 MiB for which the system is asked to use huge pages: looking up
+// addresses of pages of 4 KiB takes up to a third of the time in which attention reads the cache. A
+// slab belongs to no conversation and no type of row: the first gap that is wide enough is taken,
+// so what is held gathers in few slabs, and a slab without blocks goes back to the system, but for
+// one. All methods may be called by several threads at once.
 class PagePool {
  public:
   static constexpr size_t kSlabBytes = size_t{2} << 20;
-  // Of every block: a cache line. Sizes are rounded up to it.
+  // Of every block, in bytes. Sizes are rounded up to it.
   static constexpr size_t kAlignment = 64;
+  static constexpr size_t kMaxBytes = kSlabBytes / 2;
 
   PagePool() = default;
   PagePool(const PagePool&) = delete;
@@ -31,14 +31,14 @@ class PagePool {
   // That of the process. It is never destroyed.
   static PagePool& Shared();
 
-  // Throws std::bad_alloc where the system has no memory left.
+  // Throws std::bad_alloc where the system has no memory left. REQUIRES: bytes <= kMaxBytes.
   uint8_t* Allocate(size_t bytes);
-  // REQUIRES: Allocate() of this pool returned it.
-  void Free(uint8_t* block);
+  // REQUIRES: Allocate(bytes) of this pool returned it.
+  void Free(uint8_t* block, size_t bytes);
 
   // Of the blocks.
   size_t used_bytes() const { return used_bytes_; }
-  // Taken from the system: slabs, with their gaps and maps of what is used (8 KiB each).
+  // Taken from the system: slabs, with their gaps and maps of what is used (4 KiB each).
   size_t mapped_bytes() const;
 
  private:
@@ -49,13 +49,11 @@ class PagePool {
     uint32_t widest_gap = 0;  // at most so many units
   };
 
-  uint8_t* AllocateInSlab(uint32_t units);
+  uint8_t* Take(Entry& entry, uint32_t first, uint32_t units);
 
   mutable std::mutex mutex_;
-  std::vector<Entry> slabs_;             // by address
-  std::map<const void*, size_t> large_;  // blocks that fit in no slab, and their bytes
+  std::vector<Entry> slabs_;  // by address
   std::atomic<size_t> used_bytes_ = 0;
-  size_t large_bytes_ = 0;
   size_t n_empty_ = 0;  // slabs: at most one, so that a page that comes and goes costs nothing
 };
 

@@ -7,19 +7,22 @@
 #include <utility>
 #include <vector>
 
+#include "memory/page_pool.h"
+
 namespace rkv {
 
-namespace {
-
 #if defined(__SANITIZE_ADDRESS__)
-constexpr bool kAddressSanitizer = true;
+#define RKV_ADDRESS_SANITIZER 1
 #elif defined(__has_feature)
-constexpr bool kAddressSanitizer = __has_feature(address_sanitizer);
-#else
-constexpr bool kAddressSanitizer = false;
+#if __has_feature(address_sanitizer)
+#define RKV_ADDRESS_SANITIZER 1
 #endif
-
-}  // namespace
+#endif
+#if defined(RKV_ADDRESS_SANITIZER)
+const bool RowStore::kPooled = false;
+#else
+const bool RowStore::kPooled = true;
+#endif
 
 RowStore::RowStore(const RowStore& other) : layout_(other.layout_) {
   SetCapacity(other.capacity_);
@@ -50,21 +53,20 @@ RowStore::~RowStore() {
 }
 
 // Only whole pages: those of other sizes come and go with every compression, and would leave gaps
-// that nothing fits in. With AddressSanitizer none: it sees what reads past the end of an
-// allocation.
+// that nothing fits in.
 bool RowStore::pooled(size_t page) const {
-  return !kAddressSanitizer && page_capacity(page) == kPageRows;
+  return kPooled && page_capacity(page) == kPageRows && page_bytes(page) <= PagePool::kMaxBytes;
 }
 
 RowStore::Page RowStore::AllocatePage(size_t page) const {
-  const size_t bytes = page_capacity(page) * layout_->row_bytes();
+  const size_t bytes = page_bytes(page);
   return pooled(page) ? PagePool::Shared().Allocate(bytes) : new uint8_t[bytes];
 }
 
 void RowStore::FreePage(size_t page) {
   if (pages_[page] == nullptr) return;
   if (pooled(page)) {
-    PagePool::Shared().Free(pages_[page]);
+    PagePool::Shared().Free(pages_[page], page_bytes(page));
   } else {
     delete[] pages_[page];
   }
@@ -76,14 +78,15 @@ void RowStore::SetCapacity(size_t rows) {
   RowStore resized(*layout_);
   resized.capacity_ = static_cast<uint32_t>(rows);
   if (rows > 0) resized.pages_ = std::make_unique<Page[]>(n_pages(rows));
+  const auto same = [&](size_t page) {
+    return page < n_pages(capacity_) && page_capacity(page) == resized.page_capacity(page);
+  };
+  // All that may fail before anything moves.
   for (size_t page = 0; page < n_pages(rows); ++page) {
-    const bool same =
-        page < n_pages(capacity_) && page_capacity(page) == resized.page_capacity(page);
-    if (same) {
-      resized.pages_[page] = std::exchange(pages_[page], nullptr);
-    } else {
-      resized.pages_[page] = resized.AllocatePage(page);
-    }
+    if (!same(page)) resized.pages_[page] = resized.AllocatePage(page);
+  }
+  for (size_t page = 0; page < n_pages(rows); ++page) {
+    if (same(page)) resized.pages_[page] = std::exchange(pages_[page], nullptr);
   }
   // Only the last page can differ.
   const size_t moved = std::min(n_pages(capacity_), n_pages(rows));

@@ -11,7 +11,6 @@
 
 #include "base/bytes.h"
 #include "kernels/attention.h"
-#include "memory/page_pool.h"
 
 namespace rkv {
 
@@ -63,6 +62,10 @@ class RowStore {
   size_t size() const { return size_; }
   size_t capacity() const { return capacity_; }
 
+  // Whether whole pages come from PagePool::Shared(). Not with AddressSanitizer: it sees what reads
+  // past the end of an allocation.
+  static const bool kPooled;
+
   // Changes the room to exactly `rows`. REQUIRES: rows >= size().
   void SetCapacity(size_t rows);
   // Makes room for `extra` rows, with up to `spare` more so that appending allocates rarely.
@@ -110,6 +113,7 @@ class RowStore {
   size_t page_capacity(size_t page) const {
     return std::min(kPageRows, capacity_ - page * kPageRows);
   }
+  size_t page_bytes(size_t page) const { return page_capacity(page) * layout_->row_bytes(); }
   bool pooled(size_t page) const;
   Page AllocatePage(size_t page) const;
   void FreePage(size_t page);
