@@ -1,5 +1,5 @@
-// Steps of decoding between two compressions do not allocate, and a long prompt takes no more
-// memory than its budget and a ubatch.
+// Steps of decoding between two compressions do not allocate, and a long prompt takes its budget
+// and less than a ubatch beside it.
 #include <gtest/gtest.h>
 #include <malloc.h>
 
@@ -143,23 +143,23 @@ TEST(DecodeCostTest, StepsVisitNoMoreRowsThanTheBudgetHolds) {
   }
 }
 
-// What is read of a prompt is compressed with each ubatch, by as many threads as there are. What
-// they need for it is a head's, not all tokens', unless heads compete for the budget or a policy is
-// shown queries.
-TEST(PromptAllocationTest, StreamingTakesTheBudgetAndAUbatch) {
+// What is read of a prompt is compressed with each ubatch, by as many threads as there are. The
+// ubatch stays where it was computed. What threads need is a head's, not all tokens', unless heads
+// compete for the budget or a policy is shown queries.
+TEST(PromptAllocationTest, StreamingTakesTheBudgetAndPartOfAUbatch) {
   struct Case {
     const char* policy;
     const char* budget;
-    double most;  // of the budget and a ubatch
+    double most;  // beside the budget, of a ubatch
     std::optional<Split> split = std::nullopt;
   };
   const MemoryShape shape = {
       .layers = std::vector<LayerShape>(16, {.n_head = 2, .n_kv_head = 2, .d_k = 64, .d_v = 64})};
   constexpr size_t kUbatch = 128;
-  for (const Case& c : {Case{"streaming", "20%", 1.05}, Case{"streaming", "5%", 1.05},
-                        Case{"retentive", "20%", 1.1}, Case{"retentive", "5%", 1.4},
-                        Case{"retentive", "20%", 1.3, Split::kPooled}, Case{"h2o", "20%", 1.1},
-                        Case{"tgv", "20%", 1.1}, Case{"expected-attention", "20%", 1.3}}) {
+  for (const Case& c : {Case{"streaming", "20%", 0.1}, Case{"streaming", "5%", 0.1},
+                        Case{"retentive", "20%", 0.3}, Case{"retentive", "5%", 0.7},
+                        Case{"retentive", "20%", 0.95, Split::kPooled}, Case{"h2o", "20%", 0.2},
+                        Case{"tgv", "20%", 0.2}, Case{"expected-attention", "20%", 0.95}}) {
     Random random(3);
     RandomUbatch ubatch(shape, kUbatch, random);
     AttentionScratch scratch;
@@ -174,10 +174,11 @@ TEST(PromptAllocationTest, StreamingTakesTheBudgetAndAUbatch) {
         {.policy = *ParsePolicySpec(c.policy), .budget = *ParseBudget(c.budget), .split = c.split});
     for (size_t i = 0; i < 12; ++i) ubatch.Run(memory, &transit, scratch);
     const auto peak = static_cast<double>(peak_bytes - before);
-    const uint64_t bound =
-        memory.stats().budget_bytes + kUbatch * uint64_t{shape.full_token_bytes()};
-    EXPECT_LE(peak, c.most * static_cast<double>(bound)) << c.policy << " " << c.budget;
-    EXPECT_GE(peak, 0.5 * static_cast<double>(bound));
+    const auto budget = static_cast<double>(memory.stats().budget_bytes);
+    const auto n_ubatch = static_cast<double>(kUbatch * shape.full_token_bytes());
+    EXPECT_LE(peak, budget + c.most * n_ubatch)
+        << c.policy << " " << c.budget << ": " << (peak - budget) / n_ubatch;
+    EXPECT_GE(peak, 0.9 * budget);
   }
 }
 

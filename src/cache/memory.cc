@@ -213,12 +213,13 @@ uint64_t Memory::Impl::MaxHeldBytes(uint64_t n_tokens, size_t n_media) const {
 
 void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
   assert(transit_ == nullptr);
-  if (transit == nullptr) {
+  const bool stages = transit == nullptr;
+  if (stages) {
     own_transit_ = std::make_unique<Transit>();
     transit = own_transit_.get();
   }
   transit_ = transit;
-  transit->Begin(*config_, n);
+  transit->Begin(*config_, n, stages);
   const PolicyNeeds& needs = config_->needs();
   if (n == 1) {
     size_t n_columns = 0;

@@ -84,7 +84,8 @@ class Memory::Impl {
   std::span<const MediaSpan> media() const { return media_; }
   TokenInfo token_info(uint32_t index) const;
 
-  // `transit` must live until CommitAppend() or AbortAppend(); null: one of our own.
+  // `transit`, and what attention reads a ubatch from, must stay until CommitAppend() or
+  // AbortAppend(). Null: one of our own, to which rows are copied by Stage().
   void BeginAppend(size_t n, Transit* transit);
   Transit& transit() { return *transit_; }
   // More of the prompt follows after this ubatch.

@@ -490,7 +490,8 @@ TEST(MemoryPropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
       const RowStore& waiting = impl.store(0, tier);
       const size_t to = waiting.size() < waiting.capacity() ? tier : 0;
       const size_t n_before = impl.store(0, to).size();
-      RandomUbatch(TestShape(), 1, random).Run(memory, &transit);
+      RandomUbatch token(TestShape(), 1, random);
+      token.Run(memory, &transit);
       ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
       if (memory.stats().compressions != compressions) continue;
       ++n_waiting;

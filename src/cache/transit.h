@@ -1,13 +1,12 @@
-// What is in transit while a ubatch is decoded: its K and V, and the attention that a policy wants
-// to see. Belongs to whoever decodes, and is reused for every ubatch, so it is no part of what a
-// conversation holds.
+// What is in transit while a ubatch is decoded: where its K and V are, and the attention that a
+// policy wants to see. Belongs to whoever decodes, and is reused for every ubatch, so it is no part
+// of what a conversation holds.
 #ifndef RETENTIVEKV_CACHE_TRANSIT_H_
 #define RETENTIVEKV_CACHE_TRANSIT_H_
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 #include <vector>
 
@@ -64,12 +63,29 @@ class Transit {
     std::fill(x.begin(), x.end(), T{});
   }
 
-  // For `n` tokens; their K and V are written by Stage(). Allocates only for larger ubatches than
-  // before.
-  void Begin(const CacheConfig& config, size_t n) {
+  // K and V of a head's tokens in a ubatch. Strides are in elements.
+  struct Rows {
+    const uint16_t* k = nullptr;
+    const uint16_t* v = nullptr;
+    size_t k_stride = 0;
+    size_t v_stride = 0;
+    const uint32_t* places = nullptr;  // [tokens] the row of each; null: in their order
+  };
+
+  // For `n` tokens. `stages`: their K and V are copied by Stage(); else ReadFrom() tells where they
+  // are. Allocates only for larger ubatches than before.
+  void Begin(const CacheConfig& config, size_t n, bool stages) {
     config_ = &config;
     n_ = n;
-    rows_.resize(n * config.elements());
+    rows_.assign(config.n_heads(), Rows());
+    staged_.resize(stages ? n * config.elements() : 0);
+    for (size_t head = 0; head < config.n_heads() && stages; ++head) {
+      const LayerShape& shape = config.layer_shape(head);
+      rows_[head] = {.k = StagedKey(head, 0),
+                     .v = StagedValue(head, 0),
+                     .k_stride = shape.d_k,
+                     .v_stride = shape.d_v};
+    }
     observations_.resize(config.n_heads());
     observed_.assign(n, -1);
     n_observed_ = 0;
@@ -112,17 +128,21 @@ class Transit {
   size_t n_threads() const { return n_threads_; }
 
   size_t n() const { return n_; }
-  uint16_t* key(size_t head, size_t i) {
-    return rows_.data() + n_ * config_->elements_before(head) + i * config_->layer_shape(head).d_k;
+  const uint16_t* key(size_t head, size_t i) const {
+    const Rows& rows = rows_[head];
+    return rows.k + Place(rows, i) * rows.k_stride;
   }
-  uint16_t* value(size_t head, size_t i) {
-    const LayerShape& shape = config_->layer_shape(head);
-    return rows_.data() + n_ * (config_->elements_before(head) + shape.d_k) + i * shape.d_v;
+  const uint16_t* value(size_t head, size_t i) const {
+    const Rows& rows = rows_[head];
+    return rows.v + Place(rows, i) * rows.v_stride;
   }
+  // They must stay where they are until the append has ended.
+  void ReadFrom(size_t head, const Rows& rows) { rows_[head] = rows; }
+  // REQUIRES: Begin() with `stages`.
   void Stage(size_t head, size_t i, const uint16_t* k, const uint16_t* v) {
     const LayerShape& shape = config_->layer_shape(head);
-    std::memcpy(key(head, i), k, shape.d_k * sizeof(uint16_t));
-    std::memcpy(value(head, i), v, shape.d_v * sizeof(uint16_t));
+    std::copy_n(k, shape.d_k, StagedKey(head, i));
+    std::copy_n(v, shape.d_v, StagedValue(head, i));
   }
 
   // The tokens whose attention is observed, numbered in their order; -1: not observed.
@@ -179,12 +199,25 @@ class Transit {
   std::vector<uint8_t>& encoded_row() { return encoded_row_; }
 
  private:
+  static size_t Place(const Rows& rows, size_t i) {
+    return rows.places != nullptr ? rows.places[i] : i;
+  }
+  uint16_t* StagedKey(size_t head, size_t i) {
+    return staged_.data() + n_ * config_->elements_before(head) +
+           i * config_->layer_shape(head).d_k;
+  }
+  uint16_t* StagedValue(size_t head, size_t i) {
+    const LayerShape& shape = config_->layer_shape(head);
+    return staged_.data() + n_ * (config_->elements_before(head) + shape.d_k) + i * shape.d_v;
+  }
+
   const CacheConfig* config_ = nullptr;
   size_t n_threads_ = 1;
   size_t n_ = 0;
   size_t n_observed_ = 0;
   bool traces_ = false;
-  std::vector<uint16_t> rows_;  // per head: keys [n, d_k], values [n, d_v]
+  std::vector<Rows> rows_;        // [head]
+  std::vector<uint16_t> staged_;  // per head: keys [n, d_k], values [n, d_v]
   std::vector<int32_t> observed_;
   std::vector<HeadObservation> observations_;
   std::vector<double> column_sums_, query_factors_;

@@ -67,7 +67,7 @@ class HeadAttention {
           block.n = 0;
         }
       }
-      StageToken(token);
+      KeepToken(token);
     }
     if (block.n > 0) AttendRows(block);
   }
@@ -96,7 +96,7 @@ class HeadAttention {
     for (size_t i = 1; i < n_parts; ++i) {
       MergeSoftmax(group_, shape_.d_v, PartState(transit.part(layer, kv_head_, i)), state);
     }
-    StageToken(0);
+    KeepToken(0);
     FinishRows(block, observe ? logits : nullptr);
   }
 
@@ -121,10 +121,16 @@ class HeadAttention {
     ++block.n;
   }
 
-  void StageToken(size_t token) {
+  // For when the ubatch is appended.
+  void KeepToken(size_t token) {
     const size_t row = segment_.rows[token];
-    memory_.transit().Stage(head_, token, tensors_.k.row(row, kv_head_),
-                            tensors_.v.row(row, kv_head_));
+    if (token == 0) {
+      memory_.transit().ReadFrom(head_, {.k = tensors_.k.row(0, kv_head_),
+                                         .v = tensors_.v.row(0, kv_head_),
+                                         .k_stride = tensors_.k.token_stride,
+                                         .v_stride = tensors_.v.token_stride,
+                                         .places = segment_.rows.data()});
+    }
     for (size_t g = 0; g < group_; ++g) {
       KeepQuery(token, g, tensors_.q.row(row, kv_head_ * group_ + g));
     }

@@ -1,5 +1,5 @@
 // Attention of one layer for one sequence's tokens of a ubatch: over what its Memory holds and over
-// the ubatch itself, with the new K and V staged into the Memory on the way.
+// the ubatch itself, whose K and V the Memory appends afterwards, from where they are.
 #ifndef RETENTIVEKV_CACHE_UBATCH_ATTENTION_H_
 #define RETENTIVEKV_CACHE_UBATCH_ATTENTION_H_
 
@@ -55,8 +55,9 @@ struct Segment {
 // Tokens of a segment that one work item handles, so that its query rows fill a kernel call.
 size_t TokensPerWorkItem(const LayerShape& shape);
 
-// Stages and attends tokens [first_token, first_token + n_tokens) of the segment for one KV head.
-// Distinct work items may run concurrently.
+// Attends tokens [first_token, first_token + n_tokens) of the segment for one KV head. Distinct
+// work items may run concurrently. The segment's rows and the tensors' K and V must stay as they
+// are until the memory's CommitAppend() or AbortAppend().
 void AttendSegment(const Segment& segment, size_t layer, size_t kv_head, size_t first_token,
                    size_t n_tokens, const UbatchTensors& tensors, AttentionScratch& scratch);
 

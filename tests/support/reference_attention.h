@@ -57,8 +57,13 @@ inline void ReferenceAttend(const Segment& segment, size_t layer, size_t kv_head
       v.push_back(tensors.v.row(segment.rows[other], kv_head));
     }
     const size_t row = segment.rows[token];
-    segment.memory->transit().Stage(held_head, token, tensors.k.row(row, kv_head),
-                                    tensors.v.row(row, kv_head));
+    if (token == 0) {
+      segment.memory->transit().ReadFrom(held_head, {.k = tensors.k.row(0, kv_head),
+                                                     .v = tensors.v.row(0, kv_head),
+                                                     .k_stride = tensors.k.token_stride,
+                                                     .v_stride = tensors.v.token_stride,
+                                                     .places = segment.rows.data()});
+    }
     for (size_t g = 0; g < group; ++g) {
       const size_t head = kv_head * group + g;
       ReferenceQuery(k, v, shape, tensors.q.row(row, head), tensors,
