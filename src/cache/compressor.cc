@@ -592,6 +592,7 @@ void Compressor::SolveRows(size_t head, HeadPlan& plan, const LadderSolver& solv
   double least = std::numeric_limits<double>::infinity();
   for (size_t n_states = 0; n_states <= most; n_states = n_states == 0 ? 1 : 2 * n_states) {
     solve_with(n_states);
+    if (plan.n_states < n_states) break;  // More have no room, or nothing to remember.
     const double error = StateError(head, plan, n_states);
     if (error < least) {
       least = error;

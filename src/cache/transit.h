@@ -5,6 +5,7 @@
 #define RETENTIVEKV_CACHE_TRANSIT_H_
 
 #include <algorithm>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -130,16 +131,19 @@ class Transit {
   size_t n() const { return n_; }
   const uint16_t* key(size_t head, size_t i) const {
     const Rows& rows = rows_[head];
+    assert(rows.k != nullptr);
     return rows.k + Place(rows, i) * rows.k_stride;
   }
   const uint16_t* value(size_t head, size_t i) const {
     const Rows& rows = rows_[head];
+    assert(rows.v != nullptr);
     return rows.v + Place(rows, i) * rows.v_stride;
   }
   // They must stay where they are until the append has ended.
   void ReadFrom(size_t head, const Rows& rows) { rows_[head] = rows; }
   // REQUIRES: Begin() with `stages`.
   void Stage(size_t head, size_t i, const uint16_t* k, const uint16_t* v) {
+    assert(!staged_.empty());
     const LayerShape& shape = config_->layer_shape(head);
     std::copy_n(k, shape.d_k, StagedKey(head, i));
     std::copy_n(v, shape.d_v, StagedValue(head, i));

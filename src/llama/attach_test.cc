@@ -195,6 +195,28 @@ TEST(AttachTest, MistakesInOptionsAreNamed) {
   EXPECT_EQ(params.cb_eval, nullptr);  // Untouched after a refusal.
 }
 
+// llama.cpp would cast such a cache for each layer, and what it casts to is gone after the decode.
+TEST(AttachTest, ACacheOfAnotherTypeIsRefused) {
+  CaptureLlamaLogs();
+  ggml_backend_load_all();
+  const LlamaPtr<llama_model> model(
+      llama_model_load_from_file(TestModelPath("qwen2-d64").c_str(), llama_model_default_params()));
+  for (const bool keys : {true, false}) {
+    llama_context_params params = llama_context_default_params();
+    rkv_cache* cache = rkv_attach(&params, "full", nullptr);
+    ASSERT_NE(cache, nullptr);
+    (keys ? params.type_k : params.type_v) = GGML_TYPE_F32;
+    LlamaPtr<llama_context> context(llama_init_from_model(model.get(), params));
+    ASSERT_NE(context, nullptr);
+    std::vector<llama_token> tokens = Tokens(5);
+    EXPECT_LT(rkv_decode(cache, context.get(), llama_batch_get_one(tokens.data(), 5)), 0);
+    EXPECT_NE(std::string(rkv_last_error(cache)).find("not f16"), std::string::npos)
+        << rkv_last_error(cache);
+    context.reset();
+    rkv_detach(cache);
+  }
+}
+
 TEST(AttachTest, AnUnsetUbatchIsTheBatch) {
   llama_context_params params = llama_context_default_params();
   params.n_batch = 96;

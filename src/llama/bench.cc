@@ -68,6 +68,16 @@ Result<LlamaPtr<llama_context>> MakeContext(llama_model* model,
   return ctx;
 }
 
+// K and V of a token in a cache of llama.cpp.
+uint64_t StockTokenBytes(const MemoryShape& shape, ggml_type type_k, ggml_type type_v) {
+  uint64_t bytes = 0;
+  for (const LayerShape& layer : shape.layers) {
+    bytes += ggml_row_size(type_k, static_cast<int64_t>(layer.n_kv_head * layer.d_k)) +
+             ggml_row_size(type_v, static_cast<int64_t>(layer.n_kv_head * layer.d_v));
+  }
+  return bytes;
+}
+
 class StockSession final : public BenchSession {
  public:
   StockSession(const Model& model, const BenchSessionOptions& options, ggml_type type_k,
@@ -151,14 +161,7 @@ class StockSession final : public BenchSession {
   size_t n_conversations() const { return static_cast<size_t>(options_.n_conversations); }
   llama_memory_t memory() const { return llama_get_memory(ctx_.get()); }
 
-  uint64_t token_bytes() const {
-    uint64_t bytes = 0;
-    for (const LayerShape& layer : model_.shape().layers) {
-      bytes += ggml_row_size(type_k_, static_cast<int64_t>(layer.n_kv_head * layer.d_k)) +
-               ggml_row_size(type_v_, static_cast<int64_t>(layer.n_kv_head * layer.d_v));
-    }
-    return bytes;
-  }
+  uint64_t token_bytes() const { return StockTokenBytes(model_.shape(), type_k_, type_v_); }
 
   void Add(size_t conversation, size_t position, bool output) {
     const auto i = static_cast<size_t>(batch_.n_tokens++);
@@ -207,7 +210,9 @@ class OurSession final : public BenchSession {
     }
     llama_synchronize(ctx_.get());
     process_bytes_ += ResidentBytes() - before;
-    kv_bytes_ = 0;
+    // A ubatch's keys and values are in the context's own small cache.
+    kv_bytes_ =
+        llama_n_ctx(ctx_.get()) * StockTokenBytes(model_.shape(), GGML_TYPE_F16, GGML_TYPE_F16);
     return OkStatus();
   }
 

@@ -14,6 +14,7 @@ namespace rkv {
 namespace {
 
 constexpr std::string_view kCachePrefix = "cache_k_l";
+constexpr std::string_view kValueCachePrefix = "cache_v_l";
 
 // The tensor that owns the data of `tensor`.
 const ggml_tensor* Root(const ggml_tensor* tensor) {
@@ -47,6 +48,18 @@ HeadRows<const T> RowsOf(const ggml_tensor* tensor) {
 bool IsOnHost(const ggml_tensor* tensor) {
   const ggml_backend_buffer_t buffer = Root(tensor)->buffer;
   return buffer != nullptr && ggml_backend_buffer_is_host(buffer);
+}
+
+// Views of llama.cpp's own cache, which stay as they are until the next decode. Casts, and copies
+// from another device, are in memory that later nodes of the graph use again.
+bool IsInCache(const ggml_tensor* tensor, std::string_view prefix) {
+  const ggml_tensor* root = Root(tensor);
+  return root->op == GGML_OP_NONE && std::string_view(root->name).starts_with(prefix) &&
+         root->buffer != nullptr &&
+         ggml_backend_buffer_get_usage(root->buffer) != GGML_BACKEND_BUFFER_USAGE_COMPUTE;
+}
+bool KeysAndValuesAreInCache(const ggml_tensor* node) {
+  return IsInCache(node->src[1], kCachePrefix) && IsInCache(node->src[2], kValueCachePrefix);
 }
 
 bool IsRecurrent(ggml_op op) {
@@ -121,7 +134,8 @@ class Bridge::GraphProbe {
       error_ = Unsupported("the model keeps keys and values in one latent (MLA)");
     } else if (max_bias != 0) {
       error_ = Unsupported("the model uses ALiBi position biases");
-    } else if (node->src[1]->type != GGML_TYPE_F16 || node->src[2]->type != GGML_TYPE_F16) {
+    } else if (node->src[1]->type != GGML_TYPE_F16 || node->src[2]->type != GGML_TYPE_F16 ||
+               !KeysAndValuesAreInCache(node)) {
       error_ = Internal("the context's own KV cache is not f16");
     } else {
       Add(static_cast<size_t>(cache_layer), ShapeOf(node));
@@ -214,7 +228,8 @@ void Bridge::RewriteNode(ggml_tensor* node) {
   // One stream, with this ubatch in the first cells, is what Prepare() asked for.
   const auto n_rows = static_cast<int64_t>(n_rows_);
   if (hook == nullptr || ShapeOf(node) != shape_.layers[hook->layer] ||
-      node->src[0]->ne[1] != n_rows || node->src[1]->ne[1] < n_rows || node->src[1]->ne[3] != 1) {
+      node->src[0]->ne[1] != n_rows || node->src[1]->ne[1] < n_rows || node->src[1]->ne[3] != 1 ||
+      !KeysAndValuesAreInCache(node)) {
     // A custom operation that is not attention is somebody else's.
     if (flash) rewrite_error_ = Internal("the graph has attention of another shape than before");
     return;

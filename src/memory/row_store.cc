@@ -76,8 +76,8 @@ void RowStore::SetCapacity(size_t rows) {
   assert(rows >= size_);
   if (rows == capacity_) return;
   RowStore resized(*layout_);
-  resized.capacity_ = static_cast<uint32_t>(rows);
   if (rows > 0) resized.pages_ = std::make_unique<Page[]>(n_pages(rows));
+  resized.capacity_ = static_cast<uint32_t>(rows);
   const auto same = [&](size_t page) {
     return page < n_pages(capacity_) && page_capacity(page) == resized.page_capacity(page);
   };

@@ -306,9 +306,9 @@ std::string BenchMarkdown(const BenchHeader& header, std::span<const BenchRow> r
       "x stock: to the first line of llama.cpp in the same test\n",
       header.repetitions);
   text +=
-      "- KV MiB: held at the end of the test; peak KV MiB: with what reading the depth and the "
-      "test "
-      "took on top (llama.cpp: its allocation); peak MiB: of a process with this cache\n"
+      "- KV MiB: held at the end of the test; peak KV MiB: at the most, with the ubatch and what "
+      "attending and compressing took on top (llama.cpp: its allocation); peak MiB: of a process "
+      "with this cache\n"
       "- MB/token: weights and cache that decoding reads once; of read: this times t/s, over the "
       "measured bandwidth; compress: of one repetition\n";
   // Lowest and highest of the tests' medians.
