@@ -125,11 +125,7 @@ class HeadAttention {
   void KeepToken(size_t token) {
     const size_t row = segment_.rows[token];
     if (token == 0) {
-      memory_.transit().ReadFrom(head_, {.k = tensors_.k.row(0, kv_head_),
-                                         .v = tensors_.v.row(0, kv_head_),
-                                         .k_stride = tensors_.k.token_stride,
-                                         .v_stride = tensors_.v.token_stride,
-                                         .places = segment_.rows.data()});
+      memory_.transit().ReadFrom(head_, RowsOfSegment(segment_, tensors_, kv_head_));
     }
     for (size_t g = 0; g < group_; ++g) {
       KeepQuery(token, g, tensors_.q.row(row, kv_head_ * group_ + g));

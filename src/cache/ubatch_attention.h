@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cache/memory_impl.h"
+#include "cache/transit.h"
 #include "kernels/attention.h"
 
 namespace rkv {
@@ -51,6 +52,16 @@ struct Segment {
 
   void AddRow(uint32_t row);
 };
+
+// Where the K and V of a segment's tokens are, for one KV head.
+inline Transit::Rows RowsOfSegment(const Segment& segment, const UbatchTensors& tensors,
+                                   size_t kv_head) {
+  return {.k = tensors.k.row(0, kv_head),
+          .v = tensors.v.row(0, kv_head),
+          .k_stride = tensors.k.token_stride,
+          .v_stride = tensors.v.token_stride,
+          .places = segment.rows.data()};
+}
 
 // Tokens of a segment that one work item handles, so that its query rows fill a kernel call.
 size_t TokensPerWorkItem(const LayerShape& shape);

@@ -58,11 +58,7 @@ inline void ReferenceAttend(const Segment& segment, size_t layer, size_t kv_head
     }
     const size_t row = segment.rows[token];
     if (token == 0) {
-      segment.memory->transit().ReadFrom(held_head, {.k = tensors.k.row(0, kv_head),
-                                                     .v = tensors.v.row(0, kv_head),
-                                                     .k_stride = tensors.k.token_stride,
-                                                     .v_stride = tensors.v.token_stride,
-                                                     .places = segment.rows.data()});
+      segment.memory->transit().ReadFrom(held_head, RowsOfSegment(segment, tensors, kv_head));
     }
     for (size_t g = 0; g < group; ++g) {
       const size_t head = kv_head * group + g;
