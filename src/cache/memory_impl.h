@@ -18,7 +18,7 @@
 namespace rkv {
 
 // Pages that are handed to the kernel at once.
-inline constexpr size_t kSpansPerCall = 16;
+inline constexpr size_t kSpansPerCall = 64;
 
 // Scratch of one thread that attends.
 class AttentionScratch {

@@ -175,15 +175,38 @@ HWY_INLINE void AddWeightedValues(const float* HWY_RESTRICT weights, float large
   }
 }
 
-// `careful`: as if rows without a weight were not there, for a call of one query.
+// Rows [begin, begin + n) of a span.
+struct Block {
+  const KvSpan* span = nullptr;
+  size_t begin = 0;
+  size_t n = 0;
+
+  const uint8_t* k() const { return n > 0 ? RowAt(span->k, span->k_stride, begin) : nullptr; }
+  const uint8_t* v() const { return n > 0 ? RowAt(span->v, span->v_stride, begin) : nullptr; }
+};
+
+// Asks for the keys or values of a block, and for those of a `later` one.
+HWY_INLINE Prefetcher KeysOf(const HeadShape& shape, const Block& block, const Block& later) {
+  if (block.n == 0) return {};
+  return {block.k(), block.span->k_stride, RowBytes(block.span->k_type, shape.d_k), block.n,
+          later.k()};
+}
+
+HWY_INLINE Prefetcher ValuesOf(const HeadShape& shape, const Block& block, const Block& later) {
+  return {block.v(), block.span->v_stride, RowBytes(block.span->v_type, shape.d_v), block.n,
+          later.v()};
+}
+
+// `careful`: as if rows without a weight were not there, for a call of one query. Asks for what
+// is given while it reads the keys, and then the values, of the block.
 HWY_INLINE void AttendBlock(const HeadShape& shape, const QueryBlock& queries,
-                            const QueryTiles& tiles, const KvSpan& span, size_t begin,
-                            const size_t* visible, float* const* out_logits, bool careful,
-                            const SoftmaxState& state, const KernelScratch& s, Prefetcher next) {
-  const size_t n = std::min(span.n - begin, kAttentionBlock);
+                            const QueryTiles& tiles, const Block& block, const size_t* visible,
+                            float* const* out_logits, bool careful, const SoftmaxState& state,
+                            const KernelScratch& s, Prefetcher values, Prefetcher next_keys) {
+  const KvSpan& span = *block.span;
+  const size_t begin = block.begin;
+  const size_t n = block.n;
   PrepareKeys(span, begin, n, shape.d_k, s);
-  Prefetcher values(RowAt(span.v, span.v_stride, begin), span.v_stride,
-                    RowBytes(span.v_type, shape.d_v), n);
   for (size_t i = 0; i < tiles.n; ++i) {
     const QueryTile& tile = tiles.tiles[i];
     WithQueries(tile.n, [&]<size_t kQueries>() HWY_ATTR {
@@ -214,7 +237,7 @@ HWY_INLINE void AttendBlock(const HeadShape& shape, const QueryBlock& queries,
     const QueryTile& tile = tiles.tiles[i];
     WithQueries(tile.n, [&]<size_t kQueries>() HWY_ATTR {
       AddValues<kQueries>(s.logits + tile.first * kAttentionBlock, largest + tile.first, span,
-                          begin, n, shape.d_v, s, state.acc + tile.first * shape.d_v, next);
+                          begin, n, shape.d_v, s, state.acc + tile.first * shape.d_v, next_keys);
     });
   }
 }
@@ -224,37 +247,38 @@ HWY_INLINE void AttendSpansOnce(const HeadShape& shape, const QueryBlock& querie
                                 bool careful, const SoftmaxState& state, KernelScratch s) {
   QueryTiles tiles;
   PackQueries(shape, queries, spans, n_spans, s, tiles);
+  const size_t most_visible =
+      visible != nullptr ? *std::max_element(visible, visible + queries.n) : ~size_t{0};
+  const auto end_of = [&](size_t i) { return std::min(spans[i].n, most_visible); };
+  const auto block_at = [&](size_t i, size_t begin) -> Block {
+    return {spans + i, begin, std::min(kAttentionBlock, end_of(i) - begin)};
+  };
+  const auto after = [&](const Block& block) -> Block {
+    if (block.n == 0) return {};
+    auto i = static_cast<size_t>(block.span - spans);
+    const size_t begin = block.begin + block.n;
+    if (begin < end_of(i)) return block_at(i, begin);
+    while (++i < n_spans) {
+      if (end_of(i) > 0) return block_at(i, 0);
+    }
+    return {};
+  };
   size_t column = 0;
   float* logits[kMaxQueryRows];
   for (size_t i = 0; i < n_spans; ++i) {
-    const KvSpan& span = spans[i];
-    size_t end = span.n;
-    if (queries.logits != nullptr) {
-      for (size_t q = 0; q < queries.n; ++q) logits[q] = queries.logits[q] + column;
+    const size_t end = end_of(i);
+    for (size_t q = 0; q < queries.n && queries.logits != nullptr; ++q) {
+      logits[q] = queries.logits[q] + column;
+      std::fill(logits[q] + end, logits[q] + spans[i].n, kMasked);
     }
-    if (visible != nullptr) {
-      end = std::min(end, *std::max_element(visible, visible + queries.n));
-      for (size_t q = 0; q < queries.n && queries.logits != nullptr; ++q) {
-        std::fill(logits[q] + end, logits[q] + span.n, kMasked);
-      }
-    }
-    KvSpan seen = span;
-    seen.n = end;
     for (size_t begin = 0; begin < end; begin += kAttentionBlock) {
-      Prefetcher next;
-      if (begin + kAttentionBlock < end) {
-        next = Prefetcher(RowAt(span.k, span.k_stride, begin + kAttentionBlock), span.k_stride,
-                          RowBytes(span.k_type, shape.d_k),
-                          std::min(kAttentionBlock, end - begin - kAttentionBlock));
-      } else if (i + 1 < n_spans) {
-        const KvSpan& after = spans[i + 1];
-        next = Prefetcher(RowAt(after.k, after.k_stride, 0), after.k_stride,
-                          RowBytes(after.k_type, shape.d_k), std::min(kAttentionBlock, after.n));
-      }
-      AttendBlock(shape, queries, tiles, seen, begin, visible,
-                  queries.logits != nullptr ? logits : nullptr, careful, state, s, next);
+      const Block block = block_at(i, begin);
+      const Block next = after(block);
+      AttendBlock(shape, queries, tiles, block, visible,
+                  queries.logits != nullptr ? logits : nullptr, careful, state, s,
+                  ValuesOf(shape, block, next), KeysOf(shape, next, after(next)));
     }
-    column += span.n;
+    column += spans[i].n;
   }
 }
 

@@ -203,18 +203,30 @@ HWY_INLINE FloatVec LoadFewHalves(const uint16_t* HWY_RESTRICT p, size_t n) {
   return LoadHalves<kType>(few);
 }
 
-// Asks for the cache lines of `bytes` bytes from p on.
-HWY_INLINE void PrefetchBytes(const uint8_t* p, size_t bytes) {
-  for (size_t i = 0; i < bytes; i += 64) hwy::Prefetch(p + i);
+// Asks for a cache line, to come as far as the second cache.
+HWY_INLINE void PrefetchToL2(const uint8_t* p) {
+#if HWY_COMPILER_GCC
+  __builtin_prefetch(p, 0, 2);
+#else
+  hwy::Prefetch(p);
+#endif
 }
 
-// Asks for the memory that a kernel reads next, little by little while it computes: CPUs wait for
-// few cache lines at once.
+// Asks for the memory that a kernel reads next, little by little while it computes, and for what it
+// reads after that, which only comes as far as the second cache: the first waits for few cache
+// lines at once, fewer than it takes to read as fast as memory can.
 class Prefetcher {
  public:
   Prefetcher() = default;
-  Prefetcher(const uint8_t* rows, size_t stride, size_t row_bytes, size_t n)
-      : at_(rows), bytes_(n * row_bytes), stride_(stride), row_bytes_(row_bytes), left_(n) {
+  // `n` rows that are read next, and where rows of the same stride begin that are read later; null:
+  // none are.
+  Prefetcher(const uint8_t* rows, size_t stride, size_t row_bytes, size_t n, const uint8_t* later)
+      : at_(rows),
+        later_(later != nullptr ? later : rows),
+        bytes_(n * row_bytes),
+        stride_(stride),
+        row_bytes_(row_bytes),
+        left_(n) {
     if (stride == row_bytes) {  // as one row
       row_bytes_ = bytes_;
       left_ = bytes_ > 0 ? 1 : 0;
@@ -226,16 +238,21 @@ class Prefetcher {
 
   HWY_INLINE void Advance(size_t bytes) {
     if (left_ == 0) return;
-    PrefetchBytes(at_ + of_row_, bytes);
+    for (size_t i = of_row_; i < of_row_ + bytes; i += 64) {
+      hwy::Prefetch(at_ + i);
+      PrefetchToL2(later_ + i);
+    }
     of_row_ += bytes;
     if (of_row_ < row_bytes_) return;
     of_row_ = 0;
     at_ += stride_;
+    later_ += stride_;
     --left_;
   }
 
  private:
   const uint8_t* at_ = nullptr;
+  const uint8_t* later_ = nullptr;
   size_t bytes_ = 0;
   size_t stride_ = 0;
   size_t row_bytes_ = 0;
