@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "base/random.h"
+#include "base/read_bandwidth.h"
 #include "base/widest_vectors.h"
 #include "kernels/attention.h"
+#include "memory/page_pool.h"
 
 namespace rkv {
 namespace {
@@ -24,15 +26,35 @@ benchmark::Counter Rate(double n) {
                                        benchmark::Counter::kAvgThreads)};
 }
 
-// A plain read: the sum of what is there, in as many lanes as it takes.
+// Memory of the pool that the cache's pages come from.
+class Blocks {
+ public:
+  Blocks(size_t n, size_t bytes) : bytes_(bytes) {
+    for (size_t i = 0; i < n; ++i) blocks_.push_back(PagePool::Shared().Allocate(bytes));
+  }
+  Blocks(const Blocks&) = delete;
+  Blocks& operator=(const Blocks&) = delete;
+  ~Blocks() {
+    for (uint8_t* block : blocks_) PagePool::Shared().Free(block, bytes_);
+  }
+  const std::vector<uint8_t*>& all() const { return blocks_; }
+
+ private:
+  size_t bytes_;
+  std::vector<uint8_t*> blocks_;
+};
+
+// A plain read: the sum of what is there.
 void BM_Read(benchmark::State& bench) {
-  std::vector<uint64_t> memory(kBytesPerThread / sizeof(uint64_t), 1);
+  constexpr size_t kBytes = size_t{256} << 10;
+  const Blocks memory(kBytesPerThread / kBytes, kBytes);
+  for (uint8_t* block : memory.all()) std::fill_n(block, kBytes, uint8_t{1});
   for (auto _ : bench) {
-    uint64_t sums[8] = {};
-    for (size_t i = 0; i < memory.size(); i += 8) {
-      for (size_t lane = 0; lane < 8; ++lane) sums[lane] += memory[i + lane];
+    uint64_t sum = 0;
+    for (const uint8_t* block : memory.all()) {
+      sum += SumWords(reinterpret_cast<const uint64_t*>(block), kBytes / sizeof(uint64_t));
     }
-    benchmark::DoNotOptimize(sums);
+    benchmark::DoNotOptimize(sum);
   }
   bench.SetBytesProcessed(bench.iterations() * static_cast<int64_t>(kBytesPerThread));
 }
@@ -75,14 +97,14 @@ void BM_AttendGroup(benchmark::State& bench) {
   Random random(1);
   std::vector<float> q(n_queries * d), row(d), out(n_queries * d), acc(n_queries * d),
       max(n_queries), sum(n_queries), scratch(AttentionScratchFloats(d, d));
-  std::vector<uint8_t> page(page_bytes), memory(n_pages * page_bytes);
+  std::vector<uint8_t> page(page_bytes);
+  const Blocks pages(n_pages, page_bytes);
   for (size_t i = 0; i < 2 * kAttentionBlock; ++i) {
     for (float& x : row) x = static_cast<float>(random.NextGaussian());
     EncodeRow(type, row.data(), d, page.data() + i * row_bytes);
   }
   std::vector<KvSpan> spans;
-  for (size_t i = 0; i < n_pages; ++i) {
-    uint8_t* at = memory.data() + i * page_bytes;
+  for (uint8_t* at : pages.all()) {
     std::memcpy(at, page.data(), page_bytes);
     spans.push_back({.k = at,
                      .v = at + page_bytes / 2,
@@ -107,7 +129,7 @@ void BM_AttendGroup(benchmark::State& bench) {
     FinishSoftmax(n_queries, d, state, nullptr, out_rows.data());
     benchmark::DoNotOptimize(out.data());
   }
-  bench.SetBytesProcessed(bench.iterations() * static_cast<int64_t>(memory.size()));
+  bench.SetBytesProcessed(bench.iterations() * static_cast<int64_t>(n_pages * page_bytes));
   const auto n_tokens = static_cast<double>(n_pages * kAttentionBlock);
   bench.counters["tokens"] = Rate(n_tokens);
   bench.counters["multiply_adds"] = Rate(n_tokens * 2 * static_cast<double>(d * n_queries));

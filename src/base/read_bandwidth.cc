@@ -1,3 +1,5 @@
+#include "base/read_bandwidth.h"
+
 #include <algorithm>
 #include <atomic>
 #include <memory>
@@ -15,18 +17,18 @@ namespace {
 constexpr size_t kBytes = size_t{1} << 29;
 constexpr int kPasses = 3;
 
-// Reads all of it: several sums, so that the next loads need not wait for the last sum.
-RKV_WIDEST_VECTORS uint64_t Sum(const uint64_t* x, size_t n) {
+}  // namespace
+
+// Several sums, so that the next loads need not wait for the last sum.
+RKV_WIDEST_VECTORS uint64_t SumWords(const uint64_t* words, size_t n) {
   uint64_t sums[32] = {};
   for (size_t i = 0; i + 32 <= n; i += 32) {
-    for (size_t j = 0; j < 32; ++j) sums[j] += x[i + j];
+    for (size_t j = 0; j < 32; ++j) sums[j] += words[i + j];
   }
   uint64_t sum = 0;
   for (const uint64_t s : sums) sum += s;
   return sum;
 }
-
-}  // namespace
 
 double MeasureReadBandwidth(int n_threads) {
   const auto n = static_cast<size_t>(std::max(1, n_threads));
@@ -39,7 +41,7 @@ double MeasureReadBandwidth(int n_threads) {
       threads.emplace_back([&, t] {
         uint64_t* part = buffer.get() + t * words;
         if (write) std::fill_n(part, words, t);
-        if (!write) total += Sum(part, words);
+        if (!write) total += SumWords(part, words);
       });
     }
     for (std::thread& thread : threads) thread.join();
