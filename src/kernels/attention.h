@@ -24,10 +24,9 @@ inline constexpr size_t kMaxQueryRows = 24;
 inline constexpr double kAttentionErrorBound = 4e-6;
 
 // Quantised keys are multiplied as integers, which rounds a query: to 1/127 of its largest element
-// for q4_0 and q2, to 1/32767 for q8_0. An element is off by at most half of that, so a logit by
+// for q4_0 and q2, to 1/32639 for q8_0. An element is off by at most half of that, so a logit by
 // scale * largest / 254 * sum|k|, and, as roundings are independent, by scale * largest / 440 * |k|
 // in the root mean square: for Gaussian rows, a hundredth of what the key's own four bits lose.
-// Steps of q4_0 and q2 blocks are rounded to 15 bits of the largest in their row.
 
 // Quantised values are multiplied by weights rounded to 15 bits of the largest in their block of
 // tokens. Bound on what that adds to the error of an output element, relative to max|v|.

@@ -256,22 +256,6 @@ struct Parts {
   bool masked = false;
 };
 
-// Bound on the error of a logit that comes from the steps of blocks being rounded to 15 bits of the
-// row's largest.
-double StepError(const TypedProblem& p, size_t query, size_t row) {
-  const ElementType type = p.span.k_type;
-  if (type != ElementType::kQ4_0 && type != ElementType::kQ2) return 0;
-  double largest = 0;
-  double sum = 0;
-  for (size_t i = 0; i < p.shape.d_k; ++i) {
-    largest = std::max(largest, std::abs(static_cast<double>(p.k[row * p.shape.d_k + i])));
-    sum += std::abs(static_cast<double>(p.q[query * p.shape.d_k + i]));
-  }
-  // A code is at most twice as far from 0 as from the middle, or six times for two bits.
-  const double codes = type == ElementType::kQ4_0 ? 2 : 6;
-  return static_cast<double>(p.shape.scale) * 0x1p-16 * codes * largest * sum;
-}
-
 double TypedLogit(const TypedProblem& p, const Parts& parts, size_t query, size_t row) {
   double dot = parts.bias ? static_cast<double>(p.bias[query]) : 0.0;
   for (size_t i = 0; i < p.shape.d_k; ++i) {
@@ -341,12 +325,9 @@ void ExpectTypedNearReference(const TypedProblem& unrounded, const Parts& parts)
     double largest = -std::numeric_limits<double>::infinity();
     for (size_t t = 0; t < n; ++t) largest = std::max(largest, TypedLogit(p, parts, i, t));
     double total = 0;
-    double logit_error = 0;
     for (size_t t = 0; t < n; ++t) {
       const double logit = TypedLogit(p, parts, i, t);
-      const double step_error = StepError(p, i, t);
-      logit_error = std::max(logit_error, step_error);
-      ASSERT_NEAR(logits[i * p.span.n + t], logit, 1e-5 * (1 + std::abs(logit)) + step_error)
+      ASSERT_NEAR(logits[i * p.span.n + t], logit, 1e-5 * (1 + std::abs(logit)))
           << ToString(p.span.k_type);
       const double weight = std::exp(logit - largest);
       total += weight;
@@ -359,7 +340,7 @@ void ExpectTypedNearReference(const TypedProblem& unrounded, const Parts& parts)
     }
     for (size_t j = 0; j < d_v; ++j) {
       ASSERT_NEAR(out[i * d_v + j], n > 0 ? expected[j] / total : 0.0,
-                  v_max * (ValueErrorBound(p.span.v_type) + 2 * logit_error))
+                  v_max * ValueErrorBound(p.span.v_type))
           << ToString(p.span.k_type) << " " << ToString(p.span.v_type);
     }
   }

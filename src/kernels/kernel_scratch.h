@@ -17,21 +17,22 @@ struct QueryTile {
   size_t first = 0;  // of the call's queries
   size_t n = 0;
   const float* const* rows = nullptr;
-  float* floats = nullptr;     // PackFloats()
-  int16_t* codes16 = nullptr;  // PackIntegers(), for q8_0
+  float* floats = nullptr;  // PackFloats()
+  // PackIntegers(), of 16 bits for q8_0, and of 8 for q4_0 and q2.
+  int32_t* codes16 = nullptr;
   float* steps16 = nullptr;
-  int8_t* codes8 = nullptr;  // for q4_0 and q2
+  int32_t* sums16 = nullptr;
+  int32_t* codes8 = nullptr;  // four in each
   float* steps8 = nullptr;
-  float* sums8 = nullptr;
+  int32_t* sums8 = nullptr;
 };
 
 // Carves an array of floats, of KernelScratchFloats(), into parts aligned to 64 bytes.
 struct KernelScratch {
   float* logits = nullptr;     // [kMaxQueryRows, kAttentionBlock]; later softmax weights
   float* steps = nullptr;      // [blocks, kAttentionBlock] of a quantised block of rows
-  float* row_steps = nullptr;  // [kAttentionBlock]
-  int16_t* shares = nullptr;   // [blocks, kAttentionBlock]
-  int32_t* sums = nullptr;     // [kTileQueries, kAttentionBlock]
+  uint8_t* codes = nullptr;    // its keys, by UnpackBlocks()
+  int32_t* starts = nullptr;   // [blocks, kTileQueries, 2] what the codes' offset adds
   int16_t* weights = nullptr;  // [kTileQueries, kAttentionBlock]
   float* row = nullptr;        // [max(d_k, d_v)]
   float* acc = nullptr;        // [kMaxQueryRows, d_v] of the softmax before the call
@@ -42,9 +43,8 @@ struct KernelScratch {
     const size_t n_blocks = Padded(d_k > d_v ? d_k : d_v) / kQuantBlock;
     logits = Take(kMaxQueryRows * kAttentionBlock);
     steps = Take(n_blocks * kAttentionBlock);
-    row_steps = Take(kAttentionBlock);
-    shares = reinterpret_cast<int16_t*>(Take(n_blocks * kAttentionBlock / 2));
-    sums = reinterpret_cast<int32_t*>(Take(kTileQueries * kAttentionBlock));
+    codes = reinterpret_cast<uint8_t*>(Take(n_blocks * kAttentionBlock * kQuantBlock / 4));
+    starts = reinterpret_cast<int32_t*>(Take(n_blocks * kTileQueries * 2));
     weights = reinterpret_cast<int16_t*>(Take(kTileQueries * kAttentionBlock / 2));
     row = Take(n_blocks * kQuantBlock);
     acc = Take(kMaxQueryRows * d_v);
@@ -53,19 +53,20 @@ struct KernelScratch {
   static constexpr size_t Floats(size_t d_k, size_t d_v) {
     const size_t n_blocks = Padded(d_k > d_v ? d_k : d_v) / kQuantBlock;
     return 16 + kMaxQueryRows * kAttentionBlock +
-           n_blocks * (kAttentionBlock * 3 / 2 + kQuantBlock) + kAttentionBlock +
-           kTileQueries * kAttentionBlock * 3 / 2 +
+           n_blocks * (kAttentionBlock * (1 + kQuantBlock / 4) + kQuantBlock + 2 * kTileQueries) +
+           kTileQueries * kAttentionBlock / 2 + kRound +
            kMaxQueryRows *
-               (Padded(d_v) + Padded(d_k) * 7 / 4 + Padded(d_k) / kQuantBlock + 2 * kRound);
+               (Padded(d_v) + Padded(d_k) * 7 / 4 + 2 * Padded(d_k) / kQuantBlock + 2 * kRound);
   }
 
   // Room for the next queries.
   QueryTile NextTile(size_t first, size_t n) {
     QueryTile tile{.first = first, .n = n};
     tile.floats = Take(n * d_padded_);
-    tile.codes16 = reinterpret_cast<int16_t*>(Take(n * d_padded_ / 2));
-    tile.codes8 = reinterpret_cast<int8_t*>(Take(n * d_padded_ / 4));
-    tile.sums8 = Take(n * d_padded_ / kQuantBlock);
+    tile.codes16 = reinterpret_cast<int32_t*>(Take(n * d_padded_ / 2));
+    tile.sums16 = reinterpret_cast<int32_t*>(Take(n * d_padded_ / kQuantBlock));
+    tile.codes8 = reinterpret_cast<int32_t*>(Take(n * d_padded_ / 4));
+    tile.sums8 = reinterpret_cast<int32_t*>(Take(n * d_padded_ / kQuantBlock));
     tile.steps16 = Take(n);
     tile.steps8 = Take(n);
     return tile;

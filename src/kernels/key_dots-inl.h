@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "kernels/element-inl.h"
 #include "kernels/kernel_scratch.h"
@@ -124,12 +125,12 @@ HWY_INLINE void PackFloats(const float* const* rows, size_t n, size_t d, float* 
   }
 }
 
-// Queries as integers, [blocks][queries][kQuantBlock], with the step of each query and, for codes
-// that are not centred, the sum of the integers of each block.
-template <typename T>
-HWY_INLINE void PackIntegers(const float* const* rows, size_t n, size_t d, T* HWY_RESTRICT codes,
-                             float* HWY_RESTRICT steps, float* HWY_RESTRICT sums) {
-  constexpr float kMax = sizeof(T) == 1 ? 127.0f : 32767.0f;
+// Rounds queries to integers of at most `most`, with the step of each and the sum of the integers
+// of each block. Calls store(block, query, integers) for each, zeros behind the last element.
+template <typename Store>
+HWY_INLINE void RoundQueries(const float* const* rows, size_t n, size_t d, float most,
+                             float* HWY_RESTRICT steps, int32_t* HWY_RESTRICT sums,
+                             const Store& store) {
   const FloatTag df;
   const hn::Rebind<int32_t, FloatTag> di;
   const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
@@ -142,73 +143,151 @@ HWY_INLINE void PackIntegers(const float* const* rows, size_t n, size_t d, T* HW
     }
     float max = hn::GetLane(hn::MaxOfLanes(df, largest));
     for (; i < d; ++i) max = std::max(max, std::abs(row[i]));
-    steps[q] = max / kMax;
-    const float inverse = max > 0 ? kMax / max : 0.0f;
+    steps[q] = max / most;
+    const float inverse = max > 0 ? most / max : 0.0f;
     for (size_t block = 0; block < n_blocks; ++block) {
       const size_t first = block * kQuantBlock;
-      HWY_ALIGN int32_t integers[kQuantBlock] = {};
+      HWY_ALIGN int32_t integers[kQuantBlock];
       HWY_ALIGN float elements[kQuantBlock] = {};
       std::copy_n(row + first, std::min(kQuantBlock, d - first), elements);
-      int32_t sum = 0;
+      auto sum = hn::Zero(di);
       for (size_t e = 0; e < kQuantBlock; e += kFloatLanes) {
         const auto scaled = hn::Mul(hn::Load(df, elements + e), hn::Set(df, inverse));
-        hn::Store(hn::NearestInt(scaled), di, integers + e);
+        const auto integer = hn::NearestInt(scaled);
+        sum = hn::Add(sum, integer);
+        hn::Store(integer, di, integers + e);
       }
-      T* out = codes + (block * n + q) * kQuantBlock;
-      for (size_t e = 0; e < kQuantBlock; ++e) {
-        out[e] = static_cast<T>(integers[e]);
-        sum += integers[e];
-      }
-      if (sums != nullptr) sums[block * n + q] = static_cast<float>(sum);
+      sums[block * n + q] = hn::GetLane(hn::SumOfLanes(di, sum));
+      store(block, q, integers);
     }
   }
 }
 
-// q4_0 and q2: queries as int8. A block's product is multiplied by the block's step as a share of
-// the row's largest in 15 bits, so that a row's sum is one integer.
-template <ElementType kType, size_t kQueries>
-HWY_INLINE void DotCodes(const int8_t* HWY_RESTRICT packed, const KvSpan& span, size_t begin,
-                         size_t n, size_t n_blocks, const int16_t* HWY_RESTRICT block_steps,
-                         int32_t* HWY_RESTRICT sums, Prefetcher& values) {
-  const I8Tag d8;
-  const I16Tag d16;
-  const I32Tag d32;
-  constexpr size_t kLanes = kByteLanes / sizeof(int32_t);
+inline constexpr size_t kQuads = kQuantBlock / 4;  // of a block
+
+// Bytes of a block of a query to every stride-th of `quads`.
+HWY_INLINE void StoreQuads(const int8_t* HWY_RESTRICT bytes, size_t stride,
+                           int32_t* HWY_RESTRICT quads) {
+  for (size_t i = 0; i < kQuads; ++i) std::memcpy(quads + i * stride, bytes + i * 4, 4);
+}
+
+// q4_0 and q2: [blocks][kQuads][queries] of four int8.
+HWY_INLINE void PackBytes(const float* const* rows, size_t n, size_t d, QueryTile& tile) {
+  RoundQueries(rows, n, d, 127.0f, tile.steps8, tile.sums8,
+               [&](size_t block, size_t q, const int32_t* HWY_RESTRICT integers) HWY_ATTR {
+                 int8_t bytes[kQuantBlock];
+                 for (size_t e = 0; e < kQuantBlock; ++e) {
+                   bytes[e] = static_cast<int8_t>(integers[e]);
+                 }
+                 StoreQuads(bytes, n, tile.codes8 + block * kQuads * n + q);
+               });
+}
+
+// q8_0: [blocks][queries][kQuantBlock] of int16, or where bytes are multiplied
+// [blocks][kQuads][queries][2] of four int8 each: those that count 256-fold, and the rest.
+HWY_INLINE void PackInt16(const float* const* rows, size_t n, size_t d, QueryTile& tile) {
+  RoundQueries(rows, n, d, 127.0f * 257.0f, tile.steps16, tile.sums16,
+               [&](size_t block, size_t q, const int32_t* HWY_RESTRICT integers) HWY_ATTR {
+#if RKV_MULTIPLIES_BYTES
+                 int8_t high[kQuantBlock], low[kQuantBlock];
+                 for (size_t e = 0; e < kQuantBlock; ++e) {
+                   low[e] = static_cast<int8_t>(integers[e]);
+                   high[e] = static_cast<int8_t>((integers[e] - low[e]) >> 8);
+                 }
+                 int32_t* quads = tile.codes16 + (block * kQuads * n + q) * 2;
+                 StoreQuads(high, 2 * n, quads);
+                 StoreQuads(low, 2 * n, quads + 1);
+#else
+                 auto* out = reinterpret_cast<int16_t*>(tile.codes16) +
+                             (block * n + q) * kQuantBlock;
+                 for (size_t e = 0; e < kQuantBlock; ++e) {
+                   out[e] = static_cast<int16_t>(integers[e]);
+                 }
+#endif
+               });
+}
+
+// Sums of the products of a block of codes and a query, for as many rows as vectors of codes have
+// lanes of four. REQUIRES: codes <= 15, or that bytes are multiplied.
+#if RKV_MULTIPLIES_BYTES
+class BlockSums {
+ public:
+  HWY_INLINE void Start(const int32_t& start) { sums_ = hn::Set(PairSumTag(), start); }
+  HWY_INLINE void Add(CodeVec codes, const int32_t& quad) {
+    sums_ = MulAddQuads(codes, quad, sums_);
+  }
+  HWY_INLINE PairSumVec Total() const { return sums_; }
+
+ private:
+  PairSumVec sums_;
+};
+#else
+class BlockSums {
+ public:
+  HWY_INLINE void Start(const int32_t& start) {
+    start_ = &start;
+    pairs_ = hn::Zero(PairTag());
+  }
+  HWY_INLINE void Add(CodeVec codes, const int32_t& quad) {
+    // Of a block's eight products of pairs, each at most 2 * 15 * 127.
+    const auto query = hn::BitCast(CodeTag(), hn::Set(PairSumTag(), quad));
+    pairs_ = hn::Add(pairs_, MulPairs(codes, query));
+  }
+  HWY_INLINE PairSumVec Total() const {
+    return MulAddPairs(pairs_, hn::Set(PairTag(), int16_t{1}), hn::Set(PairSumTag(), *start_));
+  }
+
+ private:
+  const int32_t* start_;
+  PairVec pairs_;
+};
+#endif
+
+// Dot products of queries of `kWords` bytes, the first of which counts 256-fold if there are two,
+// with the codes that UnpackBlocks() left. `quads`: [blocks][kQuads][kQueries][kWords] of four
+// bytes each; `starts`: [blocks][kQueries][kWords], what the offset of codes adds; `steps` of
+// queries: [kQueries].
+template <size_t kQueries, size_t kWords>
+HWY_INLINE void DotCodes(const int32_t* HWY_RESTRICT quads, const int32_t* HWY_RESTRICT starts,
+                         const float* HWY_RESTRICT query_steps, float unit, const KernelScratch& s,
+                         size_t n, size_t n_blocks, float* HWY_RESTRICT dots, Prefetcher& values) {
+  const FloatTag df;
+  const CodeTag d8;
+  constexpr size_t kSums = kQueries * kWords;
   const size_t v_bytes = values.bytes() / n;  // of a row
-  HWY_ALIGN int32_t partial[kQueries][4][kLanes];
-  for (size_t t0 = 0; t0 < n; t0 += 4) {
-    for (size_t t = 0; t < 4; ++t) {
-      const size_t token = std::min(t0 + t, n - 1);
-      const uint8_t* row = RowAt(span.k, span.k_stride, begin + token);
-      values.Advance(v_bytes);
-      I32Vec acc[kQueries];
-      for (size_t q = 0; q < kQueries; ++q) acc[q] = hn::Zero(d32);
-      const int8_t* HWY_RESTRICT query = packed;
-      for (size_t block = 0; block < n_blocks; ++block, row += UnitBytes(kType)) {
-        const I16Vec step = hn::Set(d16, block_steps[block * kAttentionBlock + token]);
-        for (size_t part = 0; part < kQuantBlock; part += kByteLanes) {
-          const U8Vec codes = UnpackCodes<kType>(row, part);
-          for (size_t q = 0; q < kQueries; ++q) {
-            const I8Vec x = hn::LoadU(d8, query + q * kQuantBlock + part);
-            acc[q] = MulAddPairs(MulPairs(codes, x), step, acc[q]);
-          }
-        }
-        query += kQueries * kQuantBlock;
+  for (size_t t = 0; t < n; t += kFloatLanes) {
+    FloatVec sums[kQueries];
+    for (size_t q = 0; q < kQueries; ++q) sums[q] = hn::Zero(df);
+    const int32_t* HWY_RESTRICT query = quads;
+    size_t asked = 0;  // rows of values
+    for (size_t block = 0; block < n_blocks; ++block) {
+      for (; asked * n_blocks < (block + 1) * kFloatLanes; ++asked) values.Advance(v_bytes);
+      const uint8_t* codes = s.codes + (block * kAttentionBlock + t) * kQuantBlock;
+      BlockSums products[kSums];
+      for (size_t i = 0; i < kSums; ++i) products[i].Start(starts[block * kSums + i]);
+      for (size_t quad = 0; quad < kQuads; ++quad, query += kSums) {
+        const CodeVec four = hn::Load(d8, codes + quad * kPairBytes);
+        for (size_t i = 0; i < kSums; ++i) products[i].Add(four, query[i]);
       }
-      for (size_t q = 0; q < kQueries; ++q) hn::Store(acc[q], d32, partial[q][t]);
+      const FloatVec step = hn::Load(df, s.steps + block * kAttentionBlock + t);
+      for (size_t q = 0; q < kQueries; ++q) {
+        auto total = products[q * kWords].Total();
+        if (kWords == 2) total = hn::Add(hn::ShiftLeft<8>(total), products[q * 2 + 1].Total());
+        sums[q] = hn::MulAdd(hn::ConvertTo(df, total), step, sums[q]);
+      }
     }
     for (size_t q = 0; q < kQueries; ++q) {
-      StoreSumsOfFour(hn::Load(d32, partial[q][0]), hn::Load(d32, partial[q][1]),
-                      hn::Load(d32, partial[q][2]), hn::Load(d32, partial[q][3]),
-                      sums + q * kAttentionBlock + t0);
+      hn::Store(hn::Mul(sums[q], hn::Set(df, unit * query_steps[q])), df,
+                dots + q * kAttentionBlock + t);
     }
   }
 }
 
+#if !RKV_MULTIPLIES_BYTES
 // q8_0: queries as int16, which is as exact as the products of a block are.
 template <size_t kQueries>
-HWY_INLINE void DotBytes(const int16_t* HWY_RESTRICT packed, const KvSpan& span, size_t begin,
-                         size_t n, size_t n_blocks, const float* HWY_RESTRICT block_steps,
+HWY_INLINE void DotBytes(const QueryTile& tile, const KvSpan& span, size_t begin, size_t n,
+                         size_t n_blocks, const float* HWY_RESTRICT block_steps,
                          float* HWY_RESTRICT dots, Prefetcher& values) {
   const I16Tag d16;
   const I32Tag d32;
@@ -227,7 +306,7 @@ HWY_INLINE void DotBytes(const int16_t* HWY_RESTRICT packed, const KvSpan& span,
       values.Advance(v_bytes);
       Vec acc[kQueries];
       for (size_t q = 0; q < kQueries; ++q) acc[q] = hn::Zero(df);
-      const int16_t* HWY_RESTRICT query = packed;
+      const auto* HWY_RESTRICT query = reinterpret_cast<const int16_t*>(tile.codes16);
       for (size_t block = 0; block < n_blocks; ++block) {
         const auto* bytes = reinterpret_cast<const int8_t*>(row) + 2;
         I16Vec codes[kParts];
@@ -252,72 +331,17 @@ HWY_INLINE void DotBytes(const int16_t* HWY_RESTRICT packed, const KvSpan& span,
                       dots + q * kAttentionBlock + t0);
     }
   }
-}
-
-// The steps of each block as shares of the largest of its row, [blocks, kAttentionBlock], and what
-// a share of 1 stands for. 15 bits per share for up to 8 blocks; more blocks leave fewer, so that
-// the sums of DotCodes() fit 31: 8 blocks * 2 * 32767 * 2 * 15 * 127.
-HWY_INLINE void ShareSteps(const float* HWY_RESTRICT steps, size_t n_blocks,
-                           int16_t* HWY_RESTRICT shares, float* HWY_RESTRICT row_steps) {
-  const FloatTag df;
-  const hn::Rebind<int16_t, FloatTag> d16;
-  const float whole = 32767.0f / static_cast<float>((n_blocks + 7) / 8);
-  for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
-    auto largest = hn::Zero(df);
-    for (size_t b = 0; b < n_blocks; ++b) {
-      largest = hn::Max(largest, hn::Abs(hn::Load(df, steps + b * kAttentionBlock + t)));
-    }
-    const auto safe = hn::Max(largest, hn::Set(df, 1e-30f));
-    hn::Store(hn::Mul(safe, hn::Set(df, 1.0f / whole)), df, row_steps + t);
-    const auto inverse = hn::Div(hn::Set(df, whole), safe);
-    for (size_t b = 0; b < n_blocks; ++b) {
-      const auto share = hn::Mul(hn::Load(df, steps + b * kAttentionBlock + t), inverse);
-      hn::StoreU(hn::DemoteTo(d16, hn::NearestInt(share)), d16, shares + b * kAttentionBlock + t);
-    }
-  }
-}
-
-// Integer sums to dot products: step of the query times (step of the row times the sum, less what
-// the codes' offset adds).
-template <ElementType kType, size_t kQueries>
-HWY_INLINE void FinishCodes(const KernelScratch& s, size_t n_blocks, const QueryTile& tile,
-                            float* HWY_RESTRICT dots) {
-  const FloatTag df;
-  const hn::Rebind<int32_t, FloatTag> di;
-  const auto add_blocks = [&]<size_t kBlocks>(size_t q, size_t b) HWY_ATTR {
-    FloatVec offsets[kBlocks];
-    for (size_t i = 0; i < kBlocks; ++i) {
-      offsets[i] =
-          hn::Set(df, tile.steps8[q] * -CodeOffset(kType) * tile.sums8[(b + i) * kQueries + q]);
-    }
-    for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
-      auto dot = hn::LoadU(df, dots + q * kAttentionBlock + t);
-      for (size_t i = 0; i < kBlocks; ++i) {
-        dot = hn::MulAdd(hn::Load(df, s.steps + (b + i) * kAttentionBlock + t), offsets[i], dot);
-      }
-      hn::StoreU(dot, df, dots + q * kAttentionBlock + t);
-    }
-  };
   for (size_t q = 0; q < kQueries; ++q) {
-    const auto query_step = hn::Set(df, tile.steps8[q]);
-    for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
-      const auto sum = hn::ConvertTo(df, hn::Load(di, s.sums + q * kAttentionBlock + t));
-      const auto step = hn::Mul(hn::Load(df, s.row_steps + t), query_step);
-      hn::StoreU(hn::Mul(sum, step), df, dots + q * kAttentionBlock + t);
-    }
-    size_t b = 0;
-    for (; b + 4 <= n_blocks; b += 4) add_blocks.template operator()<4>(q, b);
-    for (; b < n_blocks; ++b) add_blocks.template operator()<1>(q, b);
+    for (size_t t = 0; t < n; ++t) dots[q * kAttentionBlock + t] *= tile.steps16[q];
   }
 }
+#endif
 
 // Brings the rows of a tile into the forms that the types need.
 HWY_INLINE void PackTile(const KeyTypes& types, size_t d, QueryTile& tile) {
   if (types.halves) PackFloats(tile.rows, tile.n, d, tile.floats);
-  if (types.bytes) {
-    PackIntegers<int16_t>(tile.rows, tile.n, d, tile.codes16, tile.steps16, nullptr);
-  }
-  if (types.codes) PackIntegers(tile.rows, tile.n, d, tile.codes8, tile.steps8, tile.sums8);
+  if (types.bytes) PackInt16(tile.rows, tile.n, d, tile);
+  if (types.codes) PackBytes(tile.rows, tile.n, d, tile);
 }
 
 // What DotKeys() needs of the rows, for all tiles.
@@ -327,14 +351,13 @@ HWY_INLINE void PrepareKeys(const KvSpan& span, size_t begin, size_t n, size_t d
   const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
   const auto load = [&]<ElementType kType>() HWY_ATTR {
     LoadSteps<kType>(span.k, span.k_stride, begin, n, n_blocks, s.steps);
+    if constexpr (kType != ElementType::kQ8_0 || RKV_MULTIPLIES_BYTES) {
+      UnpackBlocks<kType>(span.k, span.k_stride, begin, n, n_blocks, s.codes);
+    }
   };
   if (span.k_type == ElementType::kQ8_0) return load.template operator()<ElementType::kQ8_0>();
-  if (span.k_type == ElementType::kQ4_0) {
-    load.template operator()<ElementType::kQ4_0>();
-  } else {
-    load.template operator()<ElementType::kQ2>();
-  }
-  ShareSteps(s.steps, n_blocks, s.shares, s.row_steps);
+  if (span.k_type == ElementType::kQ4_0) return load.template operator()<ElementType::kQ4_0>();
+  load.template operator()<ElementType::kQ2>();
 }
 
 // dots[q, t] = q.k of the rows [begin, begin + n) of the span, with row stride kAttentionBlock.
@@ -346,9 +369,10 @@ HWY_INLINE void DotKeys(const HeadShape& shape, const QueryTile& tile, const KvS
                         Prefetcher& values) {
   const size_t d = shape.d_k;
   const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
-  const auto codes = [&]<ElementType kType>() HWY_ATTR {
-    DotCodes<kType, kQueries>(tile.codes8, span, begin, n, n_blocks, s.shares, s.sums, values);
-    FinishCodes<kType, kQueries>(s, n_blocks, tile, dots);
+  const auto codes = [&](CodeScale scale) HWY_ATTR {
+    for (size_t i = 0; i < n_blocks * kQueries; ++i) s.starts[i] = -scale.offset * tile.sums8[i];
+    DotCodes<kQueries, 1>(tile.codes8, s.starts, tile.steps8, scale.unit, s, n, n_blocks, dots,
+                          values);
   };
   switch (span.k_type) {
     case ElementType::kF16:
@@ -356,15 +380,20 @@ HWY_INLINE void DotKeys(const HeadShape& shape, const QueryTile& tile, const KvS
     case ElementType::kBF16:
       return DotHalves<ElementType::kBF16, kQueries>(tile.floats, span, begin, n, d, dots, values);
     case ElementType::kQ4_0:
-      return codes.template operator()<ElementType::kQ4_0>();
+      return codes(kQ4Codes);
     case ElementType::kQ2:
-      return codes.template operator()<ElementType::kQ2>();
+      return codes(kQ2Codes);
     case ElementType::kQ8_0:
-      DotBytes<kQueries>(tile.codes16, span, begin, n, n_blocks, s.steps, dots, values);
-      for (size_t q = 0; q < kQueries; ++q) {
-        for (size_t t = 0; t < n; ++t) dots[q * kAttentionBlock + t] *= tile.steps16[q];
+#if RKV_MULTIPLIES_BYTES
+      for (size_t i = 0; i < n_blocks * kQueries; ++i) {
+        s.starts[2 * i] = 0;
+        s.starts[2 * i + 1] = -kQ8Codes.offset * tile.sums16[i];
       }
-      return;
+      return DotCodes<kQueries, 2>(tile.codes16, s.starts, tile.steps16, kQ8Codes.unit, s, n,
+                                   n_blocks, dots, values);
+#else
+      return DotBytes<kQueries>(tile, span, begin, n, n_blocks, s.steps, dots, values);
+#endif
   }
 }
 

@@ -28,23 +28,120 @@ constexpr float CodeOffset(ElementType type) {
   return type == ElementType::kQ4_0 ? 8.0f : (type == ElementType::kQ2 ? 1.5f : 0.0f);
 }
 
-// Codes of the elements [first, first + kByteLanes) of a block of q4_0 or q2.
+// Four dwords of each of as many rows as a vector has dwords, [rows] in memory, to vectors of one
+// dword of all rows. `load(row)` gives a row's as 16 bytes.
+template <typename Load>
+HWY_INLINE void TransposeQuads(const Load& load, CodeVec* HWY_RESTRICT out) {
+  const CodeTag d8;
+  const hn::Repartition<uint64_t, CodeTag> d64;
+  const hn::Repartition<uint32_t, CodeTag> d32;
+  const auto rows = [&](size_t i) HWY_ATTR {  // i, and every fourth that follows
+#if HWY_MAX_BYTES >= 64
+    const hn::FixedTag<uint8_t, 32> half;
+    return hn::BitCast(d32, hn::Combine(d8, hn::Combine(half, load(i + 12), load(i + 8)),
+                                        hn::Combine(half, load(i + 4), load(i))));
+#elif HWY_MAX_BYTES >= 32
+    return hn::BitCast(d32, hn::Combine(d8, load(i + 4), load(i)));
+#else
+    return hn::BitCast(d32, load(i));
+#endif
+  };
+  const auto a = rows(0);
+  const auto b = rows(1);
+  const auto c = rows(2);
+  const auto d = rows(3);
+  const auto ab_low = hn::BitCast(d64, hn::InterleaveLower(d32, a, b));
+  const auto ab_high = hn::BitCast(d64, hn::InterleaveUpper(d32, a, b));
+  const auto cd_low = hn::BitCast(d64, hn::InterleaveLower(d32, c, d));
+  const auto cd_high = hn::BitCast(d64, hn::InterleaveUpper(d32, c, d));
+  out[0] = hn::BitCast(d8, hn::InterleaveLower(d64, ab_low, cd_low));
+  out[1] = hn::BitCast(d8, hn::InterleaveUpper(d64, ab_low, cd_low));
+  out[2] = hn::BitCast(d8, hn::InterleaveLower(d64, ab_high, cd_high));
+  out[3] = hn::BitCast(d8, hn::InterleaveUpper(d64, ab_high, cd_high));
+}
+
+// Keys of a block of rows, as they are multiplied: [blocks][rows / lanes][dwords][lanes] of the
+// codes of four elements each, where a lane is a row. A code of q4_0 stands for (code - 8) steps,
+// one of q2 is doubled and stands for half of (code - 3) steps, one of q8_0 for (code - 128) steps.
+struct CodeScale {
+  int32_t offset;
+  float unit;
+};
+inline constexpr CodeScale kQ8Codes{.offset = 128, .unit = 1.0f};
+inline constexpr CodeScale kQ4Codes{.offset = 8, .unit = 1.0f};
+inline constexpr CodeScale kQ2Codes{.offset = 3, .unit = 0.5f};
+
+// The codes of one block of so many rows as a vector has lanes, from `rows` on to out[dword, lane].
+// Of q2, those of two blocks, the second to out[second + ...].
 template <ElementType kType>
-HWY_INLINE U8Vec UnpackCodes(const uint8_t* HWY_RESTRICT block, size_t first) {
-  const U8Tag d8;
-  const hn::Repartition<uint64_t, U8Tag> d64;
-  HWY_ALIGN static constexpr uint64_t kShifts2[] = {0, 2, 4, 6};
-  HWY_ALIGN static constexpr uint64_t kShifts4[] = {0, 0, 4, 4};
+HWY_INLINE void UnpackQuads(const uint8_t* const* HWY_RESTRICT rows, size_t at, size_t second_at,
+                            uint8_t* HWY_RESTRICT out, size_t second) {
+  const CodeTag d8;
+  const hn::Repartition<uint16_t, CodeTag> d16;
+  const hn::FixedTag<uint8_t, 16> bytes;
+  CodeVec quads[4];
+  const auto store = [&](const auto& codes, size_t i)
+                         HWY_ATTR { hn::Store(hn::BitCast(d8, codes), d8, out + i * kPairBytes); };
   if constexpr (kType == ElementType::kQ2) {
-    uint64_t bits;  // eight bytes with four codes each, for elements i, i + 8, i + 16, i + 24
-    std::memcpy(&bits, block + 1, sizeof(bits));
-    const auto shifted = hn::Shr(hn::Set(d64, bits), hn::Load(d64, kShifts2 + first / 8));
-    return hn::And(hn::BitCast(d8, shifted), hn::Set(d8, uint8_t{3}));
+    const hn::FixedTag<uint64_t, 2> wide;
+    const hn::FixedTag<uint64_t, 1> word;
+    TransposeQuads(
+        [&](size_t row) HWY_ATTR {
+          const auto load = [&](size_t offset) HWY_ATTR {
+            return hn::LoadU(word, reinterpret_cast<const uint64_t*>(rows[row] + offset + 1));
+          };
+          return hn::BitCast(bytes, hn::Combine(wide, load(second_at), load(at)));
+        },
+        quads);
+    const auto mask = hn::Set(d16, uint16_t{0x0606});
+    for (size_t half = 0; half < 2; ++half, out += second) {
+      for (size_t i = 0; i < 2; ++i) {
+        const auto packed = hn::BitCast(d16, quads[2 * half + i]);
+        store(hn::And(hn::ShiftLeft<1>(packed), mask), i);
+        store(hn::And(hn::ShiftRight<1>(packed), mask), 2 + i);
+        store(hn::And(hn::ShiftRight<3>(packed), mask), 4 + i);
+        store(hn::And(hn::ShiftRight<5>(packed), mask), 6 + i);
+      }
+    }
+  } else if constexpr (kType == ElementType::kQ4_0) {
+    TransposeQuads([&](size_t row) HWY_ATTR { return hn::LoadU(bytes, rows[row] + at + 2); },
+                   quads);
+    const auto mask = hn::Set(d16, uint16_t{0x0F0F});
+    for (size_t i = 0; i < 4; ++i) {
+      const auto packed = hn::BitCast(d16, quads[i]);
+      store(hn::And(packed, mask), i);
+      store(hn::And(hn::ShiftRight<4>(packed), mask), 4 + i);
+    }
   } else {
-    // Sixteen bytes with two codes each, for elements i and i + 16.
-    const auto bits = hn::BitCast(d64, hn::LoadDup128(d8, block + 2));
-    const auto shifted = hn::Shr(bits, hn::Load(d64, kShifts4 + first / 8));
-    return hn::And(hn::BitCast(d8, shifted), hn::Set(d8, uint8_t{15}));
+    for (size_t half = 0; half < 2; ++half) {
+      TransposeQuads(
+          [&](size_t row)
+              HWY_ATTR { return hn::LoadU(bytes, rows[row] + at + 2 + half * kQuantBlock / 2); },
+          quads);
+      for (size_t i = 0; i < 4; ++i) {
+        store(hn::Xor(quads[i], hn::Set(d8, uint8_t{128})), 4 * half + i);
+      }
+    }
+  }
+}
+
+// Codes of the rows [begin, begin + n), and what can be multiplied behind them.
+template <ElementType kType>
+HWY_INLINE void UnpackBlocks(const void* keys, size_t stride, size_t begin, size_t n,
+                             size_t n_blocks, uint8_t* HWY_RESTRICT out) {
+  constexpr size_t kBlocks = kType == ElementType::kQ2 ? 2 : 1;  // at once
+  constexpr size_t kBlockBytes = kAttentionBlock * kQuantBlock;
+  for (size_t t = 0; t < n; t += kFloatLanes) {
+    const uint8_t* rows[kFloatLanes];
+    for (size_t i = 0; i < kFloatLanes; ++i) {
+      rows[i] = RowAt(keys, stride, begin + std::min(t + i, n - 1));
+    }
+    uint8_t* at = out + t * kQuantBlock;
+    for (size_t block = 0; block < n_blocks; block += kBlocks) {
+      const size_t second = std::min(block + kBlocks, n_blocks) - 1;
+      UnpackQuads<kType>(rows, block * UnitBytes(kType), second * UnitBytes(kType),
+                         at + block * kBlockBytes, (second - block) * kBlockBytes);
+    }
   }
 }
 

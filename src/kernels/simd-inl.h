@@ -23,24 +23,30 @@ namespace hn = hwy::HWY_NAMESPACE;
 using FloatTag = hn::ScalableTag<float>;
 using FloatVec = hn::Vec<FloatTag>;
 
-// Integers work in vectors of at most 32 bytes: a block of a quantised row.
-using I8Tag = hn::CappedTag<int8_t, 32>;
-using U8Tag = hn::RebindToUnsigned<I8Tag>;
-using I16Tag = hn::Repartition<int16_t, I8Tag>;
-using I32Tag = hn::Repartition<int32_t, I8Tag>;
-using U8Vec = hn::Vec<U8Tag>;
-using I8Vec = hn::Vec<I8Tag>;
+// Integers work in vectors of at most 32 bytes, a block of a quantised row,
+using I16Tag = hn::CappedTag<int16_t, 16>;
+using I32Tag = hn::Repartition<int32_t, I16Tag>;
 using I16Vec = hn::Vec<I16Tag>;
 using I32Vec = hn::Vec<I32Tag>;
-// Sums of weighted codes, in vectors of at most 64: what two rows have of half a block.
-using PairTag = hn::CappedTag<int16_t, 32>;
-using PairSumTag = hn::Repartition<int32_t, PairTag>;
+// or of at most 64: what two rows have of half a block, or many rows of four elements.
+using CodeTag = hn::CappedTag<uint8_t, 64>;
+using PairTag = hn::Repartition<int16_t, CodeTag>;
+using PairSumTag = hn::Repartition<int32_t, CodeTag>;
+using CodeVec = hn::Vec<CodeTag>;
 using PairVec = hn::Vec<PairTag>;
 using PairSumVec = hn::Vec<PairSumTag>;
 
 inline constexpr size_t kFloatLanes = hn::MaxLanes(FloatTag());
 inline constexpr size_t kByteLanes = HWY_MIN(HWY_MAX_BYTES, 32);
 inline constexpr size_t kPairBytes = HWY_MIN(HWY_MAX_BYTES, 64);
+
+// Whether an instruction multiplies bytes and adds four products at once: AVX-512's VNNI.
+#undef RKV_MULTIPLIES_BYTES
+#if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
+#define RKV_MULTIPLIES_BYTES 1
+#else
+#define RKV_MULTIPLIES_BYTES 0
+#endif
 
 // Sums in vectors that registers hold beside what is loaded to add to them.
 inline constexpr size_t kRegisterSums = HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64 ? 24 : 12;
@@ -73,14 +79,32 @@ HWY_INLINE void StoreSumsOfFour(V a, V b, V c, V d, hn::TFromV<V>* HWY_RESTRICT 
   }
 }
 
-// Lane i: a[2i] b[2i] + a[2i+1] b[2i+1]. REQUIRES: a <= 127, so that nothing saturates.
-HWY_INLINE I16Vec MulPairs(U8Vec a, I8Vec b) {
-#if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
-  return I16Vec{_mm256_maddubs_epi16(a.raw, b.raw)};
-#elif HWY_TARGET <= HWY_SSSE3 && HWY_ARCH_X86
-  return I16Vec{_mm_maddubs_epi16(a.raw, b.raw)};
+#if RKV_MULTIPLIES_BYTES
+// Not by intrinsics: Highway has the compiler take the target for one with AVX-VNNI, whose encoding
+// of the same instructions some of its CPUs lack.
+template <class V16, class V32>
+HWY_INLINE V32 MulAddPairsVnni(V16 a, V16 b, V32 sum) {
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "vm"(b.raw));
+  return sum;
+}
+
+// Lane i: sum[i] + the products of a[4i] to a[4i+3] and the four of `quad`, which are signed.
+HWY_INLINE PairSumVec MulAddQuads(CodeVec a, const int32_t& quad, PairSumVec sum) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "m"(quad));
+  return sum;
+}
 #else
-  const I16Tag tag;
+// Lane i: a[2i] b[2i] + a[2i+1] b[2i+1], where b is signed. REQUIRES: a <= 127, so that nothing
+// saturates.
+HWY_INLINE PairVec MulPairs(CodeVec a, CodeVec b) {
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+  return PairVec{_mm512_maddubs_epi16(a.raw, b.raw)};
+#elif HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
+  return PairVec{_mm256_maddubs_epi16(a.raw, b.raw)};
+#elif HWY_TARGET <= HWY_SSSE3 && HWY_ARCH_X86
+  return PairVec{_mm_maddubs_epi16(a.raw, b.raw)};
+#else
+  const PairTag tag;
   const auto a16 = hn::BitCast(tag, a);
   const auto b16 = hn::BitCast(tag, b);
   const auto even =
@@ -88,20 +112,11 @@ HWY_INLINE I16Vec MulPairs(U8Vec a, I8Vec b) {
   return hn::Add(even, hn::Mul(hn::ShiftRight<8>(a16), hn::ShiftRight<8>(b16)));
 #endif
 }
-
-#if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
-// AVX-512's VNNI, which all CPUs of this target have. Not by intrinsics: Highway has the compiler
-// take the target for one with AVX-VNNI, whose encoding of the same instruction some lack.
-template <class V16, class V32>
-HWY_INLINE V32 MulAddPairsVnni(V16 a, V16 b, V32 sum) {
-  asm("vpdpwssd %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "vm"(b.raw));
-  return sum;
-}
 #endif
 
 // Lane i: sum[i] + a[2i] b[2i] + a[2i+1] b[2i+1].
 HWY_INLINE I32Vec MulAddPairs(I16Vec a, I16Vec b, I32Vec sum) {
-#if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
+#if RKV_MULTIPLIES_BYTES
   return MulAddPairsVnni(a, b, sum);
 #elif HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
   return hn::Add(sum, I32Vec{_mm256_madd_epi16(a.raw, b.raw)});
@@ -119,7 +134,7 @@ HWY_INLINE I32Vec MulAddPairs(I16Vec a, I16Vec b, I32Vec sum) {
 
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
 HWY_INLINE PairSumVec MulAddPairs(PairVec a, PairVec b, PairSumVec sum) {
-#if HWY_TARGET <= HWY_AVX3_DL
+#if RKV_MULTIPLIES_BYTES
   return MulAddPairsVnni(a, b, sum);
 #else
   return hn::Add(sum, PairSumVec{_mm512_madd_epi16(a.raw, b.raw)});
