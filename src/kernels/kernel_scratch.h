@@ -29,13 +29,15 @@ struct QueryTile {
 
 // Carves an array of floats, of KernelScratchFloats(), into parts aligned to 64 bytes.
 struct KernelScratch {
-  float* logits = nullptr;     // [kMaxQueryRows, kAttentionBlock]; later softmax weights
-  float* steps = nullptr;      // [blocks, kAttentionBlock] of a quantised block of rows
-  uint8_t* codes = nullptr;    // its keys, by UnpackBlocks()
-  int32_t* starts = nullptr;   // [blocks, kTileQueries, 2] what the codes' offset adds
-  int16_t* weights = nullptr;  // [kTileQueries, kAttentionBlock]
-  float* row = nullptr;        // [max(d_k, d_v)]
-  float* acc = nullptr;        // [kMaxQueryRows, d_v] of the softmax before the call
+  float* logits = nullptr;         // [kMaxQueryRows, kAttentionBlock]; later softmax weights
+  float* steps = nullptr;          // [blocks, kAttentionBlock] of a quantised block of rows
+  uint8_t* codes = nullptr;        // its keys, by UnpackBlocks()
+  int32_t* starts = nullptr;       // [blocks, kTileQueries, 2] what the codes' offset adds
+  float* largest_steps = nullptr;  // [blocks]
+  float* weights = nullptr;        // [kTileQueries, kAttentionBlock] as shares of the largest
+  int32_t* pairs = nullptr;        // [kTileQueries, kAttentionBlock / 2] of them times steps
+  float* row = nullptr;            // [max(d_k, d_v)]
+  float* acc = nullptr;            // [kMaxQueryRows, d_v] of the softmax before the call
 
   KernelScratch(float* memory, size_t d_k, size_t d_v) {
     at_ = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory) + 63) & ~uintptr_t{63});
@@ -45,7 +47,9 @@ struct KernelScratch {
     steps = Take(n_blocks * kAttentionBlock);
     codes = reinterpret_cast<uint8_t*>(Take(n_blocks * kAttentionBlock * kQuantBlock / 4));
     starts = reinterpret_cast<int32_t*>(Take(n_blocks * kTileQueries * 2));
-    weights = reinterpret_cast<int16_t*>(Take(kTileQueries * kAttentionBlock / 2));
+    largest_steps = Take(n_blocks);
+    weights = Take(kTileQueries * kAttentionBlock);
+    pairs = reinterpret_cast<int32_t*>(Take(kTileQueries * kAttentionBlock / 2));
     row = Take(n_blocks * kQuantBlock);
     acc = Take(kMaxQueryRows * d_v);
   }
@@ -53,8 +57,9 @@ struct KernelScratch {
   static constexpr size_t Floats(size_t d_k, size_t d_v) {
     const size_t n_blocks = Padded(d_k > d_v ? d_k : d_v) / kQuantBlock;
     return 16 + kMaxQueryRows * kAttentionBlock +
-           n_blocks * (kAttentionBlock * (1 + kQuantBlock / 4) + kQuantBlock + 2 * kTileQueries) +
-           kTileQueries * kAttentionBlock / 2 + kRound +
+           n_blocks *
+               (kAttentionBlock * (1 + kQuantBlock / 4) + kQuantBlock + 2 * kTileQueries + 1) +
+           kTileQueries * kAttentionBlock * 3 / 2 + 2 * kRound +
            kMaxQueryRows *
                (Padded(d_v) + Padded(d_k) * 7 / 4 + 2 * Padded(d_k) / kQuantBlock + 2 * kRound);
   }

@@ -254,14 +254,13 @@ HWY_INLINE void DotCodes(const int32_t* HWY_RESTRICT quads, const int32_t* HWY_R
   const FloatTag df;
   const CodeTag d8;
   constexpr size_t kSums = kQueries * kWords;
-  const size_t v_bytes = values.bytes() / n;  // of a row
+  const size_t v_bytes = values.StepBytes((n + kFloatLanes - 1) / kFloatLanes * n_blocks);
   for (size_t t = 0; t < n; t += kFloatLanes) {
     FloatVec sums[kQueries];
     for (size_t q = 0; q < kQueries; ++q) sums[q] = hn::Zero(df);
     const int32_t* HWY_RESTRICT query = quads;
-    size_t asked = 0;  // rows of values
     for (size_t block = 0; block < n_blocks; ++block) {
-      for (; asked * n_blocks < (block + 1) * kFloatLanes; ++asked) values.Advance(v_bytes);
+      values.Advance(v_bytes);
       const uint8_t* codes = s.codes + (block * kAttentionBlock + t) * kQuantBlock;
       BlockSums products[kSums];
       for (size_t i = 0; i < kSums; ++i) products[i].Start(starts[block * kSums + i]);

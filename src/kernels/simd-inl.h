@@ -251,6 +251,9 @@ class Prefetcher {
   // Of all rows.
   size_t bytes() const { return bytes_; }
 
+  // In `n` steps, of whole cache lines.
+  size_t StepBytes(size_t n) const { return (bytes_ / n + 63) / 64 * 64; }
+
   HWY_INLINE void Advance(size_t bytes) {
     if (left_ == 0) return;
     for (size_t i = of_row_; i < of_row_ + bytes; i += 64) {

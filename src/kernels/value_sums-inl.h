@@ -104,6 +104,25 @@ inline constexpr size_t kPassVecs = 2 * kPassElements * sizeof(int16_t) / kPairB
 
 #if HWY_MAX_BYTES >= 64
 
+// Sixteen bytes of two rows as pairs of int16.
+template <class V>
+HWY_INLINE PairVec PairBytes(V a, V b) {
+  const hn::FixedTag<uint8_t, 32> d8;
+#if RKV_MULTIPLIES_BYTES
+  // What Highway lacks: any byte of a vector to any place, or zero, at once.
+  HWY_ALIGN static constexpr uint32_t kFrom[] = {
+      0x100000, 0x110001, 0x120002, 0x130003, 0x140004, 0x150005, 0x160006, 0x170007,
+      0x180008, 0x190009, 0x1A000A, 0x1B000B, 0x1C000C, 0x1D000D, 0x1E000E, 0x1F000F};
+  const auto both = _mm512_castsi256_si512(hn::Combine(d8, b, a).raw);
+  return PairVec{_mm512_maskz_permutexvar_epi8(
+      0x5555555555555555, hn::Load(hn::Repartition<uint32_t, PairTag>(), kFrom).raw, both)};
+#else
+  const hn::FixedTag<uint8_t, 16> half;
+  return hn::PromoteTo(
+      PairTag(), hn::Combine(d8, hn::InterleaveUpper(half, a, b), hn::InterleaveLower(half, a, b)));
+#endif
+}
+
 // Codes of a block of two rows as pairs of int16: of an element, the first row's code and then the
 // second's.
 template <ElementType kType>
@@ -112,39 +131,31 @@ HWY_INLINE void UnpackBlock(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
   static_assert(kPassVecs == 1);
   const PairTag d16;
   const hn::FixedTag<uint8_t, 16> bytes;
-  const hn::FixedTag<uint8_t, 32> pairs;
-  const auto interleave = [&](const auto& row_a, const auto& row_b) HWY_ATTR {
-    return hn::Combine(pairs, hn::InterleaveUpper(bytes, row_a, row_b),
-                       hn::InterleaveLower(bytes, row_a, row_b));
-  };
   if constexpr (kType == ElementType::kQ2) {
     const hn::FixedTag<uint64_t, 2> wide;
-    const hn::FixedTag<uint16_t, 16> half;
     const hn::RebindToUnsigned<PairTag> du16;
     uint64_t bits[2];
     std::memcpy(bits, a + 1, sizeof(bits[0]));
     std::memcpy(bits + 1, b + 1, sizeof(bits[1]));
-    const auto row_a = hn::BitCast(bytes, hn::Set(wide, bits[0]));
-    const auto row_b = hn::BitCast(bytes, hn::Set(wide, bits[1]));
-    const auto eight = hn::PromoteTo(half, hn::InterleaveLower(bytes, row_a, row_b));
+    const auto eight = hn::BitCast(du16, PairBytes(hn::BitCast(bytes, hn::Set(wide, bits[0])),
+                                                   hn::BitCast(bytes, hn::Set(wide, bits[1]))));
     HWY_ALIGN static constexpr uint16_t kShifts[32] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
                                                        0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2,
                                                        2, 2, 2, 2, 2, 2, 2, 2, 2, 2};
-    const auto packed = hn::Shr(hn::Combine(du16, eight, eight), hn::Load(du16, kShifts));
+    const auto packed = hn::Shr(eight, hn::Load(du16, kShifts));
     const auto mask = hn::Set(du16, uint16_t{3});
     out[0] = hn::BitCast(d16, hn::And(packed, mask));
     out[1] = hn::BitCast(d16, hn::And(hn::ShiftRight<4>(packed), mask));
   } else if constexpr (kType == ElementType::kQ4_0) {
-    const auto packed =
-        hn::PromoteTo(d16, interleave(hn::LoadU(bytes, a + 2), hn::LoadU(bytes, b + 2)));
+    const PairVec packed = PairBytes(hn::LoadU(bytes, a + 2), hn::LoadU(bytes, b + 2));
     out[0] = hn::And(packed, hn::Set(d16, int16_t{15}));
     out[1] = hn::ShiftRight<4>(packed);
   } else {
-    const hn::FixedTag<int8_t, 32> codes;
+    const auto offset = hn::Set(bytes, uint8_t{128});
     for (size_t i = 0; i < 2; ++i) {
       const auto row_a = hn::LoadU(bytes, a + 2 + i * kPassElements);
       const auto row_b = hn::LoadU(bytes, b + 2 + i * kPassElements);
-      out[i] = hn::PromoteTo(d16, hn::BitCast(codes, interleave(row_a, row_b)));
+      out[i] = PairBytes(hn::Xor(row_a, offset), hn::Xor(row_b, offset));
     }
   }
 }
@@ -205,82 +216,123 @@ HWY_INLINE void UnpackPairs(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
 
 #endif  // HWY_MAX_BYTES >= 64
 
+// A code stands for (code - offset) steps.
+constexpr float UnpackedOffset(ElementType type) {
+  return type == ElementType::kQ8_0 && kPairBytes == 64 ? 128.0f : CodeOffset(type);
+}
+
+// Rows of a block that are added up together: t and t + PairDistance(n), so that pairs are made of
+// vectors of weights without shuffling.
+HWY_INLINE size_t PairDistance(size_t n) {
+  return (n + 2 * kFloatLanes - 1) / (2 * kFloatLanes) * kFloatLanes;
+}
+
 // Sums of weights times codes over the rows, for the elements [kFirst, kFirst + kElements) of a
-// block, to sums[q, kElements].
+// block, to sums[q, kElements]. `weights`: [queries, kAttentionBlock / 2] pairs.
 template <ElementType kType, size_t kQueries, size_t kFirst, size_t kElements>
-HWY_INLINE void SumCodes(const int16_t* HWY_RESTRICT weights, const uint8_t* HWY_RESTRICT rows,
+HWY_INLINE void SumCodes(const int32_t* HWY_RESTRICT weights, const uint8_t* HWY_RESTRICT rows,
                          size_t stride, size_t n, int32_t* HWY_RESTRICT sums) {
   const PairTag d16;
   const PairSumTag d32;
   constexpr size_t kLanes = kPairBytes / sizeof(int32_t);
   constexpr size_t kVecs = kElements / kLanes;
-  PairSumVec acc[kQueries][kVecs];
-  for (size_t q = 0; q < kQueries; ++q) {
-    for (size_t c = 0; c < kVecs; ++c) acc[q][c] = hn::Zero(d32);
+  // Sums that do not wait for each other.
+  constexpr size_t kPairs = kQueries == 1 ? 2 : 1;
+  PairSumVec acc[kPairs][kQueries][kVecs];
+  for (auto& of_pair : acc) {
+    for (auto& of_query : of_pair) {
+      for (PairSumVec& sum : of_query) sum = hn::Zero(d32);
+    }
   }
-  for (size_t t = 0; t < n; t += 2, rows += 2 * stride) {
-    // Without a second row, its weight is zero.
-    const uint8_t* second = t + 1 < n ? rows + stride : rows;
+  const auto add = [&](const uint8_t* first, const uint8_t* second, size_t t,
+                       auto& sums_of) HWY_ATTR {
     PairVec codes[kVecs];
 #if HWY_MAX_BYTES >= 64
     static_assert(kElements == kQuantBlock);
-    UnpackBlock<kType>(rows, second, codes);
+    UnpackBlock<kType>(first, second, codes);
 #else
     for (size_t e = 0; e < kElements; e += kPassElements) {
-      UnpackPairs<kType>(rows, second, kFirst + e, codes + e / kLanes);
+      UnpackPairs<kType>(first, second, kFirst + e, codes + e / kLanes);
     }
 #endif
     for (size_t q = 0; q < kQueries; ++q) {
-      int32_t pair;
-      std::memcpy(&pair, weights + q * kAttentionBlock + t, sizeof(pair));
+      const int32_t pair = weights[q * kAttentionBlock / 2 + t];
       const PairVec weight = InRegister(hn::BitCast(d16, hn::Set(d32, pair)));
       for (size_t c = 0; c < kVecs; ++c) {
-        acc[q][c] = InRegister(MulAddPairs(codes[c], weight, acc[q][c]));
+        sums_of[q][c] = InRegister(MulAddPairs(codes[c], weight, sums_of[q][c]));
       }
     }
+  };
+  const size_t distance = PairDistance(n);
+  const size_t n_pairs = n > distance ? n - distance : 0;
+  const uint8_t* second = rows + distance * stride;
+  size_t t = 0;
+  for (; t + kPairs <= n_pairs; t += kPairs) {
+    for (size_t p = 0; p < kPairs; ++p, rows += stride, second += stride) {
+      add(rows, second, t + p, acc[p]);
+    }
   }
+  for (; t < n_pairs; ++t, rows += stride, second += stride) add(rows, second, t, acc[0]);
+  // Without a second row, its weight is zero.
+  for (; t < std::min(n, distance); ++t, rows += stride) add(rows, rows, t, acc[0]);
   for (size_t q = 0; q < kQueries; ++q) {
     for (size_t c = 0; c < kVecs; ++c) {
-      hn::Store(acc[q][c], d32, sums + q * kElements + c * kLanes);
+      PairSumVec sum = acc[0][q][c];
+      for (size_t p = 1; p < kPairs; ++p) sum = hn::Add(sum, acc[p][q][c]);
+      hn::Store(sum, d32, sums + q * kElements + c * kLanes);
     }
   }
 }
 
-// Weights times the steps of one block of elements as 15-bit shares of the largest that they can
-// be, [queries, kAttentionBlock]. Returns their sums and what a share of 1 stands for.
-template <size_t kQueries>
-HWY_INLINE void ShareWeights(const float* HWY_RESTRICT weights, float* HWY_RESTRICT steps,
-                             const float* HWY_RESTRICT largest_weight, int16_t* HWY_RESTRICT shares,
-                             float* HWY_RESTRICT wholes, int32_t* HWY_RESTRICT sums) {
+// Weights, or steps, as shares of the largest, of which there are `whole`. Returns what a share of
+// 1 stands for.
+HWY_INLINE float ScaleToLargest(float largest, float whole, const float* HWY_RESTRICT x,
+                                float* HWY_RESTRICT out) {
   const FloatTag df;
-  const hn::Rebind<int16_t, FloatTag> d16;
-  const hn::Rebind<int32_t, FloatTag> d32;
-  auto largest = hn::Zero(df);
+  // What is too small to be told from zero is.
+  const auto factor = hn::Set(df, largest > 1e-30f ? whole / largest : 0.0f);
+  for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
+    hn::Store(hn::Mul(hn::Load(df, x + t), factor), df, out + t);
+  }
+  return largest / whole;
+}
+
+// Steps of one block of elements as shares of the largest, in place, which is returned. A damaged
+// row's makes all sums infinite as the largest; its share would be no number, so it has none.
+HWY_INLINE float ShareSteps(float* HWY_RESTRICT steps) {
+  const FloatTag df;
+  auto most = hn::Zero(df);
   for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
     const auto step = hn::Load(df, steps + t);
-    largest = hn::Max(largest, hn::Abs(step));
-    // A damaged row's makes all sums infinite as the largest; here it would make no number, of
-    // which there is no share.
+    most = hn::Max(most, hn::Abs(step));
     hn::Store(hn::IfThenElseZero(hn::IsFinite(step), step), df, steps + t);
   }
-  const float largest_step = hn::GetLane(hn::MaxOfLanes(df, largest));
-  for (size_t q = 0; q < kQueries; ++q) {
-    const float most = largest_step * largest_weight[q];
-    // What is too small to be told from zero is.
-    const float factor = most > 1e-30f ? 32767.0f / most : 0.0f;
-    wholes[q] = most * (1.0f / 32767.0f);
-    auto sum = hn::Zero(d32);
-    const auto whole = hn::Set(df, kIntegerFloat);
-    for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
-      const auto x =
-          hn::Mul(hn::Load(df, steps + t), hn::Load(df, weights + q * kAttentionBlock + t));
-      const auto bits = hn::BitCast(d32, hn::MulAdd(x, hn::Set(df, factor), whole));
-      const auto share = hn::Sub(bits, hn::Set(d32, kIntegerBits));
-      sum = hn::Add(sum, share);
-      hn::StoreU(hn::DemoteTo(d16, share), d16, shares + q * kAttentionBlock + t);
-    }
-    sums[q] = hn::GetLane(hn::SumOfLanes(d32, sum));
+  return ScaleToLargest(hn::GetLane(hn::MaxOfLanes(df, most)), 1.0f, steps, steps);
+}
+
+// Weights of rows times their steps, both as shares, rounded to int16 and in pairs of rows. What
+// they add up to is the sum of the lanes of `sums`.
+HWY_INLINE void PairShares(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT steps,
+                           size_t distance, int32_t* HWY_RESTRICT pairs,
+                           int32_t* HWY_RESTRICT sums) {
+  const FloatTag df;
+  const hn::Rebind<int32_t, FloatTag> d32;
+  const auto whole = hn::Set(df, kIntegerFloat);
+  const auto low_half = hn::Set(d32, 0xFFFF);
+  const auto n_added = static_cast<uint32_t>(2 * distance / kFloatLanes);
+  auto sum = hn::Set(d32, static_cast<int32_t>(-n_added * static_cast<uint32_t>(kIntegerBits)));
+  const auto share = [&](size_t t) HWY_ATTR {
+    const auto weight = hn::Load(df, weights + t);
+    const auto bits = hn::BitCast(d32, hn::MulAdd(hn::Load(df, steps + t), weight, whole));
+    sum = hn::Add(sum, bits);
+    return bits;
+  };
+  for (size_t t = 0; t < distance; t += kFloatLanes) {
+    const auto first = share(t);
+    const auto second = share(t + distance);
+    hn::Store(hn::Or(hn::And(first, low_half), hn::ShiftLeft<16>(second)), d32, pairs + t);
   }
+  hn::Store(sum, d32, sums);
 }
 
 template <ElementType kType, size_t kQueries>
@@ -291,39 +343,63 @@ HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights,
   const FloatTag df;
   const hn::Rebind<int32_t, FloatTag> d32;
   const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
+  const size_t distance = PairDistance(n);
+  constexpr size_t kFours = (kQueries + 3) / 4;
   LoadSteps<kType>(span.v, span.v_stride, begin, n, n_blocks, s.steps);
+  float wholes[kQueries];
+  for (size_t q = 0; q < kQueries; ++q) {
+    const size_t row = q * kAttentionBlock;
+    wholes[q] = ScaleToLargest(largest_weight[q], 32767.0f, weights + row, s.weights + row);
+  }
   for (size_t block = 0; block < n_blocks; ++block) {
-    next.Advance(next.bytes() / n_blocks);
-    float wholes[kQueries];
-    int32_t weight_sums[kQueries];
-    ShareWeights<kQueries>(weights, s.steps + block * kAttentionBlock, largest_weight, s.weights,
-                           wholes, weight_sums);
+    s.largest_steps[block] = ShareSteps(s.steps + block * kAttentionBlock);
+  }
+  for (size_t block = 0; block < n_blocks; ++block) {
+    next.Advance(next.StepBytes(n_blocks));
+    const float* steps = s.steps + block * kAttentionBlock;
+    HWY_ALIGN int32_t lane_sums[4 * kFours][kFloatLanes];
+    HWY_ALIGN int32_t weight_sums[4 * kFours];
+    for (size_t q = 0; q < kQueries; ++q) {
+      PairShares(s.weights + q * kAttentionBlock, steps, distance,
+                 s.pairs + q * kAttentionBlock / 2, lane_sums[q]);
+    }
+    for (size_t q = 0; q < kQueries; q += 4) {
+      const auto sum = [&](size_t i) HWY_ATTR {
+        return hn::Load(d32, lane_sums[std::min(q + i, kQueries - 1)]);
+      };
+      StoreSumsOfFour(sum(0), sum(1), sum(2), sum(3), weight_sums + q);
+    }
     const uint8_t* rows = RowAt(span.v, span.v_stride, begin) + block * UnitBytes(kType);
     HWY_ALIGN int32_t sums[kQueries * kQuantBlock];
     // Few queries leave registers for the whole block, which is then unpacked once; so do vectors
     // of 64 bytes.
     constexpr size_t kElements = kQueries <= 2 || kPairBytes == 64 ? kQuantBlock : kPassElements;
-    SumCodes<kType, kQueries, 0, kElements>(s.weights, rows, span.v_stride, n, sums);
+    SumCodes<kType, kQueries, 0, kElements>(s.pairs, rows, span.v_stride, n, sums);
     if constexpr (kElements < kQuantBlock) {
-      SumCodes<kType, kQueries, kElements, kElements>(s.weights, rows, span.v_stride, n,
+      SumCodes<kType, kQueries, kElements, kElements>(s.pairs, rows, span.v_stride, n,
                                                       sums + kQueries * kElements);
     }
+    const size_t first = block * kQuantBlock;
     for (size_t q = 0; q < kQueries; ++q) {
       // (code - offset) steps, in halves so that it is exact.
       const auto offset =
-          hn::Set(d32, static_cast<int32_t>(2 * CodeOffset(kType)) * weight_sums[q]);
-      const auto half = hn::Set(df, 0.5f * wholes[q]);
-      HWY_ALIGN float added[kQuantBlock];
-      for (size_t e = 0; e < kQuantBlock; e += kFloatLanes) {
+          hn::Set(d32, static_cast<int32_t>(2 * UnpackedOffset(kType)) * weight_sums[q]);
+      const auto half = hn::Set(df, 0.5f * wholes[q] * s.largest_steps[block]);
+      const auto added = [&](size_t e) HWY_ATTR {
         const auto sum = hn::Load(
             d32, sums + e / kElements * kQueries * kElements + q * kElements + e % kElements);
-        hn::Store(hn::Mul(hn::ConvertTo(df, hn::Sub(hn::Add(sum, sum), offset)), half), df,
-                  added + e);
-      }
-      const size_t first = block * kQuantBlock;
+        return hn::Mul(hn::ConvertTo(df, hn::Sub(hn::Add(sum, sum), offset)), half);
+      };
       float* out = acc + q * d + first;
-      const size_t count = std::min(kQuantBlock, d - first);
-      for (size_t e = 0; e < count; ++e) out[e] += added[e];
+      if (d - first >= kQuantBlock) {
+        for (size_t e = 0; e < kQuantBlock; e += kFloatLanes) {
+          hn::StoreU(hn::Add(hn::LoadU(df, out + e), added(e)), df, out + e);
+        }
+      } else {
+        HWY_ALIGN float few[kQuantBlock];
+        for (size_t e = 0; e < kQuantBlock; e += kFloatLanes) hn::Store(added(e), df, few + e);
+        for (size_t e = 0; e < d - first; ++e) out[e] += few[e];
+      }
     }
   }
 }
