@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -351,15 +352,104 @@ TEST(AttentionTest, EveryElementTypeAttendsAsWhatItsRowsDecodeTo) {
     Random random(17);
     for (size_t k_type = 0; k_type < kElementTypes; ++k_type) {
       for (size_t v_type = 0; v_type < kElementTypes; ++v_type) {
-        for (const size_t n : {1, 64, 130}) {
-          const size_t sizes[] = {1, 7, 32, 33, 64, 80, 96, 128};
+        for (const size_t n : {1, 15, 17, 33, 64, 130}) {
+          const size_t sizes[] = {1, 7, 32, 33, 64, 80, 96, 128, 160, 256};
           const TypedProblem p = RandomTypedProblem(
               random, static_cast<ElementType>(k_type), static_cast<ElementType>(v_type),
-              sizes[random.NextBelow(8)], sizes[random.NextBelow(8)], n);
+              sizes[random.NextBelow(10)], sizes[random.NextBelow(10)], n);
           ExpectTypedNearReference(p, {});
           ExpectTypedNearReference(p, {.masked = true});
         }
       }
+    }
+  });
+}
+
+// A row's codes all the lowest or all the highest, or a mixture, as EncodeRow() would hardly leave
+// them.
+void MakeExtreme(ElementType type, Random& random, size_t d, uint8_t* row) {
+  const size_t header = type == ElementType::kQ2 ? 1 : 2;
+  const uint64_t kind = random.NextBelow(3);
+  for (size_t at = 0; at < RowBytes(type, d); at += UnitBytes(type)) {
+    for (size_t i = header; i < UnitBytes(type); ++i) {
+      const bool high = kind == 2 ? random.NextBelow(2) == 0 : kind == 0;
+      const uint8_t low = type == ElementType::kQ8_0 ? 0x80 : 0;
+      row[at + i] = high ? static_cast<uint8_t>(low - 1) : low;
+    }
+  }
+}
+
+TEST(AttentionTest, SumsOfTheLargestCodesAndQueriesFit) {
+  ForEachTarget([] {
+    Random random(41);
+    for (const ElementType type : {ElementType::kQ8_0, ElementType::kQ4_0, ElementType::kQ2}) {
+      for (const size_t d : {32, 128, 256}) {
+        TypedProblem p = RandomTypedProblem(random, type, type, d, d, 70);
+        for (size_t t = 0; t < p.span.n; ++t) {
+          MakeExtreme(type, random, d, p.k_rows.data() + t * p.span.k_stride);
+          MakeExtreme(type, random, d, p.v_rows.data() + t * p.span.v_stride);
+          DecodeRow(type, p.k_rows.data() + t * p.span.k_stride, d, p.k.data() + t * d);
+          DecodeRow(type, p.v_rows.data() + t * p.span.v_stride, d, p.v.data() + t * d);
+        }
+        for (size_t i = 0; i < p.q.size(); ++i) {
+          const uint64_t kind = i / d % 3;
+          p.q[i] = kind == 0 || (kind == 2 && random.NextBelow(2) == 0) ? 0.5f : -0.5f;
+        }
+        ExpectTypedNearReference(p, {});
+      }
+    }
+  });
+}
+
+TEST(AttentionTest, OneQueryGivesTheSameBitsAloneAndInABlockOfEveryType) {
+  ForEachTarget([] {
+    Random random(43);
+    for (size_t type = 0; type < kElementTypes; ++type) {
+      const auto element = static_cast<ElementType>(type);
+      const TypedProblem block = RandomTypedProblem(random, element, element, 96, 64, 150);
+      const TypedResult together = RunTyped(block, {.masked = true});
+      const size_t most = *std::ranges::max_element(block.visible);
+      for (size_t i = 0; i < block.n_queries; ++i) {
+        TypedProblem alone = block;
+        alone.n_queries = 1;
+        const auto begin = block.q.begin() + static_cast<ptrdiff_t>(i * 96);
+        alone.q.assign(begin, begin + 96);
+        alone.visible = {block.visible[i]};
+        const TypedResult single = RunTyped(alone, {.masked = true});
+        // Rows that others see count as well for how weights are rounded.
+        for (size_t j = 0; j < 64 && block.visible[i] == most; ++j) {
+          ASSERT_EQ(single.out[j], together.out[i * 64 + j]) << ToString(element);
+        }
+        for (size_t t = 0; t < 150; ++t) {
+          ASSERT_EQ(single.logits[t], together.logits[i * 150 + t]) << ToString(element);
+        }
+      }
+    }
+  });
+}
+
+TEST(AttentionTest, QueriesThatAreNoNumbersSeeNothing) {
+  ForEachTarget([] {
+    Random random(47);
+    for (size_t type = 0; type < kElementTypes; ++type) {
+      const auto element = static_cast<ElementType>(type);
+      TypedProblem p = RandomTypedProblem(random, element, element, 80, 32, 40);
+      p.n_queries = 4;
+      p.q.assign(4 * 80, 1.0f);
+      p.q[random.NextBelow(80)] = std::numeric_limits<float>::quiet_NaN();
+      p.q[80 + random.NextBelow(80)] = -std::numeric_limits<float>::infinity();
+      std::fill(p.q.begin() + 160, p.q.begin() + 240, 1e-38f);
+      const TypedResult result = RunTyped(p, {});
+      for (size_t t = 0; t < 40; ++t) {
+        for (size_t i = 0; i < 2; ++i) {
+          ASSERT_EQ(result.logits[i * 40 + t], -std::numeric_limits<float>::infinity())
+              << ToString(element);
+        }
+        ASSERT_NEAR(result.logits[80 + t], 0.0f, 1e-30f) << ToString(element);
+        ASSERT_TRUE(std::isfinite(result.logits[120 + t])) << ToString(element);
+      }
+      for (size_t j = 0; j < 64; ++j) ASSERT_EQ(result.out[j], 0.0f) << ToString(element);
+      for (size_t j = 64; j < 128; ++j) ASSERT_TRUE(std::isfinite(result.out[j]));
     }
   });
 }

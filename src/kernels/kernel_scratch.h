@@ -18,7 +18,7 @@ struct QueryTile {
   size_t n = 0;
   const float* const* rows = nullptr;
   float* floats = nullptr;  // PackFloats()
-  // PackIntegers(), of 16 bits for q8_0, and of 8 for q4_0 and q2.
+  // PackTwoBytes() for q8_0, and PackBytes() for q4_0 and q2.
   int32_t* codes16 = nullptr;
   float* steps16 = nullptr;
   int32_t* sums16 = nullptr;
@@ -27,7 +27,7 @@ struct QueryTile {
   int32_t* sums8 = nullptr;
 };
 
-// Carves an array of floats, of KernelScratchFloats(), into parts aligned to 64 bytes.
+// Carves an array of floats, of Floats(), into parts aligned to 64 bytes.
 struct KernelScratch {
   float* logits = nullptr;         // [kMaxQueryRows, kAttentionBlock]; later softmax weights
   float* steps = nullptr;          // [blocks, kAttentionBlock] of a quantised block of rows

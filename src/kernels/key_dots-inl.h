@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "kernels/element-inl.h"
 #include "kernels/kernel_scratch.h"
@@ -137,19 +138,28 @@ HWY_INLINE void RoundQueries(const float* const* rows, size_t n, size_t d, float
   for (size_t q = 0; q < n; ++q) {
     const float* row = rows[q];
     auto largest = hn::Zero(df);
+    auto zeros = hn::Zero(df);
     size_t i = 0;
     for (; i + kFloatLanes <= d; i += kFloatLanes) {
-      largest = hn::Max(largest, hn::Abs(hn::LoadU(df, row + i)));
+      const auto x = hn::LoadU(df, row + i);
+      largest = hn::Max(largest, hn::Abs(x));
+      zeros = hn::MulAdd(x, hn::Zero(df), zeros);
     }
     float max = hn::GetLane(hn::MaxOfLanes(df, largest));
-    for (; i < d; ++i) max = std::max(max, std::abs(row[i]));
-    steps[q] = max / most;
-    const float inverse = max > 0 ? most / max : 0.0f;
+    float zero = hn::GetLane(hn::SumOfLanes(df, zeros));
+    for (; i < d; ++i) {
+      max = std::max(max, std::abs(row[i]));
+      zero += 0.0f * row[i];
+    }
+    const bool finite = zero == 0.0f;
+    steps[q] = finite ? max / most : std::numeric_limits<float>::infinity();
+    // What is too small to be told from zero is.
+    const float inverse = finite && max > 1e-30f ? most / max : 0.0f;
     for (size_t block = 0; block < n_blocks; ++block) {
       const size_t first = block * kQuantBlock;
       HWY_ALIGN int32_t integers[kQuantBlock];
       HWY_ALIGN float elements[kQuantBlock] = {};
-      std::copy_n(row + first, std::min(kQuantBlock, d - first), elements);
+      if (finite) std::copy_n(row + first, std::min(kQuantBlock, d - first), elements);
       auto sum = hn::Zero(di);
       for (size_t e = 0; e < kQuantBlock; e += kFloatLanes) {
         const auto scaled = hn::Mul(hn::Load(df, elements + e), hn::Set(df, inverse));
@@ -173,7 +183,7 @@ HWY_INLINE void StoreQuads(const int8_t* HWY_RESTRICT bytes, size_t stride,
 
 // q4_0 and q2: [blocks][kQuads][queries] of four int8.
 HWY_INLINE void PackBytes(const float* const* rows, size_t n, size_t d, QueryTile& tile) {
-  RoundQueries(rows, n, d, 127.0f, tile.steps8, tile.sums8,
+  RoundQueries(rows, n, d, kMostOfByte, tile.steps8, tile.sums8,
                [&](size_t block, size_t q, const int32_t* HWY_RESTRICT integers) HWY_ATTR {
                  int8_t bytes[kQuantBlock];
                  for (size_t e = 0; e < kQuantBlock; ++e) {
@@ -185,8 +195,8 @@ HWY_INLINE void PackBytes(const float* const* rows, size_t n, size_t d, QueryTil
 
 // q8_0: [blocks][queries][kQuantBlock] of int16, or where bytes are multiplied
 // [blocks][kQuads][queries][2] of four int8 each: those that count 256-fold, and the rest.
-HWY_INLINE void PackInt16(const float* const* rows, size_t n, size_t d, QueryTile& tile) {
-  RoundQueries(rows, n, d, 127.0f * 257.0f, tile.steps16, tile.sums16,
+HWY_INLINE void PackTwoBytes(const float* const* rows, size_t n, size_t d, QueryTile& tile) {
+  RoundQueries(rows, n, d, kMostOfTwoBytes, tile.steps16, tile.sums16,
                [&](size_t block, size_t q, const int32_t* HWY_RESTRICT integers) HWY_ATTR {
 #if RKV_MULTIPLIES_BYTES
                  int8_t high[kQuantBlock], low[kQuantBlock];
@@ -229,7 +239,7 @@ class BlockSums {
     pairs_ = hn::Zero(PairTag());
   }
   HWY_INLINE void Add(CodeVec codes, const int32_t& quad) {
-    // Of a block's eight products of pairs, each at most 2 * 15 * 127.
+    // The eight of a block are at most 8 * 2 * 15 * 127, which int16 holds.
     const auto query = hn::BitCast(CodeTag(), hn::Set(PairSumTag(), quad));
     pairs_ = hn::Add(pairs_, MulPairs(codes, query));
   }
@@ -245,8 +255,7 @@ class BlockSums {
 
 // Dot products of queries of `kWords` bytes, the first of which counts 256-fold if there are two,
 // with the codes that UnpackBlocks() left. `quads`: [blocks][kQuads][kQueries][kWords] of four
-// bytes each; `starts`: [blocks][kQueries][kWords], what the offset of codes adds; `steps` of
-// queries: [kQueries].
+// bytes each; `starts`: [blocks][kQueries][kWords], what the offset of codes adds.
 template <size_t kQueries, size_t kWords>
 HWY_INLINE void DotCodes(const int32_t* HWY_RESTRICT quads, const int32_t* HWY_RESTRICT starts,
                          const float* HWY_RESTRICT query_steps, float unit, const KernelScratch& s,
@@ -271,7 +280,9 @@ HWY_INLINE void DotCodes(const int32_t* HWY_RESTRICT quads, const int32_t* HWY_R
       const FloatVec step = hn::Load(df, s.steps + block * kAttentionBlock + t);
       for (size_t q = 0; q < kQueries; ++q) {
         auto total = products[q * kWords].Total();
-        if (kWords == 2) total = hn::Add(hn::ShiftLeft<8>(total), products[q * 2 + 1].Total());
+        if constexpr (kWords == 2) {
+          total = hn::Add(hn::ShiftLeft<8>(total), products[2 * q + 1].Total());
+        }
         sums[q] = hn::MulAdd(hn::ConvertTo(df, total), step, sums[q]);
       }
     }
@@ -339,7 +350,7 @@ HWY_INLINE void DotBytes(const QueryTile& tile, const KvSpan& span, size_t begin
 // Brings the rows of a tile into the forms that the types need.
 HWY_INLINE void PackTile(const KeyTypes& types, size_t d, QueryTile& tile) {
   if (types.halves) PackFloats(tile.rows, tile.n, d, tile.floats);
-  if (types.bytes) PackInt16(tile.rows, tile.n, d, tile);
+  if (types.bytes) PackTwoBytes(tile.rows, tile.n, d, tile);
   if (types.codes) PackBytes(tile.rows, tile.n, d, tile);
 }
 
@@ -368,7 +379,8 @@ HWY_INLINE void DotKeys(const HeadShape& shape, const QueryTile& tile, const KvS
                         Prefetcher& values) {
   const size_t d = shape.d_k;
   const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
-  const auto codes = [&](CodeScale scale) HWY_ATTR {
+  const auto codes = [&]() HWY_ATTR {
+    const CodeScale scale = UnpackedScale(span.k_type);
     for (size_t i = 0; i < n_blocks * kQueries; ++i) s.starts[i] = -scale.offset * tile.sums8[i];
     DotCodes<kQueries, 1>(tile.codes8, s.starts, tile.steps8, scale.unit, s, n, n_blocks, dots,
                           values);
@@ -379,17 +391,16 @@ HWY_INLINE void DotKeys(const HeadShape& shape, const QueryTile& tile, const KvS
     case ElementType::kBF16:
       return DotHalves<ElementType::kBF16, kQueries>(tile.floats, span, begin, n, d, dots, values);
     case ElementType::kQ4_0:
-      return codes(kQ4Codes);
     case ElementType::kQ2:
-      return codes(kQ2Codes);
+      return codes();
     case ElementType::kQ8_0:
 #if RKV_MULTIPLIES_BYTES
       for (size_t i = 0; i < n_blocks * kQueries; ++i) {
         s.starts[2 * i] = 0;
-        s.starts[2 * i + 1] = -kQ8Codes.offset * tile.sums16[i];
+        s.starts[2 * i + 1] = -UnpackedScale(ElementType::kQ8_0).offset * tile.sums16[i];
       }
-      return DotCodes<kQueries, 2>(tile.codes16, s.starts, tile.steps16, kQ8Codes.unit, s, n,
-                                   n_blocks, dots, values);
+      return DotCodes<kQueries, 2>(tile.codes16, s.starts, tile.steps16, 1.0f, s, n, n_blocks, dots,
+                                   values);
 #else
       return DotBytes<kQueries>(tile, span, begin, n, n_blocks, s.steps, dots, values);
 #endif

@@ -23,11 +23,6 @@ HWY_INLINE const uint8_t* RowAt(const void* rows, size_t stride, size_t t) {
 
 #if HWY_TARGET != HWY_SCALAR
 
-// A code of 4 or 2 bits stands for (code - offset) steps.
-constexpr float CodeOffset(ElementType type) {
-  return type == ElementType::kQ4_0 ? 8.0f : (type == ElementType::kQ2 ? 1.5f : 0.0f);
-}
-
 // Four dwords of each of as many rows as a vector has dwords, [rows] in memory, to vectors of one
 // dword of all rows. `load(row)` gives a row's as 16 bytes.
 template <typename Load>
@@ -60,16 +55,16 @@ HWY_INLINE void TransposeQuads(const Load& load, CodeVec* HWY_RESTRICT out) {
   out[3] = hn::BitCast(d8, hn::InterleaveUpper(d64, ab_high, cd_high));
 }
 
-// Keys of a block of rows, as they are multiplied: [blocks][rows / lanes][dwords][lanes] of the
-// codes of four elements each, where a lane is a row. A code of q4_0 stands for (code - 8) steps,
-// one of q2 is doubled and stands for half of (code - 3) steps, one of q8_0 for (code - 128) steps.
+// What unpacked codes stand for: (code - offset) * unit steps. Codes of q2 are doubled, and those
+// of q8_0 have no sign.
 struct CodeScale {
   int32_t offset;
   float unit;
 };
-inline constexpr CodeScale kQ8Codes{.offset = 128, .unit = 1.0f};
-inline constexpr CodeScale kQ4Codes{.offset = 8, .unit = 1.0f};
-inline constexpr CodeScale kQ2Codes{.offset = 3, .unit = 0.5f};
+constexpr CodeScale UnpackedScale(ElementType type) {
+  if (type == ElementType::kQ2) return {.offset = 3, .unit = 0.5f};
+  return {.offset = type == ElementType::kQ4_0 ? 8 : 128, .unit = 1.0f};
+}
 
 // The codes of one block of so many rows as a vector has lanes, from `rows` on to out[dword, lane].
 // Of q2, those of two blocks, the second to out[second + ...].
@@ -125,7 +120,9 @@ HWY_INLINE void UnpackQuads(const uint8_t* const* HWY_RESTRICT rows, size_t at, 
   }
 }
 
-// Codes of the rows [begin, begin + n), and what can be multiplied behind them.
+// Codes of the rows [begin, begin + n), and what can be multiplied behind them, as keys are
+// multiplied: [blocks][rows / lanes][dwords][lanes] of the codes of four elements each, where a
+// lane is a row.
 template <ElementType kType>
 HWY_INLINE void UnpackBlocks(const void* keys, size_t stride, size_t begin, size_t n,
                              size_t n_blocks, uint8_t* HWY_RESTRICT out) {

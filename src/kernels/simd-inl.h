@@ -251,9 +251,10 @@ class Prefetcher {
   // Of all rows.
   size_t bytes() const { return bytes_; }
 
-  // In `n` steps, of whole cache lines.
+  // For `n` steps, in whole cache lines, of rows that lie one after the other. REQUIRES: n > 0.
   size_t StepBytes(size_t n) const { return (bytes_ / n + 63) / 64 * 64; }
 
+  // At most to the end of a row.
   HWY_INLINE void Advance(size_t bytes) {
     if (left_ == 0) return;
     for (size_t i = of_row_; i < of_row_ + bytes; i += 64) {

@@ -216,22 +216,25 @@ HWY_INLINE void UnpackPairs(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
 
 #endif  // HWY_MAX_BYTES >= 64
 
-// A code stands for (code - offset) steps.
-constexpr float UnpackedOffset(ElementType type) {
-  return type == ElementType::kQ8_0 && kPairBytes == 64 ? 128.0f : CodeOffset(type);
+// A code of UnpackBlock() or UnpackPairs() stands for (code - half of this) steps.
+constexpr int32_t TwiceOffset(ElementType type) {
+  if (type == ElementType::kQ2) return 3;
+  if (type == ElementType::kQ4_0) return 16;
+  return kPairBytes == 64 ? 256 : 0;
 }
 
 // Rows of a block that are added up together: t and t + PairDistance(n), so that pairs are made of
-// vectors of weights without shuffling.
+// vectors of weights without shuffling. Fewer rows than two vectors have lanes take longer for it.
 HWY_INLINE size_t PairDistance(size_t n) {
   return (n + 2 * kFloatLanes - 1) / (2 * kFloatLanes) * kFloatLanes;
 }
 
 // Sums of weights times codes over the rows, for the elements [kFirst, kFirst + kElements) of a
-// block, to sums[q, kElements]. `weights`: [queries, kAttentionBlock / 2] pairs.
+// block, to sums[q, kElements]. `weights`: [queries, kAttentionBlock / 2] pairs of
+// rows that are `distance` apart.
 template <ElementType kType, size_t kQueries, size_t kFirst, size_t kElements>
 HWY_INLINE void SumCodes(const int32_t* HWY_RESTRICT weights, const uint8_t* HWY_RESTRICT rows,
-                         size_t stride, size_t n, int32_t* HWY_RESTRICT sums) {
+                         size_t stride, size_t n, size_t distance, int32_t* HWY_RESTRICT sums) {
   const PairTag d16;
   const PairSumTag d32;
   constexpr size_t kLanes = kPairBytes / sizeof(int32_t);
@@ -263,9 +266,8 @@ HWY_INLINE void SumCodes(const int32_t* HWY_RESTRICT weights, const uint8_t* HWY
       }
     }
   };
-  const size_t distance = PairDistance(n);
   const size_t n_pairs = n > distance ? n - distance : 0;
-  const uint8_t* second = rows + distance * stride;
+  const uint8_t* second = n_pairs > 0 ? rows + distance * stride : rows;
   size_t t = 0;
   for (; t + kPairs <= n_pairs; t += kPairs) {
     for (size_t p = 0; p < kPairs; ++p, rows += stride, second += stride) {
@@ -298,7 +300,7 @@ HWY_INLINE float ScaleToLargest(float largest, float whole, const float* HWY_RES
 }
 
 // Steps of one block of elements as shares of the largest, in place, which is returned. A damaged
-// row's makes all sums infinite as the largest; its share would be no number, so it has none.
+// row's makes all sums no number as the largest; its share would be none either, so it has none.
 HWY_INLINE float ShareSteps(float* HWY_RESTRICT steps) {
   const FloatTag df;
   auto most = hn::Zero(df);
@@ -374,16 +376,15 @@ HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights,
     // Few queries leave registers for the whole block, which is then unpacked once; so do vectors
     // of 64 bytes.
     constexpr size_t kElements = kQueries <= 2 || kPairBytes == 64 ? kQuantBlock : kPassElements;
-    SumCodes<kType, kQueries, 0, kElements>(s.pairs, rows, span.v_stride, n, sums);
+    SumCodes<kType, kQueries, 0, kElements>(s.pairs, rows, span.v_stride, n, distance, sums);
     if constexpr (kElements < kQuantBlock) {
-      SumCodes<kType, kQueries, kElements, kElements>(s.pairs, rows, span.v_stride, n,
+      SumCodes<kType, kQueries, kElements, kElements>(s.pairs, rows, span.v_stride, n, distance,
                                                       sums + kQueries * kElements);
     }
     const size_t first = block * kQuantBlock;
     for (size_t q = 0; q < kQueries; ++q) {
       // (code - offset) steps, in halves so that it is exact.
-      const auto offset =
-          hn::Set(d32, static_cast<int32_t>(2 * UnpackedOffset(kType)) * weight_sums[q]);
+      const auto offset = hn::Set(d32, TwiceOffset(kType) * weight_sums[q]);
       const auto half = hn::Set(df, 0.5f * wholes[q] * s.largest_steps[block]);
       const auto added = [&](size_t e) HWY_ATTR {
         const auto sum = hn::Load(

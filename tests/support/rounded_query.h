@@ -7,6 +7,7 @@
 #include <span>
 
 #include "hwy/highway.h"
+#include "kernels/attention.h"
 #include "kernels/element.h"
 
 namespace rkv {
@@ -15,7 +16,7 @@ namespace rkv {
 inline void RoundQuery(ElementType k_type, std::span<float> q) {
   const bool scalar = (hwy::SupportedTargets() & -hwy::SupportedTargets()) == HWY_SCALAR;
   if (!IsQuantized(k_type) || scalar) return;
-  const float whole = k_type == ElementType::kQ8_0 ? 127.0f * 257.0f : 127.0f;
+  const float whole = k_type == ElementType::kQ8_0 ? kMostOfTwoBytes : kMostOfByte;
   float max = 0;
   for (const float x : q) max = std::max(max, std::abs(x));
   for (float& x : q) x = max > 0 ? std::nearbyint(x * (whole / max)) * (max / whole) : 0.0f;
