@@ -146,18 +146,6 @@ HWY_INLINE void WithQueries(size_t n, const Body& body) {
   }
 }
 
-HWY_INLINE bool AllFinite(const float* HWY_RESTRICT x, size_t n) {
-  const FloatTag df;
-  auto zeros = hn::Zero(df);
-  size_t i = 0;
-  for (; i + kFloatLanes <= n; i += kFloatLanes) {
-    zeros = hn::MulAdd(hn::LoadU(df, x + i), hn::Zero(df), zeros);
-  }
-  float zero = hn::GetLane(hn::SumOfLanes(df, zeros));
-  for (; i < n; ++i) zero += 0.0f * x[i];
-  return zero == 0.0f;
-}
-
 // AddValues() of one query that reads only the rows which have a weight: 0 * infinity is no number.
 HWY_INLINE void AddWeightedValues(const float* HWY_RESTRICT weights, float largest_weight,
                                   const KvSpan& span, size_t begin, size_t n, size_t d,

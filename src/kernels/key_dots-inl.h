@@ -138,20 +138,13 @@ HWY_INLINE void RoundQueries(const float* const* rows, size_t n, size_t d, float
   for (size_t q = 0; q < n; ++q) {
     const float* row = rows[q];
     auto largest = hn::Zero(df);
-    auto zeros = hn::Zero(df);
     size_t i = 0;
     for (; i + kFloatLanes <= d; i += kFloatLanes) {
-      const auto x = hn::LoadU(df, row + i);
-      largest = hn::Max(largest, hn::Abs(x));
-      zeros = hn::MulAdd(x, hn::Zero(df), zeros);
+      largest = hn::Max(largest, hn::Abs(hn::LoadU(df, row + i)));
     }
     float max = hn::GetLane(hn::MaxOfLanes(df, largest));
-    float zero = hn::GetLane(hn::SumOfLanes(df, zeros));
-    for (; i < d; ++i) {
-      max = std::max(max, std::abs(row[i]));
-      zero += 0.0f * row[i];
-    }
-    const bool finite = zero == 0.0f;
+    for (; i < d; ++i) max = std::max(max, std::abs(row[i]));
+    const bool finite = AllFinite(row, d);
     steps[q] = finite ? max / most : std::numeric_limits<float>::infinity();
     // What is too small to be told from zero is.
     const float inverse = finite && max > 1e-30f ? most / max : 0.0f;

@@ -155,6 +155,18 @@ HWY_INLINE V InRegister(V v) {
   return v;
 }
 
+HWY_INLINE bool AllFinite(const float* HWY_RESTRICT x, size_t n) {
+  const FloatTag df;
+  auto zeros = hn::Zero(df);
+  size_t i = 0;
+  for (; i + kFloatLanes <= n; i += kFloatLanes) {
+    zeros = hn::MulAdd(hn::LoadU(df, x + i), hn::Zero(df), zeros);
+  }
+  float zero = hn::GetLane(hn::SumOfLanes(df, zeros));
+  for (; i < n; ++i) zero += 0.0f * x[i];
+  return zero == 0.0f;
+}
+
 // The nearest integer of each lane, as the low bits of 1.5 * 2^23 + x. REQUIRES: |x| <= 2^22.
 inline constexpr float kIntegerFloat = 12582912.0f;
 inline constexpr int32_t kIntegerBits = 0x4B400000;

@@ -218,9 +218,9 @@ HWY_INLINE void UnpackPairs(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
 
 // A code of UnpackBlock() or UnpackPairs() stands for (code - half of this) steps.
 constexpr int32_t TwiceOffset(ElementType type) {
-  if (type == ElementType::kQ2) return 3;
-  if (type == ElementType::kQ4_0) return 16;
-  return kPairBytes == 64 ? 256 : 0;
+  if (type == ElementType::kQ8_0 && kPairBytes < 64) return 0;
+  const CodeScale scale = UnpackedScale(type);  // of keys, which q2 has doubled
+  return static_cast<int32_t>(2.0f * scale.unit) * scale.offset;
 }
 
 // Rows of a block that are added up together: t and t + PairDistance(n), so that pairs are made of
