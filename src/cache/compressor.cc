@@ -58,20 +58,41 @@ void RanksToErrors(std::span<LadderItem> items) {
 
 }  // namespace
 
-// Candidates as a policy reads them.
+// Candidates as a policy reads them: time and again, so while an answer grows they stay decoded.
 class Compressor::CandidateRows : public TokenRows {
  public:
   CandidateRows(const Compressor& compressor, size_t head, const HeadPlan& plan)
-      : compressor_(compressor), head_(head), plan_(plan) {}
+      : compressor_(compressor),
+        head_(head),
+        plan_(plan),
+        d_k_(compressor.config_.layer_shape(head).d_k),
+        d_(d_k_ + compressor.config_.layer_shape(head).d_v),
+        is_decoded_(compressor.rests_ ? std::min(plan.candidates.size(), kMostDecoded) : 0) {}
 
   void Read(size_t i, float* key, float* value) const override {
-    compressor_.Decode(head_, plan_.codec, plan_.candidates[i], key, value);
+    if (i >= is_decoded_.size()) return Decode(i, key, value);
+    decoded_.resize(is_decoded_.size() * d_);
+    float* row = decoded_.data() + i * d_;
+    if (!is_decoded_[i]) Decode(i, row, row + d_k_);
+    is_decoded_[i] = true;
+    if (key != nullptr) std::copy_n(row, d_k_, key);
+    if (value != nullptr) std::copy(row + d_k_, row + d_, value);
   }
 
  private:
+  static constexpr size_t kMostDecoded = 512;
+
+  void Decode(size_t i, float* key, float* value) const {
+    compressor_.Decode(head_, plan_.codec, plan_.candidates[i], key, value);
+  }
+
   const Compressor& compressor_;
   size_t head_;
   const HeadPlan& plan_;
+  size_t d_k_;
+  size_t d_;
+  mutable std::vector<bool> is_decoded_;
+  mutable std::vector<float> decoded_;  // [candidates, d], once any has been read
 };
 
 Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
@@ -491,7 +512,7 @@ void Compressor::Score(size_t head, HeadPlan& plan) const {
     if (!pooled_) RanksToErrors(plan.items);
   }
   if (are_errors || !pooled_) WeighKept(plan);  // Else once ranks are known.
-  if (NeedsMetric(head)) MeasureMetric(head, plan);
+  if (NeedsMetric(head)) MeasureMetric(head, rows, plan);
 }
 
 void Compressor::WeighKept(HeadPlan& plan) const {
@@ -608,14 +629,14 @@ bool Compressor::NeedsMetric(size_t head) const {
          (room_ < 1 || absorb.share < 0 || memory_.store(head, config_.state_tier()).size() > 0);
 }
 
-void Compressor::MeasureMetric(size_t head, HeadPlan& plan) const {
+void Compressor::MeasureMetric(size_t head, const CandidateRows& rows, HeadPlan& plan) const {
   const LayerShape& shape = config_.layer_shape(head);
   std::vector<float> k(shape.d_k), v(shape.d_v);
   StateSums all(shape.d_k, shape.d_v);
   double v_square = 0;
-  for (const Candidate& candidate : plan.candidates) {
-    Decode(head, plan.codec, candidate, k.data(), v.data());
-    const float count = candidate.stands_for;
+  for (size_t i = 0; i < plan.candidates.size(); ++i) {
+    rows.Read(i, k.data(), v.data());
+    const float count = plan.candidates[i].stands_for;
     all.Absorb(k, v, count);
     float norm = 0;
     SquaredNorms(v.data(), 1, v.size(), &norm);
@@ -727,7 +748,7 @@ void Compressor::Apply(size_t head, HeadPlan& plan) {
     stats.insert(stats.end(), own.begin(), own.end());
   }
   if (config_.absorb().has_states() && !forgotten.empty() && !NeedsMetric(head)) {
-    MeasureMetric(head, plan);  // All nearly had room.
+    MeasureMetric(head, CandidateRows(*this, head, plan), plan);  // All nearly had room.
   }
   if (orders_) std::ranges::stable_sort(placed, std::greater{}, &Placed::error);
   std::vector<size_t> arriving(n_rungs);
@@ -778,17 +799,22 @@ std::vector<StateSums> Compressor::LoadStates(size_t head, const RowCodec& codec
 }
 
 void Compressor::StoreStates(size_t head, const RowCodec& codec,
-                             const std::vector<StateSums>& states) {
+                             const std::vector<StateSums>& states,
+                             std::span<const uint32_t> same_as) {
   const LayerShape& shape = config_.layer_shape(head);
   const size_t tier = config_.state_tier();
   const RowLayout& layout = config_.layout(head, tier);
-  memory_.SetCapacity(head, tier, 0);
-  if (states.empty()) return;
-  RowStore& rows = memory_.mutable_store(head, tier);
+  if (states.empty()) return memory_.SetCapacity(head, tier, 0);
+  RowStore rows(layout);
   rows.SetCapacity(states.size());
   std::vector<float> k(shape.d_k), v(shape.d_v);
   std::vector<uint8_t> k_row(layout.k_bytes()), v_row(layout.v_bytes());
-  for (const StateSums& state : states) {
+  for (size_t i = 0; i < states.size(); ++i) {
+    if (same_as[i] != kChanged) {
+      rows.Append(memory_.store(head, tier).row(same_as[i]));
+      continue;
+    }
+    const StateSums& state = states[i];
     state.Means(k, v);
     codec.Encode(layout, config_.rotated(tier), k.data(), v.data(), k_row.data(), v_row.data());
     rows.Append({.k = k_row.data(),
@@ -797,6 +823,7 @@ void Compressor::StoreStates(size_t head, const RowCodec& codec,
                  .log_mass = std::log(state.mass),
                  .spread = state.Spread()});
   }
+  memory_.mutable_store(head, tier) = std::move(rows);
 }
 
 void Compressor::Absorb(size_t head, const HeadPlan& plan, std::vector<StateSums> forgotten,
@@ -840,11 +867,23 @@ void Compressor::Absorb(size_t head, const HeadPlan& plan, std::vector<StateSums
         MergeNeighbours(states, limit, plan.metric, same_media, &memory_);
     for (const size_t i : placed) went.push_back(merged[i]);
   }
-  StoreStates(head, plan.codec, states);
+  StoreStates(head, plan.codec, states, SameAs(went, roots_before.size(), states, retention));
   if (memory_.matrix(head) != nullptr) {
     UpdateMatrix(head, plan.codec, points, went, mass, retention);
   }
   if (memory_.tracing()) TraceRoots(head, roots_before, tokens, states, went);
+}
+
+std::vector<uint32_t> Compressor::SameAs(std::span<const size_t> went, size_t n_before,
+                                         const std::vector<StateSums>& states, double retention) {
+  std::vector<uint32_t> same_as(states.size(), kChanged);
+  if (retention != 1.0) return same_as;
+  std::vector<uint32_t> n_points(states.size());
+  for (const size_t state : went) ++n_points[state];
+  for (uint32_t i = 0; i < std::min(n_before, went.size()); ++i) {
+    if (n_points[went[i]] == 1) same_as[went[i]] = i;
+  }
+  return same_as;
 }
 
 double Compressor::MeanAttention(size_t head, const HeadPlan& plan) const {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -109,7 +110,7 @@ class Compressor {
   void SolveRows(size_t head, HeadPlan& plan, const LadderSolver& solver, uint64_t budget) const;
   // Whether states are certain to be made or changed, as far as that can be told before solving.
   bool NeedsMetric(size_t head) const;
-  void MeasureMetric(size_t head, HeadPlan& plan) const;
+  void MeasureMetric(size_t head, const CandidateRows& rows, HeadPlan& plan) const;
   double StateError(size_t head, const HeadPlan& plan, size_t n_states) const;
   uint64_t StayingBytes(size_t head, const HeadPlan& plan) const;  // of HeadPlan::n_staying
   // Of others that may not be forgotten, at the least.
@@ -134,7 +135,14 @@ class Compressor {
   void Decode(size_t head, const RowCodec& codec, const Candidate& candidate, float* k,
               float* v) const;
   std::vector<StateSums> LoadStates(size_t head, const RowCodec& codec) const;
-  void StoreStates(size_t head, const RowCodec& codec, const std::vector<StateSums>& states);
+  // States that were held before, and did not change, keep their rows.
+  static constexpr uint32_t kChanged = std::numeric_limits<uint32_t>::max();
+  void StoreStates(size_t head, const RowCodec& codec, const std::vector<StateSums>& states,
+                   std::span<const uint32_t> same_as);
+  // The place that each of `states` had before, or kChanged. `went`: of the n_before states and
+  // what they absorb.
+  static std::vector<uint32_t> SameAs(std::span<const size_t> went, size_t n_before,
+                                      const std::vector<StateSums>& states, double retention);
   std::span<const float> Stats(size_t head, const Candidate& candidate) const;
 
   Memory::Impl& memory_;

@@ -187,6 +187,23 @@ void DistancesTarget(const NormedRows& rows, size_t d, const NormedPoints& from,
                });
 }
 
+size_t IndexOfLeastTarget(const float* x, size_t n) {
+  const hn::ScalableTag<float> df;
+  const size_t lanes = hn::Lanes(df);
+  auto lanes_least = hn::Set(df, x[0]);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) lanes_least = hn::Min(lanes_least, hn::LoadU(df, x + i));
+  float least = hn::GetLane(hn::MinOfLanes(df, lanes_least));
+  for (; i < n; ++i) least = std::min(least, x[i]);
+  const auto wanted = hn::Set(df, least);
+  for (i = 0; i + lanes <= n; i += lanes) {
+    const intptr_t at = hn::FindFirstTrue(df, hn::Eq(hn::LoadU(df, x + i), wanted));
+    if (at >= 0) return i + static_cast<size_t>(at);
+  }
+  while (i + 1 < n && x[i] != least) ++i;
+  return i;
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace rkv
 HWY_AFTER_NAMESPACE();
@@ -198,6 +215,7 @@ HWY_EXPORT(SquaredNormsTarget);
 HWY_EXPORT(LowerTarget);
 HWY_EXPORT(NearestTarget);
 HWY_EXPORT(DistancesTarget);
+HWY_EXPORT(IndexOfLeastTarget);
 
 void SquaredNorms(const float* rows, size_t n, size_t d, float* norms) {
   HWY_DYNAMIC_DISPATCH(SquaredNormsTarget)(rows, n, d, norms);
@@ -217,6 +235,10 @@ void FindNearest(const NormedRows& rows, size_t d, const NormedPoints& from, flo
 void SquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from,
                       float* distances) {
   HWY_DYNAMIC_DISPATCH(DistancesTarget)(rows, d, from, distances);
+}
+
+size_t IndexOfLeast(const float* x, size_t n) {
+  return HWY_DYNAMIC_DISPATCH(IndexOfLeastTarget)(x, n);
 }
 
 }  // namespace rkv

@@ -42,6 +42,9 @@ inline constexpr double kPairDistanceErrorBound = 1e-3;
 // distances[i, f] = |row i - from f|^2. distances: [rows, from].
 void SquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances);
 
+// The first of the least of n numbers, none of them NaN. REQUIRES: n > 0.
+size_t IndexOfLeast(const float* x, size_t n);
+
 }  // namespace rkv
 
 #endif  // RETENTIVEKV_KERNELS_DISTANCE_H_

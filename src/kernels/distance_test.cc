@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "base/random.h"
@@ -71,6 +72,19 @@ TEST(DistanceTest, MatchesDoublePrecisionOnEveryTarget) {
       for (const size_t n : {1, 4, 7}) {
         for (const size_t n_from : {1, 2, 19, 50}) CheckDistances(random, n, d, n_from);
       }
+    }
+  });
+}
+
+TEST(DistanceTest, IndexOfLeastIsThatOfTheFirst) {
+  ForEachTarget([] {
+    Random random(2);
+    for (size_t n = 1; n < 100; ++n) {
+      std::vector<float> x(n);
+      for (float& value : x) value = static_cast<float>(random.NextBelow(n / 2 + 2));
+      for (size_t i = 0; i < n; i += 3) x[i] = std::numeric_limits<float>::infinity();
+      EXPECT_EQ(IndexOfLeast(x.data(), n),
+                static_cast<size_t>(std::ranges::min_element(x) - x.begin()));
     }
   });
 }

@@ -115,8 +115,9 @@ std::vector<size_t> FindByMeans(const std::vector<StateSums>& states, const Mean
 class PairMerger {
  public:
   PairMerger(const std::vector<StateSums>& states, const MeanTable& table)
-      : n_(states.size()), costs_(n_ * n_), nearest_(n_), mass_(n_), into_(n_) {
+      : n_(states.size()), costs_(n_ * n_, kNone), nearest_(n_), least_(n_), mass_(n_), into_(n_) {
     std::iota(into_.begin(), into_.end(), size_t{0});
+    live_ = into_;
     for (size_t i = 0; i < n_; ++i) mass_[i] = states[i].mass;
     std::vector<const float*> points;
     for (size_t i = 0; i < n_; ++i) points.push_back(table.row(i));
@@ -127,24 +128,24 @@ class PairMerger {
                        {.data = points.data() + first, .norms = table.norms() + first, .n = n},
                        distances.data());
       for (size_t i = 0; i < first + n; ++i) {
-        for (size_t j = std::max(first, i); j < first + n; ++j) {
+        for (size_t j = std::max(first, i + 1); j < first + n; ++j) {
           const size_t f = j - first;
           SetCost(i, j, mass_[i] * mass_[j] / (mass_[i] + mass_[j]) * distances[i * n + f]);
         }
       }
     }
-    for (size_t i = 0; i < n_; ++i) live_.push_back(i);
     for (size_t i = 0; i < n_; ++i) FindNearestOf(i);
   }
 
   // The cluster of each state.
   std::vector<size_t> Merge(size_t limit) {
     while (live_.size() > 1) {
-      size_t a = live_.front();
-      for (const size_t i : live_) {
-        if (cost(i, nearest_[i]) < cost(a, nearest_[a])) a = i;
+      size_t a = IndexOfLeast(least_.data(), n_);
+      if (live_.size() <= limit && least_[a] != 0) break;
+      if (least_[a] == kNone) {
+        a = live_.front();
+        nearest_[a] = live_[1];
       }
-      if (live_.size() <= limit && cost(a, nearest_[a]) != 0) break;
       MergePair(a, nearest_[a]);
     }
     // Numbers without gaps.
@@ -161,21 +162,20 @@ class PairMerger {
 
  private:
   static constexpr size_t kColumns = 16;
+  // Of a state with itself and with what is not live. States that are no numbers have no other
+  // costs, either, so they are merged last.
+  static constexpr float kNone = std::numeric_limits<float>::infinity();
 
-  float cost(size_t i, size_t j) const { return costs_[i * n_ + j]; }
+  float* costs_of(size_t i) { return costs_.data() + i * n_; }
 
-  // States that are no numbers are merged last.
   void SetCost(size_t i, size_t j, float cost) {
-    if (!std::isfinite(cost)) cost = std::numeric_limits<float>::infinity();
-    costs_[i * n_ + j] = costs_[j * n_ + i] = cost;
+    if (!std::isfinite(cost)) cost = kNone;
+    costs_of(i)[j] = costs_of(j)[i] = cost;
   }
 
   void FindNearestOf(size_t i) {
-    size_t best = i;
-    for (const size_t j : live_) {
-      if (j != i && (best == i || cost(i, j) < cost(i, best))) best = j;
-    }
-    nearest_[i] = best;
+    nearest_[i] = IndexOfLeast(costs_of(i), n_);
+    least_[i] = costs_of(i)[nearest_[i]];
   }
 
   // b goes into a. What it then costs to merge them with another follows from what each did (Lance
@@ -183,27 +183,32 @@ class PairMerger {
   void MergePair(size_t a, size_t b) {
     std::erase(live_, b);
     into_[b] = a;
-    const float both = cost(a, b);
+    least_[b] = kNone;
+    const float both = costs_of(a)[b];
+    SetCost(a, b, kNone);
+    const float pair = mass_[a] + mass_[b];
     for (const size_t k : live_) {
       if (k == a) continue;
-      const float merged = ((mass_[a] + mass_[k]) * cost(a, k) +
-                            (mass_[b] + mass_[k]) * cost(b, k) - mass_[k] * both) /
-                           (mass_[a] + mass_[b] + mass_[k]);
+      const float merged = ((mass_[a] + mass_[k]) * costs_of(a)[k] +
+                            (mass_[b] + mass_[k]) * costs_of(b)[k] - mass_[k] * both) /
+                           (pair + mass_[k]);
       SetCost(a, k, std::max(merged, 0.0f));
-    }
-    mass_[a] += mass_[b];
-    for (const size_t k : live_) {
-      if (k == a || nearest_[k] == a || nearest_[k] == b) {
+      costs_of(k)[b] = kNone;
+      if (nearest_[k] == a || nearest_[k] == b) {
         FindNearestOf(k);
-      } else if (cost(k, a) < cost(k, nearest_[k])) {
+      } else if (costs_of(k)[a] < least_[k]) {
         nearest_[k] = a;
+        least_[k] = costs_of(k)[a];
       }
     }
+    mass_[a] = pair;
+    FindNearestOf(a);
   }
 
   size_t n_;
-  std::vector<float> costs_;  // [states, states]
-  std::vector<size_t> nearest_;
+  std::vector<float> costs_;     // [states, states]
+  std::vector<size_t> nearest_;  // the first of those with the least cost
+  std::vector<float> least_;     // that cost
   std::vector<float> mass_;
   std::vector<size_t> into_;  // itself: not merged
   std::vector<size_t> live_;
@@ -271,10 +276,11 @@ void StateSums::Means(std::span<float> key, std::span<float> value) const {
 }
 
 float StateSums::Spread() const {
+  const double share = 1.0 / static_cast<double>(mass);
   double sum = 0;
   for (size_t i = 0; i < key_sum.size(); ++i) {
-    const double mean = static_cast<double>(key_sum[i]) / static_cast<double>(mass);
-    sum += static_cast<double>(key_square[i]) / static_cast<double>(mass) - mean * mean;
+    const double mean = share * static_cast<double>(key_sum[i]);
+    sum += share * static_cast<double>(key_square[i]) - mean * mean;
   }
   return static_cast<float>(std::max(0.0, sum / static_cast<double>(key_sum.size())));
 }
