@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <memory>
 #include <numeric>
 
 #include "base/clock.h"
@@ -30,7 +31,7 @@ constexpr size_t kSampledRows = 128;
 
 // While an answer grows, most rows on the lowest rung rest: only the last ones compete, which were
 // the least worth keeping when all did. After so many tokens all do again, which orders them anew.
-constexpr size_t kCompetingRows = 256;
+constexpr size_t kCompetingRows = 128;
 constexpr uint64_t kRestingTokens = 512;
 
 // A thread costs about as much as some hundred of them do.
@@ -71,8 +72,10 @@ class Compressor::CandidateRows : public TokenRows {
 
   void Read(size_t i, float* key, float* value) const override {
     if (i >= is_decoded_.size()) return Decode(i, key, value);
-    decoded_.resize(is_decoded_.size() * d_);
-    float* row = decoded_.data() + i * d_;
+    if (decoded_ == nullptr) {
+      decoded_ = std::make_unique_for_overwrite<float[]>(is_decoded_.size() * d_);
+    }
+    float* row = decoded_.get() + i * d_;
     if (!is_decoded_[i]) Decode(i, row, row + d_k_);
     is_decoded_[i] = true;
     if (key != nullptr) std::copy_n(row, d_k_, key);
@@ -92,7 +95,7 @@ class Compressor::CandidateRows : public TokenRows {
   size_t d_k_;
   size_t d_;
   mutable std::vector<bool> is_decoded_;
-  mutable std::vector<float> decoded_;  // [candidates, d], once any has been read
+  mutable std::unique_ptr<float[]> decoded_;  // [candidates, d], once any has been read
 };
 
 Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
