@@ -26,13 +26,14 @@ constexpr uint64_t kCentreShare = 16;
 // A matrix likewise.
 constexpr uint64_t kMatrixShare = 4;
 
-// Tokens per head that stand for all on the lowest rung.
+// Tokens per head that stand for all on the lowest rung, and for those of it that rest.
 constexpr size_t kSampledRows = 128;
+constexpr size_t kSampledResting = 64;
 
 // While an answer grows, most rows on the lowest rung rest: only the last ones compete, which were
 // the least worth keeping when all did. After so many tokens all do again, which orders them anew.
 constexpr size_t kCompetingRows = 128;
-constexpr uint64_t kRestingTokens = 512;
+constexpr uint64_t kRestingTokens = 1024;
 
 // A thread costs about as much as some hundred of them do.
 constexpr size_t kRowsPerThread = 1024;
@@ -219,7 +220,7 @@ uint64_t Compressor::MustHoldBytes(size_t head) const {
                                  config_.layout(head, lowest));
   if (config_.absorb().has_states()) {
     const size_t tier = config_.state_tier();
-    const size_t n_held = samples_ ? memory_.store(head, tier).size() : 0;
+    const size_t n_held = samples_ || rests_ ? memory_.store(head, tier).size() : 0;
     // Where all stay, none is made.
     bytes += StoreBytesFor(std::max<size_t>(all_stay_ ? 0 : 1, n_held), config_.layout(head, tier));
   }
@@ -322,7 +323,8 @@ Compressor::Sample Compressor::SampleOf(size_t head, size_t tier) const {
   if (tier + 1 != config_.n_rungs() || !(samples_ || rests_)) return {};
   size_t n = memory_.store(head, tier).size();
   if (rests_) n -= std::min(n, kCompetingRows);
-  return {.n = n, .stride = std::max<size_t>(1, (n + kSampledRows - 1) / kSampledRows)};
+  const size_t most = rests_ ? kSampledResting : kSampledRows;
+  return {.n = n, .stride = std::max<size_t>(1, (n + most - 1) / most)};
 }
 
 size_t Compressor::CountTokens(size_t head) const {
