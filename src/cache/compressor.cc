@@ -60,7 +60,8 @@ void RanksToErrors(std::span<LadderItem> items) {
 
 }  // namespace
 
-// Candidates as a policy reads them: time and again, so while an answer grows they stay decoded.
+// Candidates as a policy reads them: time and again, so while an answer grows they stay decoded,
+// which a prompt's have no room for.
 class Compressor::CandidateRows : public TokenRows {
  public:
   CandidateRows(const Compressor& compressor, size_t head, const HeadPlan& plan)
@@ -84,7 +85,7 @@ class Compressor::CandidateRows : public TokenRows {
   }
 
  private:
-  static constexpr size_t kMostDecoded = 512;
+  static constexpr size_t kMostDecoded = 512;  // The first so many.
 
   void Decode(size_t i, float* key, float* value) const {
     compressor_.Decode(head_, plan_.codec, plan_.candidates[i], key, value);
