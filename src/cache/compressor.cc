@@ -221,8 +221,8 @@ uint64_t Compressor::MustHoldBytes(size_t head) const {
                                  config_.layout(head, lowest));
   if (config_.absorb().has_states()) {
     const size_t tier = config_.state_tier();
+    // Tokens that do not compete take no room from states. Where all stay, none is made.
     const size_t n_held = samples_ || rests_ ? memory_.store(head, tier).size() : 0;
-    // Where all stay, none is made.
     bytes += StoreBytesFor(std::max<size_t>(all_stay_ ? 0 : 1, n_held), config_.layout(head, tier));
   }
   return bytes;

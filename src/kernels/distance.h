@@ -1,4 +1,4 @@
-// Distances between rows of floats.
+// Distances between rows of floats, and the least of them.
 #ifndef RETENTIVEKV_KERNELS_DISTANCE_H_
 #define RETENTIVEKV_KERNELS_DISTANCE_H_
 
