@@ -16,8 +16,8 @@
 namespace rkv {
 namespace {
 
-// More than caches hold, so that rows come from memory.
-constexpr size_t kBytesPerThread = size_t{64} << 20;
+// Of two threads more than the largest caches hold (480 MiB), so that rows come from memory.
+constexpr size_t kBytesPerThread = size_t{512} << 20;
 
 // So many of something per iteration of each thread, as all threads' rate: of counters, those of
 // the threads are added up, and the iterations are all threads' already.

@@ -62,7 +62,8 @@ make_llama() {
   shift 2
   rm -rf "$llama_build"
   # The libraries and programs find each other wherever the prefix is.
-  cmake -S "$source" -B "$llama_build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
+  CXXFLAGS="${CXXFLAGS:-} -include \"$root/cmake/gcc_amx.h\"" \
+    cmake -S "$source" -B "$llama_build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
     -DLLAMA_BUILD_APP=OFF -DLLAMA_TOOLS_INSTALL=OFF -DLLAMA_OPENSSL=OFF -DGGML_RPC=ON \
     -DCMAKE_INSTALL_LIBDIR=lib \
@@ -97,7 +98,7 @@ build_tsan_llama() {
 
 # ensure_llama PREFIX BUILDER: the pinned llama.cpp, or that of RKV_LLAMA_DIR, is there.
 ensure_llama() {
-  local prefix=$1 stamp="$LLAMA_VERSION $LLAMA_COMMIT ${RKV_LLAMA_DIR:-pinned} rpc"
+  local prefix=$1 stamp="$LLAMA_VERSION $LLAMA_COMMIT ${RKV_LLAMA_DIR:-pinned} rpc amx"
   if [ "$(cat "$prefix/.stamp" 2> /dev/null)" = "$stamp" ]; then return 0; fi
   local source=${RKV_LLAMA_DIR:-$root/.deps/llama.cpp}
   mkdir -p .deps
