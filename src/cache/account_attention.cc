@@ -1,7 +1,8 @@
 // From the attention that a ubatch showed to what policies score by.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
-#include <limits>
+#include <span>
 #include <utility>
 
 #include "base/clock.h"
@@ -12,13 +13,14 @@ namespace rkv {
 
 namespace {
 
-// Weights of the observed queries, first to last: what text gives each of them of its own attention
-// (TGV-KV), relative to the mean; the last, which nobody after it could see, counts as the mean.
-// REQUIRES: at least two of them.
-std::vector<double> TextWeights(const HeadObservation& observation, const Transit& transit) {
-  const size_t n = transit.n_observed();
+// Into `weights`, of the observed queries, first to last: what text gives each of them of its own
+// attention (TGV-KV), relative to the mean; the last, which nobody after it could see, counts as the
+// mean. REQUIRES: at least two of them.
+void SetTextWeights(const HeadObservation& observation, const Transit& transit,
+                    std::span<double> weights) {
+  const size_t n = weights.size();
   const size_t n_held = observation.n_columns - transit.n();
-  std::vector<double> weights(n, 1.0);
+  std::ranges::fill(weights, 1.0);
   double total = 0;
   for (size_t token = 0; token < transit.n(); ++token) {
     const int32_t observed = transit.observed(token);
@@ -34,7 +36,6 @@ std::vector<double> TextWeights(const HeadObservation& observation, const Transi
   }
   const double mean = total / static_cast<double>(n - 1);
   for (size_t i = 0; i + 1 < n; ++i) weights[i] = mean > 0 ? weights[i] / mean : 1.0;
-  return weights;
 }
 
 // One row of weights from the Gaussian that the observed queries follow (Expected Attention):
@@ -112,6 +113,88 @@ double Memory::Impl::Entropy(std::span<const float> stats) const {
   return std::clamp(h, 0.0, 1.0);
 }
 
+void Memory::Impl::AccountHead(size_t head) const {
+  const Stopwatch clock;
+  HeadObservation& observation = transit_->observation(head);
+  const PolicyNeeds& needs = config_->needs();
+  const bool by_query = !needs.expected && transit_->observes_rows();
+  const size_t n_queries = needs.expected ? 1 : transit_->n_observed();
+  const double retained = std::pow(needs.decay, static_cast<double>(n_queries));
+  const double log_retained =
+      retained > 0 ? static_cast<double>(n_queries) * std::log(needs.decay) : 0.0;
+  double factors[Transit::kMaxObservedRows];
+  if (by_query) {
+    std::fill_n(factors, n_queries, 1.0);
+    if (needs.text_weighted && n_queries > 1) {
+      SetTextWeights(observation, *transit_, std::span(factors, n_queries));
+    }
+    for (size_t q = 0; q < n_queries; ++q) {
+      factors[q] *= std::pow(needs.decay, static_cast<double>(n_queries - 1 - q));
+    }
+  }
+  // Of a column over the observed queries: p, and p ln p if a policy wants it.
+  const auto sums_of = [&](size_t column, size_t place) {
+    std::pair<double, double> sums;
+    const auto add = [&](double p) {
+      if (p <= 0) return;
+      sums.first += p;
+      if (needs.entropy) sums.second += p * std::log(p);
+    };
+    if (needs.expected) {
+      add(transit_->column_sums()[column]);
+    } else if (by_query) {
+      const float* weight = observation.rows + column;
+      for (size_t q = 0; q < n_queries; ++q, weight += observation.n_columns) {
+        add(factors[q] * static_cast<double>(*weight));
+      }
+    } else {
+      constexpr double kUnit = 1.0 / Transit::kSumUnits;
+      sums.first = kUnit * static_cast<double>(observation.sum[place]);
+      if (needs.entropy) sums.second = kUnit * static_cast<double>(observation.sum_log[place]);
+    }
+    return sums;
+  };
+  const size_t n_stats = config_->n_stats();
+  const auto account = [&](std::span<const float> before, size_t column) {
+    const size_t place = observation.watched(column);
+    const auto [p, p_log] = sums_of(column, place);
+    const auto sum = before.empty() ? 0.0 : static_cast<double>(before[0]);
+    float* after = observation.stats + place * n_stats;
+    after[0] = static_cast<float>(retained * sum + p);
+    if (n_stats == 1) return;
+    const auto entropy = before.empty() ? 0.0 : static_cast<double>(before[1]);
+    after[1] = static_cast<float>(retained * (entropy + log_retained * sum) + p_log);
+  };
+  size_t column = 0;
+  for (size_t tier = config_->n_attended_tiers(); tier-- > 0;) {
+    const RowStore& rows = store(head, tier);
+    const size_t n = rows.size();
+    if (n > 0 && config_->layout(head, tier).n_stats > 0) {
+      for (size_t slot = 0; slot < n; ++slot) account(rows.stats(slot), column + slot);
+    }
+    column += n;
+  }
+  for (size_t i = 0; i < transit_->n(); ++i) account({}, column + i);
+  // For the next layer.
+  if (by_query) {
+    std::fill_n(observation.rows, n_queries * observation.n_columns, 0.0f);
+  } else if (!needs.expected) {
+    std::fill_n(observation.sum, observation.n_watched(), int64_t{0});
+    if (needs.entropy) std::fill_n(observation.sum_log, observation.n_watched(), int64_t{0});
+  }
+  observation.accounted = true;
+  observation.account_seconds += clock.Seconds();
+}
+
+void Memory::Impl::CountAttended(size_t head, size_t n) const {
+  if (config_->n_stats() == 0 || transit_->n_observed() == 0 || config_->needs().expected) return;
+  // What the others wrote is seen by who counts last.
+  const std::atomic_ref done(transit_->observation(head).tokens_done);
+  if (done.fetch_add(static_cast<uint32_t>(n), std::memory_order_acq_rel) + n == transit_->n()) {
+    AccountHead(head);
+  }
+}
+
 void Memory::Impl::AccountAttention() {
   if (transit_->n() == 1 && config_->absorb().has_states()) {
     double share = 0;
@@ -125,75 +208,32 @@ void Memory::Impl::AccountAttention() {
   if (config_->n_stats() == 0 || transit_->n_observed() == 0) return;
   const Stopwatch clock;
   const PolicyNeeds& needs = config_->needs();
-  const size_t n_queries = needs.expected ? 1 : transit_->n_observed();
-  const double retained = std::pow(needs.decay, static_cast<double>(n_queries));
-  const double log_retained =
-      retained > 0 ? static_cast<double>(n_queries) * std::log(needs.decay) : 0.0;
-  std::vector<double>& sum = transit_->column_sums();
-  std::vector<double>& factors = transit_->query_factors();
-  factors.resize(n_queries);
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     HeadObservation& observation = transit_->observation(head);
+    observe_seconds_ += observation.account_seconds;
     if (needs.expected) {
-      Transit::SetZeros(sum, observation.n_columns);
+      Transit::SetZeros(transit_->column_sums(), observation.n_columns);
       ExpectedWeights(head);
-    } else if (transit_->observes_rows()) {
-      if (needs.text_weighted && n_queries > 1) {
-        factors = TextWeights(observation, *transit_);
-      } else {
-        std::ranges::fill(factors, 1.0);
-      }
-      for (size_t q = 0; q < n_queries; ++q) {
-        factors[q] *= std::pow(needs.decay, static_cast<double>(n_queries - 1 - q));
-      }
     }
-    // Of a column over the observed queries: p, and p ln p if a policy wants it.
-    const auto sums_of = [&](size_t column) {
-      std::pair<double, double> sums;
-      const auto add = [&](double p) {
-        if (p <= 0) return;
-        sums.first += p;
-        if (needs.entropy) sums.second += p * std::log(p);
-      };
-      if (needs.expected) {
-        add(sum[column]);
-      } else if (transit_->observes_rows()) {
-        const float* weight = observation.rows.data() + column;
-        for (size_t q = 0; q < n_queries; ++q, weight += observation.n_columns) {
-          add(factors[q] * static_cast<double>(*weight));
-        }
-      } else {
-        constexpr double kUnit = 1.0 / Transit::kSumUnits;
-        const size_t place = observation.watched(column);
-        sums.first = kUnit * static_cast<double>(observation.sum[place]);
-        if (needs.entropy) sums.second = kUnit * static_cast<double>(observation.sum_log[place]);
-      }
-      return sums;
-    };
-    const auto update = [&](std::span<float> stats, size_t column) {
-      const auto [p, p_log] = sums_of(column);
-      const auto before = static_cast<double>(stats[0]);
-      stats[0] = static_cast<float>(retained * before + p);
-      if (stats.size() == 1) return;
-      const auto entropy = static_cast<double>(stats[1]);
-      stats[1] = static_cast<float>(retained * (entropy + log_retained * before) + p_log);
-    };
+    if (!observation.accounted) AccountHead(head);
+    const float* stats = observation.stats;
     size_t column = 0;
     for (size_t tier = config_->n_attended_tiers(); tier-- > 0;) {
       const size_t n = store(head, tier).size();
       if (n > 0 && config_->layout(head, tier).n_stats > 0) {
         RowStore& rows = mutable_store(head, tier);
-        for (size_t slot = 0; slot < n; ++slot) update(rows.stats(slot), column + slot);
+        const float* from = stats + observation.watched(column) * config_->n_stats();
+        for (size_t slot = 0; slot < n; ++slot, from += config_->n_stats()) {
+          std::ranges::copy_n(from, static_cast<ptrdiff_t>(config_->n_stats()),
+                              rows.stats(slot).begin());
+        }
       }
       column += n;
     }
-    Transit::SetZeros(observation.new_stats, transit_->n() * config_->n_stats());
-    for (size_t i = 0; i < transit_->n(); ++i) {
-      update(std::span(observation.new_stats).subspan(i * config_->n_stats(), config_->n_stats()),
-             column + i);
-    }
+    transit_->KeepNewStats(head);
   }
-  observed_queries_ *= retained;
+  const size_t n_queries = needs.expected ? 1 : transit_->n_observed();
+  observed_queries_ *= std::pow(needs.decay, static_cast<double>(n_queries));
   for (size_t q = 0; q < n_queries; ++q) observed_queries_ += std::pow(needs.decay, q);
   observe_seconds_ += clock.Seconds();
 }

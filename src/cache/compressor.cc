@@ -386,8 +386,7 @@ void Compressor::Decode(size_t head, const RowCodec& codec, const Candidate& can
 std::span<const float> Compressor::Stats(size_t head, const Candidate& candidate) const {
   if (!candidate.is_new) return memory_.store(head, candidate.tier).stats(candidate.slot);
   const size_t n = config_.n_stats();
-  const std::vector<float>& stats = memory_.transit().observation(head).new_stats;
-  return std::span(stats).subspan(candidate.slot * n, n);
+  return {memory_.transit().new_stats(head) + candidate.slot * n, n};
 }
 
 void Compressor::MakeCentre(size_t head) {

@@ -250,6 +250,7 @@ void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
     const Columns silent = unwatched(head);
     transit->PrepareObservation(head, n_rows(head), silent.begin, silent.end);
   }
+  transit->AllocateObservations();
 }
 
 bool Memory::Impl::AppendExact(size_t n, uint64_t budget) {
@@ -288,7 +289,7 @@ bool Memory::Impl::AppendExact(size_t n, uint64_t budget) {
 void Memory::Impl::AppendStaged(size_t head, size_t tier, size_t n) {
   RowStore& rows = mutable_store(head, tier);
   const RowLayout& layout = rows.layout();
-  const float* stats = layout.n_stats > 0 ? transit_->observation(head).new_stats.data() : nullptr;
+  const float* stats = layout.n_stats > 0 ? transit_->new_stats(head) : nullptr;
   const auto append = [&](size_t i, const void* k, const void* v) {
     rows.Append({.k = k,
                  .v = v,
@@ -319,9 +320,14 @@ void Memory::Impl::CommitAppend() {
   const size_t n = transit_->n();
   AccountAttention();
   TraceShares();
-  if (n > 1) transit_->ReleaseObservations();
   const bool waits = prompt_follows_ && config_->options().compression == Compression::kPrompt;
-  const uint64_t budget = waits ? kNoLimit : BudgetBytes(tokens_seen_ + n);
+  uint64_t budget = waits ? kNoLimit : BudgetBytes(tokens_seen_ + n);
+  if (prompt_follows_ && budget != kNoLimit) {
+    // What the next ubatch shows of the rows that are held takes memory too.
+    const uint64_t shown = transit_->HeldObservationBytes();
+    budget = std::max(budget - std::min(budget, shown), smallest_budget_bytes());
+  }
+  if (n > 1) transit_->ReleaseObservations();
   const bool appended = AppendExact(n, budget);
   tokens_seen_ += n;
   if (n > 1) order_ = {};  // A prompt may change what everything is worth.

@@ -137,6 +137,10 @@ class Memory::Impl {
   void Attend(size_t head, const HeadShape& shape, const QueryBlock& queries,
               AttentionScratch& scratch, float* const* logits, Pages pages) const;
 
+  // Says that `n` tokens of the ubatch have been attended to by a head and are observed. Threads may
+  // call it at once, with tokens of their own; whoever completes the head accounts for it.
+  void CountAttended(size_t head, size_t n) const;
+
   const RowStore& store(size_t head, size_t tier) const {
     const auto& rows = stores_[head * config_->n_tiers() + tier];
     return rows != nullptr ? *rows : config_->empty_store(head, tier);
@@ -172,6 +176,8 @@ class Memory::Impl {
   bool AppendExact(size_t n, uint64_t budget);
   void AppendStaged(size_t head, size_t tier, size_t n);
   void AccountAttention();
+  // From what a head's queries showed to the statistics that its rows will have.
+  void AccountHead(size_t head) const;
   // Of a row over the observed queries, 0 to 1, from its stats.
   double Entropy(std::span<const float> stats) const;
   void TraceShares();

@@ -20,32 +20,35 @@ namespace rkv {
 // which Memory::Impl::Attend() visits them, then the ubatch's tokens.
 struct HeadObservation {
   size_t n_columns = 0;
-  size_t silent_begin = 0;  // columns that nobody watches: they have no place in the sums
+  size_t silent_begin = 0;  // columns that nobody watches: they have no place in sums and statistics
   size_t silent_end = 0;
+  // Until the head's last token has been attended to, one of these, in memory that layers share.
   // Transit::observes_rows(): [observed tokens, columns] softmax weights, mean over the query
   // group.
-  std::vector<float> rows;
+  float* rows = nullptr;
   // Else: [watched columns] weights p summed over the observed tokens with PolicyNeeds::decay, and
   // p ln p. Threads add to them in any order, so they are integers, whose sums do not depend on
   // it.
-  std::vector<int64_t> sum, sum_log;
-  std::vector<float> queries;    // expected: [observed tokens * group, d_k]
-  float scale = 0;               // of the layer's logits
-  std::vector<float> traced;     // [columns] weights of the last token, if it is traced
-  std::vector<float> new_stats;  // [n, n_stats] of the ubatch's tokens, when accounted for
-  double state_share = 0;        // softmax share that states took, mean over the group
-  uint32_t parts_done = 0;       // of the head's parts; accessed as an atomic
-  uint32_t reactivated = 0;      // states that took more than kReactivationShare
+  int64_t* sum = nullptr;
+  int64_t* sum_log = nullptr;
+  // From then on: [watched columns, n_stats] the statistics that rows have once the ubatch is
+  // appended. Until then theirs stay, as it may be aborted.
+  float* stats = nullptr;
+  std::vector<float> queries;  // expected: [observed tokens * group, d_k]
+  float scale = 0;             // of the layer's logits
+  std::vector<float> traced;   // [columns] weights of the last token, if it is traced
+  double state_share = 0;      // softmax share that states took, mean over the group
+  double account_seconds = 0;
+  uint32_t parts_done = 0;   // of the head's parts; accessed as an atomic
+  uint32_t tokens_done = 0;  // attended to; accessed as an atomic
+  uint32_t reactivated = 0;  // states that took more than kReactivationShare
+  bool accounted = false;    // `stats` are there
 
-  // Place in the sums of a column that is watched.
+  // Place in sums and statistics of a column that is watched.
   size_t watched(size_t column) const {
     return column < silent_begin ? column : column - (silent_end - silent_begin);
   }
-  // Allocated for what grows with the columns.
-  size_t bytes() const {
-    return (rows.capacity() + queries.capacity() + traced.capacity()) * sizeof(float) +
-           (sum.capacity() + sum_log.capacity()) * sizeof(int64_t);
-  }
+  size_t n_watched() const { return watched(n_columns); }
 };
 
 inline constexpr float kReactivationShare = 0.05f;
@@ -95,6 +98,10 @@ class Transit {
       observation.state_share = 0;
       observation.reactivated = 0;
       observation.parts_done = 0;
+      observation.tokens_done = 0;
+      observation.account_seconds = 0;
+      observation.accounted = false;
+      observation.n_columns = 0;
     }
   }
 
@@ -161,41 +168,97 @@ class Transit {
   bool observes_rows() const {
     return n_observed_ <= (config_->needs().text_weighted ? kMaxObservedRows : 1);
   }
-  // After the last Observe(): room for what a head with `n_held` rows will show, of which nobody
-  // watches [silent_begin, silent_end).
+  // After the last Observe(): says that a head has `n_held` rows, of which nobody watches
+  // [silent_begin, silent_end). Of all heads before AllocateObservations().
   void PrepareObservation(size_t head, size_t n_held, size_t silent_begin, size_t silent_end) {
     HeadObservation& observation = observations_[head];
     observation.n_columns = n_held + n_;
     observation.silent_begin = silent_begin;
     observation.silent_end = silent_end;
-    if (traces_) SetZeros(observation.traced, observation.n_columns);
-    if (config_->needs().expected) {
-      SetZeros(observation.queries,
-               n_observed_ * config_->group(head) * config_->layer_shape(head).d_k);
-    } else if (observes_rows()) {
-      SetZeros(observation.rows, n_observed_ * observation.n_columns);
-    } else {
-      const size_t n_watched = observation.n_columns - (silent_end - silent_begin);
-      SetZeros(observation.sum, n_watched);
-      SetZeros(observation.sum_log, config_->needs().entropy ? n_watched : 0);
+  }
+  // Makes room for what heads will show.
+  void AllocateObservations() {
+    const PolicyNeeds& needs = config_->needs();
+    const bool sums = n_observed_ > 0 && !needs.expected;
+    const size_t n_stats = n_observed_ > 0 ? config_->n_stats() : 0;
+    size_t layer_heads = 0;
+    for (const LayerShape& shape : config_->shape().layers) {
+      layer_heads = std::max(layer_heads, shape.n_kv_head);
+    }
+    size_t most_columns = 0;
+    size_t most_watched = 0;
+    size_t n_watched = 0;
+    for (const HeadObservation& observation : observations_) {
+      most_columns = std::max(most_columns, observation.n_columns);
+      most_watched = std::max(most_watched, observation.n_watched());
+      n_watched += observation.n_watched();
+    }
+    const size_t row_floats = sums && observes_rows() ? n_observed_ * most_columns : 0;
+    const size_t sum_words = sums && !observes_rows() ? most_watched : 0;
+    SetZeros(weights_, layer_heads * row_floats);
+    SetZeros(sums_, layer_heads * sum_words * (needs.entropy ? 2 : 1));
+    stats_.resize(n_watched * n_stats);
+    size_t head = 0;
+    float* stats = stats_.data();
+    for (const LayerShape& shape : config_->shape().layers) {
+      for (size_t kv_head = 0; kv_head < shape.n_kv_head; ++kv_head, ++head) {
+        HeadObservation& observation = observations_[head];
+        observation.rows = weights_.data() + kv_head * row_floats;
+        observation.sum = sums_.data() + kv_head * sum_words;
+        observation.sum_log = sums_.data() + (layer_heads + kv_head) * sum_words;
+        observation.stats = stats;
+        stats += observation.n_watched() * n_stats;
+        if (traces_) SetZeros(observation.traced, observation.n_columns);
+        if (!needs.expected) continue;
+        SetZeros(observation.queries, n_observed_ * config_->group(head) * shape.d_k);
+      }
     }
   }
+  // Allocated for what grows with the rows that are held.
+  size_t observation_bytes() const {
+    size_t bytes = (weights_.capacity() + stats_.capacity()) * sizeof(float) +
+                   sums_.capacity() * sizeof(int64_t);
+    for (const HeadObservation& observation : observations_) {
+      bytes += (observation.queries.capacity() + observation.traced.capacity()) * sizeof(float);
+    }
+    return bytes;
+  }
+  // Of them, those for rows that were held before the ubatch.
+  size_t HeldObservationBytes() const {
+    if (n_observed_ == 0) return 0;
+    size_t n = 0;
+    for (const HeadObservation& observation : observations_) n += observation.n_watched() - n_;
+    return n * config_->n_stats() * sizeof(float);
+  }
   HeadObservation& observation(size_t head) { return observations_[head]; }
+  const HeadObservation& observation(size_t head) const { return observations_[head]; }
+  // The statistics that a head's tokens of the ubatch come with: [n, n_stats]. They stay when
+  // observations are released.
+  void KeepNewStats(size_t head) {
+    const HeadObservation& observation = observations_[head];
+    const size_t n_floats = n_ * config_->n_stats();
+    new_stats_.resize(config_->n_heads() * n_floats);
+    std::copy_n(observation.stats + observation.watched(observation.n_columns - n_) *
+                                        config_->n_stats(),
+                n_floats, new_stats_.data() + head * n_floats);
+  }
+  const float* new_stats(size_t head) const {
+    return new_stats_.data() + head * n_ * config_->n_stats();
+  }
   // Gives back what grows with the columns. A prompt's next ubatch asks for more anyway, and
   // meanwhile compressing needs memory.
   void ReleaseObservations() {
     const auto release = [](auto& x) { std::remove_reference_t<decltype(x)>().swap(x); };
+    release(weights_);
+    release(sums_);
+    release(stats_);
     for (HeadObservation& observation : observations_) {
-      release(observation.rows);
-      release(observation.sum);
-      release(observation.sum_log);
       release(observation.queries);
       release(observation.traced);
     }
   }
-  // Scratch of whoever accounts for what was observed: p of a head's columns, and a row.
+  // Scratch of whoever accounts for queries that were observed: p of a head's columns, and a row.
   std::vector<double>& column_sums() { return column_sums_; }
-  std::vector<double>& query_factors() { return query_factors_; }
   std::vector<float>& key_row() { return key_row_; }
   std::vector<float>& value_row() { return value_row_; }
   // Of whoever stores rows in other types than they came in.
@@ -224,7 +287,11 @@ class Transit {
   std::vector<uint16_t> staged_;  // per head: keys [n, d_k], values [n, d_v]
   std::vector<int32_t> observed_;
   std::vector<HeadObservation> observations_;
-  std::vector<double> column_sums_, query_factors_;
+  std::vector<float> weights_;  // of a layer: [KV heads, observed tokens, most columns]
+  std::vector<int64_t> sums_;   // of a layer: [1 or 2, KV heads, most watched columns]
+  std::vector<float> stats_;    // of all heads, one after the other
+  std::vector<float> new_stats_;
+  std::vector<double> column_sums_;
   std::vector<float> key_row_, value_row_;
   RowCodec codec_;
   std::vector<uint8_t> encoded_row_;

@@ -70,6 +70,7 @@ class HeadAttention {
       KeepToken(token);
     }
     if (block.n > 0) AttendRows(block);
+    memory_.CountAttended(head_, n);
   }
 
   // The only token of the segment, over part `part` of `n_parts` of the head's pages. Whoever ends
@@ -98,6 +99,7 @@ class HeadAttention {
     }
     KeepToken(0);
     FinishRows(block, observe ? logits : nullptr);
+    memory_.CountAttended(head_, 1);
   }
 
  private:
@@ -294,7 +296,7 @@ class HeadAttention {
     HeadObservation& observation = transit.observation(head_);
     if (transit.observes_rows()) {  // All of a token's queries are this thread's.
       for (const Observed& query : seen) {
-        float* row = observation.rows.data() + query.number * observation.n_columns;
+        float* row = observation.rows + query.number * observation.n_columns;
         ForWatched([&](size_t begin, size_t end) {
           for (size_t c = begin; c < end; ++c) row[c] += query.mean[c];
         });

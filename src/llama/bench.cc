@@ -202,13 +202,19 @@ class OurSession final : public BenchSession {
     RKV_RETURN_IF_ERROR(bridge_.Probe(ctx_.get()).status());
     RKV_ASSIGN_OR_RETURN(const Memory first, Memory::Create(model_.shape(), memory));
     memories_.assign(n_conversations(), first);
-    // The buffers of a whole ubatch, in the context's own small cache.
+    // The buffers of a whole ubatch, in the context's own small cache, and llama.cpp's graphs: of a
+    // prompt's last ubatch, which has an output, and of one before.
     std::vector<llama_token> tokens(static_cast<size_t>(options_.n_ubatch));
-    llama_memory_clear(llama_get_memory(ctx_.get()), false);
-    if (llama_decode(ctx_.get(), llama_batch_get_one(tokens.data(), options_.n_ubatch)) != 0) {
-      return Internal("llama_decode failed on its first ubatch");
+    std::vector<int8_t> no_output(tokens.size());
+    llama_batch batch = llama_batch_get_one(tokens.data(), options_.n_ubatch);
+    for (int8_t* output : {static_cast<int8_t*>(nullptr), no_output.data()}) {
+      batch.logits = output;
+      llama_memory_clear(llama_get_memory(ctx_.get()), false);
+      if (llama_decode(ctx_.get(), batch) != 0) {
+        return Internal("llama_decode failed on its first ubatch");
+      }
+      llama_synchronize(ctx_.get());
     }
-    llama_synchronize(ctx_.get());
     process_bytes_ += ResidentBytes() - before;
     // A ubatch's keys and values are in the context's own small cache.
     kv_bytes_ =
