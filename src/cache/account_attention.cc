@@ -14,12 +14,12 @@ namespace rkv {
 namespace {
 
 // Into `weights`, of the observed queries, first to last: what text gives each of them of its own
-// attention (TGV-KV), relative to the mean; the last, which nobody after it could see, counts as the
-// mean. REQUIRES: at least two of them.
+// attention (TGV-KV), relative to the mean; the last, which nobody after it could see, counts as
+// the mean. REQUIRES: at least two of them.
 void SetTextWeights(const HeadObservation& observation, const Transit& transit,
                     std::span<double> weights) {
   const size_t n = weights.size();
-  const size_t n_held = observation.n_columns - transit.n();
+  const size_t n_watched = observation.n_watched();
   std::ranges::fill(weights, 1.0);
   double total = 0;
   for (size_t token = 0; token < transit.n(); ++token) {
@@ -29,7 +29,7 @@ void SetTextWeights(const HeadObservation& observation, const Transit& transit,
     weights[i] = 0;
     for (size_t later = i + 1; later < n; ++later) {
       weights[i] +=
-          static_cast<double>(observation.rows[later * observation.n_columns + n_held + token]);
+          static_cast<double>(observation.rows[(later + 1) * n_watched - transit.n() + token]);
     }
     weights[i] /= static_cast<double>(n - 1 - i);
     total += weights[i];
@@ -143,8 +143,8 @@ void Memory::Impl::AccountHead(size_t head) const {
     if (needs.expected) {
       add(transit_->column_sums()[column]);
     } else if (by_query) {
-      const float* weight = observation.rows + column;
-      for (size_t q = 0; q < n_queries; ++q, weight += observation.n_columns) {
+      const float* weight = observation.rows + place;
+      for (size_t q = 0; q < n_queries; ++q, weight += observation.n_watched()) {
         add(factors[q] * static_cast<double>(*weight));
       }
     } else {
@@ -159,7 +159,7 @@ void Memory::Impl::AccountHead(size_t head) const {
     const size_t place = observation.watched(column);
     const auto [p, p_log] = sums_of(column, place);
     const auto sum = before.empty() ? 0.0 : static_cast<double>(before[0]);
-    float* after = observation.stats + place * n_stats;
+    float* after = observation.stats.data() + place * n_stats;
     after[0] = static_cast<float>(retained * sum + p);
     if (n_stats == 1) return;
     const auto entropy = before.empty() ? 0.0 : static_cast<double>(before[1]);
@@ -177,7 +177,7 @@ void Memory::Impl::AccountHead(size_t head) const {
   for (size_t i = 0; i < transit_->n(); ++i) account({}, column + i);
   // For the next layer.
   if (by_query) {
-    std::fill_n(observation.rows, n_queries * observation.n_columns, 0.0f);
+    std::fill_n(observation.rows, n_queries * observation.n_watched(), 0.0f);
   } else if (!needs.expected) {
     std::fill_n(observation.sum, observation.n_watched(), int64_t{0});
     if (needs.entropy) std::fill_n(observation.sum_log, observation.n_watched(), int64_t{0});
@@ -216,7 +216,7 @@ void Memory::Impl::AccountAttention() {
       ExpectedWeights(head);
     }
     if (!observation.accounted) AccountHead(head);
-    const float* stats = observation.stats;
+    const float* stats = observation.stats.data();
     size_t column = 0;
     for (size_t tier = config_->n_attended_tiers(); tier-- > 0;) {
       const size_t n = store(head, tier).size();

@@ -19,6 +19,10 @@ namespace {
 constexpr uint64_t kNoLimit = std::numeric_limits<uint64_t>::max();
 constexpr uint32_t kSaveVersion = 3;
 
+// Of the budget, at most, for what reading a prompt of several ubatches needs beside rows and what
+// they are observed by.
+constexpr uint64_t kReadingBytes = uint64_t{4} << 20;
+
 std::string FormatBytes(uint64_t bytes) {
   if (bytes < 10 * 1024) return fmt::format("{}B", bytes);
   return fmt::format("{}KiB", (bytes + 1023) / 1024);
@@ -224,7 +228,8 @@ void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
   if (n == 1) {
     size_t n_columns = 0;
     for (size_t head = 0; head < config_->n_heads(); ++head) {
-      n_columns = std::max(n_columns, n_rows(head) + n);
+      const Columns silent = unwatched(head);
+      n_columns = std::max(n_columns, n_rows(head) - (silent.end - silent.begin) + n);
     }
     transit->PrepareParts(n_columns);
   }
@@ -322,11 +327,14 @@ void Memory::Impl::CommitAppend() {
   TraceShares();
   const bool waits = prompt_follows_ && config_->options().compression == Compression::kPrompt;
   uint64_t budget = waits ? kNoLimit : BudgetBytes(tokens_seen_ + n);
-  if (prompt_follows_ && budget != kNoLimit) {
-    // What the next ubatch shows of the rows that are held takes memory too.
-    const uint64_t shown = transit_->HeldObservationBytes();
-    budget = std::max(budget - std::min(budget, shown), smallest_budget_bytes());
+  if (budget != kNoLimit && (prompt_follows_ || prompt_precedes_)) {
+    // Reading takes memory too: logits, gaps between blocks, what compressing needs, and what the
+    // next ubatch shows of the rows that are held.
+    const uint64_t reading = std::min(kReadingBytes, budget / 32) +
+                             (prompt_follows_ ? transit_->HeldObservationBytes() : 0);
+    budget = std::max(budget - std::min(budget, reading), smallest_budget_bytes());
   }
+  prompt_precedes_ = prompt_follows_;
   if (n > 1) transit_->ReleaseObservations();
   const bool appended = AppendExact(n, budget);
   tokens_seen_ += n;

@@ -72,7 +72,8 @@ void Memory::Impl::Attend(size_t head, const HeadShape& shape, const QueryBlock&
   QueryBlock block = queries;
   const Columns silent = unwatched(head);
   size_t column = 0;
-  size_t page = 0;  // number of the tier's first
+  size_t watched = 0;  // of the columns before
+  size_t page = 0;     // number of the tier's first
   float* columns[kMaxQueryRows];
   const auto attend_tier = [&](size_t tier) {
     const RowStore& rows = store(head, tier);
@@ -85,12 +86,13 @@ void Memory::Impl::Attend(size_t head, const HeadShape& shape, const QueryBlock&
       for (; n < kSpansPerCall && at < end; ++at) spans[n++] = rows.span(at - page);
       block.logits = nullptr;
       if (logits != nullptr && !quiet) {
-        for (size_t i = 0; i < queries.n; ++i) columns[i] = logits[i] + column + first_row;
+        for (size_t i = 0; i < queries.n; ++i) columns[i] = logits[i] + watched + first_row;
         block.logits = columns;
       }
       AttendSpans(shape, block, {spans, n}, state, scratch.kernel());
     }
     column += rows.size();
+    if (!quiet) watched += rows.size();
     const bool any = page < pages.end && pages.begin < page + rows.n_spans();
     page += rows.n_spans();
     if (tier == config_->state_tier() && any && matrix(head) != nullptr) {

@@ -132,13 +132,13 @@ class Memory::Impl {
   size_t n_pages(size_t head) const;
 
   // Adds what one KV head holds, or some pages of it, to the softmax of the queries, states first.
-  // `logits`, if not null, is where each query's logits go, n_rows(head) each; those of unwatched()
-  // columns are left as they are.
+  // `logits`, if not null, is where each query's logits go, of all columns but those of
+  // unwatched(), one after the other.
   void Attend(size_t head, const HeadShape& shape, const QueryBlock& queries,
               AttentionScratch& scratch, float* const* logits, Pages pages) const;
 
-  // Says that `n` tokens of the ubatch have been attended to by a head and are observed. Threads may
-  // call it at once, with tokens of their own; whoever completes the head accounts for it.
+  // Says that `n` tokens of the ubatch have been attended to by a head and are observed. Threads
+  // may call it at once, with tokens of their own; whoever completes the head accounts for it.
   void CountAttended(size_t head, size_t n) const;
 
   const RowStore& store(size_t head, size_t tier) const {
@@ -205,6 +205,7 @@ class Memory::Impl {
   Order order_;
 
   bool prompt_follows_ = false;
+  bool prompt_precedes_ = false;          // the ubatch before was of the same prompt
   Transit* transit_ = nullptr;            // between BeginAppend() and its end
   std::unique_ptr<Transit> own_transit_;  // if the caller has none
 

@@ -13,6 +13,7 @@
 
 #include "cache/config.h"
 #include "cache/row_codec.h"
+#include "memory/page_pool.h"
 
 namespace rkv {
 
@@ -20,11 +21,12 @@ namespace rkv {
 // which Memory::Impl::Attend() visits them, then the ubatch's tokens.
 struct HeadObservation {
   size_t n_columns = 0;
-  size_t silent_begin = 0;  // columns that nobody watches: they have no place in sums and statistics
+  size_t silent_begin =
+      0;  // columns that nobody watches: they have no place in sums and statistics
   size_t silent_end = 0;
   // Until the head's last token has been attended to, one of these, in memory that layers share.
-  // Transit::observes_rows(): [observed tokens, columns] softmax weights, mean over the query
-  // group.
+  // Transit::observes_rows(): [observed tokens, watched columns] softmax weights, mean over the
+  // query group.
   float* rows = nullptr;
   // Else: [watched columns] weights p summed over the observed tokens with PolicyNeeds::decay, and
   // p ln p. Threads add to them in any order, so they are integers, whose sums do not depend on
@@ -33,11 +35,12 @@ struct HeadObservation {
   int64_t* sum_log = nullptr;
   // From then on: [watched columns, n_stats] the statistics that rows have once the ubatch is
   // appended. Until then theirs stay, as it may be aborted.
-  float* stats = nullptr;
+  PooledFloats stats;
   std::vector<float> queries;  // expected: [observed tokens * group, d_k]
   float scale = 0;             // of the layer's logits
-  std::vector<float> traced;   // [columns] weights of the last token, if it is traced
-  double state_share = 0;      // softmax share that states took, mean over the group
+  std::vector<float>
+      traced;  // [columns], all of them watched: weights of the last token, if it is traced
+  double state_share = 0;  // softmax share that states took, mean over the group
   double account_seconds = 0;
   uint32_t parts_done = 0;   // of the head's parts; accessed as an atomic
   uint32_t tokens_done = 0;  // attended to; accessed as an atomic
@@ -185,29 +188,24 @@ class Transit {
     for (const LayerShape& shape : config_->shape().layers) {
       layer_heads = std::max(layer_heads, shape.n_kv_head);
     }
-    size_t most_columns = 0;
     size_t most_watched = 0;
-    size_t n_watched = 0;
     for (const HeadObservation& observation : observations_) {
-      most_columns = std::max(most_columns, observation.n_columns);
       most_watched = std::max(most_watched, observation.n_watched());
-      n_watched += observation.n_watched();
     }
-    const size_t row_floats = sums && observes_rows() ? n_observed_ * most_columns : 0;
+    const size_t row_floats = sums && observes_rows() ? n_observed_ * most_watched : 0;
     const size_t sum_words = sums && !observes_rows() ? most_watched : 0;
     SetZeros(weights_, layer_heads * row_floats);
     SetZeros(sums_, layer_heads * sum_words * (needs.entropy ? 2 : 1));
-    stats_.resize(n_watched * n_stats);
     size_t head = 0;
-    float* stats = stats_.data();
     for (const LayerShape& shape : config_->shape().layers) {
       for (size_t kv_head = 0; kv_head < shape.n_kv_head; ++kv_head, ++head) {
         HeadObservation& observation = observations_[head];
         observation.rows = weights_.data() + kv_head * row_floats;
         observation.sum = sums_.data() + kv_head * sum_words;
         observation.sum_log = sums_.data() + (layer_heads + kv_head) * sum_words;
-        observation.stats = stats;
-        stats += observation.n_watched() * n_stats;
+        // Tokens that come one by one need little more each time.
+        const size_t n_floats = observation.n_watched() * n_stats;
+        observation.stats.Reserve(n_floats, n_ == 1 ? n_floats / 8 : 0);
         if (traces_) SetZeros(observation.traced, observation.n_columns);
         if (!needs.expected) continue;
         SetZeros(observation.queries, n_observed_ * config_->group(head) * shape.d_k);
@@ -216,10 +214,11 @@ class Transit {
   }
   // Allocated for what grows with the rows that are held.
   size_t observation_bytes() const {
-    size_t bytes = (weights_.capacity() + stats_.capacity()) * sizeof(float) +
-                   sums_.capacity() * sizeof(int64_t);
+    size_t bytes = weights_.capacity() * sizeof(float) + sums_.capacity() * sizeof(int64_t);
     for (const HeadObservation& observation : observations_) {
-      bytes += (observation.queries.capacity() + observation.traced.capacity()) * sizeof(float);
+      bytes += (observation.stats.capacity() + observation.queries.capacity() +
+                observation.traced.capacity()) *
+               sizeof(float);
     }
     return bytes;
   }
@@ -238,8 +237,8 @@ class Transit {
     const HeadObservation& observation = observations_[head];
     const size_t n_floats = n_ * config_->n_stats();
     new_stats_.resize(config_->n_heads() * n_floats);
-    std::copy_n(observation.stats + observation.watched(observation.n_columns - n_) *
-                                        config_->n_stats(),
+    std::copy_n(observation.stats.data() +
+                    observation.watched(observation.n_columns - n_) * config_->n_stats(),
                 n_floats, new_stats_.data() + head * n_floats);
   }
   const float* new_stats(size_t head) const {
@@ -251,8 +250,8 @@ class Transit {
     const auto release = [](auto& x) { std::remove_reference_t<decltype(x)>().swap(x); };
     release(weights_);
     release(sums_);
-    release(stats_);
     for (HeadObservation& observation : observations_) {
+      observation.stats.Release();
       release(observation.queries);
       release(observation.traced);
     }
@@ -287,9 +286,8 @@ class Transit {
   std::vector<uint16_t> staged_;  // per head: keys [n, d_k], values [n, d_v]
   std::vector<int32_t> observed_;
   std::vector<HeadObservation> observations_;
-  std::vector<float> weights_;  // of a layer: [KV heads, observed tokens, most columns]
+  std::vector<float> weights_;  // of a layer: [KV heads, observed tokens, most watched columns]
   std::vector<int64_t> sums_;   // of a layer: [1 or 2, KV heads, most watched columns]
-  std::vector<float> stats_;    // of all heads, one after the other
   std::vector<float> new_stats_;
   std::vector<double> column_sums_;
   std::vector<float> key_row_, value_row_;

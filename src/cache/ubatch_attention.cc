@@ -19,14 +19,14 @@ struct RowBlock {
   size_t n = 0;
 };
 
-// That a thread keeps at once (1 MiB): after a long prompt, fewer queries that are observed share a
-// pass over the keys.
-constexpr size_t kMostLogits = size_t{1} << 18;
+// That a thread keeps at once (512 KiB): after a long prompt, fewer queries that are observed share
+// a pass over the keys.
+constexpr size_t kMostLogits = size_t{1} << 17;
 
 // What an observed token saw.
 struct Observed {
   size_t number = 0;            // of the token
-  const float* mean = nullptr;  // [columns] over its query group, or over the part in one call
+  const float* mean = nullptr;  // [watched columns] over its query group, or the part in one call
 };
 
 // One KV head's work for one segment.
@@ -41,6 +41,8 @@ class HeadAttention {
         tensors_(tensors),
         scratch_(scratch),
         n_held_(memory_.n_rows(head_)) {
+    const Memory::Impl::Columns silent = memory_.unwatched(head_);
+    n_held_watched_ = n_held_ - (silent.end - silent.begin);
     const LayerShape& layer_shape = memory_.shape().layers[layer];
     shape_ = {.d_k = layer_shape.d_k,
               .d_v = layer_shape.d_v,
@@ -160,10 +162,10 @@ class HeadAttention {
     return Observes(block.token[0], block.token[block.n - 1]);
   }
 
-  size_t n_columns() const { return n_held_ + segment_.rows.size(); }
+  size_t n_watched() const { return n_held_watched_ + segment_.rows.size(); }
   // Of whole tokens, one at the least.
   size_t MostObservedRows() const {
-    return std::clamp(kMostLogits / n_columns(), std::min(group_, kMaxQueryRows), kMaxQueryRows);
+    return std::clamp(kMostLogits / n_watched(), std::min(group_, kMaxQueryRows), kMaxQueryRows);
   }
 
   void AttendRows(const RowBlock& block) {
@@ -171,13 +173,13 @@ class HeadAttention {
     float* logits[kMaxQueryRows];
     if (observe) {
       std::vector<float>& buffer = scratch_.logits();
-      const size_t n = MostObservedRows() * n_columns();
+      const size_t n = MostObservedRows() * n_watched();
       if (buffer.capacity() < n) {  // What it holds is of no use any more.
         std::vector<float>().swap(buffer);
         buffer.reserve(n + n / 8);
       }
       buffer.resize(n);
-      for (size_t i = 0; i < block.n; ++i) logits[i] = buffer.data() + i * n_columns();
+      for (size_t i = 0; i < block.n; ++i) logits[i] = buffer.data() + i * n_watched();
     }
     AttendPages(block, observe ? logits : nullptr, {}, true);
     FinishRows(block, observe ? logits : nullptr);
@@ -200,14 +202,6 @@ class HeadAttention {
     memory_.AddReadout(head_, {.rows = block.q, .n = block.n}, scratch_, block.out);
   }
 
-  // Calls body(begin, end) for the columns that somebody watches.
-  template <typename Body>
-  void ForWatched(const Body& body) const {
-    const Memory::Impl::Columns silent = memory_.unwatched(head_);
-    if (silent.begin > 0) body(size_t{0}, silent.begin);
-    body(silent.end, n_columns());
-  }
-
   void ObserveRows(const RowBlock& block, const SoftmaxState& state, float* const* logits) {
     for (size_t i = 0; i < block.n; ++i) ToWeights(block, i, state, logits[i]);
     if (WatchesStates()) WatchStates(block, logits);
@@ -225,9 +219,7 @@ class HeadAttention {
       const int32_t observed = memory_.transit().observed(token);
       if (observed >= 0) {
         const float share = 1.0f / static_cast<float>(group_);
-        ForWatched([&](size_t begin, size_t end) {
-          for (size_t c = begin; c < end; ++c) mean[c] *= share;
-        });
+        for (size_t c = 0; c < n_watched(); ++c) mean[c] *= share;
       }
       for (; i < block.n && block.token[i] == token; ++i) {
         if (observed >= 0) AddTo(mean, logits[i]);
@@ -245,7 +237,7 @@ class HeadAttention {
       for (size_t i = 0; i < block.n; ++i) {
         const size_t seen = segment_.causal ? block.token[i] + 1 : segment_.rows.size();
         visible[i] = seen > before ? std::min(seen - before, run.n) : 0;
-        if (logits != nullptr) run_logits[i] = logits[i] + n_held_ + before;
+        if (logits != nullptr) run_logits[i] = logits[i] + n_held_watched_ + before;
       }
       const KvSpan span{.k = tensors_.k.row(run.first_row, kv_head_),
                         .v = tensors_.v.row(run.first_row, kv_head_),
@@ -267,9 +259,7 @@ class HeadAttention {
       sum += std::exp(static_cast<double>(block.sink[i]) - static_cast<double>(state.max[i]));
     }
     const auto factor = static_cast<float>(1.0 / sum);
-    ForWatched([&](size_t begin, size_t end) {
-      LogitsToShares(state.max[i], factor, {logits + begin, end - begin});
-    });
+    LogitsToShares(state.max[i], factor, {logits, n_watched()});
   }
 
   void WatchStates(const RowBlock& block, float* const* weights) {
@@ -286,9 +276,7 @@ class HeadAttention {
   // Adds a query's weights to the mean over its group.
   void AddTo(float* mean, const float* weights) const {
     const float share = 1.0f / static_cast<float>(group_);
-    ForWatched([&](size_t begin, size_t end) {
-      for (size_t c = begin; c < end; ++c) mean[c] += share * weights[c];
-    });
+    for (size_t c = 0; c < n_watched(); ++c) mean[c] += share * weights[c];
   }
 
   void Observe(std::span<const Observed> seen) {
@@ -296,10 +284,8 @@ class HeadAttention {
     HeadObservation& observation = transit.observation(head_);
     if (transit.observes_rows()) {  // All of a token's queries are this thread's.
       for (const Observed& query : seen) {
-        float* row = observation.rows + query.number * observation.n_columns;
-        ForWatched([&](size_t begin, size_t end) {
-          for (size_t c = begin; c < end; ++c) row[c] += query.mean[c];
-        });
+        float* row = observation.rows + query.number * n_watched();
+        for (size_t c = 0; c < n_watched(); ++c) row[c] += query.mean[c];
       }
       return;
     }
@@ -309,23 +295,20 @@ class HeadAttention {
       decay[i] =
           std::pow(needs.decay, static_cast<double>(transit.n_observed() - 1 - seen[i].number));
     }
-    ForWatched([&](size_t begin, size_t end) {
-      for (size_t c = begin; c < end; ++c) {
-        int64_t sum = 0;
-        int64_t sum_log = 0;
-        for (size_t i = 0; i < seen.size(); ++i) {
-          const double p = decay[i] * static_cast<double>(seen[i].mean[c]);
-          if (!(p > 0)) continue;
-          sum += static_cast<int64_t>(Transit::kSumUnits * p);
-          if (needs.entropy) sum_log += static_cast<int64_t>(Transit::kSumUnits * p * std::log(p));
-        }
-        if (sum == 0) continue;
-        const size_t place = observation.watched(c);
-        std::atomic_ref(observation.sum[place]).fetch_add(sum, std::memory_order_relaxed);
-        if (!needs.entropy) continue;
-        std::atomic_ref(observation.sum_log[place]).fetch_add(sum_log, std::memory_order_relaxed);
+    for (size_t c = 0; c < n_watched(); ++c) {
+      int64_t sum = 0;
+      int64_t sum_log = 0;
+      for (size_t i = 0; i < seen.size(); ++i) {
+        const double p = decay[i] * static_cast<double>(seen[i].mean[c]);
+        if (!(p > 0)) continue;
+        sum += static_cast<int64_t>(Transit::kSumUnits * p);
+        if (needs.entropy) sum_log += static_cast<int64_t>(Transit::kSumUnits * p * std::log(p));
       }
-    });
+      if (sum == 0) continue;
+      std::atomic_ref(observation.sum[c]).fetch_add(sum, std::memory_order_relaxed);
+      if (!needs.entropy) continue;
+      std::atomic_ref(observation.sum_log[c]).fetch_add(sum_log, std::memory_order_relaxed);
+    }
   }
 
   const Segment& segment_;
@@ -335,7 +318,8 @@ class HeadAttention {
   const UbatchTensors& tensors_;
   AttentionScratch& scratch_;
   HeadShape shape_;
-  size_t n_held_;
+  size_t n_held_;          // rows
+  size_t n_held_watched_;  // of them
   size_t group_ = 1;
   size_t n_states_ = 0;
 };

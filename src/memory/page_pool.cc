@@ -10,8 +10,22 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <utility>
 
 namespace rkv {
+
+#if defined(__SANITIZE_ADDRESS__)
+#define RKV_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define RKV_ADDRESS_SANITIZER 1
+#endif
+#endif
+#if defined(RKV_ADDRESS_SANITIZER)
+const bool PagePool::kUsed = false;
+#else
+const bool PagePool::kUsed = true;
+#endif
 
 namespace {
 
@@ -157,6 +171,44 @@ void PagePool::Free(uint8_t* block, size_t bytes) {
 size_t PagePool::mapped_bytes() const {
   const std::lock_guard lock(mutex_);
   return slabs_.size() * kSlabBytes;
+}
+
+bool PooledFloats::pooled() const {
+  return PagePool::kUsed && capacity_ * sizeof(float) <= PagePool::kMaxBytes;
+}
+
+PooledFloats::PooledFloats(PooledFloats&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), capacity_(std::exchange(other.capacity_, 0)) {}
+
+PooledFloats& PooledFloats::operator=(PooledFloats&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(capacity_, other.capacity_);
+  return *this;
+}
+
+void PooledFloats::Reserve(size_t n, size_t spare) {
+  if (n <= capacity_) return;
+  Release();
+  capacity_ = n + spare;
+  try {
+    data_ = pooled()
+                ? reinterpret_cast<float*>(PagePool::Shared().Allocate(capacity_ * sizeof(float)))
+                : new float[capacity_];
+  } catch (...) {
+    capacity_ = 0;
+    throw;
+  }
+}
+
+void PooledFloats::Release() {
+  if (data_ == nullptr) return;
+  if (pooled()) {
+    PagePool::Shared().Free(reinterpret_cast<uint8_t*>(data_), capacity_ * sizeof(float));
+  } else {
+    delete[] data_;
+  }
+  data_ = nullptr;
+  capacity_ = 0;
 }
 
 }  // namespace rkv

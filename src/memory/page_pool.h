@@ -22,6 +22,10 @@ class PagePool {
   static constexpr size_t kAlignment = 64;
   static constexpr size_t kMaxBytes = kSlabBytes / 2;
 
+  // Whether rows and what comes and goes with them are in Shared(). Not with AddressSanitizer: it
+  // sees what reads past the end of an allocation.
+  static const bool kUsed;
+
   PagePool() = default;
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
@@ -55,6 +59,31 @@ class PagePool {
   std::vector<Entry> slabs_;  // by address
   std::atomic<size_t> used_bytes_ = 0;
   size_t n_empty_ = 0;  // slabs: at most one, so that a page that comes and goes costs nothing
+};
+
+// Floats in a block of the process's pool while there are no more than fit in one: they come and go
+// with every ubatch of a prompt, and holes that they leave in the heap fit nothing else.
+class PooledFloats {
+ public:
+  PooledFloats() = default;
+  PooledFloats(const PooledFloats&) = delete;
+  PooledFloats& operator=(const PooledFloats&) = delete;
+  PooledFloats(PooledFloats&& other) noexcept;
+  PooledFloats& operator=(PooledFloats&& other) noexcept;
+  ~PooledFloats() { Release(); }
+
+  // Room for `n`, and if there was less, for `spare` more. What was there is lost.
+  void Reserve(size_t n, size_t spare);
+  void Release();
+  float* data() { return data_; }
+  const float* data() const { return data_; }
+  size_t capacity() const { return capacity_; }
+
+ private:
+  bool pooled() const;
+
+  float* data_ = nullptr;
+  size_t capacity_ = 0;
 };
 
 }  // namespace rkv

@@ -11,19 +11,6 @@
 
 namespace rkv {
 
-#if defined(__SANITIZE_ADDRESS__)
-#define RKV_ADDRESS_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define RKV_ADDRESS_SANITIZER 1
-#endif
-#endif
-#if defined(RKV_ADDRESS_SANITIZER)
-const bool RowStore::kPooled = false;
-#else
-const bool RowStore::kPooled = true;
-#endif
-
 RowStore::RowStore(const RowStore& other) : layout_(other.layout_) {
   SetCapacity(other.capacity_);
   for (size_t slot = 0; slot < other.size_; ++slot) Append(other.row(slot));
@@ -55,7 +42,8 @@ RowStore::~RowStore() {
 // Only whole pages: those of other sizes come and go with every compression, and would leave gaps
 // that nothing fits in.
 bool RowStore::pooled(size_t page) const {
-  return kPooled && page_capacity(page) == kPageRows && page_bytes(page) <= PagePool::kMaxBytes;
+  return PagePool::kUsed && page_capacity(page) == kPageRows &&
+         page_bytes(page) <= PagePool::kMaxBytes;
 }
 
 RowStore::Page RowStore::AllocatePage(size_t page) const {

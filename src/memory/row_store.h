@@ -62,10 +62,6 @@ class RowStore {
   size_t size() const { return size_; }
   size_t capacity() const { return capacity_; }
 
-  // Whether whole pages come from PagePool::Shared(). Not with AddressSanitizer: it sees what reads
-  // past the end of an allocation.
-  static const bool kPooled;
-
   // Changes the room to exactly `rows`. REQUIRES: rows >= size().
   void SetCapacity(size_t rows);
   // Makes room for `extra` rows, with up to `spare` more so that appending allocates rarely.

@@ -297,7 +297,7 @@ TEST(RowStoreTest, DamagedCountsAndFloatsAreRefused) {
 }
 
 TEST(RowStoreTest, WholePagesComeFromThePoolAndGoBack) {
-  if (!RowStore::kPooled) GTEST_SKIP() << "every page is an allocation here";
+  if (!PagePool::kUsed) GTEST_SKIP() << "every page is an allocation here";
   const PagePool& pool = PagePool::Shared();
   const size_t before = pool.used_bytes();
   const RowLayout layout{.d_k = 32, .d_v = 64, .k_type = ElementType::kF16, .n_stats = 1};
@@ -324,7 +324,7 @@ TEST(RowStoreTest, WholePagesComeFromThePoolAndGoBack) {
 
 // As compressing does it: stores of several types grow, and shrink again by most of it.
 TEST(RowStoreTest, PagesGatherInFewSlabs) {
-  if (!RowStore::kPooled) GTEST_SKIP() << "every page is an allocation here";
+  if (!PagePool::kUsed) GTEST_SKIP() << "every page is an allocation here";
   const PagePool& pool = PagePool::Shared();
   const RowLayout layouts[] = {
       {.d_k = 128, .d_v = 128},
