@@ -1,7 +1,7 @@
-// Included ahead of llama.cpp's sources, whose AMX kernels GCC before 11.5, 12.4 and 13.3 breaks: its
-// _tile_loadconfig() tells the compiler of the first 8 of the 64 bytes that it reads, so the stores
-// to the others are left out as dead, and the first multiplication with AMX ends in a segmentation
-// fault (GCC bug 114098). This one tells of all.
+// Included ahead of llama.cpp's sources, whose AMX kernels GCC before 11.5, 12.4 and 13.3 breaks:
+// its _tile_loadconfig() tells the compiler of the first 8 of the 64 bytes that it reads, so the
+// stores to the others are left out as dead, and the first multiplication with AMX ends in a
+// segmentation fault (GCC bug 114098). This one tells of all.
 #if defined(__AMX_TILE__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 14
 #include <immintrin.h>
 

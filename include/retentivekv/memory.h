@@ -67,7 +67,7 @@ struct MemoryStats {
   uint64_t reactivations = 0;   // times that a state took over 5 % of a head's softmax in a step
   uint64_t compressions = 0;    // times that the budget was enforced by moving tokens
   double compress_seconds = 0;  // spent on that
-  double observe_seconds = 0;   // spent on accounting for attention that the policy wanted to see
+  double observe_seconds = 0;   // spent by all threads on accounting for attention that was watched
 
   double kept() const {  // share of the full cache that is held
     return full_bytes == 0 ? 1.0

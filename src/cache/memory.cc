@@ -19,9 +19,11 @@ namespace {
 constexpr uint64_t kNoLimit = std::numeric_limits<uint64_t>::max();
 constexpr uint32_t kSaveVersion = 3;
 
-// Of the budget, at most, for what reading a prompt of several ubatches needs beside rows and what
-// they are observed by.
+// Of a budget of more than kSmallBudget, at most, for what reading a prompt of several ubatches
+// needs beside rows and what they are observed by. It is little beside a process, but much beside a
+// smaller budget.
 constexpr uint64_t kReadingBytes = uint64_t{4} << 20;
+constexpr uint64_t kSmallBudget = uint64_t{32} << 20;
 
 std::string FormatBytes(uint64_t bytes) {
   if (bytes < 10 * 1024) return fmt::format("{}B", bytes);
@@ -327,12 +329,13 @@ void Memory::Impl::CommitAppend() {
   TraceShares();
   const bool waits = prompt_follows_ && config_->options().compression == Compression::kPrompt;
   uint64_t budget = waits ? kNoLimit : BudgetBytes(tokens_seen_ + n);
-  if (budget != kNoLimit && (prompt_follows_ || prompt_precedes_)) {
-    // Reading takes memory too: logits, gaps between blocks, what compressing needs, and what the
-    // next ubatch shows of the rows that are held.
-    const uint64_t reading = std::min(kReadingBytes, budget / 32) +
+  if (budget != kNoLimit && budget > kSmallBudget && (prompt_follows_ || prompt_precedes_)) {
+    // Reading takes memory too: logits, gaps between blocks, what compressing needs, and what is
+    // observed of the rows that are held, by the next ubatch about as much as by this.
+    const uint64_t most = budget - kSmallBudget;
+    const uint64_t reading = std::min(kReadingBytes, most / 24) +
                              (prompt_follows_ ? transit_->HeldObservationBytes() : 0);
-    budget = std::max(budget - std::min(budget, reading), smallest_budget_bytes());
+    budget = std::max(budget - std::min(most, reading), smallest_budget_bytes());
   }
   prompt_precedes_ = prompt_follows_;
   if (n > 1) transit_->ReleaseObservations();
@@ -393,6 +396,7 @@ void Memory::Impl::Truncate(uint64_t n_tokens) {
   }
   tokens_seen_ = n_tokens;
   order_ = {};
+  prompt_precedes_ = false;
   EnforceBudget();  // A share of fewer tokens is less.
 }
 

@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "base/f16.h"
 #include "base/random.h"
+#include "cache/memory_impl.h"
 
 namespace rkv {
 namespace {
@@ -148,6 +150,49 @@ TEST(MemoryTest, TokensInTransitAreNotHeld) {
   EXPECT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
   memory.AbortAppend();
   EXPECT_EQ(memory.stats().held_bytes, held);
+}
+
+// Reading takes memory beside rows, which a large budget has room for until the answer fills it.
+TEST(MemoryTest, LongPromptsLeaveRoomOfALargeBudgetToReading) {
+  const MemoryShape shape = {.layers = {{.n_head = 32, .n_kv_head = 32, .d_k = 128, .d_v = 128}}};
+  constexpr uint64_t kMiB = uint64_t{1} << 20;
+  const std::vector<uint16_t> row = Row(0, 0, 0, 128, 1);
+  const auto append = [&](Memory& memory, size_t n) {
+    memory.BeginAppend(n);
+    for (size_t head = 0; head < 32; ++head) {
+      for (size_t i = 0; i < n; ++i) memory.Stage(0, head, i, row.data(), row.data());
+    }
+    memory.CommitAppend();
+  };
+  for (const auto& [budget, room] : {std::pair{56 * kMiB, kMiB}, std::pair{30 * kMiB, 0 * kMiB}}) {
+    SCOPED_TRACE(budget);
+    Memory memory =
+        *Memory::Create(shape, Options("streaming", fmt::format("{}MiB", budget / kMiB)));
+    Memory other = memory;  // whose ubatches are prompts of their own
+    for (size_t i = 0; i < 10; ++i) {
+      memory.impl().set_prompt_follows(i < 9);
+      append(memory, 400);
+      append(other, 400);
+      EXPECT_LE(memory.stats().held_bytes, budget - room);
+    }
+    const uint64_t free = other.stats().held_bytes - memory.stats().held_bytes;
+    EXPECT_LE(free, room + kMiB / 2);
+    EXPECT_EQ(free > 0, room > 0);
+    uint64_t most = 0;
+    for (size_t i = 0; i < 300; ++i) {
+      append(memory, 1);
+      most = std::max(most, memory.stats().held_bytes);
+    }
+    EXPECT_GT(most, budget - kMiB / 8);
+    EXPECT_LE(most, budget);
+    // Nor does a prompt that was given up leave any to the next.
+    memory.impl().set_prompt_follows(true);
+    append(memory, 400);
+    memory.impl().set_prompt_follows(false);
+    memory.Truncate(memory.tokens_seen() - 400);
+    append(memory, 800);
+    EXPECT_GT(memory.stats().held_bytes, budget - std::max(room, kMiB / 2));
+  }
 }
 
 TEST(MemoryTest, BudgetsBeyondAnyMachineAreNoLimit) {

@@ -223,8 +223,7 @@ TEST(ObservedAttentionTest, QueriesLeaveNoMoreThanSums) {
       }
       memory.BeginAppend(128);
       const size_t bytes = memory.impl().transit().observation_bytes();
-      ASSERT_LE(bytes,
-                n_watched * sizeof(float) + most_heads * most_watched * sizeof(int64_t))
+      ASSERT_LE(bytes, n_watched * sizeof(float) + most_heads * most_watched * sizeof(int64_t))
           << "ubatch " << i;
       any = any || bytes > 0;
       memory.AbortAppend();

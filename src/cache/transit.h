@@ -202,7 +202,8 @@ class Transit {
         HeadObservation& observation = observations_[head];
         observation.rows = weights_.data() + kv_head * row_floats;
         observation.sum = sums_.data() + kv_head * sum_words;
-        observation.sum_log = sums_.data() + (layer_heads + kv_head) * sum_words;
+        observation.sum_log =
+            needs.entropy ? sums_.data() + (layer_heads + kv_head) * sum_words : nullptr;
         // Tokens that come one by one need little more each time.
         const size_t n_floats = observation.n_watched() * n_stats;
         observation.stats.Reserve(n_floats, n_ == 1 ? n_floats / 8 : 0);

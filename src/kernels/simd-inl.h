@@ -239,10 +239,10 @@ HWY_INLINE void PrefetchToL2(const uint8_t* p) {
 #endif
 }
 
-// Asks for the memory that a kernel reads next, little by little while it computes, and for a third
-// of what it reads after that, which only comes as far as the second cache: the first waits for few
-// cache lines at once, fewer than it takes to read as fast as memory can. What is asked for counts
-// among them, but the lines between, which the CPU guesses, do not.
+// Asks for the memory that a kernel reads next, little by little while it computes, and for every
+// third line of a row that it reads after that, which only comes as far as the second cache: the
+// first waits for few cache lines at once, fewer than it takes to read as fast as memory can. What
+// is asked for counts among them, but the lines between, which the CPU guesses, do not.
 class Prefetcher {
  public:
   Prefetcher() = default;
@@ -272,7 +272,7 @@ class Prefetcher {
     if (left_ == 0) return;
     for (size_t i = of_row_; i < of_row_ + bytes; i += 64) {
       hwy::Prefetch(at_ + i);
-      if (i % kLaterStep == 0) PrefetchToL2(later_ + i);
+      if (i % kLaterStep < std::min(bytes, size_t{64})) PrefetchToL2(later_ + i);
     }
     of_row_ += bytes;
     if (of_row_ < row_bytes_) return;

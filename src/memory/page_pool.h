@@ -1,4 +1,4 @@
-// Memory for the pages that rows are stored in.
+// Memory for the pages that rows are stored in, and for what is observed of them.
 #ifndef RETENTIVEKV_MEMORY_PAGE_POOL_H_
 #define RETENTIVEKV_MEMORY_PAGE_POOL_H_
 
