@@ -230,8 +230,7 @@ void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
   if (n == 1) {
     size_t n_columns = 0;
     for (size_t head = 0; head < config_->n_heads(); ++head) {
-      const Columns silent = unwatched(head);
-      n_columns = std::max(n_columns, n_rows(head) - (silent.end - silent.begin) + n);
+      n_columns = std::max(n_columns, n_watched_rows(head) + n);
     }
     transit->PrepareParts(n_columns);
   }

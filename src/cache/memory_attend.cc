@@ -65,6 +65,11 @@ Memory::Impl::Columns Memory::Impl::unwatched(size_t head) const {
   return columns;
 }
 
+size_t Memory::Impl::n_watched_rows(size_t head) const {
+  const Columns silent = unwatched(head);
+  return n_rows(head) - (silent.end - silent.begin);
+}
+
 void Memory::Impl::Attend(size_t head, const HeadShape& shape, const QueryBlock& queries,
                           AttentionScratch& scratch, float* const* logits, Pages pages) const {
   const SoftmaxState state = scratch.state();

@@ -123,6 +123,8 @@ class Memory::Impl {
   };
   // Those whose attention nobody asks for: of the lowest rung, where it is not kept.
   Columns unwatched(size_t head) const;
+  // The other rows.
+  size_t n_watched_rows(size_t head) const;
 
   // Pages of a head, in Attend()'s order.
   struct Pages {

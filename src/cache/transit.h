@@ -21,8 +21,8 @@ namespace rkv {
 // which Memory::Impl::Attend() visits them, then the ubatch's tokens.
 struct HeadObservation {
   size_t n_columns = 0;
-  size_t silent_begin =
-      0;  // columns that nobody watches: they have no place in sums and statistics
+  // Columns that nobody watches: they have no place in sums and statistics.
+  size_t silent_begin = 0;
   size_t silent_end = 0;
   // Until the head's last token has been attended to, one of these, in memory that layers share.
   // Transit::observes_rows(): [observed tokens, watched columns] softmax weights, mean over the
@@ -38,8 +38,8 @@ struct HeadObservation {
   PooledFloats stats;
   std::vector<float> queries;  // expected: [observed tokens * group, d_k]
   float scale = 0;             // of the layer's logits
-  std::vector<float>
-      traced;  // [columns], all of them watched: weights of the last token, if it is traced
+  // [columns], all of them watched: weights of the last token, if it is traced.
+  std::vector<float> traced;
   double state_share = 0;  // softmax share that states took, mean over the group
   double account_seconds = 0;
   uint32_t parts_done = 0;   // of the head's parts; accessed as an atomic
@@ -104,7 +104,6 @@ class Transit {
       observation.tokens_done = 0;
       observation.account_seconds = 0;
       observation.accounted = false;
-      observation.n_columns = 0;
     }
   }
 
@@ -113,7 +112,7 @@ class Transit {
   static size_t PartFloats(const LayerShape& shape) {
     return shape.n_head / shape.n_kv_head * (shape.d_v + 2);
   }
-  // `n_columns` is what any head has at most.
+  // `n_columns` is what any head has at most that are watched.
   void PrepareParts(size_t n_columns) {
     size_t floats = 0;
     size_t heads = 0;

@@ -40,9 +40,7 @@ class HeadAttention {
         kv_head_(kv_head),
         tensors_(tensors),
         scratch_(scratch),
-        n_held_(memory_.n_rows(head_)) {
-    const Memory::Impl::Columns silent = memory_.unwatched(head_);
-    n_held_watched_ = n_held_ - (silent.end - silent.begin);
+        n_held_watched_(memory_.n_watched_rows(head_)) {
     const LayerShape& layer_shape = memory_.shape().layers[layer];
     shape_ = {.d_k = layer_shape.d_k,
               .d_v = layer_shape.d_v,
@@ -318,8 +316,7 @@ class HeadAttention {
   const UbatchTensors& tensors_;
   AttentionScratch& scratch_;
   HeadShape shape_;
-  size_t n_held_;          // rows
-  size_t n_held_watched_;  // of them
+  size_t n_held_watched_;  // rows
   size_t group_ = 1;
   size_t n_states_ = 0;
 };

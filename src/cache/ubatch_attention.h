@@ -68,8 +68,8 @@ size_t TokensPerWorkItem(const LayerShape& shape);
 
 // Attends tokens [first_token, first_token + n_tokens) of the segment for one KV head. Distinct
 // work items of a layer may run concurrently, and each token is in one of them; a layer ends before
-// the next begins. The segment's rows and the tensors' K and V must stay as they
-// are until the memory's CommitAppend() or AbortAppend().
+// the next begins. The segment's rows and the tensors' K and V must stay as they are until the
+// memory's CommitAppend() or AbortAppend().
 void AttendSegment(const Segment& segment, size_t layer, size_t kv_head, size_t first_token,
                    size_t n_tokens, const UbatchTensors& tensors, AttentionScratch& scratch);
 
