@@ -127,6 +127,13 @@ Status CheckServable(const llama_model* model, int n_ctx) {
   if (std::string_view(arch) == "minimax-m3") {
     return Unsupported("the model chooses blocks of its cache by an index of its own (MSA)");
   }
+  // Before a context is made: where the CPU has AMX, llama.cpp aborts as it makes one for such a
+  // model with quantised weights.
+  char length[16] = {};
+  const std::string mla_key = fmt::format("{}.attention.key_length_mla", arch);
+  if (llama_model_meta_val_str(model, mla_key.c_str(), length, sizeof(length)) > 0) {
+    return Unsupported("the model keeps keys and values in one latent (MLA)");
+  }
   if (llama_model_is_diffusion(model)) return Unsupported("the model is a diffusion model");
   if (llama_model_has_encoder(model)) return Unsupported("the model has a text encoder");
   if (!llama_model_has_decoder(model)) return Unsupported("the model does not generate text");
