@@ -823,6 +823,18 @@ TEST(ExampleTest, AttachWritesWhatStockLlamaWrites) {
   EXPECT_FALSE(ours.out.empty());
 }
 
+// With trained weights, after a text where no token of stock's leads by less than 0.7.
+TEST(ExampleTest, AttachWritesWhatStockLlamaWritesWithTrainedWeights) {
+  const std::string attach = RKV_BINARY_DIR "/examples/example_attach";
+  const std::string model = TestModelPath("smollm2-f16");
+  if (WhyNoRealWeights() != nullptr) GTEST_SKIP() << WhyNoRealWeights();
+  const std::string prompt = Prose(7, 15);
+  const ProcessResult ours = RunProcess({attach, model, prompt});
+  ASSERT_EQ(ours.exit_code, 0) << ours.err;
+  EXPECT_GT(Trim(ours.out).size(), 50u);
+  EXPECT_EQ(ours.out, StockLlama(model).Continue(prompt, 32));
+}
+
 TEST(ExampleTest, AttachEvictsWithABudgetAndNamesMistakes) {
   const std::string attach = RKV_BINARY_DIR "/examples/example_attach";
   const ProcessResult streaming =
