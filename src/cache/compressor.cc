@@ -1024,6 +1024,7 @@ void Compressor::MergeIntoKept(size_t head, const RowCodec& codec,
         pivot = &row;
       }
     }
+    if (pivot == nullptr) continue;  // Keys that are no numbers are like none.
     if (pivot->n == 0) {
       pivot->k_merged = pivot->k;
       pivot->v_merged = pivot->v;
