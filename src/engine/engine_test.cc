@@ -755,6 +755,14 @@ TEST(EngineTest, BadModelFilesAreRefused) {
     const Status status = LoadStatus(WriteTestFile(TempPath("cut.gguf"), bytes.substr(0, size)));
     EXPECT_EQ(status.code(), StatusCode::kBadFile) << size;
   }
+  // Two tokens that are the same, for which llama.cpp would end the process.
+  std::string twice = bytes;
+  const size_t token = twice.find(std::string("\1\0\0\0\0\0\0\0A", 9));
+  ASSERT_NE(token, std::string::npos);
+  twice[token + 8] = 'B';
+  const Status same = LoadStatus(WriteTestFile(TempPath("same.gguf"), twice));
+  EXPECT_EQ(same.code(), StatusCode::kBadFile);
+  EXPECT_NE(same.message().find("token_to_id"), std::string::npos) << same.message();
   // Something that is a GGUF, but not a language model.
   EXPECT_EQ(LoadStatus(TestMmprojPath("qwen2vl-d64")).code(), StatusCode::kBadFile);
 }

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/bytes.h"
+#include "llama/abort_guard.h"
 #include "llama/log.h"
 
 namespace rkv {
@@ -154,9 +155,14 @@ Result<std::unique_ptr<Model>> Model::Load(const ModelOptions& options,
     RKV_RETURN_IF_ERROR(CheckGgufFile(options.mmproj_path, "mmproj"));
   }
   std::unique_ptr<Model> model(new Model(options));
-  RKV_RETURN_IF_ERROR(model->LoadWeights(progress));
-  RKV_RETURN_IF_ERROR(model->MakeContext());
-  if (!options.mmproj_path.empty()) RKV_RETURN_IF_ERROR(model->LoadVision());
+  const LlamaAbortGuard guard;
+  try {
+    RKV_RETURN_IF_ERROR(model->LoadWeights(progress));
+    RKV_RETURN_IF_ERROR(model->MakeContext());
+    if (!options.mmproj_path.empty()) RKV_RETURN_IF_ERROR(model->LoadVision());
+  } catch (const LlamaAbort& abort) {
+    return BadFile(fmt::format("llama.cpp cannot use '{}': {}", options.model_path, abort.what()));
+  }
   model->fingerprint_ = FileFingerprint(options.model_path);
   return model;
 }

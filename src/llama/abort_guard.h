@@ -1,0 +1,30 @@
+// llama.cpp and ggml end the process where they find what they did not expect. A file that somebody
+// else made must not.
+#ifndef RETENTIVEKV_LLAMA_ABORT_GUARD_H_
+#define RETENTIVEKV_LLAMA_ABORT_GUARD_H_
+
+#include <stdexcept>
+
+namespace rkv {
+
+// The message is the condition that did not hold.
+class LlamaAbort : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// During its life, what would end the process on the thread that made it throws a LlamaAbort
+// instead. llama.cpp's functions that load catch it, log its message and fail as for any other bad
+// file; from others it comes to the caller, and what they worked on can only be freed. Not for
+// computing, which ends on another thread.
+class LlamaAbortGuard {
+ public:
+  LlamaAbortGuard();
+  ~LlamaAbortGuard();
+  LlamaAbortGuard(const LlamaAbortGuard&) = delete;
+  LlamaAbortGuard& operator=(const LlamaAbortGuard&) = delete;
+};
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_LLAMA_ABORT_GUARD_H_
