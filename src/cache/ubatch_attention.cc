@@ -253,6 +253,10 @@ class HeadAttention {
   // Logits to softmax weights, in place.
   void ToWeights(const RowBlock& block, size_t i, const SoftmaxState& state, float* logits) const {
     double sum = static_cast<double>(state.sum[i]);
+    if (!(sum > 0)) {  // It saw nothing but keys that are no numbers.
+      std::fill_n(logits, n_watched(), 0.0f);
+      return;
+    }
     if (tensors_.sinks != nullptr) {
       sum += std::exp(static_cast<double>(block.sink[i]) - static_cast<double>(state.max[i]));
     }
