@@ -15,8 +15,8 @@ class LlamaAbort : public std::runtime_error {
 
 // During its life, what would end the process on the thread that made it throws a LlamaAbort
 // instead. llama.cpp's functions that load catch it, log its message and fail as for any other bad
-// file; from others it comes to the caller, and what they worked on can only be freed. Not for
-// computing, which ends on another thread.
+// file; from others it comes to the caller, and what they worked on can only be freed. Not while
+// anything is computed: the other threads of a pool would wait for the one that threw.
 class LlamaAbortGuard {
  public:
   LlamaAbortGuard();

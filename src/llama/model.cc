@@ -155,7 +155,6 @@ Result<std::unique_ptr<Model>> Model::Load(const ModelOptions& options,
     RKV_RETURN_IF_ERROR(CheckGgufFile(options.mmproj_path, "mmproj"));
   }
   std::unique_ptr<Model> model(new Model(options));
-  const LlamaAbortGuard guard;
   try {
     RKV_RETURN_IF_ERROR(model->LoadWeights(progress));
     RKV_RETURN_IF_ERROR(model->MakeContext());
@@ -190,7 +189,10 @@ Status Model::LoadWeights(const LoadProgress& progress) {
     params.progress_callback_user_data = const_cast<LoadProgress*>(&progress);
   }
   const LlamaErrorLog log;
-  model_.reset(llama_model_load_from_file(options_.model_path.c_str(), params));
+  {
+    const LlamaAbortGuard guard;
+    model_.reset(llama_model_load_from_file(options_.model_path.c_str(), params));
+  }
   if (model_ == nullptr) {
     return BadFile(fmt::format("cannot load model '{}'{}", options_.model_path, log.Reason()));
   }
@@ -215,7 +217,10 @@ Status Model::MakeContext() {
   params.no_perf = true;
   bridge_.Prepare(params);
   const LlamaErrorLog log;
-  context_.reset(llama_init_from_model(model_.get(), params));
+  {
+    const LlamaAbortGuard guard;
+    context_.reset(llama_init_from_model(model_.get(), params));
+  }
   if (context_ == nullptr) {
     return Internal(
         fmt::format("cannot make a context for '{}'{}", options_.model_path, log.Reason()));
@@ -240,7 +245,10 @@ Status Model::LoadVision() {
   params.image_min_tokens = options_.image_min_tokens;
   params.image_max_tokens = options_.image_max_tokens;
   const LlamaErrorLog log;
-  vision_.reset(mtmd_init_from_file(options_.mmproj_path.c_str(), model_.get(), params));
+  {
+    const LlamaAbortGuard guard;
+    vision_.reset(mtmd_init_from_file(options_.mmproj_path.c_str(), model_.get(), params));
+  }
   if (vision_ == nullptr) {
     return BadFile(fmt::format("cannot use mmproj '{}' with model '{}'{}", options_.mmproj_path,
                                options_.model_path, log.Reason()));
