@@ -14,9 +14,8 @@ class LlamaAbort : public std::runtime_error {
 };
 
 // During its life, what would end the process on the thread that made it throws a LlamaAbort
-// instead. llama.cpp's functions that load catch it, log its message and fail as for any other bad
-// file; from others it comes to the caller, and what they worked on can only be freed. Not while
-// anything is computed: the other threads of a pool would wait for the one that threw.
+// instead. Not while anything is computed: the other threads of a pool would wait for the one that
+// threw.
 class LlamaAbortGuard {
  public:
   LlamaAbortGuard();
@@ -24,6 +23,19 @@ class LlamaAbortGuard {
   LlamaAbortGuard(const LlamaAbortGuard&) = delete;
   LlamaAbortGuard& operator=(const LlamaAbortGuard&) = delete;
 };
+
+// What `load` returns, which calls a function of llama.cpp that loads; null where that would end
+// the process. Those functions catch what is thrown, log its message and return null, as for any
+// other bad file.
+template <typename Load>
+auto LoadOrNull(const Load& load) -> decltype(load()) {
+  const LlamaAbortGuard guard;
+  try {
+    return load();
+  } catch (const LlamaAbort&) {
+    return nullptr;
+  }
+}
 
 }  // namespace rkv
 

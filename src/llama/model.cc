@@ -155,13 +155,9 @@ Result<std::unique_ptr<Model>> Model::Load(const ModelOptions& options,
     RKV_RETURN_IF_ERROR(CheckGgufFile(options.mmproj_path, "mmproj"));
   }
   std::unique_ptr<Model> model(new Model(options));
-  try {
-    RKV_RETURN_IF_ERROR(model->LoadWeights(progress));
-    RKV_RETURN_IF_ERROR(model->MakeContext());
-    if (!options.mmproj_path.empty()) RKV_RETURN_IF_ERROR(model->LoadVision());
-  } catch (const LlamaAbort& abort) {
-    return BadFile(fmt::format("llama.cpp cannot use '{}': {}", options.model_path, abort.what()));
-  }
+  RKV_RETURN_IF_ERROR(model->LoadWeights(progress));
+  RKV_RETURN_IF_ERROR(model->MakeContext());
+  if (!options.mmproj_path.empty()) RKV_RETURN_IF_ERROR(model->LoadVision());
   model->fingerprint_ = FileFingerprint(options.model_path);
   return model;
 }
@@ -189,10 +185,8 @@ Status Model::LoadWeights(const LoadProgress& progress) {
     params.progress_callback_user_data = const_cast<LoadProgress*>(&progress);
   }
   const LlamaErrorLog log;
-  {
-    const LlamaAbortGuard guard;
-    model_.reset(llama_model_load_from_file(options_.model_path.c_str(), params));
-  }
+  model_.reset(
+      LoadOrNull([&] { return llama_model_load_from_file(options_.model_path.c_str(), params); }));
   if (model_ == nullptr) {
     return BadFile(fmt::format("cannot load model '{}'{}", options_.model_path, log.Reason()));
   }
@@ -217,10 +211,7 @@ Status Model::MakeContext() {
   params.no_perf = true;
   bridge_.Prepare(params);
   const LlamaErrorLog log;
-  {
-    const LlamaAbortGuard guard;
-    context_.reset(llama_init_from_model(model_.get(), params));
-  }
+  context_.reset(LoadOrNull([&] { return llama_init_from_model(model_.get(), params); }));
   if (context_ == nullptr) {
     return Internal(
         fmt::format("cannot make a context for '{}'{}", options_.model_path, log.Reason()));
@@ -245,10 +236,8 @@ Status Model::LoadVision() {
   params.image_min_tokens = options_.image_min_tokens;
   params.image_max_tokens = options_.image_max_tokens;
   const LlamaErrorLog log;
-  {
-    const LlamaAbortGuard guard;
-    vision_.reset(mtmd_init_from_file(options_.mmproj_path.c_str(), model_.get(), params));
-  }
+  vision_.reset(LoadOrNull(
+      [&] { return mtmd_init_from_file(options_.mmproj_path.c_str(), model_.get(), params); }));
   if (vision_ == nullptr) {
     return BadFile(fmt::format("cannot use mmproj '{}' with model '{}'{}", options_.mmproj_path,
                                options_.model_path, log.Reason()));
