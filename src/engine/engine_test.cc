@@ -7,8 +7,10 @@
 #include <array>
 #include <atomic>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -765,6 +767,27 @@ TEST(EngineTest, BadModelFilesAreRefused) {
   EXPECT_NE(same.message().find("token_to_id"), std::string::npos) << same.message();
   // Something that is a GGUF, but not a language model.
   EXPECT_EQ(LoadStatus(TestMmprojPath("qwen2vl-d64")).code(), StatusCode::kBadFile);
+}
+
+// llama.cpp would end the process as it computes the first token.
+TEST(EngineTest, ModelsWhoseRopeDoesNotFitTheirHeadsAreRefused) {
+  const std::string bytes = *ReadFile(TestModelPath("qwen2vl-d64"), "model");
+  const std::string key = "qwen2vl.rope.dimension_sections";
+  const size_t at = bytes.find(key);
+  ASSERT_NE(at, std::string::npos);
+  const size_t first = at + key.size() + 2 * sizeof(uint32_t) + sizeof(uint64_t);
+  const auto with_first_section = [&](int32_t n) {
+    std::string changed = bytes;
+    std::memcpy(changed.data() + first, &n, sizeof(n));
+    return LoadStatus(WriteTestFile(TempPath("rope.gguf"), changed));
+  };
+  EXPECT_TRUE(with_first_section(7).ok());
+  for (const int32_t n : {64, -1, -24, std::numeric_limits<int32_t>::max()}) {
+    const Status status = with_first_section(n);
+    EXPECT_EQ(status.code(), StatusCode::kBadFile) << n;
+    EXPECT_NE(status.message().find("RoPE does not fit heads of 64"), std::string::npos)
+        << status.message();
+  }
 }
 
 TEST(EngineTest, MmprojOfAnotherModelIsRefused) {

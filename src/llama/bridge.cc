@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <numeric>
+#include <span>
 #include <string_view>
 
 namespace rkv {
@@ -76,6 +78,18 @@ bool IsRecurrent(ggml_op op) {
   }
 }
 
+// What ggml relies on as it computes a GGML_OP_ROPE: without, it would end the process, or never
+// end. Its parameters are what the model's file says.
+bool RopeFits(const ggml_tensor* node) {
+  const int64_t head_dim = node->ne[0];
+  const int64_t n_dims = node->op_params[1];
+  if (n_dims <= 0 || n_dims % 2 != 0 || n_dims > head_dim) return false;
+  if ((node->op_params[2] & GGML_ROPE_TYPE_MROPE) == 0) return true;
+  const std::span sections(node->op_params + 11, GGML_MROPE_SECTIONS);
+  const int64_t n_sections = std::accumulate(sections.begin(), sections.end(), int64_t{0});
+  return std::ranges::min(sections) >= 0 && n_sections > sections.back() && n_sections <= head_dim;
+}
+
 }  // namespace
 
 void Ubatch::Clear() {
@@ -90,7 +104,11 @@ void Ubatch::Clear() {
 // Collects what the untouched graph says about the model's attention.
 class Bridge::GraphProbe {
  public:
-  void Visit(const ggml_tensor* node) {
+  void Visit(ggml_tensor* node) {
+    if (node->op == GGML_OP_ROPE && !RopeFits(node)) {
+      node->op = GGML_OP_NONE;  // It must not be computed.
+      error_ = BadFile(fmt::format("its RoPE does not fit heads of {} elements", node->ne[0]));
+    }
     if (!error_.ok()) return;
     if (IsRecurrent(node->op)) {
       error_ =
