@@ -42,21 +42,27 @@ std::vector<LadderSolver::Step> LadderSolver::StepsOf(const std::vector<LadderRu
   return steps;
 }
 
+std::vector<std::vector<LadderSolver::Step>> LadderSolver::HullsOf(
+    const std::vector<LadderRung>& rungs) {
+  std::vector<std::vector<Step>> hulls;
+  for (size_t top = 0; top < rungs.size(); ++top) {
+    hulls.push_back(StepsOf(rungs, top, rungs.size()));
+    hulls.push_back(StepsOf(rungs, top, rungs.size() - 1));
+  }
+  return hulls;
+}
+
 LadderSolver::LadderSolver(std::span<const std::vector<LadderRung>> shapes,
                            std::span<const LadderItem> items)
-    : shapes_(shapes) {
-  for (const std::vector<LadderRung>& rungs : shapes) {
-    std::vector<std::vector<Step>>& hull = hulls_.emplace_back();
-    for (size_t top = 0; top < rungs.size(); ++top) {
-      hull.push_back(StepsOf(rungs, top, rungs.size()));
-      hull.push_back(StepsOf(rungs, top, rungs.size() - 1));
-    }
-  }
+    : shapes_(shapes), hulls_(shapes.size()) {
   size_t n_steps = 0;
   hull_of_.reserve(items.size());
   for (const LadderItem& item : items) {
+    std::vector<std::vector<Step>>& hulls = hulls_[item.shape];
+    // Items of one head have one shape of those that all layers have.
+    if (hulls.empty()) hulls = HullsOf(shapes[item.shape]);
     hull_of_.push_back(static_cast<uint8_t>(2 * item.rung + (item.keep ? 1 : 0)));
-    n_steps += hulls_[item.shape][hull_of_.back()].size();
+    n_steps += hulls[hull_of_.back()].size();
   }
   // In descending order: rates as bits, which have the order of floats that are not negative; then
   // items; then the lower number. One integer each sorts several times as fast as a comparison.

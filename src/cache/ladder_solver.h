@@ -45,10 +45,12 @@ class LadderSolver {
   };
   // The steps that a token now on rung `top` may take, from `bottom` (rungs.size(): forgotten) up.
   static std::vector<Step> StepsOf(const std::vector<LadderRung>& rungs, size_t top, size_t bottom);
+  // [2 * present rung + keep]
+  static std::vector<std::vector<Step>> HullsOf(const std::vector<LadderRung>& rungs);
 
   std::span<const std::vector<LadderRung>> shapes_;
-  std::vector<std::vector<std::vector<Step>>> hulls_;  // [shape][2 * present rung + keep][step]
-  std::vector<uint8_t> hull_of_;                       // [item] the second of these
+  std::vector<std::vector<std::vector<Step>>> hulls_;  // [shape]: HullsOf(), if an item has it
+  std::vector<uint8_t> hull_of_;                       // [item] which of these
   // The items' steps in the order in which they are taken: rate, item, and number of the step.
   std::vector<uint64_t> order_;
 };
