@@ -44,6 +44,8 @@ if [ ! -e "$out/kernels.txt" ]; then
   mv "$out/kernels.txt.part" "$out/kernels.txt"
 fi
 decode=(-p 0 -n 64 --random-depth --compress prompt --policies full,retentive,streaming --budgets 20%,5%)
+# After no prompt there is little to tell apart, so it takes many repetitions.
+table qwen2-1.5b-0 qwen2-1.5b -p 0 -n 64 -d 0 -r 12 -ctk f16 --policies full,retentive --budgets 20% "$@"
 table qwen2-1.5b qwen2-1.5b -d 0,4096 -r 3 "${decode[@]}" "$@"
 table qwen2-1.5b-16384 qwen2-1.5b -d 16384 -r 3 "${decode[@]}" "$@"
 table llava-1.5-7b llava-1.5-7b -d 4096 -r 2 "${decode[@]}" "$@"

@@ -115,7 +115,13 @@ std::vector<size_t> FindByMeans(const std::vector<StateSums>& states, const Mean
 class PairMerger {
  public:
   PairMerger(const std::vector<StateSums>& states, const MeanTable& table)
-      : n_(states.size()), costs_(n_ * n_, kNone), nearest_(n_), least_(n_), mass_(n_), into_(n_) {
+      : n_(states.size()),
+        costs_(n_ * n_, kNone),
+        nearest_(n_),
+        least_(n_),
+        is_bound_(n_),
+        mass_(n_),
+        into_(n_) {
     std::iota(into_.begin(), into_.end(), size_t{0});
     live_ = into_;
     for (size_t i = 0; i < n_; ++i) mass_[i] = states[i].mass;
@@ -141,6 +147,10 @@ class PairMerger {
   std::vector<size_t> Merge(size_t limit) {
     while (live_.size() > 1) {
       size_t a = IndexOfLeast(least_.data(), n_);
+      if (is_bound_[a]) {
+        FindNearestOf(a);
+        continue;
+      }
       if (live_.size() <= limit && least_[a] != 0) break;
       if (least_[a] == kNone) {
         a = live_.front();
@@ -176,14 +186,17 @@ class PairMerger {
   void FindNearestOf(size_t i) {
     nearest_[i] = IndexOfLeast(costs_of(i), n_);
     least_[i] = costs_of(i)[nearest_[i]];
+    is_bound_[i] = false;
   }
 
   // b goes into a. What it then costs to merge them with another follows from what each did (Lance
-  // and Williams 1967).
+  // and Williams 1967), and is not less than the lesser of these. So what a state whose nearest was
+  // one of them had as its least cost is a bound of it, which will do until it is the least of all.
   void MergePair(size_t a, size_t b) {
     std::erase(live_, b);
     into_[b] = a;
     least_[b] = kNone;
+    is_bound_[b] = false;
     const float both = costs_of(a)[b];
     SetCost(a, b, kNone);
     const float pair = mass_[a] + mass_[b];
@@ -194,21 +207,17 @@ class PairMerger {
                            (pair + mass_[k]);
       SetCost(a, k, std::max(merged, 0.0f));
       costs_of(k)[b] = kNone;
-      if (nearest_[k] == a || nearest_[k] == b) {
-        FindNearestOf(k);
-      } else if (costs_of(k)[a] < least_[k]) {
-        nearest_[k] = a;
-        least_[k] = costs_of(k)[a];
-      }
+      if (nearest_[k] == a || nearest_[k] == b) is_bound_[k] = true;
     }
     mass_[a] = pair;
     FindNearestOf(a);
   }
 
   size_t n_;
-  std::vector<float> costs_;     // [states, states]
-  std::vector<size_t> nearest_;  // the first of those with the least cost
-  std::vector<float> least_;     // that cost
+  std::vector<float> costs_;       // [states, states]
+  std::vector<size_t> nearest_;    // the first of those with the least cost
+  std::vector<float> least_;       // that cost,
+  std::vector<uint8_t> is_bound_;  // or no more than it
   std::vector<float> mass_;
   std::vector<size_t> into_;  // itself: not merged
   std::vector<size_t> live_;
