@@ -370,6 +370,9 @@ TEST(ServeTest, SmallEndpointsAnswer) {
   ASSERT_TRUE(tokens);
   const auto back = server.Post("/detokenize", tokens->body);
   EXPECT_EQ(json::parse(back->body)["content"], "value of W");
+  const auto none = server.Post("/detokenize", R"({"tokens":[1000000]})");
+  EXPECT_EQ(none->status, 400);
+  EXPECT_NE(none->body.find("not in the vocabulary"), std::string::npos) << none->body;
   const json completion = json::parse(
       server.Post("/v1/completions", R"({"prompt":"value of W","max_tokens":2,"temperature":0})")
           ->body);
@@ -378,6 +381,41 @@ TEST(ServeTest, SmallEndpointsAnswer) {
   EXPECT_EQ(server.Get("/props")["total_slots"], 4);
   EXPECT_EQ(server.Client().Get("/no/such")->status, 404);
   EXPECT_EQ(json::parse(server.Client().Get("/no/such")->body)["error"]["type"], "not_found_error");
+}
+
+TEST(ServeTest, BodiesAreReadAsTheyCome) {
+  const Server server({"--timeout", "60"});
+  // As curl sends them if it is not told a type.
+  const std::string long_text = json({{"content", std::string(20000, 'a')}}).dump();
+  const auto form =
+      server.Client().Post("/tokenize", long_text, "application/x-www-form-urlencoded");
+  ASSERT_TRUE(form);
+  EXPECT_EQ(form->status, 200) << form->body;
+  const httplib::MultipartFormDataItems items = {{"content", "value of W", "", "text/plain"}};
+  const auto multipart = server.Client().Post("/tokenize", items);
+  ASSERT_TRUE(multipart);
+  EXPECT_EQ(multipart->status, 400);
+  EXPECT_NE(multipart->body.find("must be JSON"), std::string::npos) << multipart->body;
+  // No length is no body, and is answered at once; so is what follows in the same connection.
+  RawConnection empty(server.port());
+  empty.Send("POST /tokenize HTTP/1.1\r\nHost: x\r\n\r\n");
+  empty.ReadUntil("not valid JSON\"");
+  empty.SendPost("/tokenize", R"({"content":"value of W"})");
+  EXPECT_NE(empty.ReadUntil("]}").find("{\"tokens\":["), std::string::npos);
+}
+
+TEST(ServeTest, RequestsThatNeedNotWaitAreNotCountedAmongThoseThatDo) {
+  const Server server({"--max-waiting", "0", "-np", "4"});
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back([&server] {
+      const auto result =
+          server.Post("/v1/chat/completions", Greedy({User("color of S", {"scene-1.png"})}).dump());
+      ASSERT_TRUE(result);
+      EXPECT_EQ(result->status, 200) << result->body;
+    });
+  }
+  for (std::thread& client : clients) client.join();
 }
 
 TEST(ServeTest, AKeyIsAskedFor) {
@@ -397,12 +435,13 @@ TEST(ServeTest, WrongUsageIsAnErrorAtOnce) {
   const Server server;
   const std::string rkv = RKV_BINARY_DIR "/apps/rkv";
   const ProcessResult taken = RunProcess({rkv, "serve", "--port", std::to_string(server.port())});
-  EXPECT_EQ(taken.exit_code, 2);
+  EXPECT_EQ(taken.exit_code, 1);
   EXPECT_NE(taken.err.find("port is taken"), std::string::npos) << taken.err;
   const ProcessResult policy = RunProcess({rkv, "serve", "--port", "0", "--budget", "20%"});
   EXPECT_EQ(policy.exit_code, 2);
   EXPECT_NE(policy.err.find("policy 'full' keeps every token"), std::string::npos);
   EXPECT_EQ(RunProcess({rkv, "serve", "--memory", "20%"}).exit_code, 2);
+  EXPECT_EQ(RunProcess({rkv, "serve", "--max-waiting", "-1"}).exit_code, 2);
   EXPECT_EQ(RunProcess({rkv, "serve", "--port", "0", "--park", "/proc/x"}).exit_code, 1);
 }
 

@@ -5,6 +5,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <iostream>
 #include <memory>
 #include <thread>
 
@@ -114,13 +115,13 @@ class ServeCommand {
         std::make_unique<Scheduler>(std::move(engine), std::move(store_), scheduler_options_);
     server.SetScheduler(scheduler_.get());
     const MemoryOptions& memory = flags_.http.defaults.memory;
-    fmt::print("serving {} ({}) at http://{}:{}\n", flags_.http.model_name, model, flags_.http.host,
-               port);
-    fmt::print("policy {}, {}, {} answers at once, {} for all caches{}\n", ToString(memory.policy),
-               memory.budget.unlimited() ? "no budget" : "budget " + ToString(memory.budget),
-               flags_.n_parallel, flags_.memory,
-               flags_.park.empty() ? "" : ", idle conversations in " + flags_.park);
-    std::fflush(stdout);
+    std::cout << fmt::format(
+        "serving {} ({}) at http://{}:{}\npolicy {}, {}, {} answers at once, {} for all caches{}\n",
+        flags_.http.model_name, model, flags_.http.host, port, ToString(memory.policy),
+        memory.budget.unlimited() ? "no budget" : "budget " + ToString(memory.budget),
+        flags_.n_parallel, flags_.memory,
+        flags_.park.empty() ? "" : ", idle conversations in " + flags_.park);
+    std::cout.flush();
     int signal = 0;
     ::sigwait(&signals, &signal);
     return OkStatus();
@@ -160,6 +161,7 @@ void AddServeCommand(CLI::App& program, int& exit_code) {
       ->type_name("DIR");
   add("--park-max", flags->park_max, "what that folder may hold (10GiB)")->type_name("SIZE");
   add("--max-waiting", flags->max_waiting, "requests that may wait (256); more get 503")
+      ->check(kNonNegative)
       ->type_name("N");
   add("--max-wait", flags->max_wait, "seconds that a request may wait (60) before it gets 503")
       ->check(kPositive)

@@ -253,9 +253,10 @@ class Engine {
   // read. For evaluation and comparison; the turn stays open, so take it back with Undo().
   Result<std::vector<float>> ReadPrompt(Conversation& conversation);
 
-  // Tokens of a text by itself, without a beginning-of-sequence token, and the text of tokens.
+  // Tokens of a text by itself, without a beginning-of-sequence token, and the text of tokens;
+  // kInvalidArgument for one that is not in the vocabulary.
   std::vector<int32_t> Tokenize(std::string_view text) const;
-  std::string Detokenize(std::span<const int32_t> tokens) const;
+  Result<std::string> Detokenize(std::span<const int32_t> tokens) const;
 
   const EngineOptions& options() const;
   const MemoryShape& shape() const;

@@ -161,9 +161,16 @@ Result<std::vector<float>> Engine::ReadPrompt(Conversation& conversation) {
 std::vector<int32_t> Engine::Tokenize(std::string_view text) const {
   return impl_->model->Tokenize(text, false);
 }
-std::string Engine::Detokenize(std::span<const int32_t> tokens) const {
+Result<std::string> Engine::Detokenize(std::span<const int32_t> tokens) const {
+  const int32_t n_vocab = llama_vocab_n_tokens(impl_->model->vocab());
   std::string text;
-  for (const int32_t token : tokens) text += impl_->model->TokenText(token, true);
+  for (const int32_t token : tokens) {
+    if (token < 0 || token >= n_vocab) {
+      return InvalidArgument(
+          fmt::format("token {} is not in the vocabulary of {} tokens", token, n_vocab));
+    }
+    text += impl_->model->TokenText(token, true);
+  }
   return text;
 }
 

@@ -190,7 +190,10 @@ TEST(EngineTest, ForcedAnswersAreTakenWhateverTheModelSays) {
   const Seen right = force(*conversation, "59");
   EXPECT_EQ(right.forced.size(), 3u);  // Its end included.
   EXPECT_EQ(right.forced, right.likeliest);
-  EXPECT_EQ(engine->Detokenize(std::span(right.forced).first(2)), "59");
+  EXPECT_EQ(*engine->Detokenize(std::span(right.forced).first(2)), "59");
+  for (const int32_t none : {-1, std::numeric_limits<int32_t>::max()}) {
+    EXPECT_EQ(engine->Detokenize({&none, 1}).status().code(), StatusCode::kInvalidArgument);
+  }
   EXPECT_EQ(engine->Tokenize("59"), std::vector(right.forced.begin(), right.forced.end() - 1));
 
   ASSERT_TRUE(conversation->AddUserMessage("value of Z").ok());

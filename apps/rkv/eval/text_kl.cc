@@ -50,7 +50,7 @@ Result<std::vector<Window>> MakeWindows(const Engine& engine, const TextKlOption
                     n_context, n_end, engine.n_ctx()));
   }
   const auto words = [&engine](const std::vector<int32_t>& tokens, size_t begin, size_t n) {
-    return engine.Detokenize(std::span(tokens).subspan(begin, n));
+    return *engine.Detokenize(std::span(tokens).subspan(begin, n));
   };
   std::vector<Window> windows;
   const auto n_windows = static_cast<size_t>(options.n_windows);

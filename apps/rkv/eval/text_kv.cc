@@ -15,17 +15,17 @@ namespace {
 constexpr size_t kQuestionTokens = 32;  // at most, with its answer
 // Ten pairs have nothing in common but their form: models of a hundred million parameters confuse
 // keys that share a word.
-constexpr const char* kThings[] = {"amber anchor",  "blue barrel",  "green candle", "grey engine",
-                                   "white ladder",  "red lantern",  "silver needle", "black piano",
-                                   "brown saddle",  "golden violin"};
+constexpr const char* kThings[] = {"amber anchor", "blue barrel",  "green candle",  "grey engine",
+                                   "white ladder", "red lantern",  "silver needle", "black piano",
+                                   "brown saddle", "golden violin"};
 constexpr const char* kEvents[] = {
     "was bought in",      "was made in",     "came by ship from",       "was stolen in",
     "was mended in",      "was found near",  "was sold to a lady from", "was sent as a gift to",
     "was left behind in", "had once been to"};
-constexpr const char* kCities[] = {"Lisbon",  "Vienna", "Dublin", "Madrid", "Berlin",
-                                   "Athens",  "Cairo",  "Warsaw", "Geneva", "Venice",
-                                   "Moscow",  "Boston", "Chicago", "Toronto", "Sydney",
-                                   "Delhi",   "Tokyo",  "Lima",   "Prague", "Oslo"};
+constexpr const char* kCities[] = {"Lisbon", "Vienna", "Dublin",  "Madrid",  "Berlin",
+                                   "Athens", "Cairo",  "Warsaw",  "Geneva",  "Venice",
+                                   "Moscow", "Boston", "Chicago", "Toronto", "Sydney",
+                                   "Delhi",  "Tokyo",  "Lima",    "Prague",  "Oslo"};
 constexpr size_t kMany = std::size(kThings);
 
 struct Pair {
@@ -87,7 +87,9 @@ Result<std::vector<ScriptRegime>> TextKvScripts(const Engine& engine,
                                                 const TextKvOptions& options) {
   const auto n_pairs = static_cast<size_t>(options.n_pairs);
   const auto n_context = static_cast<size_t>(options.n_context);
-  const size_t pair_tokens = engine.Tokenize(Pair{"The silver needle was sold to a lady from", "Chicago"}.sentence()).size();
+  const size_t pair_tokens =
+      engine.Tokenize(Pair{"The silver needle was sold to a lady from", "Chicago"}.sentence())
+          .size();
   if (n_context < 2 * n_pairs * pair_tokens) {
     return InvalidArgument(
         fmt::format("a context of {} tokens is too short for {} pairs of about {} tokens: pass a "
@@ -102,22 +104,23 @@ Result<std::vector<ScriptRegime>> TextKvScripts(const Engine& engine,
         text.size(), n_prose));
   }
   if (n_context + kQuestionTokens > static_cast<size_t>(engine.n_ctx())) {
-    return InvalidArgument(fmt::format("a context of {} tokens and a question do not fit the "
-                                       "model's {}: pass a shorter --context",
-                                       n_context, engine.n_ctx()));
+    return InvalidArgument(
+        fmt::format("a context of {} tokens and a question do not fit the "
+                    "model's {}: pass a shorter --context",
+                    n_context, engine.n_ctx()));
   }
-  ScriptRegime regime{
-      .name = "unknown",
-      .description = fmt::format("{} tokens of prose with {} keys and their values in it; then each "
-                                 "is asked for, by itself",
-                                 n_context, n_pairs),
-      .scripts = {}};
+  ScriptRegime regime{.name = "unknown",
+                      .description = fmt::format(
+                          "{} tokens of prose with {} keys and their values in it; then each "
+                          "is asked for, by itself",
+                          n_context, n_pairs),
+                      .scripts = {}};
   for (const uint64_t seed : options.seeds) {
     for (int i = 0; i < options.n_conversations; ++i) {
       EvalRandom random(seed * 1000003 + static_cast<uint64_t>(i));
       const std::vector<Pair> pairs = MakePairs(random, n_pairs);
       const size_t begin = random.Below(text.size() - n_prose + 1);
-      const std::string prose = engine.Detokenize(std::span(text).subspan(begin, n_prose));
+      const std::string prose = *engine.Detokenize(std::span(text).subspan(begin, n_prose));
       Script script{.turns = {}, .apart = true, .seed = seed};
       script.turns.push_back({.text = WithPairs(prose, pairs, random)});
       for (size_t p = 0; p < pairs.size(); ++p) {

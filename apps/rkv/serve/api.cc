@@ -109,11 +109,19 @@ Status CheckUnsupported(const Fields& fields) {
   const auto refuse = [](const char* name, const char* possible) {
     return Unsupported(fmt::format("'{}' is not supported; {}", name, possible));
   };
-  for (const char* name : {"frequency_penalty", "presence_penalty"}) {
+  constexpr std::pair<const char*, double> kNeutral[] = {
+      {"frequency_penalty", 0},  {"presence_penalty", 0}, {"repeat_penalty", 1},
+      {"repetition_penalty", 1}, {"dry_multiplier", 0},   {"mirostat", 0},
+      {"typical_p", 1},          {"xtc_probability", 0},  {"top_n_sigma", -1},
+      {"dynatemp_range", 0}};
+  for (const auto& [name, value] : kNeutral) {
     const json* field = fields.Find(name);
-    if (field != nullptr && (!field->is_number() || field->get<double>() != 0)) {
-      return refuse(name, "leave it at 0");
+    if (field != nullptr && (!field->is_number() || field->get<double>() != value)) {
+      return refuse(name, fmt::format("leave it at {}", value).c_str());
     }
+  }
+  if (const json* echo = fields.Find("echo"); echo != nullptr && *echo != false) {
+    return refuse("echo", "leave it at false");
   }
   for (const char* name : {"n", "best_of"}) {
     const json* field = fields.Find(name);
@@ -165,7 +173,8 @@ Status ReadSession(const Fields& fields, std::string& session) {
 Status ReadMemory(const Fields& fields, GenerationRequest& request) {
   const json* field = fields.Find("kv");
   if (field == nullptr) return OkStatus();
-  if (!field->is_object()) return fields.Wrong("kv", "an object with 'policy', 'budget' and 'trace'");
+  if (!field->is_object())
+    return fields.Wrong("kv", "an object with 'policy', 'budget' and 'trace'");
   const Fields kv(*field, "kv.");
   std::string policy, budget;
   RKV_RETURN_IF_ERROR(kv.Read("policy", policy));
@@ -173,6 +182,8 @@ Status ReadMemory(const Fields& fields, GenerationRequest& request) {
   RKV_RETURN_IF_ERROR(kv.Read("trace", request.trace));
   if (!policy.empty()) {
     RKV_ASSIGN_OR_RETURN(request.memory.policy, ParsePolicySpec(policy));
+    // The server's budget is no matter of a policy that keeps everything.
+    if (request.memory.policy.name == "full") request.memory.budget = {};
   }
   if (!budget.empty()) {
     RKV_ASSIGN_OR_RETURN(request.memory.budget, ParseBudget(budget));
@@ -187,7 +198,7 @@ Status ReadCommon(const Fields& fields, GenerationRequest& request) {
   RKV_RETURN_IF_ERROR(fields.Read("top_p", 0, 1, sampling.top_p));
   RKV_RETURN_IF_ERROR(fields.Read("min_p", 0, 1, sampling.min_p));
   int64_t top_k = sampling.top_k;
-  RKV_RETURN_IF_ERROR(fields.Read("top_k", 0, std::numeric_limits<int>::max(), top_k));
+  RKV_RETURN_IF_ERROR(fields.Read("top_k", -1, std::numeric_limits<int>::max(), top_k));
   sampling.top_k = static_cast<int>(top_k);
   int64_t seed = sampling.seed;
   RKV_RETURN_IF_ERROR(fields.Read("seed", std::numeric_limits<int64_t>::min(),
@@ -196,6 +207,9 @@ Status ReadCommon(const Fields& fields, GenerationRequest& request) {
   RKV_RETURN_IF_ERROR(fields.Read("ignore_eos", sampling.ignore_eos));
   int64_t max_tokens = -1;
   for (const char* name : {"max_tokens", "max_completion_tokens", "n_predict"}) {
+    const json* field = fields.Find(name);
+    const bool no_limit = field != nullptr && !field->is_number_unsigned() && *field == -1;
+    if (no_limit) continue;  // as for llama.cpp
     RKV_RETURN_IF_ERROR(fields.Read(name, 1, std::numeric_limits<int>::max(), max_tokens));
   }
   if (max_tokens > 0) request.max_tokens = static_cast<int>(max_tokens);

@@ -59,6 +59,20 @@ TEST(ApiTest, ReadsAChatRequest) {
   EXPECT_EQ(parts[3].text, "this");
 }
 
+TEST(ApiTest, WhatChangesNothingIsTaken) {
+  ParseContext context;
+  context.defaults.memory.budget = *ParseBudget("20%");
+  context.defaults.memory.policy = *ParsePolicySpec("retentive");
+  const auto request = ParseChat(
+      WithFields(R"("max_tokens":-1,"top_k":-1,"repeat_penalty":1.0,"typical_p":1,"echo":false,)"
+                 R"("mirostat":0,"kv":{"policy":"full"})"),
+      context);
+  ASSERT_TRUE(request.ok()) << request.status().message();
+  EXPECT_EQ(request->max_tokens, context.defaults.max_tokens);
+  EXPECT_EQ(request->sampling.top_k, -1);
+  EXPECT_TRUE(request->memory.budget.unlimited());
+}
+
 TEST(ApiTest, WrongRequestsNameTheField) {
   const std::pair<std::string, std::string> cases[] = {
       {"", "not valid JSON"},
@@ -105,6 +119,10 @@ TEST(ApiTest, WrongRequestsNameTheField) {
       {WithFields(R"("n":2)"), "'n'"},
       {WithFields(R"("tools":[{}])"), "'tools'"},
       {WithFields(R"("frequency_penalty":1)"), "'frequency_penalty'"},
+      {WithFields(R"("repeat_penalty":1.1)"), "'repeat_penalty' is not supported; leave it at 1"},
+      {WithFields(R"("dry_multiplier":0.8)"), "'dry_multiplier'"},
+      {WithFields(R"("mirostat":2)"), "'mirostat'"},
+      {WithFields(R"("echo":true)"), "'echo'"},
       {WithFields(R"("response_format":{"type":"json_object"})"), "'response_format'"},
   };
   for (const auto& [body, says] : cases) {

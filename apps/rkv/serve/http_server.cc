@@ -39,6 +39,27 @@ void SendError(Response& response, const ApiError& error) {
   SendJson(response, ErrorJson(error), error.status);
 }
 
+// Reads the body, whatever type it is said to be: httplib itself takes at most 8 KB of what curl
+// sends if it is not told a type. False: there is an error to answer with.
+bool ReadBody(const Request& request, Response& response, const httplib::ContentReader& reader,
+              std::string& body) {
+  if (request.is_multipart_form_data()) {
+    const auto skip_file = [](const httplib::MultipartFormData&) { return true; };
+    const auto skip = [](const char*, size_t) { return true; };
+    if (reader(skip_file, skip)) {
+      SendError(response, {.message = "the body must be JSON, and not multipart/form-data"});
+    }
+    return false;
+  }
+  // Without a length there is no body. httplib would wait for the client to hang up.
+  const bool empty =
+      !request.has_header("Content-Length") && !request.has_header("Transfer-Encoding");
+  return empty || reader([&body](const char* data, size_t n) {
+           body.append(data, n);
+           return true;
+         });
+}
+
 // A file of the page, which may change with the program: browsers ask each time.
 void ServePageFile(httplib::Server& http, const std::string& name, std::string_view bytes) {
   static const std::map<std::string, const char*> types = {{".html", "text/html; charset=utf-8"},
@@ -126,16 +147,16 @@ class HttpServer::Handlers {
                 {"budget", ToString(defaults.memory.budget)}}}});
   }
 
-  void Tokenize(const Request& request, Response& response) const {
-    const auto body = ParseJson(request.body);
+  void Tokenize(const std::string& bytes, Response& response) const {
+    const auto body = ParseJson(bytes);
     if (!body.ok()) return SendError(response, ToApiError(body.status()));
     const auto text = StringField(*body, "content");
     if (!text.ok()) return SendError(response, ToApiError(text.status()));
     SendJson(response, {{"tokens", scheduler_.Tokenize(*text)}});
   }
 
-  void Detokenize(const Request& request, Response& response) const {
-    const auto body = ParseJson(request.body);
+  void Detokenize(const std::string& bytes, Response& response) const {
+    const auto body = ParseJson(bytes);
     if (!body.ok()) return SendError(response, ToApiError(body.status()));
     std::vector<int32_t> tokens;
     const json list = body->value("tokens", json());
@@ -146,7 +167,9 @@ class HttpServer::Handlers {
     if (!list.is_array() || tokens.size() != list.size()) {
       return SendError(response, {.message = "'tokens' must be a list of whole numbers"});
     }
-    SendJson(response, {{"content", scheduler_.Detokenize(tokens)}});
+    const auto content = scheduler_.Detokenize(tokens);
+    if (!content.ok()) return SendError(response, ToApiError(content.status()));
+    SendJson(response, {{"content", *content}});
   }
 
   void Memory(const Request& request, Response& response) const {
@@ -158,8 +181,8 @@ class HttpServer::Handlers {
     SendJson(response, *inspection);
   }
 
-  void Generate(const Request& request, Response& response, bool chat) const {
-    const auto body = ParseJson(request.body);
+  void Generate(const std::string& bytes, Response& response, bool chat) const {
+    const auto body = ParseJson(bytes);
     if (!body.ok()) return SendError(response, ToApiError(body.status()));
     const ParseContext context{
         .defaults = server_.options_.defaults,
@@ -307,17 +330,32 @@ HttpServer::HttpServer(const HttpOptions& options)
   });
 
   // Runs a handler if the model has been loaded.
-  const auto when_loaded = [this](auto handle) {
-    return [this, handle](const Request& request, Response& response) {
-      Scheduler* scheduler = scheduler_;
-      if (scheduler == nullptr || stopping_) {
-        return SendError(response, {.status = 503,
-                                    .type = "unavailable_error",
-                                    .message = stopping_ ? "shutting down" : "loading the model",
-                                    .retry_after = 1});
-      }
-      handle(Handlers(*this, *scheduler), *scheduler, request, response);
+  const auto if_loaded = [this](Response& response, const auto& handle) {
+    Scheduler* scheduler = scheduler_;
+    if (scheduler == nullptr || stopping_) {
+      return SendError(response, {.status = 503,
+                                  .type = "unavailable_error",
+                                  .message = stopping_ ? "shutting down" : "loading the model",
+                                  .retry_after = 1});
+    }
+    handle(Handlers(*this, *scheduler), *scheduler);
+  };
+  const auto when_loaded = [if_loaded](auto handle) {
+    return [if_loaded, handle](const Request& request, Response& response) {
+      if_loaded(response, [&](const Handlers& handlers, Scheduler& scheduler) {
+        handle(handlers, scheduler, request, response);
+      });
     };
+  };
+  // Takes bodies, which are read in any case: behind one may be the next request.
+  const auto post = [&http, if_loaded](const char* path, auto handle) {
+    http.Post(path, [if_loaded, handle](const Request& request, Response& response,
+                                        const httplib::ContentReader& reader) {
+      std::string body;
+      if (!ReadBody(request, response, reader, body)) return;
+      if_loaded(response,
+                [&](const Handlers& handlers, Scheduler&) { handle(handlers, body, response); });
+    });
   };
   using H = const Handlers&;
   using S = Scheduler&;
@@ -334,12 +372,11 @@ HttpServer::HttpServer(const HttpOptions& options)
   http.Get("/metrics", when_loaded([](H, S s, In, Out out) {
              out.set_content(MetricsText(s.stats()), "text/plain; version=0.0.4");
            }));
-  http.Post("/tokenize", when_loaded([](H h, S, In in, Out out) { h.Tokenize(in, out); }));
-  http.Post("/detokenize", when_loaded([](H h, S, In in, Out out) { h.Detokenize(in, out); }));
-  http.Post("/v1/chat/completions",
-            when_loaded([](H h, S, In in, Out out) { h.Generate(in, out, true); }));
-  http.Post("/v1/completions",
-            when_loaded([](H h, S, In in, Out out) { h.Generate(in, out, false); }));
+  using Body = const std::string&;
+  post("/tokenize", [](H h, Body body, Out out) { h.Tokenize(body, out); });
+  post("/detokenize", [](H h, Body body, Out out) { h.Detokenize(body, out); });
+  post("/v1/chat/completions", [](H h, Body body, Out out) { h.Generate(body, out, true); });
+  post("/v1/completions", [](H h, Body body, Out out) { h.Generate(body, out, false); });
   if (options_.static_files.empty()) {
     for (const auto& [name, bytes] : PageFiles()) ServePageFile(http, std::string(name), bytes);
   } else {
@@ -359,7 +396,7 @@ Result<int> HttpServer::Bind() {
                        ? server_->bind_to_any_port(options_.host)
                        : (server_->bind_to_port(options_.host, options_.port) ? options_.port : -1);
   if (port < 0) {
-    return InvalidArgument(
+    return Internal(
         fmt::format("cannot listen on {}:{}: the port is taken, or the address is "
                     "not this machine's; choose others with --host and --port",
                     options_.host, options_.port));

@@ -102,7 +102,8 @@ std::shared_ptr<Ticket> Scheduler::Submit(GenerationRequest request) {
   job->deadline = Clock::now() + options_.max_wait;
   {
     const std::lock_guard lock(mutex_);
-    if (n_waiting_ < options_.max_waiting && !stopping_) {
+    const size_t most = options_.max_waiting + static_cast<size_t>(n_slots_);
+    if (n_waiting_ + n_running_ < most && !stopping_) {
       ++n_waiting_;
       inbox_.push_back(std::move(job));
     }
@@ -219,7 +220,7 @@ std::vector<int32_t> Scheduler::Tokenize(const std::string& text) {
   return Call([&] { return engine_->Tokenize(text); });
 }
 
-std::string Scheduler::Detokenize(std::span<const int32_t> tokens) {
+Result<std::string> Scheduler::Detokenize(std::span<const int32_t> tokens) {
   return Call([&] { return engine_->Detokenize(tokens); });
 }
 
@@ -295,13 +296,14 @@ void Scheduler::Admit() {
     Job& job = *waiting_.front();
     const Result<bool> started = TryStart(job);
     if (started.ok() && !*started) return;
-    --n_waiting_;
     if (started.ok()) {
+      ++n_running_;
       running_.push_back(std::move(waiting_.front()));
     } else {
       Reject(job, ToApiError(started.status()));
     }
     waiting_.pop_front();
+    --n_waiting_;
   }
 }
 
@@ -457,6 +459,7 @@ void Scheduler::Step() {
         running_, [answer](const auto& job) { return &job->answer == answer; });
     Finish(**found);
     running_.erase(found);
+    --n_running_;
   }
 }
 
@@ -486,7 +489,7 @@ void Scheduler::OnToken(Job& job, int32_t token, std::span<const float> logits) 
   const auto entry = [&](int32_t id) {
     // JSON has no infinity.
     const double logprob = std::max(logits[static_cast<size_t>(id)] - log_sum, -9999.0);
-    return TokenLogprob::Entry{engine_->Detokenize({&id, 1}), static_cast<float>(logprob)};
+    return TokenLogprob::Entry{*engine_->Detokenize({&id, 1}), static_cast<float>(logprob)};
   };
   const auto n = static_cast<size_t>(*job.request.top_logprobs);
   std::vector<int32_t> order(logits.size());

@@ -48,7 +48,7 @@ class Ticket {
 
 struct SchedulerOptions {
   uint64_t memory_bytes = 0;  // all caches together; 0: no limit
-  size_t max_waiting = 256;   // requests that may wait
+  size_t max_waiting = 256;   // requests that may wait beside those for whom a slot is free
   std::chrono::milliseconds max_wait = std::chrono::seconds(60);
   bool trace = false;  // what the memory view needs: roots and shares
 };
@@ -102,7 +102,7 @@ class Scheduler {
   // What `rkv inspect -o json` tells, of one conversation in memory; nothing if it is not there.
   std::optional<nlohmann::json> Inspect(const std::string& conversation_id);
   std::vector<int32_t> Tokenize(const std::string& text);
-  std::string Detokenize(std::span<const int32_t> tokens);
+  Result<std::string> Detokenize(std::span<const int32_t> tokens);
 
   // These do not change.
   const std::string& model_description() const { return model_description_; }
@@ -203,6 +203,7 @@ class Scheduler {
   std::deque<std::unique_ptr<Job>> inbox_;
   std::deque<std::function<void()>> calls_;
   std::atomic<size_t> n_waiting_ = 0;  // in inbox_ and waiting_
+  std::atomic<size_t> n_running_ = 0;
 
   std::thread thread_;
 };
