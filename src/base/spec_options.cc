@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace rkv {
 
@@ -15,6 +16,13 @@ Result<std::vector<double>> SpecValues(std::string_view what, std::span<const Sp
     if (option == options.end()) {
       return InvalidArgument(fmt::format("{} has no option '{}'; its options are: {}", what, name,
                                          JoinNames(options)));
+    }
+    if (std::ranges::count(chosen, name, &std::pair<std::string, double>::first) > 1) {
+      return InvalidArgument(fmt::format("option '{}' of {} is given twice", name, what));
+    }
+    if (option->whole && value != std::floor(value)) {
+      return InvalidArgument(
+          fmt::format("option '{}' of {} is {}; it must be a whole number", name, what, value));
     }
     if (!(value >= option->min && value <= option->max)) {
       return InvalidArgument(fmt::format("option '{}' of {} is {}; it must be {} to {}", name, what,

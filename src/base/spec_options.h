@@ -19,10 +19,11 @@ struct SpecOption {
   double min;
   double max;
   std::string_view help;
+  bool whole = false;  // only whole numbers
 };
 
-// One value per option, in the order of `options`. kInvalidArgument for unknown names and values
-// out of range; `what` says whose options they are ("policy 'h2o'").
+// One value per option, in the order of `options`. kInvalidArgument for unknown names, names given
+// twice and values out of range; `what` says whose options they are ("policy 'h2o'").
 Result<std::vector<double>> SpecValues(std::string_view what, std::span<const SpecOption> options,
                                        std::span<const std::pair<std::string, double>> chosen);
 

@@ -11,18 +11,22 @@ namespace {
 
 constexpr SpecOption kShare{"share", 0.05, -1, 0.9,
                             "share of the bytes that states may take; -1: solved"};
-constexpr SpecOption kVariance{"variance", 1, 0, 1,
-                               "1: raise a state's logit by the variance of its keys"};
+constexpr SpecOption kVariance{
+    "variance", 1, 0, 1, "1: raise a state's logit by the variance of its keys", true};
 constexpr SpecOption kKappa{"kappa", 0, 0, 1,
                             "states fade by 1 - kappa (1 - mean entropy) when they absorb"};
-constexpr SpecOption kWeigh{"weigh", 0, 0, 1,
-                            "1: tokens are absorbed in proportion to their attention"};
+constexpr SpecOption kWeigh{
+    "weigh", 0, 0, 1, "1: tokens are absorbed in proportion to their attention", true};
 constexpr SpecOption kAdditive{
     "additive", 0, 0, 1,
     "0: states share the tokens' softmax; above: this times the paper's additive readout"};
-constexpr SpecOption kMatrix{"matrix", 0, 0, 1,
+constexpr SpecOption kMatrix{"matrix",
+                             0,
+                             0,
+                             1,
                              "1: a matrix per KV head of how values follow keys, where it is a "
-                             "quarter of the bytes at most"};
+                             "quarter of the bytes at most",
+                             true};
 constexpr SpecOption kClusterOptions[] = {kShare, kVariance, kKappa, kWeigh, kAdditive, kMatrix};
 constexpr SpecOption kStateOptions[] = {
     {"share", 0.25, 0.01, 0.9, "share of the bytes that states may take"},
@@ -31,8 +35,8 @@ constexpr SpecOption kStateOptions[] = {
     kWeigh,
     kAdditive,
     kMatrix,
-    {"roots", 4, 1, 1024, "root patches per picture, until the states' share is full"},
-    {"segment", 64, 1, 1 << 20, "tokens per segment of text or audio, likewise"}};
+    {"roots", 4, 1, 1024, "root patches per picture, until the states' share is full", true},
+    {"segment", 64, 1, 1 << 20, "tokens per segment of text or audio, likewise", true}};
 
 constexpr AbsorbInfo kAbsorbers[] = {
     {AbsorbKind::kNone, "none", "forget them (plain eviction)", {}},

@@ -45,12 +45,14 @@ constexpr SpecOption kOptions[] = {
      .default_value = 128,
      .min = 1,
      .max = 4096,
-     .help = "last queries that those to come are taken to be like; older ones fade out"},
+     .help = "last queries that those to come are taken to be like; older ones fade out",
+     .whole = true},
     {.name = "value_norm",
      .default_value = 1,
      .min = 0,
      .max = 1,
-     .help = "1: weight by the length of the value, 0: do not"},
+     .help = "1: weight by the length of the value, 0: do not",
+     .whole = true},
 };
 
 }  // namespace

@@ -51,7 +51,8 @@ constexpr SpecOption kOptions[] = {
      .default_value = 32,
      .min = 1,
      .max = 4096,
-     .help = "last text queries that count; older ones fade out"},
+     .help = "last text queries that count; older ones fade out",
+     .whole = true},
 };
 
 }  // namespace

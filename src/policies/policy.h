@@ -116,7 +116,6 @@ struct PolicyInfo {
   std::string_view absorb = "none";
   std::string_view ladder = "none";
   Split split = Split::kUniform;
-  double window = 16;  // default of the common option
   std::span<const SpecOption> options;
   // `values` has one entry per option, in the order of `options`.
   std::unique_ptr<Policy> (*create)(std::span<const double> values);

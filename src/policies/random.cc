@@ -32,7 +32,8 @@ constexpr SpecOption kOptions[] = {
      .default_value = 0,
      .min = 0,
      .max = 4294967295.0,
-     .help = "another seed keeps other tokens"},
+     .help = "another seed keeps other tokens",
+     .whole = true},
 };
 
 }  // namespace

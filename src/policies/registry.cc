@@ -35,12 +35,14 @@ constexpr SpecOption kCommonOptions[] = {
      .default_value = 4,
      .min = 0,
      .max = 1 << 20,
-     .help = "first tokens of the conversation that are always kept"},
+     .help = "first tokens of the conversation that are always kept",
+     .whole = true},
     {.name = "window",
      .default_value = 16,
      .min = 1,
      .max = 1 << 20,
-     .help = "most recent tokens, which are always kept (retentive: 64)"},
+     .help = "most recent tokens, which are always kept",
+     .whole = true},
 };
 
 }  // namespace
@@ -63,7 +65,6 @@ Result<PolicyChoice> MakePolicy(const PolicySpec& spec) {
   std::vector<SpecOption> options(info->options.begin(), info->options.end());
   if (info->evicts) {
     options.insert(options.end(), std::begin(kCommonOptions), std::end(kCommonOptions));
-    options.back().default_value = info->window;
   }
   RKV_ASSIGN_OR_RETURN(const std::vector<double> values,
                        SpecValues(fmt::format("policy '{}'", info->name), options, spec.options));

@@ -33,7 +33,8 @@ constexpr SpecOption kOptions[] = {
      .default_value = 32,
      .min = 1,
      .max = 4096,
-     .help = "last queries whose attention counts"},
+     .help = "last queries whose attention counts",
+     .whole = true},
     {.name = "text",
      .default_value = 0.02,
      .min = 0,
@@ -45,7 +46,8 @@ constexpr SpecOption kOptions[] = {
      .max = 1 << 20,
      .help =
          "tokens per head whose residual is against all that matter more; the others', and with "
-         "0 all, is against the mean of their kind"},
+         "0 all, is against the mean of their kind",
+     .whole = true},
 };
 
 float StandsFor(const ScoreContext& context, size_t i) {

@@ -52,17 +52,20 @@ constexpr SpecOption kOptions[] = {
      .default_value = 32,
      .min = 1,
      .max = 4096,
-     .help = "last queries whose attention counts; older ones fade out"},
+     .help = "last queries whose attention counts; older ones fade out",
+     .whole = true},
     {.name = "pool",
      .default_value = 7,
      .min = 1,
      .max = 255,
-     .help = "neighbours that share a score, itself in their middle (rounded up to odd)"},
+     .help = "neighbours that share a score, itself in their middle (rounded up to odd)",
+     .whole = true},
     {.name = "average",
      .default_value = 0,
      .min = 0,
      .max = 1,
-     .help = "1: neighbours share their average, 0: their maximum"},
+     .help = "1: neighbours share their average, 0: their maximum",
+     .whole = true},
 };
 
 }  // namespace
