@@ -142,6 +142,11 @@ TEST(CliRunTest, WrongUsageExitsWith2AndSaysWhat) {
       {{"run", "-p", "x", "--policy", "streaming", "--budget", "2t"}, "smallest possible"},
       {{"run", "-p", "x", "--policy", "nonsense"}, "full, retentive"},
       {{"run", "-p", "x", "--policy", "streaming:sink=1"}, "sinks"},
+      {{"run", "-p", "x", "--policy", "streaming:sinks=1.5"}, "whole number"},
+      {{"run", "-p", "x", "--policy", "streaming:sinks=1,sinks=2"}, "given twice"},
+      {{"run", "-p", "x", "--temp", "nan"}, "'nan' is not a number from 0"},
+      {{"run", "-p", "x", "--temp", "-1"}, "--temp"},
+      {{"run", "-p", "x", "--top-p", "nan"}, "--top-p"},
       {{"run"}, "-p"},
       {{"run", "-p", "x", "-n", "0"}, "--predict"},
       {{"run", "-p", "x", "-t", "-3"}, "--threads"},
@@ -181,6 +186,7 @@ TEST(CliRunTest, FailuresExitWith1AndSayWhat) {
       {{"run", "-p", "color of S", "-n", "1", "--kv-report", "/dev/null/report"},
        "/dev/null/report"},
       {{"run", "-p", "x", "-n", "1", "--log-file", "/dev/null/log"}, "/dev/null/log"},
+      {{"run", "-p", "x", "-n", "1", "--log-file", TempPath("none") + "/log"}, "no folder"},
   };
   for (const WrongUsage& wrong : cases) {
     const ProcessResult run = Rkv(wrong.arguments);
@@ -270,6 +276,48 @@ TEST(CliRunTest, AReaderThatGoesAwayIsNotACrash) {
                       "' -p hello --ignore-eos | head -c 20 > /dev/null"});
   EXPECT_EQ(run.exit_code, 0);
   EXPECT_NE(run.err.find("error: "), std::string::npos) << run.err;
+}
+
+TEST(CliRunTest, TheDemoGivesTheAnswersOfTheFullCache) {
+  const auto ask = [](const std::vector<std::string>& cache) {
+    std::vector<std::string> arguments = {"run", "--image",
+                                          SourcePath("models/reference/sample.png"), "--temp", "0"};
+    for (const char* question : {"What is the track?", "Which score is given?",
+                                 "What does desk say?", "Read the width."}) {
+      arguments.insert(arguments.end(), {"-p", question});
+    }
+    arguments.insert(arguments.end(), cache.begin(), cache.end());
+    return Rkv(arguments).out;
+  };
+  const std::string full = ask({"--policy", "full"});
+  EXPECT_NE(full.find("Karin"), std::string::npos) << full;
+  EXPECT_EQ(ask({"--policy", "retentive", "--budget", "15%"}), full);
+  EXPECT_NE(ask({"--policy", "streaming", "--budget", "50%"}), full);
+}
+
+TEST(CliRunTest, OutputsThatTakeNothingAreNoCrash) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "this system has no /dev/full";
+  const std::string run =
+      "'" RKV_BINARY_DIR "/apps/rkv' run -m '" + TestModelPath("qwen2-d64") + "' -p hello -n 2 ";
+  const auto exit_code = [](const std::string& command) {
+    return RunProcess({"/bin/sh", "-c", command}).exit_code;
+  };
+  EXPECT_EQ(exit_code(run + "2> /dev/full"), 0);
+  EXPECT_EQ(exit_code(run + "2>&-"), 0);
+  EXPECT_EQ(exit_code(run + "--policy nonsense 2> /dev/full"), 2);
+  EXPECT_EQ(exit_code(run + "-m /no/such.gguf 2> /dev/full"), 1);
+  EXPECT_EQ(exit_code(run + "> /dev/full"), 1);
+  EXPECT_EQ(exit_code(run + "--help > /dev/full"), 1);
+  const std::string chat = "echo hello | '" RKV_BINARY_DIR "/apps/rkv' chat -n 2 -m '" +
+                           TestModelPath("qwen2-d64") + "' ";
+  EXPECT_EQ(exit_code(chat + "> /dev/full"), 1);
+  EXPECT_EQ(exit_code(chat + "2> /dev/full"), 0);
+}
+
+TEST(CliRunTest, OfAFlagGivenTwiceTheLastCounts) {
+  const ProcessResult run = RkvTiny({"run", "--temp", "0", "-t", "1", "-t", "2", "--image",
+                                     kSamples + "doc-1.png", "-p", "value of W"});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
 }
 
 TEST(CliEvalTest, DeferredComparesPoliciesWithFull) {

@@ -83,7 +83,7 @@ Status Make(const BenchFlags& flags) {
   const std::string path =
       flags.out.empty() ? fmt::format("{}-{}.gguf", shape->name, spec.type) : flags.out;
   RKV_RETURN_IF_ERROR(MakeModel(spec, path));
-  fmt::print(stderr, "wrote {}\n", path);
+  Tell("wrote {}\n", path);
   return OkStatus();
 }
 

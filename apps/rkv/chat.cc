@@ -48,7 +48,7 @@ class ChatSession {
     line = Trim(line);
     if (line.empty()) return true;
     if (!line.starts_with('/')) {
-      Tell(Say(line));
+      TellError(Say(line));
       return true;
     }
     const size_t space = line.find(' ');
@@ -56,7 +56,7 @@ class ChatSession {
     const std::string argument(space == std::string_view::npos ? std::string_view()
                                                                : Trim(line.substr(space)));
     if (command == "/exit" || command == "/quit") return false;
-    Tell(RunCommand(command, argument));
+    TellError(RunCommand(command, argument));
     return true;
   }
 
@@ -116,8 +116,8 @@ class ChatSession {
     return OkStatus();
   }
 
-  void Tell(const Status& status) {
-    if (!status.ok()) fmt::print(stderr, "error: {}\n", status.message());
+  void TellError(const Status& status) {
+    if (!status.ok()) Tell("error: {}\n", status.message());
   }
 
   Engine& engine_;
@@ -135,10 +135,11 @@ Status Chat(CommonFlags& flags) {
   RKV_ASSIGN_OR_RETURN(const auto engine, LoadEngine(flags));
   ChatSession session(*engine, flags, memory_options);
   RKV_RETURN_IF_ERROR(session.Start());
-  fmt::print(stderr, "{}; /help lists the commands\n", engine->model_description());
+  Tell("{}; /help lists the commands\n", engine->model_description());
   LineReader lines;
   while (const std::optional<std::string> line = lines.Next()) {
     if (!session.Handle(*line)) break;
+    if (!std::cout) return Internal("cannot write to the output");
   }
   return OkStatus();
 }

@@ -219,7 +219,7 @@ class ProgressReport {
     line_.Show(text, fraction);
     if (line_.enabled() || now - reported_ < kReportEvery) return;
     reported_ = now;
-    fmt::print(stderr, "{} {:.0f} %\n", text, 100 * fraction);
+    Tell("{} {:.0f} %\n", text, 100 * fraction);
   }
   void Clear() { line_.Clear(); }
 
@@ -258,7 +258,7 @@ Status WriteOutputs(const EvalFlags& flags, EvalHeader& header, const SuiteResul
     std::filesystem::create_directories(folder, error);
     const std::string path = (folder / name(format)).string();
     RKV_RETURN_IF_ERROR(WriteOutput(path, text));
-    if (flags.out.empty()) fmt::print(stderr, "wrote {}\n", path);
+    if (flags.out.empty()) Tell("wrote {}\n", path);
   }
   return OkStatus();
 }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <filesystem>
 #include <map>
 
 #include "reference_model.h"
@@ -26,7 +27,10 @@ template <typename T>
 CLI::Option* AddFlag(CLI::App& command, const std::string& names, T& value,
                      const std::string& help) {
   const std::string long_name = names.substr(names.rfind("--"));
-  return command.add_option(names, value, help)->envname(EnvironmentName(long_name));
+  CLI::Option* option = command.add_option(names, value, help);
+  // Given twice, the last counts, as with llama.cpp.
+  if (option->get_items_expected_max() == 1) option->take_last();
+  return option->envname(EnvironmentName(long_name));
 }
 
 }  // namespace
@@ -133,13 +137,14 @@ void AddSamplingFlags(CLI::App& command, CommonFlags& flags) {
   command.add_flag("--ignore-eos", sampling.ignore_eos, "never end an answer before -n tokens")
       ->envname("RKV_IGNORE_EOS");
   AddFlag(command, "--temp", sampling.temperature,
-          "temperature (0.8); 0: always the likeliest token");
+          "temperature (0.8); 0: always the likeliest token")
+      ->check(Between(0, 100));
   AddFlag(command, "--top-k", sampling.top_k, "sample among the k likeliest tokens (40); 0: off");
   AddFlag(command, "--top-p", sampling.top_p, "sample among the tokens with this mass (0.95)")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(Between(0, 1));
   AddFlag(command, "--min-p", sampling.min_p,
           "drop tokens below this share of the likeliest (0.05)")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(Between(0, 1));
 }
 
 void AddLogFlags(CLI::App& command, CommonFlags& flags) {
@@ -279,6 +284,13 @@ Result<std::unique_ptr<Engine>> LoadEngine(CommonFlags& flags) {
 }
 
 Status StartLogging(const CommonFlags& flags) {
+  // spdlog would make the folder.
+  const auto folder = std::filesystem::path(flags.log_file).parent_path();
+  std::error_code error;
+  if (!folder.empty() && !std::filesystem::is_directory(folder, error)) {
+    return BadFile(fmt::format("cannot write the log file '{}': there is no folder '{}'",
+                               flags.log_file, folder.string()));
+  }
   try {
     auto logger = flags.log_file.empty() ? spdlog::stderr_color_mt("rkv")
                                          : spdlog::basic_logger_mt("rkv", flags.log_file, true);
@@ -291,7 +303,7 @@ Status StartLogging(const CommonFlags& flags) {
 }
 
 int Fail(const Status& status) {
-  fmt::print(stderr, "error: {}\n", status.message());
+  Tell("error: {}\n", status.message());
   if (status.code() == StatusCode::kCancelled) return 130;
   return status.code() == StatusCode::kInvalidArgument ? 2 : 1;
 }

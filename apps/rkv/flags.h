@@ -2,6 +2,8 @@
 #ifndef RETENTIVEKV_APPS_RKV_FLAGS_H_
 #define RETENTIVEKV_APPS_RKV_FLAGS_H_
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <string>
 #include <string_view>
@@ -24,6 +26,18 @@ inline const CLI::Validator kPositive =
     NumberThat(CLI::PositiveNumber, "a number above 0", "POSITIVE");
 inline const CLI::Validator kNonNegative =
     NumberThat(CLI::NonNegativeNumber, "0 or a number above", "NONNEGATIVE");
+
+// Unlike CLI::Range, which takes what is no number.
+inline CLI::Validator Between(double min, double max) {
+  return {[min, max](std::string& text) {
+            double number = 0;
+            const bool good =
+                CLI::detail::lexical_cast(text, number) && number >= min && number <= max;
+            return good ? std::string()
+                        : fmt::format("'{}' is not a number from {} to {}", text, min, max);
+          },
+          ""};
+}
 
 struct CommonFlags {
   EngineOptions engine;

@@ -213,8 +213,10 @@ void AddInspectCommand(CLI::App& program, int& exit_code) {
       ->type_name("FILE");
   add("--picture", flags->picture, "which picture is drawn (1: the first)")->type_name("N");
   add("--layer", flags->filter.layer, "only this layer (0: the first); default: mean of all")
+      ->check(kNonNegative)
       ->type_name("L");
   add("--head", flags->filter.kv_head, "only this KV head (0: the first); default: mean of all")
+      ->check(kNonNegative)
       ->type_name("H");
   command->callback([flags, &exit_code] {
     const Status status = Inspector(*flags).Run();

@@ -3,12 +3,14 @@
 
 #include <csignal>
 #include <exception>
+#include <iostream>
 #include <string_view>
 
 #include "commands.h"
 #include "flags.h"
 #include "retentivekv/engine.h"
 #include "retentivekv/version.h"
+#include "terminal.h"
 
 namespace {
 
@@ -33,7 +35,7 @@ int Main(int argc, char** argv) {
   const std::string_view command = argc > 1 ? argv[1] : "-";
   const auto named = [command](CLI::App* app) { return app->get_name() == command; };
   if (!command.starts_with('-') && program.get_subcommands(named).empty()) {
-    fmt::print(stderr, "error: unknown command '{}'; rkv --help lists the commands\n", argv[1]);
+    rkv::app::Tell("error: unknown command '{}'; rkv --help lists the commands\n", argv[1]);
     return 2;
   }
   try {
@@ -41,7 +43,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     const bool good = error.get_exit_code() == 0;  // --help and --version
     program.exit(error);
-    return good ? 0 : 2;
+    return !good ? 2 : std::cout.flush() ? 0 : 1;
   }
   return exit_code;
 }
@@ -53,7 +55,7 @@ int main(int argc, char** argv) {
   try {
     return Main(argc, argv);
   } catch (const std::exception& error) {
-    fmt::print(stderr, "error: {}\n", error.what());
+    rkv::app::Tell("error: {}\n", error.what());
     return 1;
   }
 }

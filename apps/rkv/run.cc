@@ -43,7 +43,7 @@ Status AnswerOne(Engine& engine, Conversation& conversation, const RunFlags& fla
   if (!std::cout) return Internal("cannot write the answer to the output");
   if (answer.stop == StopReason::kCancelled) return Cancelled("interrupted");
   if (answer.stop == StopReason::kContextFull) {
-    fmt::print(stderr, "note: the context of {} positions is full\n", engine.n_ctx());
+    Tell("note: the context of {} positions is full\n", engine.n_ctx());
   }
   return OkStatus();
 }
@@ -72,10 +72,10 @@ Status Run(RunFlags& flags) {
     if (prompts.size() > 1) std::cout << "> " << prompts[turn] << std::endl;
     RKV_RETURN_IF_ERROR(AnswerOne(*engine, *conversation, flags, answer));
   }
-  fmt::print(stderr, "{}\n", DescribeCache(*conversation));
+  Tell("{}\n", DescribeCache(*conversation));
   const MemoryStats stats = conversation->stats();
-  if (stats.compressions > 0) fmt::print(stderr, "held: {}\n", DescribeBytes(stats));
-  fmt::print(stderr, "{}\n", DescribeSpeed(answer));
+  if (stats.compressions > 0) Tell("held: {}\n", DescribeBytes(stats));
+  Tell("{}\n", DescribeSpeed(answer));
   return WriteReport(flags.common.kv_report, *conversation, answer);
 }
 

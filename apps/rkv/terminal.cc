@@ -34,13 +34,13 @@ void ProgressLine::Show(std::string_view what, double fraction) {
   const std::string line = fmt::format("{} {:3.0f} %", what, 100.0 * fraction);
   if (line == shown_) return;
   shown_ = line;
-  fmt::print(stderr, "\r\x1b[K{}", line);
+  Tell("\r\x1b[K{}", line);
   std::fflush(stderr);
 }
 
 void ProgressLine::Clear() {
   if (shown_.empty()) return;
-  fmt::print(stderr, "\r\x1b[K");
+  Tell("\r\x1b[K");
   std::fflush(stderr);
   shown_.clear();
 }

@@ -2,13 +2,25 @@
 #ifndef RETENTIVEKV_APPS_RKV_TERMINAL_H_
 #define RETENTIVEKV_APPS_RKV_TERMINAL_H_
 
+#include <fmt/format.h>
+
 #include <atomic>
+#include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace rkv::app {
+
+// Tells the user something beside a command's results. A stderr that is closed or full is no
+// reason to fail.
+template <typename... Args>
+void Tell(fmt::format_string<Args...> format, Args&&... args) {
+  const std::string text = fmt::format(format, std::forward<Args>(args)...);
+  (void)std::fwrite(text.data(), 1, text.size(), stderr);
+}
 
 // One line on stderr that is overwritten as a step goes on and gone when it is over. Silent when
 // stderr is not a terminal.
