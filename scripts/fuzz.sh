@@ -22,7 +22,7 @@ for target in "${targets[@]}"; do
   # A length that lies is an allocation that fails, or one as large as it says: not a finding.
   ASAN_OPTIONS="allocator_may_return_null=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}" \
     "build/fuzz/fuzz/${target}_fuzz" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=4096 \
-    -fork=1 -ignore_ooms=1 \
+    -fork=1 -ignore_ooms=1 -ignore_timeouts=0 \
     -max_len="${limits[$target]}" -print_final_stats=1 -verbosity=0 \
     -artifact_prefix="build/fuzz/found/$target-" "$corpus/$target" "$corpus/seeds/$target"
 done

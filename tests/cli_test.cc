@@ -315,9 +315,14 @@ TEST(CliRunTest, OutputsThatTakeNothingAreNoCrash) {
 }
 
 TEST(CliRunTest, OfAFlagGivenTwiceTheLastCounts) {
-  const ProcessResult run = RkvTiny({"run", "--temp", "0", "-t", "1", "-t", "2", "--image",
-                                     kSamples + "doc-1.png", "-p", "value of W"});
-  EXPECT_EQ(run.exit_code, 0) << run.err;
+  const auto tokens = [](const std::vector<std::string>& n) {
+    std::vector<std::string> arguments = {
+        "run", "--temp", "0", "--ignore-eos", "-m", TestModelPath("qwen2-d64"), "-p", "hello"};
+    arguments.insert(arguments.end(), n.begin(), n.end());
+    return Rkv(arguments).out;
+  };
+  EXPECT_EQ(tokens({"-n", "9", "-n", "2"}), tokens({"-n", "2"}));
+  EXPECT_NE(tokens({"-n", "9", "-n", "2"}), tokens({"-n", "9"}));
 }
 
 TEST(CliEvalTest, DeferredComparesPoliciesWithFull) {

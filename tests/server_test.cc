@@ -384,7 +384,7 @@ TEST(ServeTest, SmallEndpointsAnswer) {
 }
 
 TEST(ServeTest, BodiesAreReadAsTheyCome) {
-  const Server server({"--timeout", "60"});
+  const Server server({"--timeout", "60", "--max-body", "1MiB"});
   // As curl sends them if it is not told a type.
   const std::string long_text = json({{"content", std::string(20000, 'a')}}).dump();
   const auto form =
@@ -396,6 +396,23 @@ TEST(ServeTest, BodiesAreReadAsTheyCome) {
   ASSERT_TRUE(multipart);
   EXPECT_EQ(multipart->status, 400);
   EXPECT_NE(multipart->body.find("must be JSON"), std::string::npos) << multipart->body;
+  // What is packed or has no length is limited, too.
+  httplib::Client packing = server.Client();
+  packing.set_compress(true);
+  const std::string spaces(size_t{3} << 20, ' ');
+  const auto packed = packing.Post("/tokenize", spaces, "application/json");
+  ASSERT_TRUE(packed);
+  EXPECT_EQ(packed->status, 413);
+  const auto chunked = server.Client().Post(
+      "/tokenize",
+      [&spaces](size_t, httplib::DataSink& sink) {
+        sink.write(spaces.data(), spaces.size());
+        sink.done();
+        return true;
+      },
+      "application/json");
+  EXPECT_TRUE(!chunked || chunked->status == 413);
+  EXPECT_EQ(server.Client().Get("/health")->status, 200);
   // No length is no body, and is answered at once; so is what follows in the same connection.
   RawConnection empty(server.port());
   empty.Send("POST /tokenize HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -429,6 +446,12 @@ TEST(ServeTest, AKeyIsAskedFor) {
   EXPECT_EQ(client.Get("/v1/models")->status, 401);
   client.set_bearer_token_auth("secret");
   EXPECT_EQ(client.Get("/v1/models")->status, 200);
+  // What a refused request has as its body is no request.
+  RawConnection smuggler(server.port());
+  smuggler.SendPost("/tokenize", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+  const std::string answers = smuggler.ReadUntil("nothing, until it is closed");
+  EXPECT_TRUE(answers.starts_with("HTTP/1.1 401")) << answers;
+  EXPECT_EQ(answers.find("HTTP/1.1", 1), std::string::npos) << answers;
 }
 
 TEST(ServeTest, WrongUsageIsAnErrorAtOnce) {

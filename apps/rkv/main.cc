@@ -1,4 +1,5 @@
 // rkv: talk with vision-language models on a fraction of the KV cache.
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <csignal>
@@ -51,6 +52,10 @@ int Main(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // What is said to a stream that is closed must not end up in the next file that is opened.
+  for (int fd = 0; fd <= 2; ++fd) {
+    if (::fcntl(fd, F_GETFD) == -1) (void)!::open("/dev/null", O_RDWR);
+  }
   std::signal(SIGPIPE, SIG_IGN);  // A reader that went away is a failed write, not a crash.
   try {
     return Main(argc, argv);

@@ -1,9 +1,10 @@
 // Models and conversations: what an application needs to talk about pictures with a bounded cache.
 //
 //   auto engine = *rkv::Engine::Load({.model = "m.gguf", .mmproj = "mmproj.gguf"});
-//   auto chat = *engine->NewConversation({.policy = {"streaming"}, .budget = {Unit::kPercent,
-//   20}}); chat->AddUserMessage("What is written here?", {"page.png"}); auto answer =
-//   engine->Answer(*chat, {.on_text = [](auto piece) { return Print(piece); }});
+//   auto chat = *engine->NewConversation(
+//       {.policy = {.name = "retentive"}, .budget = *rkv::ParseBudget("20%")});
+//   chat->AddUserMessage("What is written here?", std::vector<std::string>{"page.png"});
+//   auto answer = engine->Answer(*chat, {.on_text = [](auto piece) { return Print(piece); }});
 #ifndef RETENTIVEKV_ENGINE_H_
 #define RETENTIVEKV_ENGINE_H_
 
@@ -199,8 +200,8 @@ class AnswerBatch {
 
   // Lets an answer begin with the next step. The request and its conversation must live, and not be
   // touched, until Step() returns it. kInvalidArgument for a conversation without a message to
-  // answer or one that is being answered; kResourceExhausted if EngineOptions::max_conversations
-  // are.
+  // answer, one that is being answered or is another engine's; kResourceExhausted if
+  // EngineOptions::max_conversations are.
   Status Begin(AnswerRequest& request);
 
   // Decodes one batch: the next token of each answer, filled up with up to n_ubatch tokens of
@@ -244,7 +245,8 @@ class Engine {
   // before the first token, the user's message is taken back as by Conversation::Undo().
   Result<AnswerResult> Answer(Conversation& conversation, const AnswerOptions& options);
 
-  // The same for several conversations, decoded together in one batch.
+  // The same for several conversations, decoded together in one batch. An error of one does not
+  // concern the others, and the first is returned; if any cannot begin, none is answered.
   Status AnswerAll(std::span<AnswerRequest> requests);
 
   std::unique_ptr<AnswerBatch> NewAnswerBatch();

@@ -7,8 +7,12 @@
  *   llama_free(ctx);
  *   rkv_detach(cache);
  *
- * Sampling, logits and everything else stay as they are. examples/attach.cpp is a whole program.
- * Not thread-safe: one thread per cache at a time. */
+ * Sampling, logits and embeddings stay as they are. examples/attach.cpp is a whole program.
+ * What llama.cpp does with its own cache does not reach ours: instead of llama_memory_seq_rm()
+ * there is rkv_seq_keep(); llama_memory_seq_add(), llama_memory_seq_cp() and llama_state_*() have
+ * no effect, and neither has llama_set_causal_attn(). What calls llama_decode() itself, such as
+ * mtmd_helper_eval_chunks(), goes to llama.cpp's cache, where the next rkv_decode() does not see
+ * it. Not thread-safe: one thread per cache at a time. */
 #ifndef RETENTIVEKV_RETENTIVEKV_H_
 #define RETENTIVEKV_RETENTIVEKV_H_
 

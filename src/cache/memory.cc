@@ -547,6 +547,10 @@ Result<Memory> Memory::Create(const MemoryShape& shape, const MemoryOptions& opt
   auto impl = std::make_unique<Impl>(std::move(config));
   const uint64_t smallest = impl->smallest_budget_bytes();
   const Budget& budget = options.budget;
+  if (!budget.unlimited() && !(budget.amount > 0 && std::isfinite(budget.amount))) {
+    return InvalidArgument(
+        fmt::format("a budget of {} is none: it must be above 0", budget.amount));
+  }
   const auto token_bytes = static_cast<double>(shape.full_token_bytes());
   const double bytes =
       budget.unit == Budget::Unit::kTokens ? budget.amount * token_bytes : budget.amount;

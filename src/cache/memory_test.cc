@@ -254,6 +254,14 @@ TEST(MemoryTest, ImpossibleBudgetsAreRefusedWithTheSmallest) {
   EXPECT_TRUE(Memory::Create(TestShape(), Options("streaming", smallest)).ok()) << message;
   EXPECT_EQ(Memory::Create(TestShape(), Options("full", "50%")).status().code(),
             StatusCode::kInvalidArgument);
+  for (const Budget budget :
+       {Budget{Budget::Unit::kPercent, -20.0}, Budget{Budget::Unit::kPercent, 0.0},
+        Budget{Budget::Unit::kPercent, std::nan("")}, Budget{Budget::Unit::kBytes, std::nan("")},
+        Budget{Budget::Unit::kTokens, -1e300}}) {
+    MemoryOptions options = Options("streaming");
+    options.budget = budget;
+    EXPECT_EQ(Memory::Create(TestShape(), options).status().code(), StatusCode::kInvalidArgument);
+  }
   EXPECT_EQ(Memory::Create(TestShape(), Options("nonsense")).status().code(),
             StatusCode::kInvalidArgument);
   EXPECT_FALSE(Memory::Create({}, Options("full")).ok());

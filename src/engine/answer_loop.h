@@ -21,6 +21,7 @@ namespace rkv {
 class AnswerLoop {
  public:
   explicit AnswerLoop(Model& model) : model_(model) {}
+  const Model& model() const { return model_; }
 
   // The request takes part from the next step on.
   void Add(AnswerRequest& request);

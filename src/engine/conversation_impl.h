@@ -21,6 +21,7 @@ class Conversation::Impl {
   Impl(const Model& model, const ChatTemplate& chat_template, Memory memory)
       : model_(model), template_(chat_template), memory_(std::move(memory)) {}
 
+  const Model& model() const { return model_; }
   Status AddUserMessage(std::string_view text, std::span<const std::string> files);
   Status AddUserMessageWithMedia(std::string_view text, std::span<const MediaFile> files);
   Status AddMessages(std::span<const Message> messages);

@@ -83,7 +83,17 @@ Result<std::unique_ptr<Conversation>> Engine::NewConversation(const MemoryOption
   return std::unique_ptr<Conversation>(new Conversation(std::move(conversation)));
 }
 
+namespace {
+
+Status CheckOwn(const Conversation& conversation, const Model& model) {
+  if (&conversation.impl().model() == &model) return OkStatus();
+  return InvalidArgument("the conversation is another engine's");
+}
+
+}  // namespace
+
 Result<std::unique_ptr<Conversation>> Engine::CopyConversation(const Conversation& conversation) {
+  RKV_RETURN_IF_ERROR(CheckOwn(conversation, *impl_->model));
   RKV_ASSIGN_OR_RETURN(auto copy, conversation.impl().Copy());
   return std::unique_ptr<Conversation>(new Conversation(std::move(copy)));
 }
@@ -108,6 +118,8 @@ std::vector<AnswerRequest*> AnswerBatch::Step() { return impl_->loop.Step(); }
 size_t AnswerBatch::size() const { return impl_->loop.size(); }
 
 Status AnswerBatch::Begin(AnswerRequest& request) {
+  if (request.conversation == nullptr) return InvalidArgument("there is no conversation (null)");
+  RKV_RETURN_IF_ERROR(CheckOwn(*request.conversation, impl_->loop.model()));
   if (!request.conversation->impl().waiting()) {
     return InvalidArgument("there is no message to answer");
   }
@@ -138,10 +150,13 @@ Status Engine::AnswerAll(std::span<AnswerRequest> requests) {
   }
   const auto batch = NewAnswerBatch();
   for (AnswerRequest& request : requests) RKV_RETURN_IF_ERROR(batch->Begin(request));
+  Status first_error;
   while (batch->size() > 0) {
-    for (const AnswerRequest* done : batch->Step()) RKV_RETURN_IF_ERROR(done->status);
+    for (const AnswerRequest* done : batch->Step()) {
+      if (first_error.ok()) first_error = done->status;
+    }
   }
-  return OkStatus();
+  return first_error;
 }
 
 Result<AnswerResult> Engine::Answer(Conversation& conversation, const AnswerOptions& options) {
@@ -151,6 +166,7 @@ Result<AnswerResult> Engine::Answer(Conversation& conversation, const AnswerOpti
 }
 
 Result<std::vector<float>> Engine::ReadPrompt(Conversation& conversation) {
+  RKV_RETURN_IF_ERROR(CheckOwn(conversation, *impl_->model));
   if (!conversation.impl().waiting()) return InvalidArgument("there is no prompt to read");
   AnswerRequest request{.conversation = &conversation, .options = {}};
   AnswerLoop loop(*impl_->model);

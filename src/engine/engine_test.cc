@@ -163,6 +163,20 @@ TEST(EngineTest, MoreConversationsThanTheEngineIsForAreRefused) {
   EXPECT_EQ(engine->AnswerAll(requests).code(), StatusCode::kInvalidArgument);
 }
 
+TEST(EngineTest, ConversationsOfNobodyAndOfOthersAreRefused) {
+  const auto engine = LoadReference();
+  const auto other = LoadReference();
+  const auto foreign = *other->NewConversation({});
+  ASSERT_TRUE(foreign->AddUserMessage("color of S", std::array{Picture("scene-1.png")}).ok());
+  for (Conversation* conversation : {foreign.get(), static_cast<Conversation*>(nullptr)}) {
+    AnswerRequest request{.conversation = conversation, .options = Greedy()};
+    EXPECT_EQ(engine->AnswerAll({&request, 1}).code(), StatusCode::kInvalidArgument);
+  }
+  EXPECT_EQ(engine->ReadPrompt(*foreign).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(other->Answer(*foreign, Greedy())->text, "pink");
+  EXPECT_EQ(engine->CopyConversation(*foreign).status().code(), StatusCode::kInvalidArgument);
+}
+
 TEST(EngineTest, ForcedAnswersAreTakenWhateverTheModelSays) {
   const auto engine = LoadReference();
   const auto conversation = *engine->NewConversation({});

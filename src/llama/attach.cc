@@ -1,4 +1,6 @@
 // The C interface of retentivekv.h: a Memory per sequence, made when the sequence is first decoded.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <exception>
 #include <map>
@@ -60,6 +62,11 @@ class BatchReader {
     for (size_t i = 0; batch_.seq_id != nullptr && i < n_; ++i) {
       if (batch_.n_seq_id != nullptr && batch_.n_seq_id[i] != 1) {
         return InvalidArgument("each token must belong to exactly one sequence");
+      }
+      const auto n_sequences = static_cast<llama_seq_id>(llama_max_parallel_sequences());
+      if (seq_id(i) < 0 || seq_id(i) >= n_sequences) {
+        return InvalidArgument(fmt::format("sequence {} is not one of llama.cpp's 0 to {}",
+                                           seq_id(i), n_sequences - 1));
       }
     }
     return OkStatus();
@@ -126,6 +133,7 @@ Status DecodeUbatch(rkv_cache& cache, llama_context* ctx, const BatchReader& bat
                               .next_index = sequence->memory.tokens_seen(),
                               .counted = sequence->counted});
       ubatch.memories.push_back(&sequence->memory);
+      ubatch.seq_ids.push_back(batch.seq_id(i));
     }
     Participant& participant = participants[entry->second];
     if (!batch.has_positions() && !participant.counted) {
@@ -178,20 +186,29 @@ Status DecodeBatch(rkv_cache& cache, llama_context* ctx, const llama_batch& llam
 }  // namespace rkv
 
 rkv_cache* rkv_attach(llama_context_params* params, const char* policy, const char* budget) {
-  auto cache = std::make_unique<rkv_cache>();
-  const rkv::Status status = rkv::ParseOptions(policy, budget, cache->options);
-  rkv::attach_error = status.message();
-  if (!status.ok()) return nullptr;
-  cache->n_ctx = params->n_ctx;
-  cache->bridge.Prepare(*params);
-  return cache.release();
+  rkv::attach_error.clear();
+  try {
+    auto cache = std::make_unique<rkv_cache>();
+    const rkv::Status status = params == nullptr
+                                   ? rkv::InvalidArgument("there are no parameters (null)")
+                                   : rkv::ParseOptions(policy, budget, cache->options);
+    rkv::attach_error = status.message();
+    if (!status.ok()) return nullptr;
+    cache->n_ctx = params->n_ctx;
+    cache->bridge.Prepare(*params);
+    return cache.release();
+  } catch (const std::exception& error) {  // Out of memory; C callers cannot catch.
+    return nullptr;
+  }
 }
 
 int32_t rkv_decode(rkv_cache* cache, llama_context* ctx, llama_batch batch) {
+  if (cache == nullptr) return -1;
   rkv::Status status;
   try {
-    status = rkv::DecodeBatch(*cache, ctx, batch);
-  } catch (const std::exception& error) {  // Out of memory; C callers cannot catch.
+    status = ctx == nullptr ? rkv::InvalidArgument("there is no context (null)")
+                            : rkv::DecodeBatch(*cache, ctx, batch);
+  } catch (const std::exception& error) {
     status = rkv::ResourceExhausted(error.what());
   }
   cache->last_error = status.message();
@@ -199,6 +216,7 @@ int32_t rkv_decode(rkv_cache* cache, llama_context* ctx, llama_batch batch) {
 }
 
 int32_t rkv_seq_keep(rkv_cache* cache, llama_seq_id seq_id, uint64_t n_tokens) {
+  if (cache == nullptr) return -1;
   const auto found = cache->sequences.find(seq_id);
   const uint64_t seen = found == cache->sequences.end() ? 0 : found->second.memory.tokens_seen();
   if (n_tokens > seen) {
@@ -207,13 +225,19 @@ int32_t rkv_seq_keep(rkv_cache* cache, llama_seq_id seq_id, uint64_t n_tokens) {
   }
   if (n_tokens == 0) {
     cache->sequences.erase(seq_id);
-  } else {
+    return 0;
+  }
+  try {
     found->second.memory.Truncate(n_tokens);
+  } catch (const std::exception& error) {
+    cache->last_error = error.what();
+    return -1;
   }
   return 0;
 }
 
 rkv_stats rkv_get_stats(const rkv_cache* cache, llama_seq_id seq_id) {
+  if (cache == nullptr) return {};
   const auto found = cache->sequences.find(seq_id);
   if (found == cache->sequences.end()) return {};
   const rkv::MemoryStats stats = found->second.memory.stats();

@@ -2,9 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <string>
 #include <vector>
 
+#include "base/file.h"
 #include "llama/log.h"
 #include "llama/model.h"
 #include "retentivekv/retentivekv.h"
@@ -215,6 +217,82 @@ TEST(AttachTest, ACacheOfAnotherTypeIsRefused) {
     context.reset();
     rkv_detach(cache);
   }
+}
+
+// The graph that was looked at and not computed runs again if the next batch is like it.
+TEST(AttachTest, AModelWhoseRopeDoesNotFitIsRefusedEachTime) {
+  CaptureLlamaLogs();
+  ggml_backend_load_all();
+  std::string bytes = *ReadFile(TestModelPath("qwen2vl-d64"), "model");
+  const std::string key = "qwen2vl.rope.dimension_sections";
+  const int32_t section = 64;
+  std::memcpy(bytes.data() + bytes.find(key) + key.size() + 16, &section, sizeof(section));
+  const std::string path = testing::TempDir() + "attach-rope.gguf";
+  ASSERT_TRUE(WriteFileAtomically(path, bytes).ok());
+  const LlamaPtr<llama_model> model(
+      llama_model_load_from_file(path.c_str(), llama_model_default_params()));
+  ASSERT_NE(model, nullptr);
+  llama_context_params params = llama_context_default_params();
+  rkv_cache* cache = rkv_attach(&params, "full", nullptr);
+  LlamaPtr<llama_context> context(llama_init_from_model(model.get(), params));
+  ASSERT_NE(context, nullptr);
+  llama_token token = 50;
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_LT(rkv_decode(cache, context.get(), llama_batch_get_one(&token, 1)), 0);
+    EXPECT_NE(std::string(rkv_last_error(cache)).find("RoPE"), std::string::npos);
+  }
+  context.reset();
+  rkv_detach(cache);
+}
+
+TEST(AttachTest, NothingIsAnErrorAndNoCrash) {
+  EXPECT_EQ(rkv_attach(nullptr, "full", nullptr), nullptr);
+  EXPECT_NE(std::string(rkv_last_error(nullptr)), "");
+  EXPECT_LT(rkv_decode(nullptr, nullptr, {}), 0);
+  EXPECT_LT(rkv_seq_keep(nullptr, 0, 0), 0);
+  EXPECT_EQ(rkv_get_stats(nullptr, 0).tokens_seen, 0u);
+  Attached ours("qwen2-d64");
+  EXPECT_LT(rkv_decode(ours.cache(), nullptr, {}), 0);
+  EXPECT_NE(ours.error(), "");
+}
+
+TEST(AttachTest, UnsetThreadsAreLlamasDefault) {
+  llama_context_params params = llama_context_default_params();
+  params.n_threads = params.n_threads_batch = 0;
+  rkv_cache* cache = rkv_attach(&params, "full", nullptr);
+  EXPECT_EQ(params.n_threads, GGML_DEFAULT_N_THREADS);
+  EXPECT_EQ(params.n_threads_batch, GGML_DEFAULT_N_THREADS);
+  rkv_detach(cache);
+  // Set to that later.
+  Attached ours("qwen2-d64");
+  StockLlama stock(TestModelPath("qwen2-d64"));
+  llama_set_n_threads(ours.context(), 0, 0);
+  ASSERT_EQ(ours.DecodePlain(Tokens(20)), 0) << ours.error();
+  ExpectNear(ours.LogitsAt(-1), stock.Decode(Entries(0, 0, 20)).back());
+}
+
+TEST(AttachTest, SequencesKeepTheirNumbers) {
+  CaptureLlamaLogs();
+  ggml_backend_load_all();
+  const LlamaPtr<llama_model> model(
+      llama_model_load_from_file(TestModelPath("qwen2-d64").c_str(), llama_model_default_params()));
+  llama_context_params params = llama_context_default_params();
+  params.n_seq_max = 4;
+  params.embeddings = true;
+  params.pooling_type = LLAMA_POOLING_TYPE_LAST;
+  rkv_cache* cache = rkv_attach(&params, "full", nullptr);
+  LlamaPtr<llama_context> context(llama_init_from_model(model.get(), params));
+  ASSERT_NE(context, nullptr);
+  ASSERT_EQ(rkv_decode(cache, context.get(), TestBatch(Entries(3, 0, 5)).get()), 0)
+      << rkv_last_error(cache);
+  EXPECT_NE(llama_get_embeddings_seq(context.get(), 3), nullptr);
+  EXPECT_EQ(llama_get_embeddings_seq(context.get(), 0), nullptr);
+  for (const int none : {-1, static_cast<int>(llama_max_parallel_sequences())}) {
+    EXPECT_LT(rkv_decode(cache, context.get(), TestBatch(Entries(none, 0, 5)).get()), 0);
+    EXPECT_NE(std::string(rkv_last_error(cache)).find("sequence"), std::string::npos);
+  }
+  context.reset();
+  rkv_detach(cache);
 }
 
 TEST(AttachTest, AnUnsetUbatchIsTheBatch) {

@@ -94,6 +94,7 @@ bool RopeFits(const ggml_tensor* node) {
 
 void Ubatch::Clear() {
   memories.clear();
+  seq_ids.clear();
   media.clear();
   tokens.clear();
   embeddings.clear();
@@ -107,6 +108,7 @@ class Bridge::GraphProbe {
   void Visit(ggml_tensor* node) {
     if (node->op == GGML_OP_ROPE && !RopeFits(node)) {
       node->op = GGML_OP_NONE;  // It must not be computed.
+      skipped_.push_back(node);
       error_ = BadFile(fmt::format("its RoPE does not fit heads of {} elements", node->ne[0]));
     }
     if (!error_.ok()) return;
@@ -126,6 +128,11 @@ class Bridge::GraphProbe {
       error_ =
           Unsupported("the model switches its RoPE factors with the context length (LongRoPE)");
     }
+  }
+
+  // After the graph has run, which llama.cpp may run again.
+  void RestoreNodes() {
+    for (ggml_tensor* node : skipped_) node->op = GGML_OP_ROPE;
   }
 
   Status Finish(MemoryShape& shape, std::vector<int>& layer_of_cache) {
@@ -174,6 +181,7 @@ class Bridge::GraphProbe {
   std::vector<int> layer_of_cache_;
   llama_pos end_position_ = std::numeric_limits<llama_pos>::max();
   Status error_;
+  std::vector<ggml_tensor*> skipped_;
 };
 
 Bridge::Bridge() = default;
@@ -193,6 +201,9 @@ void Bridge::Prepare(llama_context_params& params) {
   if (params.n_ubatch == 0) params.n_ubatch = 512;
   params.n_batch = std::max(params.n_ubatch, params.n_seq_max);  // llama.cpp insists.
   params.n_ctx = params.n_batch;
+  // ggml's own default, which there has to be scratch for.
+  if (params.n_threads <= 0) params.n_threads = GGML_DEFAULT_N_THREADS;
+  if (params.n_threads_batch <= 0) params.n_threads_batch = GGML_DEFAULT_N_THREADS;
 }
 
 bool Bridge::OnNode(ggml_tensor* node, bool ask, void* self) {
@@ -219,6 +230,7 @@ Result<MemoryShape> Bridge::Probe(llama_context* ctx) {
   llama_memory_clear(llama_get_memory(ctx), false);
   const int rc = llama_decode(ctx, llama_batch_get_one(tokens_.data(), 1));
   const std::unique_ptr<GraphProbe> probe = std::move(probe_);
+  probe->RestoreNodes();
   MemoryShape shape;
   RKV_RETURN_IF_ERROR(probe->Finish(shape, layer_of_cache_));
   if (rc != 0) return Internal(fmt::format("llama_decode failed with {} on its first token", rc));
@@ -364,7 +376,8 @@ llama_batch Bridge::FillBatch(const Ubatch& ubatch) {
   for (size_t i = 0; i < n; ++i) {
     const UbatchToken& token = ubatch.tokens[i];
     tokens_[i] = token.token;
-    seq_id_[i] = static_cast<llama_seq_id>(token.memory);
+    seq_id_[i] = ubatch.seq_ids.empty() ? static_cast<llama_seq_id>(token.memory)
+                                        : ubatch.seq_ids[token.memory];
     seq_id_rows_[i] = &seq_id_[i];
     output_[i] = token.output ? 1 : 0;
     for (size_t c = 0; c < n_position; ++c) positions_[c * n + i] = token.position[c];
@@ -389,7 +402,7 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch) {
                                        llama_max_parallel_sequences()));
   }
   RKV_RETURN_IF_ERROR(BuildSegments(ubatch));
-  const int n_threads = std::max(llama_n_threads(ctx), llama_n_threads_batch(ctx));
+  const int n_threads = std::max({llama_n_threads(ctx), llama_n_threads_batch(ctx), 1});
   if (scratch_.size() != static_cast<size_t>(n_threads)) {
     scratch_.resize(static_cast<size_t>(n_threads));
     for (AttentionScratch& scratch : scratch_) scratch.Resize(shape_);
@@ -399,6 +412,16 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch) {
     hook->rewritten = false;
   }
   rewrite_error_ = OkStatus();
+  // Also if there is not enough memory for it.
+  struct Ending {
+    Bridge& bridge;
+    bool commits = false;
+    ~Ending() {
+      bridge.decoding_ = false;
+      if (commits) return;
+      for (const Segment& segment : bridge.segments_) segment.memory->AbortAppend();
+    }
+  } ending{*this};
   for (const auto& [memory, span] : ubatch.media) segments_[memory].memory->AddMedia(span);
   while (transits_.size() < segments_.size()) transits_.push_back(std::make_unique<Transit>());
   for (size_t i = 0; i < segments_.size(); ++i) {
@@ -421,12 +444,9 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch) {
     status = Internal("the compute graph lacked an attention layer it had before");
   }
   for (const Segment& segment : segments_) {
-    if (status.ok()) {
-      segment.memory->CommitAppend();
-    } else {
-      segment.memory->AbortAppend();
-    }
+    if (status.ok()) segment.memory->CommitAppend();
   }
+  ending.commits = status.ok();
   return status;
 }
 

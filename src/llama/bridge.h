@@ -33,6 +33,8 @@ struct UbatchToken {
 // tokens of different Memories may be mixed.
 struct Ubatch {
   std::vector<Memory*> memories;
+  // llama.cpp's sequence of each, for what it keeps by sequence; empty: 0, 1, 2, ...
+  std::vector<llama_seq_id> seq_ids;
   // Pictures and clips that begin in this ubatch: memory index, and where.
   std::vector<std::pair<size_t, MediaSpan>> media;
   std::vector<UbatchToken> tokens;

@@ -39,25 +39,33 @@ void SendError(Response& response, const ApiError& error) {
   SendJson(response, ErrorJson(error), error.status);
 }
 
+bool HasBody(const Request& request) {
+  const std::string length = request.get_header_value("Content-Length");
+  return (!length.empty() && length != "0") || request.has_header("Transfer-Encoding");
+}
+
 // Reads the body, whatever type it is said to be: httplib itself takes at most 8 KB of what curl
-// sends if it is not told a type. False: there is an error to answer with.
+// sends if it is not told a type, and as much as comes of what is sent in chunks or packed. False:
+// there is an error to answer with. It may be `most` bytes.
 bool ReadBody(const Request& request, Response& response, const httplib::ContentReader& reader,
-              std::string& body) {
-  if (request.is_multipart_form_data()) {
-    const auto skip_file = [](const httplib::MultipartFormData&) { return true; };
-    const auto skip = [](const char*, size_t) { return true; };
-    if (reader(skip_file, skip)) {
-      SendError(response, {.message = "the body must be JSON, and not multipart/form-data"});
-    }
-    return false;
+              size_t most, std::string& body) {
+  if (!HasBody(request)) return true;  // httplib would wait for the client to hang up.
+  size_t n_read = 0;
+  const auto take = [&](const char* data, size_t n) {
+    n_read += n;
+    if (n_read > most) return false;
+    body.append(data, n);
+    return true;
+  };
+  const bool is_form = request.is_multipart_form_data();
+  const bool good =
+      is_form ? reader([](const httplib::MultipartFormData&) { return true; }, take) : reader(take);
+  if (n_read > most) response.status = 413;
+  if (good) PollServer::SetUnread(false);
+  if (good && is_form) {
+    SendError(response, {.message = "the body must be JSON, and not multipart/form-data"});
   }
-  // Without a length there is no body. httplib would wait for the client to hang up.
-  const bool empty =
-      !request.has_header("Content-Length") && !request.has_header("Transfer-Encoding");
-  return empty || reader([&body](const char* data, size_t n) {
-           body.append(data, n);
-           return true;
-         });
+  return good && !is_form;
 }
 
 // A file of the page, which may change with the program: browsers ask each time.
@@ -88,6 +96,11 @@ void ServePageFile(httplib::Server& http, const std::string& name, std::string_v
 }
 
 Result<std::string> FetchRemote(const std::string& url) {
+  constexpr size_t kMaxUrlBytes = 4096;  // The library matches by recursion.
+  if (url.size() > kMaxUrlBytes) {
+    return InvalidArgument(
+        fmt::format("the URL of a remote picture is longer than {} bytes", kMaxUrlBytes));
+  }
   static const std::regex pattern("(https?://[^/?#]+)([^#]*)(#.*)?");
   std::smatch match;
   if (!std::regex_match(url, match, pattern)) {
@@ -290,6 +303,7 @@ HttpServer::HttpServer(const HttpOptions& options)
 
   http.set_pre_routing_handler([this](const Request& request, Response& response) {
     using enum httplib::Server::HandlerResponse;
+    PollServer::SetUnread(HasBody(request));
     const bool open = request.method == "GET" && !request.path.starts_with("/v1/") &&
                       request.path != "/metrics" && request.path != "/slots" &&
                       request.path != "/props" && !request.path.starts_with("/conversations");
@@ -348,11 +362,11 @@ HttpServer::HttpServer(const HttpOptions& options)
     };
   };
   // Takes bodies, which are read in any case: behind one may be the next request.
-  const auto post = [&http, if_loaded](const char* path, auto handle) {
-    http.Post(path, [if_loaded, handle](const Request& request, Response& response,
+  const auto post = [this, &http, if_loaded](const char* path, auto handle) {
+    http.Post(path, [this, if_loaded, handle](const Request& request, Response& response,
                                         const httplib::ContentReader& reader) {
       std::string body;
-      if (!ReadBody(request, response, reader, body)) return;
+      if (!ReadBody(request, response, reader, options_.max_body_bytes, body)) return;
       if_loaded(response,
                 [&](const Handlers& handlers, Scheduler&) { handle(handlers, body, response); });
     });

@@ -17,8 +17,8 @@ struct HttpOptions {
   std::string host = "127.0.0.1";
   int port = 8080;  // 0: any that is free
   std::string api_key;
-  std::string model_name;    // as clients see it
-  std::string static_files;  // folder served at / in place of the page; empty: none
+  std::string model_name;      // as clients see it
+  std::string static_files;    // folder served at / in place of the page; empty: none
   bool bundled_model = false;  // the page then offers samples that this model reads
   size_t max_body_bytes = size_t{64} << 20;
   int timeout_seconds = 10;  // for a client that neither sends nor reads
@@ -33,7 +33,7 @@ class HttpServer {
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
 
-  // Takes the port, which it returns. kInvalidArgument if it cannot be had.
+  // Takes the port, which it returns. kInternal if it cannot be had.
   Result<int> Bind();
   // Answers requests until Stop(); with 503 until there is a scheduler.
   void Listen();

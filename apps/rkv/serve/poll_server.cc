@@ -19,8 +19,10 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kLookAgain{500};  // whether the server stops
+constexpr milliseconds kMoment{200};
 
 thread_local int current = -1;
+thread_local bool unread = false;
 
 // The events that came in time; 0: none.
 int Poll(int socket, int events, milliseconds timeout) {
@@ -99,6 +101,17 @@ class SocketStream : public httplib::Stream {
   size_t end_ = 0;
 };
 
+// Closing a connection of which something is unread can take the answer from a client that has not
+// read it yet. It has a moment to.
+void Drain(int socket) {
+  ::shutdown(socket, SHUT_WR);
+  constexpr int kMostPieces = 64;
+  std::array<char, 16384> piece;
+  for (int i = 0; i < kMostPieces && Poll(socket, POLLIN, kMoment) != 0; ++i) {
+    if (::recv(socket, piece.data(), piece.size(), MSG_DONTWAIT) <= 0) return;
+  }
+}
+
 }  // namespace
 
 bool HungUp(int socket) {
@@ -106,6 +119,8 @@ bool HungUp(int socket) {
 }
 
 int PollServer::current_socket() { return current; }
+
+void PollServer::SetUnread(bool is_unread) { unread = is_unread; }
 
 void PollServer::SetBacklog(int n) const { ::listen(svr_sock_, n); }
 
@@ -128,10 +143,12 @@ bool PollServer::process_and_close_socket(socket_t socket) {
   for (size_t left = keep_alive_max_count_; left > 0; --left) {
     if (!stream.has_buffered() && !WaitForRequest(socket)) break;
     bool closed = false;
+    unread = false;
     good = process_request(stream, left == 1, closed, nullptr);
-    if (!good || closed) break;
+    if (!good || closed || unread) break;
   }
   current = -1;
+  if (unread) Drain(socket);
   ::shutdown(socket, SHUT_RDWR);
   ::close(socket);
   return good;

@@ -6,8 +6,9 @@
 
 namespace rkv::app {
 
-// httplib looks at each idle connection a hundred times a second, and at none beyond the 1024th file,
-// since it uses select(). Here the kernel wakes a connection's thread when there is something.
+// httplib looks at each idle connection a hundred times a second, and at none beyond the 1024th
+// file, since it uses select(). Here the kernel wakes a connection's thread when there is
+// something.
 class PollServer : public httplib::Server {
  public:
   // Connections that may wait to be accepted; httplib allows 5. After binding.
@@ -16,6 +17,10 @@ class PollServer : public httplib::Server {
   // The connection of the request that this thread answers, which httplib keeps to itself; clients
   // that hang up have to be noticed before an answer is written.
   static int current_socket();
+
+  // Of the request that this thread answers: whether it has a body, and whether that has been read.
+  // Behind one that has not nothing can be read, so the connection ends with the answer.
+  static void SetUnread(bool unread);
 
  private:
   bool process_and_close_socket(socket_t socket) override;

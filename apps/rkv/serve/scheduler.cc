@@ -103,14 +103,15 @@ std::shared_ptr<Ticket> Scheduler::Submit(GenerationRequest request) {
   {
     const std::lock_guard lock(mutex_);
     const size_t most = options_.max_waiting + static_cast<size_t>(n_slots_);
-    if (n_waiting_ + n_running_ < most && !stopping_) {
-      ++n_waiting_;
+    if (n_open_ < most && !stopping_) {
+      ++n_open_;
       inbox_.push_back(std::move(job));
     }
   }
   if (job != nullptr) {
-    ticket->Push(Unavailable(
-        fmt::format("{} requests are waiting already; try again later", options_.max_waiting)));
+    ++n_refused_;
+    ticket->Push(Unavailable(fmt::format("as many requests as may wait ({}) do; try again later",
+                                         options_.max_waiting)));
   }
   wake_.notify_one();
   return ticket;
@@ -132,7 +133,8 @@ SchedulerStats Scheduler::stats() {
   return Call([this] {
     SchedulerStats stats = stats_;
     stats.running = running_.size();
-    stats.waiting = n_waiting_;
+    stats.waiting = waiting_.size();
+    stats.requests_refused += n_refused_;
     stats.idle = idle_.size();
     stats.kv_bytes_reserved = Committed();
     stats.kv_bytes_limit = options_.memory_bytes;
@@ -272,20 +274,19 @@ void Scheduler::TakeInbox() {
 void Scheduler::DropWaiting() {
   const auto now = Clock::now();
   std::erase_if(waiting_, [&](const std::unique_ptr<Job>& job) {
+    if (!job->ticket->cancelled() && now <= job->deadline) return false;
+    --n_open_;
     if (job->ticket->cancelled()) {
       ++stats_.requests_cancelled;
       Reject(*job, Unavailable("the client has gone"));
-    } else if (now > job->deadline) {
+    } else {
       ++stats_.requests_refused;
       Reject(*job, Unavailable(fmt::format(
                        "no room in {} s: {} conversations are being answered, and their memory is "
                        "taken; try again later",
                        std::chrono::duration_cast<std::chrono::seconds>(options_.max_wait).count(),
                        running_.size())));
-    } else {
-      return false;
     }
-    --n_waiting_;
     return true;
   });
 }
@@ -297,13 +298,12 @@ void Scheduler::Admit() {
     const Result<bool> started = TryStart(job);
     if (started.ok() && !*started) return;
     if (started.ok()) {
-      ++n_running_;
       running_.push_back(std::move(waiting_.front()));
     } else {
+      --n_open_;
       Reject(job, ToApiError(started.status()));
     }
     waiting_.pop_front();
-    --n_waiting_;
   }
 }
 
@@ -457,9 +457,9 @@ void Scheduler::Step() {
   for (const AnswerRequest* answer : done) {
     const auto found = std::ranges::find_if(
         running_, [answer](const auto& job) { return &job->answer == answer; });
+    --n_open_;  // Before its client can know.
     Finish(**found);
     running_.erase(found);
-    --n_running_;
   }
 }
 

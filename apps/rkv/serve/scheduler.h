@@ -202,8 +202,8 @@ class Scheduler {
   bool stopping_ = false;
   std::deque<std::unique_ptr<Job>> inbox_;
   std::deque<std::function<void()>> calls_;
-  std::atomic<size_t> n_waiting_ = 0;  // in inbox_ and waiting_
-  std::atomic<size_t> n_running_ = 0;
+  std::atomic<size_t> n_open_ = 0;       // in inbox_, waiting_ and running_
+  std::atomic<uint64_t> n_refused_ = 0;  // which have not come into inbox_
 
   std::thread thread_;
 };
