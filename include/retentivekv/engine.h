@@ -97,7 +97,8 @@ enum class StopReason {
 struct AnswerOptions {
   int max_tokens = -1;  // at least 1; -1: until the model ends its answer or the context is full
   SamplingOptions sampling;
-  // Gets the answer as it grows, in whole UTF-8 characters; return false to stop it.
+  // Gets the answer as it grows, in whole UTF-8 characters, so not the beginning of one that it
+  // ends with; return false to stop it.
   std::function<bool(std::string_view piece)> on_text;
   // Gets each token of the answer once it is chosen, before on_text, with the next-token logits
   // [n_vocab] that it was chosen by. Not the end of the answer.

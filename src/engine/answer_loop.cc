@@ -209,7 +209,7 @@ void AnswerLoop::Sample(Active& active) {
     on_token(token, Logits(active));
   }
   result.text += model_.TokenText(token, false);
-  Show(active, false);
+  Show(active);
   const int max_tokens = active.request->options.max_tokens;
   if (active.done) return;
   if (!forced && max_tokens >= 0 && result.n_generated >= static_cast<size_t>(max_tokens)) {
@@ -219,17 +219,15 @@ void AnswerLoop::Sample(Active& active) {
   }
 }
 
-void AnswerLoop::Show(Active& active, bool complete) {
+void AnswerLoop::Show(Active& active) {
   const std::string& text = active.request->result.text;
-  const size_t end = complete ? text.size() : CompleteUtf8Prefix(text);
+  const size_t end = CompleteUtf8Prefix(text);
   if (end <= active.n_shown) return;
   const std::string_view piece =
       std::string_view(text).substr(active.n_shown, end - active.n_shown);
   active.n_shown = end;
   const AnswerOptions& options = active.request->options;
-  if (options.on_text && !options.on_text(piece) && !complete) {
-    Finish(active, StopReason::kCancelled);
-  }
+  if (options.on_text && !options.on_text(piece)) Finish(active, StopReason::kCancelled);
 }
 
 void AnswerLoop::Finish(Active& active, StopReason reason) {
@@ -237,7 +235,6 @@ void AnswerLoop::Finish(Active& active, StopReason reason) {
   AnswerResult& result = active.request->result;
   result.stop = reason;
   result.decode_seconds = active.clock.Seconds();
-  Show(active, true);
   active.conversation->FinishAnswer(result.text, active.next_token);
 }
 

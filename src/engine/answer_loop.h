@@ -60,7 +60,7 @@ class AnswerLoop {
   void FillTokens();
   void Sample(Active& active);
   llama_token ChooseToken(Active& active) const;
-  void Show(Active& active, bool complete);
+  void Show(Active& active);
   void Finish(Active& active, StopReason reason);
   void HandleCancellation(Active& active);
   void ReportProgress(const Active& active) const;

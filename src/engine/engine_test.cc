@@ -19,6 +19,7 @@
 
 #include "base/bytes.h"
 #include "base/file.h"
+#include "base/utf8.h"
 #include "support/pictures.h"
 #include "support/prose.h"
 #include "support/stock.h"
@@ -161,6 +162,29 @@ TEST(EngineTest, MoreConversationsThanTheEngineIsForAreRefused) {
   requests.resize(2);
   requests[1].conversation = requests[0].conversation;
   EXPECT_EQ(engine->AnswerAll(requests).code(), StatusCode::kInvalidArgument);
+}
+
+TEST(EngineTest, WhatIsShownAreWholeCharacters) {
+  EngineOptions options;
+  options.model = TestModelPath("qwen2-d64");  // It writes any bytes.
+  options.n_threads = 1;
+  const auto engine = *Engine::Load(options);
+  int n_cut = 0;
+  for (int n = 1; n <= 24; ++n) {
+    const auto conversation = *engine->NewConversation({});
+    ASSERT_TRUE(conversation->AddUserMessage("hello").ok());
+    std::string shown;
+    AnswerOptions answer = Greedy(n);
+    answer.sampling.ignore_eos = true;
+    answer.on_text = [&shown](std::string_view piece) {
+      shown += piece;
+      return true;
+    };
+    const std::string text = engine->Answer(*conversation, answer)->text;
+    EXPECT_EQ(shown, text.substr(0, CompleteUtf8Prefix(text)));
+    n_cut += shown.size() < text.size();
+  }
+  EXPECT_GT(n_cut, 0);
 }
 
 TEST(EngineTest, ConversationsOfNobodyAndOfOthersAreRefused) {
