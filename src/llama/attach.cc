@@ -15,7 +15,9 @@
 struct rkv_cache {
   struct Sequence {
     rkv::Memory memory;
-    bool counted = true;  // token i of the sequence has position i, so positions may be left out
+    // So many of its first tokens have their number as position; as long as all do, positions may
+    // be left out.
+    uint64_t n_counted = 0;
   };
 
   rkv::MemoryOptions options;
@@ -116,7 +118,7 @@ Result<rkv_cache::Sequence*> FindOrMakeSequence(rkv_cache& cache, llama_seq_id s
 struct Participant {
   rkv_cache::Sequence* sequence = nullptr;
   uint64_t next_index = 0;  // of its next token
-  bool counted = true;      // as Sequence::counted, after the tokens so far
+  uint64_t n_counted = 0;   // as Sequence::n_counted, after the tokens so far
 };
 
 Status DecodeUbatch(rkv_cache& cache, llama_context* ctx, const BatchReader& batch, size_t begin,
@@ -131,12 +133,12 @@ Status DecodeUbatch(rkv_cache& cache, llama_context* ctx, const BatchReader& bat
                            FindOrMakeSequence(cache, batch.seq_id(i)));
       participants.push_back({.sequence = sequence,
                               .next_index = sequence->memory.tokens_seen(),
-                              .counted = sequence->counted});
+                              .n_counted = sequence->n_counted});
       ubatch.memories.push_back(&sequence->memory);
       ubatch.seq_ids.push_back(batch.seq_id(i));
     }
     Participant& participant = participants[entry->second];
-    if (!batch.has_positions() && !participant.counted) {
+    if (!batch.has_positions() && participant.n_counted != participant.next_index) {
       return InvalidArgument(
           "the sequence has positions that are not its tokens' numbers, so the batch needs "
           "positions");
@@ -145,14 +147,16 @@ Status DecodeUbatch(rkv_cache& cache, llama_context* ctx, const BatchReader& bat
     if (token.position[0] >= cache.end_position) {
       return InvalidArgument("the batch has a position beyond what the model can be served for");
     }
-    const auto number = static_cast<llama_pos>(participant.next_index++);
-    participant.counted = participant.counted && token.position[0] == number;
+    const uint64_t number = participant.next_index++;
+    if (participant.n_counted == number && token.position[0] == static_cast<llama_pos>(number)) {
+      ++participant.n_counted;
+    }
     ubatch.tokens.push_back(token);
   }
   batch.FillEmbeddings(begin, end, ubatch);
   RKV_RETURN_IF_ERROR(cache.bridge.Decode(ctx, ubatch));
   for (const Participant& participant : participants) {
-    participant.sequence->counted = participant.counted;
+    participant.sequence->n_counted = participant.n_counted;
   }
   return OkStatus();
 }
@@ -229,6 +233,7 @@ int32_t rkv_seq_keep(rkv_cache* cache, llama_seq_id seq_id, uint64_t n_tokens) {
   }
   try {
     found->second.memory.Truncate(n_tokens);
+    found->second.n_counted = std::min(found->second.n_counted, n_tokens);
   } catch (const std::exception& error) {
     cache->last_error = error.what();
     return -1;

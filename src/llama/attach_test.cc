@@ -128,6 +128,19 @@ TEST(AttachTest, SequencesAreIndependentAndRollBack) {
   EXPECT_NE(ours.error(), "");
 }
 
+TEST(AttachTest, PositionsMayBeLeftOutAgainOnceThoseOfOtherNumbersAreGone) {
+  Attached ours("qwen2-d64");
+  ASSERT_EQ(ours.DecodePlain(Tokens(10)), 0) << ours.error();
+  std::vector<BatchEntry> far = Entries(0, 10, 5);
+  for (BatchEntry& entry : far) entry.position += 100;
+  ASSERT_EQ(ours.Decode(far), 0) << ours.error();
+  EXPECT_LT(ours.DecodePlain({50}), 0);
+  ASSERT_EQ(rkv_seq_keep(ours.cache(), 0, 11), 0);
+  EXPECT_LT(ours.DecodePlain({50}), 0);
+  ASSERT_EQ(rkv_seq_keep(ours.cache(), 0, 10), 0);
+  EXPECT_EQ(ours.DecodePlain({50}), 0) << ours.error();
+}
+
 TEST(AttachTest, EmbeddingsWithMropePositionsMatchStock) {
   Attached ours("qwen2vl-d64");
   StockLlama stock(TestModelPath("qwen2vl-d64"));

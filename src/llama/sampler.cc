@@ -22,7 +22,9 @@ llama_sampler* NeverEnd(const llama_vocab* vocab) {
 Sampler::Sampler(const SamplingOptions& options, const llama_vocab* vocab)
     : chain_(llama_sampler_chain_init(llama_sampler_chain_default_params())) {
   if (options.ignore_eos) llama_sampler_chain_add(chain_.get(), NeverEnd(vocab));
-  if (options.temperature <= 0) {
+  // Logits are divided by it, and must stay numbers.
+  constexpr float kLeastTemperature = 1e-5f;
+  if (options.temperature < kLeastTemperature) {
     llama_sampler_chain_add(chain_.get(), llama_sampler_init_greedy());
     return;
   }
