@@ -201,7 +201,7 @@ rkv_cache* rkv_attach(llama_context_params* params, const char* policy, const ch
     cache->n_ctx = params->n_ctx;
     cache->bridge.Prepare(*params);
     return cache.release();
-  } catch (const std::exception& error) {  // Out of memory; C callers cannot catch.
+  } catch (const std::exception&) {  // Out of memory; C callers cannot catch.
     return nullptr;
   }
 }
