@@ -20,6 +20,7 @@
 #include "base/bytes.h"
 #include "base/file.h"
 #include "base/utf8.h"
+#include "support/broken_models.h"
 #include "support/pictures.h"
 #include "support/prose.h"
 #include "support/stock.h"
@@ -812,15 +813,8 @@ TEST(EngineTest, BadModelFilesAreRefused) {
 
 // llama.cpp would end the process as it computes the first token.
 TEST(EngineTest, ModelsWhoseRopeDoesNotFitTheirHeadsAreRefused) {
-  const std::string bytes = *ReadFile(TestModelPath("qwen2vl-d64"), "model");
-  const std::string key = "qwen2vl.rope.dimension_sections";
-  const size_t at = bytes.find(key);
-  ASSERT_NE(at, std::string::npos);
-  const size_t first = at + key.size() + 2 * sizeof(uint32_t) + sizeof(uint64_t);
-  const auto with_first_section = [&](int32_t n) {
-    std::string changed = bytes;
-    std::memcpy(changed.data() + first, &n, sizeof(n));
-    return LoadStatus(WriteTestFile(TempPath("rope.gguf"), changed));
+  const auto with_first_section = [](int32_t n) {
+    return LoadStatus(WriteModelWithRopeSection(TempPath("rope.gguf"), n));
   };
   EXPECT_TRUE(with_first_section(7).ok());
   for (const int32_t n : {64, -1, -24, std::numeric_limits<int32_t>::max()}) {

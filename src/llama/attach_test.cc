@@ -2,14 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <vector>
 
-#include "base/file.h"
 #include "llama/log.h"
 #include "llama/model.h"
 #include "retentivekv/retentivekv.h"
+#include "support/broken_models.h"
 #include "support/stock.h"
 #include "support/test_models.h"
 
@@ -236,12 +235,7 @@ TEST(AttachTest, ACacheOfAnotherTypeIsRefused) {
 TEST(AttachTest, AModelWhoseRopeDoesNotFitIsRefusedEachTime) {
   CaptureLlamaLogs();
   ggml_backend_load_all();
-  std::string bytes = *ReadFile(TestModelPath("qwen2vl-d64"), "model");
-  const std::string key = "qwen2vl.rope.dimension_sections";
-  const int32_t section = 64;
-  std::memcpy(bytes.data() + bytes.find(key) + key.size() + 16, &section, sizeof(section));
-  const std::string path = testing::TempDir() + "attach-rope.gguf";
-  ASSERT_TRUE(WriteFileAtomically(path, bytes).ok());
+  const std::string path = WriteModelWithRopeSection(testing::TempDir() + "attach-rope.gguf", 64);
   const LlamaPtr<llama_model> model(
       llama_model_load_from_file(path.c_str(), llama_model_default_params()));
   ASSERT_NE(model, nullptr);

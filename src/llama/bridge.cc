@@ -433,7 +433,6 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch) {
   decoding_ = true;
   const int rc = llama_decode(ctx, FillBatch(ubatch));
   llama_synchronize(ctx);
-  decoding_ = false;
 
   Status status = rewrite_error_;
   if (rc == 2) {
@@ -443,11 +442,10 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch) {
   } else if (status.ok() && !std::ranges::all_of(hooks_, [](auto& h) { return h->rewritten; })) {
     status = Internal("the compute graph lacked an attention layer it had before");
   }
-  for (const Segment& segment : segments_) {
-    if (status.ok()) segment.memory->CommitAppend();
-  }
-  ending.commits = status.ok();
-  return status;
+  if (!status.ok()) return status;
+  for (const Segment& segment : segments_) segment.memory->CommitAppend();
+  ending.commits = true;
+  return OkStatus();
 }
 
 }  // namespace rkv

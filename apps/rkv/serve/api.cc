@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "choices.h"
 #include "serve/digest.h"
 
 namespace rkv::app {
@@ -106,7 +107,7 @@ int NestingDepth(std::string_view text) {
 
 Status CheckUnsupported(const Fields& fields) {
   // Fields that change the answer and that are not served, with the values that change nothing.
-  const auto refuse = [](const char* name, const char* possible) {
+  const auto refuse = [](const char* name, const std::string& possible) {
     return Unsupported(fmt::format("'{}' is not supported; {}", name, possible));
   };
   constexpr std::pair<const char*, double> kNeutral[] = {
@@ -117,7 +118,7 @@ Status CheckUnsupported(const Fields& fields) {
   for (const auto& [name, value] : kNeutral) {
     const json* field = fields.Find(name);
     if (field != nullptr && (!field->is_number() || field->get<double>() != value)) {
-      return refuse(name, fmt::format("leave it at {}", value).c_str());
+      return refuse(name, fmt::format("leave it at {}", value));
     }
   }
   if (const json* echo = fields.Find("echo"); echo != nullptr && *echo != false) {
@@ -183,7 +184,8 @@ Status ReadMemory(const Fields& fields, GenerationRequest& request) {
   if (!policy.empty()) {
     RKV_ASSIGN_OR_RETURN(request.memory.policy, ParsePolicySpec(policy));
     // The server's budget is no matter of a policy that keeps everything.
-    if (request.memory.policy.name == "full") request.memory.budget = {};
+    const PolicyDescription* known = FindPolicy(request.memory.policy.name);
+    if (known != nullptr && !known->evicts) request.memory.budget = {};
   }
   if (!budget.empty()) {
     RKV_ASSIGN_OR_RETURN(request.memory.budget, ParseBudget(budget));
