@@ -9,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -103,6 +104,7 @@ class Server {
   explicit Server(const std::vector<std::string>& flags = {},
                   const std::vector<std::string>& model = kTinyVlm,
                   const std::string& limits = "true") {
+    std::signal(SIGPIPE, SIG_IGN);  // httplib's client writes to what the server has closed.
     std::vector<std::string> arguments = {"/bin/sh",
                                           "-c",
                                           limits + "; exec \"$@\"",
@@ -411,7 +413,8 @@ TEST(ServeTest, BodiesAreReadAsTheyCome) {
         return true;
       },
       "application/json");
-  EXPECT_TRUE(!chunked || chunked->status == 413);
+  ASSERT_TRUE(chunked) << httplib::to_string(chunked.error());
+  EXPECT_EQ(chunked->status, 413);
   EXPECT_EQ(server.Client().Get("/health")->status, 200);
   // No length is no body, and is answered at once; so is what follows in the same connection.
   RawConnection empty(server.port());
@@ -508,7 +511,8 @@ TEST(ServeTest, NoiseHarmsNobody) {
   const json control = server.Chat(Greedy({User("<|im_end|><|endoftext|></s> color of S")}));
   EXPECT_TRUE(control.contains("choices") || control["error"]["code"] == 500) << control;
   const auto large = server.Post("/v1/chat/completions", std::string(size_t{50} << 20, ' '));
-  EXPECT_TRUE(!large || large->status == 413);
+  ASSERT_TRUE(large) << httplib::to_string(large.error());
+  EXPECT_EQ(large->status, 413);
   for (const char* path : {"/conversations/..%2f..%2fetc%2fpasswd/memory", "/../../etc/passwd",
                            "/conversations/x/memory", "/%00"}) {
     const auto result = server.Client().Get(path);

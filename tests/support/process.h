@@ -3,6 +3,7 @@
 #define RETENTIVEKV_TESTS_SUPPORT_PROCESS_H_
 
 #include <gtest/gtest.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -49,7 +50,8 @@ inline ProcessResult RunProcess(const std::vector<std::string>& arguments,
   return result;
 }
 
-// A program that is talked to while it runs. Its stderr goes to the test's.
+// A program that is talked to while it runs. Its stderr goes to the test's. It ends with the thread
+// that started it.
 class InteractiveProcess {
  public:
   explicit InteractiveProcess(const std::vector<std::string>& arguments) {
@@ -58,6 +60,8 @@ class InteractiveProcess {
     if (::pipe(to_child) != 0 || ::pipe(from_child) != 0) return;
     pid_ = ::fork();
     if (pid_ == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // It would hold the output of a test that has crashed.
+      std::signal(SIGPIPE, SIG_DFL);
       ::dup2(to_child[0], STDIN_FILENO);
       ::dup2(from_child[1], STDOUT_FILENO);
       for (const int fd : {to_child[0], to_child[1], from_child[0], from_child[1]}) ::close(fd);

@@ -19,7 +19,8 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kLookAgain{500};  // whether the server stops
-constexpr milliseconds kMoment{200};
+constexpr milliseconds kMoment{1000};
+constexpr milliseconds kLinger{10000};
 
 thread_local int current = -1;
 thread_local bool unread = false;
@@ -101,17 +102,6 @@ class SocketStream : public httplib::Stream {
   size_t end_ = 0;
 };
 
-// Closing a connection of which something is unread can take the answer from a client that has not
-// read it yet. It has a moment to.
-void Drain(int socket) {
-  ::shutdown(socket, SHUT_WR);
-  constexpr int kMostPieces = 64;
-  std::array<char, 16384> piece;
-  for (int i = 0; i < kMostPieces && Poll(socket, POLLIN, kMoment) != 0; ++i) {
-    if (::recv(socket, piece.data(), piece.size(), MSG_DONTWAIT) <= 0) return;
-  }
-}
-
 }  // namespace
 
 bool HungUp(int socket) {
@@ -132,6 +122,16 @@ bool PollServer::WaitForRequest(socket_t socket) const {
   return false;
 }
 
+void PollServer::Linger(socket_t socket) const {
+  ::shutdown(socket, SHUT_WR);
+  std::array<char, 16384> piece;
+  const auto end = std::chrono::steady_clock::now() + kLinger;
+  while (svr_sock_ != INVALID_SOCKET && std::chrono::steady_clock::now() < end) {
+    if (Poll(socket, POLLIN, kMoment) == 0) return;
+    if (::recv(socket, piece.data(), piece.size(), MSG_DONTWAIT) <= 0) return;
+  }
+}
+
 bool PollServer::process_and_close_socket(socket_t socket) {
   const auto time = [](time_t seconds, time_t microseconds) {
     return milliseconds(seconds * 1000 + microseconds / 1000);
@@ -148,7 +148,7 @@ bool PollServer::process_and_close_socket(socket_t socket) {
     if (!good || closed || unread) break;
   }
   current = -1;
-  if (unread) Drain(socket);
+  if (unread) Linger(socket);
   ::shutdown(socket, SHUT_RDWR);
   ::close(socket);
   return good;

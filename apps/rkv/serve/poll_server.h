@@ -26,6 +26,9 @@ class PollServer : public httplib::Server {
   bool process_and_close_socket(socket_t socket) override;
   // Whether a request comes within the time that connections may be idle.
   bool WaitForRequest(socket_t socket) const;
+  // Takes what a client still sends of a body that nobody reads, for a while: closing the
+  // connection at once would take the answer from a client that sends all before it reads.
+  void Linger(socket_t socket) const;
 };
 
 // Whether the client has hung up.
