@@ -1,4 +1,4 @@
-// What `rkv bench` measures: stock llama.cpp and this cache on the same weights, in one process.
+// What `rkv bench` measures: stock llama.cpp and this cache on the same model, in one process.
 #ifndef RETENTIVEKV_BENCH_H_
 #define RETENTIVEKV_BENCH_H_
 
@@ -82,7 +82,8 @@ class BenchSession {
   bool measures_ = false;
 };
 
-// The weights that all sessions share.
+// The weights that sessions share: those of this cache, in huge pages where the system has them,
+// and those of stock llama.cpp, as it loads them.
 class BenchModel {
  public:
   // Fails as Engine::Load().
@@ -91,7 +92,9 @@ class BenchModel {
   BenchModel(const BenchModel&) = delete;
   BenchModel& operator=(const BenchModel&) = delete;
 
-  // Stock llama.cpp with flash attention and a cache of these types: f16, bf16, q8_0, q4_0.
+  // Stock llama.cpp with flash attention and a cache of these types: f16, bf16, q8_0, q4_0. The
+  // first loads the weights a second time, unless that makes no difference or there is no room for
+  // it.
   Result<std::unique_ptr<BenchSession>> NewStockSession(ElementType type_k, ElementType type_v,
                                                         const BenchSessionOptions& options);
   Result<std::unique_ptr<BenchSession>> NewSession(const MemoryOptions& memory,
@@ -104,6 +107,8 @@ class BenchModel {
   // Bytes of the weights that one step of decoding reads: of experts those that are used, and of
   // embeddings that are not the output matrix, too, nothing.
   uint64_t read_bytes() const;
+  // Whether stock's sessions have weights of their own.
+  bool has_stock_weights() const;
 
  private:
   struct Impl;

@@ -11,9 +11,9 @@ namespace rkv {
 
 namespace {
 
-// A field of /proc/self/status that is in kB.
-uint64_t StatusBytes(const std::string& field) {
-  std::ifstream file("/proc/self/status");
+// A field of a file of /proc that is in kB.
+uint64_t FieldBytes(const char* path, const std::string& field) {
+  std::ifstream file(path);
   for (std::string name; file >> name;) {
     uint64_t kib = 0;
     if (name == field + ":" && file >> kib) return kib * 1024;
@@ -28,15 +28,17 @@ uint64_t ResidentBytes() {
 #if defined(__GLIBC__)
   malloc_trim(0);
 #endif
-  return StatusBytes("VmRSS");
+  return FieldBytes("/proc/self/status", "VmRSS");
 }
 
-uint64_t PeakResidentBytes() { return StatusBytes("VmHWM"); }
+uint64_t PeakResidentBytes() { return FieldBytes("/proc/self/status", "VmHWM"); }
 
 bool ResetPeakResidentBytes() {
   std::ofstream file("/proc/self/clear_refs");
   file << 5 << std::flush;
   return file.good();
 }
+
+uint64_t AvailableBytes() { return FieldBytes("/proc/meminfo", "MemAvailable"); }
 
 }  // namespace rkv

@@ -13,6 +13,9 @@ uint64_t ResidentBytes();
 uint64_t PeakResidentBytes();
 bool ResetPeakResidentBytes();
 
+// What could be allocated without swapping; 0 where this is not known.
+uint64_t AvailableBytes();
+
 }  // namespace rkv
 
 #endif  // RETENTIVEKV_BASE_PROCESS_MEMORY_H_

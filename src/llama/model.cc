@@ -8,9 +8,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <thread>
 
 #include "base/bytes.h"
+#include "base/huge_pages.h"
 #include "llama/abort_guard.h"
 #include "llama/log.h"
 
@@ -177,19 +179,29 @@ Status Model::LoadWeights(const LoadProgress& progress) {
     params.tensor_buft_overrides = here;
     if (params.n_gpu_layers == 0) params.n_gpu_layers = -1;
   }
-  if (progress) {
-    params.progress_callback = [](float fraction, void* user_data) {
-      (*static_cast<const LoadProgress*>(user_data))(static_cast<double>(fraction));
-      return true;
-    };
-    params.progress_callback_user_data = const_cast<LoadProgress*>(&progress);
-  }
+  // llama.cpp first tells its progress when it has allocated what it will copy weights to, and has
+  // written nothing there.
+  struct Loading {
+    const LoadProgress& progress;
+    std::optional<std::vector<AddressRange>> before;
+    size_t huge_page_bytes = 0;
+  } loading{.progress = progress, .before = {}};
+  if (options_.huge_pages) loading.before = AllocatedMemory();
+  params.progress_callback = [](float fraction, void* user_data) {
+    auto& state = *static_cast<Loading*>(user_data);
+    if (state.before.has_value()) state.huge_page_bytes = UseHugePagesSince(*state.before);
+    state.before.reset();
+    if (state.progress) state.progress(static_cast<double>(fraction));
+    return true;
+  };
+  params.progress_callback_user_data = &loading;
   const LlamaErrorLog log;
   model_.reset(
       LoadOrNull([&] { return llama_model_load_from_file(options_.model_path.c_str(), params); }));
   if (model_ == nullptr) {
     return BadFile(fmt::format("cannot load model '{}'{}", options_.model_path, log.Reason()));
   }
+  huge_page_bytes_ = loading.huge_page_bytes;
   n_ctx_ = options_.n_ctx > 0 ? options_.n_ctx : llama_model_n_ctx_train(model_.get());
   const Status servable = CheckServable(model_.get(), n_ctx_);
   if (!servable.ok()) {

@@ -29,6 +29,7 @@ struct ModelOptions {
   int n_seq_max = 1;                          // conversations decoded at once
   size_t media_cache_bytes = 0;               // for embeddings of pictures and clips
   std::vector<std::string> rpc_servers = {};  // as EngineOptions::rpc_servers
+  bool huge_pages = true;                     // for weights that are not read as the file has them
 };
 
 // Fraction of loading that is done, 0 to 1.
@@ -77,6 +78,8 @@ class Model {
 
   // Identifies the weights: a hash over samples of the model file.
   uint64_t fingerprint() const { return fingerprint_; }
+  // Of the weights, in huge pages as far as the system has them.
+  size_t huge_page_bytes() const { return huge_page_bytes_; }
   std::string Description() const;  // e.g. "qwen2vl 1B Q4_0"
 
   // REQUIRES: valid UTF-8 is not required; special tokens in the text are recognised.
@@ -99,6 +102,7 @@ class Model {
   MemoryShape shape_;
   int n_ctx_ = 0;
   uint64_t fingerprint_ = 0;
+  size_t huge_page_bytes_ = 0;
   mutable EmbeddingCache embedding_cache_;
 };
 

@@ -12,6 +12,8 @@
 #include <new>
 #include <utility>
 
+#include "base/huge_pages.h"
+
 namespace rkv {
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -43,7 +45,7 @@ void* Map() {
   const size_t before = -reinterpret_cast<uintptr_t>(begin) % kBytes;
   if (before > 0) munmap(begin, before);
   munmap(begin + before + kBytes, kBytes - before);
-  madvise(begin + before, kBytes, MADV_HUGEPAGE);  // Without huge pages it is slower, no more.
+  UseHugePages(begin + before, kBytes);  // Without it is slower, no more.
   return begin + before;
 #else
   return operator new (kBytes, std::align_val_t{kBytes});

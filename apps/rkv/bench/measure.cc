@@ -95,6 +95,7 @@ class Measuring {
     for (const BenchCache& cache : plan_.caches) {
       BenchRow& row = rows.emplace_back();
       row.model = info_;
+      row.model.stock_weights = model_->has_stock_weights();
       row.n_threads = setting.n_threads;
       row.n_batch = setting.n_batch;
       row.n_ubatch = setting.n_ubatch;

@@ -154,6 +154,7 @@ nlohmann::ordered_json RowJson(const BenchHeader& header, const BenchRow& row) {
                                  {"peak_kv_bytes", row.peak.kv_bytes},
                                  {"peak_bytes", row.peak.process_bytes},
                                  {"weight_read_bytes", row.model.read_bytes},
+                                 {"stock_weights", row.model.stock_weights},
                                  {"cache_read_bytes", row.cache_read_bytes},
                                  {"bytes_per_token", nullptr},
                                  {"read_bandwidth", row.bandwidth},
@@ -166,8 +167,8 @@ nlohmann::ordered_json RowJson(const BenchHeader& header, const BenchRow& row) {
   if (serve) {
     for (const char* name :
          {"n_batch", "random_depth", "stock_ratio", "peak_bytes", "weight_read_bytes",
-          "cache_read_bytes", "bytes_per_token", "read_bandwidth", "read_bandwidth_share",
-          "compress_ms", "compress_share", "observe_ms"}) {
+          "stock_weights", "cache_read_bytes", "bytes_per_token", "read_bandwidth",
+          "read_bandwidth_share", "compress_ms", "compress_share", "observe_ms"}) {
       json.erase(name);
     }
     json.update({{"memory_bytes", row.serve->memory_bytes},
@@ -326,6 +327,10 @@ std::string BenchMarkdown(const BenchHeader& header, std::span<const BenchRow> r
                         n_threads == 1 ? "thread reads" : "threads read",
                         low == high ? low : fmt::format("{} to {}", low, high));
   }
+  const bool apart =
+      std::ranges::any_of(rows, [](const BenchRow& r) { return r.model.stock_weights; });
+  text += apart ? "- weights: rkv's in huge pages, llama.cpp's as it loads them\n"
+                : "- weights: in the same memory for all\n";
   const bool deep = std::ranges::any_of(rows, [](const BenchRow& r) { return r.test.depth > 0; });
   if (deep) {
     text += header.random_depth

@@ -19,7 +19,8 @@ struct BenchModelInfo {
   std::string description;
   uint64_t size = 0;
   uint64_t n_params = 0;
-  uint64_t read_bytes = 0;  // as BenchModel::read_bytes()
+  uint64_t read_bytes = 0;     // as BenchModel::read_bytes()
+  bool stock_weights = false;  // as BenchModel::has_stock_weights()
 };
 
 // What a row of --serve has besides.

@@ -126,6 +126,15 @@ TEST(ResultsTest, TheTableSaysWhatTheMachineReads) {
             std::string::npos);
 }
 
+TEST(ResultsTest, TheTableSaysWhetherStockHasItsOwnWeights) {
+  std::vector<BenchRow> rows = Rows();
+  EXPECT_NE(BenchMarkdown(kHeader, rows).find("- weights: in the same memory for all\n"),
+            std::string::npos);
+  for (BenchRow& row : rows) row.model.stock_weights = true;
+  EXPECT_NE(BenchMarkdown(kHeader, rows).find("llama.cpp's as it loads them\n"), std::string::npos);
+  EXPECT_EQ(nlohmann::json::parse(BenchJson(kHeader, rows))["results"][0]["stock_weights"], true);
+}
+
 TEST(ResultsTest, JsonAndCsvHaveEveryRow) {
   const auto json = nlohmann::json::parse(BenchJson(kHeader, Rows()));
   ASSERT_EQ(json["results"].size(), 4u);

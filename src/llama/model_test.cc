@@ -1,0 +1,58 @@
+#include "llama/model.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <fstream>
+#include <string>
+
+#include "retentivekv/model_maker.h"
+
+namespace rkv {
+namespace {
+
+// Of this process, what huge pages have been asked for.
+size_t AdvisedBytes() {
+  std::ifstream maps("/proc/self/smaps");
+  size_t total = 0, size = 0;
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long begin = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) size = end - begin;
+    if (line.starts_with("VmFlags:") && line.find(" hg") != std::string::npos) total += size;
+  }
+  return total;
+}
+
+TEST(ModelTest, WeightsThatAreCopiedAreInHugePages) {
+  ModelSpec spec = ReleasedShapes().front().spec;
+  spec.n_layer = 2;
+  spec.n_embd = spec.n_head * (spec.head_dim = 32);
+  spec.n_ff = 64;
+  const std::string path = testing::TempDir() + "huge-pages.gguf";
+  ASSERT_TRUE(MakeModel(spec, path).ok());
+  ModelOptions options;
+  options.model_path = path;
+  options.n_ctx = 64;
+  options.n_ubatch = 1;
+  const size_t before = AdvisedBytes();
+  options.huge_pages = false;
+  auto model = Model::Load(options, {});
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  EXPECT_EQ((*model)->huge_page_bytes(), 0u);
+  EXPECT_EQ(AdvisedBytes(), before);
+  options.huge_pages = true;
+  double progress = -1;
+  model = Model::Load(options, [&](double fraction) {
+    EXPECT_GE(fraction, progress);
+    progress = fraction;
+  });
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  EXPECT_EQ(progress, 1);
+  const size_t bytes = (*model)->huge_page_bytes();
+  EXPECT_LE(bytes, llama_model_size((*model)->llama()) * 11 / 10);
+  EXPECT_EQ(AdvisedBytes(), before + bytes);
+  if (bytes == 0) GTEST_SKIP() << "this system has no huge pages, or its CPU no weights of its own";
+}
+
+}  // namespace
+}  // namespace rkv
