@@ -323,6 +323,15 @@ TEST(CliRunTest, OfAFlagGivenTwiceTheLastCounts) {
   };
   EXPECT_EQ(tokens({"-n", "9", "-n", "2"}), tokens({"-n", "2"}));
   EXPECT_NE(tokens({"-n", "9", "-n", "2"}), tokens({"-n", "9"}));
+  // Of lists, all count, as with llama-bench.
+  const ProcessResult bench =
+      Rkv({"bench", "-m", TestModelPath("qwen2-d64"), "-p", "0", "-n", "1", "-n", "2,3", "-r", "7",
+           "-r", "1", "-ctk", "f16", "--policies", "full", "-o", "json"});
+  ASSERT_EQ(bench.exit_code, 0) << bench.err;
+  const auto rows = nlohmann::json::parse(bench.out)["results"];
+  ASSERT_EQ(rows.size(), 6u);
+  EXPECT_EQ(rows[5]["test"], "tg3");
+  EXPECT_EQ(rows[5]["samples_ns"].size(), 1u);
 }
 
 TEST(CliEvalTest, DeferredComparesPoliciesWithFull) {

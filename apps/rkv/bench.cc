@@ -221,7 +221,7 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
       "bench", "measure speed and memory against stock llama.cpp, in the same run");
   auto flags = std::make_shared<BenchFlags>();
   const auto list = [&](const char* names, std::string& value, const std::string& help) {
-    command->add_option(names, value, help)->type_name("LIST");
+    AddList(*command, names, value, help);
   };
   command
       ->add_option(

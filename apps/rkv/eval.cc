@@ -388,8 +388,7 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
       ->expected(1)
       ->take_all()
       ->type_name("LIST");
-  command->add_option("--budgets", flags->budgets, fmt::format("budgets ({})", kBudgets))
-      ->type_name("LIST");
+  AddList(*command, "--budgets", flags->budgets, fmt::format("budgets ({})", kBudgets));
   command->add_option("--absorb", flags->absorb, "what remembers tokens that leave, for all")
       ->type_name("SPEC");
   command->add_option("--ladder", flags->ladder, "precisions of tokens, for all")

@@ -27,10 +27,7 @@ template <typename T>
 CLI::Option* AddFlag(CLI::App& command, const std::string& names, T& value,
                      const std::string& help) {
   const std::string long_name = names.substr(names.rfind("--"));
-  CLI::Option* option = command.add_option(names, value, help);
-  // Given twice, the last counts, as with llama.cpp.
-  if (option->get_items_expected_max() == 1) option->take_last();
-  return option->envname(EnvironmentName(long_name));
+  return command.add_option(names, value, help)->envname(EnvironmentName(long_name));
 }
 
 }  // namespace
@@ -52,6 +49,17 @@ std::string Unescape(std::string_view text) {
     if (known != std::string_view::npos) ++i;
   }
   return result;
+}
+
+CLI::Option* AddList(CLI::App& command, const std::string& names, std::string& list,
+                     const std::string& help) {
+  const auto join = [&list](const std::vector<std::string>& lists) {
+    list = fmt::format("{}", fmt::join(lists, ","));
+  };
+  return command.add_option_function<std::vector<std::string>>(names, join, help)
+      ->expected(1)
+      ->take_all()
+      ->type_name("LIST");
 }
 
 std::string EnvironmentName(const std::string& flag) {

@@ -69,6 +69,11 @@ void AddSamplingFlags(CLI::App& command, CommonFlags& flags);
 void AddCacheFlags(CLI::App& command, CommonFlags& flags);
 void AddLogFlags(CLI::App& command, CommonFlags& flags);
 
+// Registers a flag of a list such as "1,2"; given twice, both count, as with llama-bench. `list`
+// must outlive the parse.
+CLI::Option* AddList(CLI::App& command, const std::string& names, std::string& list,
+                     const std::string& help);
+
 // RKV_LONG_NAME for "--long-name".
 std::string EnvironmentName(const std::string& flag);
 

@@ -25,6 +25,7 @@ int Main(int argc, char** argv) {
   program.set_version_flag("--version", VersionText());
   program.require_subcommand(1);
   program.get_formatter()->column_width(32);
+  program.option_defaults()->take_last();  // of a flag that is given twice, as with llama.cpp
   int exit_code = 0;
   rkv::app::AddRunCommand(program, exit_code);
   rkv::app::AddChatCommand(program, exit_code);

@@ -144,7 +144,6 @@ void AddServeCommand(CLI::App& program, int& exit_code) {
   AddLogFlags(*command, flags->common);
   const auto add = [command](const std::string& names, auto& value, const std::string& help) {
     return command->add_option(names, value, help)
-        ->take_last()
         ->envname(EnvironmentName(names.substr(names.rfind("--"))));
   };
   const auto add_switch = [command](const std::string& name, bool& value, const std::string& help) {
