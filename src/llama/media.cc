@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "base/bytes.h"
+#include "llama/audio_length.h"
 #include "llama/log.h"
 
 // Only the header parser is used, to refuse pictures before they are decoded.
@@ -91,6 +92,15 @@ Status CheckPictureSize(std::string_view bytes, std::string_view name) {
   return CheckPngData(bytes, width, height, name);
 }
 
+// An hour is 230 MB of samples, and tens of thousands of tokens.
+constexpr double kMaxSeconds = 3600;
+
+Status CheckSeconds(double seconds, std::string_view name) {
+  if (seconds <= kMaxSeconds) return OkStatus();
+  return BadFile(fmt::format("'{}' says that it lasts {:.0f} minutes; at most {:.0f} are accepted",
+                             name, seconds / 60, kMaxSeconds / 60));
+}
+
 }  // namespace
 
 std::string_view MediaMarker() { return mtmd_default_marker(); }
@@ -103,6 +113,7 @@ Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view b
         name));
   }
   RKV_RETURN_IF_ERROR(CheckPictureSize(bytes, name));
+  RKV_RETURN_IF_ERROR(CheckSeconds(ClaimedSeconds(bytes), name));
   const LlamaErrorLog log;
   mtmd_helper_bitmap_wrapper decoded = {};
   try {
@@ -132,6 +143,10 @@ Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view b
   if (audio ? !mtmd_support_audio(model.vision()) : !mtmd_support_vision(model.vision())) {
     return InvalidArgument(fmt::format("'{}' is {}, which this model does not take", name,
                                        audio ? "audio" : "a picture"));
+  }
+  if (audio) {
+    const double rate = mtmd_get_audio_sample_rate(model.vision());
+    RKV_RETURN_IF_ERROR(CheckSeconds(mtmd_bitmap_get_nx(bitmap.get()) / rate, name));
   }
   return bitmap;
 }
