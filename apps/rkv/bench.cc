@@ -231,6 +231,7 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
       ->delimiter(',')
       ->expected(1)
       ->take_all()
+      ->allow_extra_args(false)
       ->type_name("FILE");
   list("-p,--n-prompt", flags->prompts, "tests of reading so many tokens (512); 0: none");
   list("-n,--n-gen", flags->generations,
@@ -249,6 +250,7 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
                    "policies, as full,snapkv:window=4,tova; repeatable (full,retentive)")
       ->expected(1)
       ->take_all()
+      ->allow_extra_args(false)
       ->type_name("LIST");
   list("--budgets", flags->budgets, "budgets of policies that evict (20%)");
   command
@@ -257,6 +259,7 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
                    "several: repeat; default: what goes with the policy")
       ->expected(1)
       ->take_all()
+      ->allow_extra_args(false)
       ->type_name("LADDER");
   command
       ->add_option("--compress", flags->compression,
@@ -304,6 +307,7 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
       ->delimiter(',')
       ->expected(1)
       ->take_all()
+      ->allow_extra_args(false)
       ->type_name("FILE");
   of_serve("--memory", flags->memory, "what all caches together may hold (four full conversations)")
       ->type_name("SIZE");

@@ -387,6 +387,7 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
                    "policies, as h2o,snapkv:window=4,sinks=2,tova; repeatable; default: all")
       ->expected(1)
       ->take_all()
+      ->allow_extra_args(false)
       ->type_name("LIST");
   AddList(*command, "--budgets", flags->budgets, fmt::format("budgets ({})", kBudgets));
   command->add_option("--absorb", flags->absorb, "what remembers tokens that leave, for all")
@@ -416,6 +417,7 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
       ->delimiter(',')
       ->expected(1)
       ->take_all()
+      ->allow_extra_args(false)
       ->type_name("N");
   command
       ->add_option("--context", flags->n_context,
@@ -448,6 +450,7 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
       ->delimiter(',')
       ->expected(1)
       ->take_all()
+      ->allow_extra_args(false)
       ->type_name("FORMAT");
   command
       ->add_option(

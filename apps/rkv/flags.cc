@@ -1,6 +1,7 @@
 #include "flags.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
@@ -59,6 +60,7 @@ CLI::Option* AddList(CLI::App& command, const std::string& names, std::string& l
   return command.add_option_function<std::vector<std::string>>(names, join, help)
       ->expected(1)
       ->take_all()
+      ->allow_extra_args(false)
       ->type_name("LIST");
 }
 
@@ -119,6 +121,7 @@ void AddModelFlags(CLI::App& command, CommonFlags& flags) {
       ->delimiter(',')
       ->expected(1)
       ->take_all()
+      ->allow_extra_args(false)
       ->type_name("SERVERS");
   AddFlag(command, "--image-min-tokens", engine.image_min_tokens, "least visual tokens per picture")
       ->type_name("N");
@@ -201,11 +204,13 @@ void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
       ->delimiter(',')
       ->expected(1)
       ->take_all()
+      ->allow_extra_args(false)
       ->type_name("FILE");
   AddFlag(command, "--audio", flags.audio, "audio clip (WAV, MP3, FLAC), as --image")
       ->delimiter(',')
       ->expected(1)
       ->take_all()
+      ->allow_extra_args(false)
       ->type_name("FILE");
   AddLogFlags(command, flags);
   command.footer(PolicyHelp());

@@ -202,6 +202,7 @@ void AddInspectCommand(CLI::App& program, int& exit_code) {
   add("-p,--prompt", flags->prompts, "question; repeated: the turns of a conversation")
       ->expected(1)
       ->take_all()
+      ->allow_extra_args(false)
       ->type_name("TEXT");
   command->add_flag("--no-escape", flags->no_escape, "take \\n, \\t and the like in -p literally")
       ->envname("RKV_NO_ESCAPE");

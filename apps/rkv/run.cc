@@ -90,6 +90,7 @@ void AddRunCommand(CLI::App& program, int& exit_code) {
       ->envname("RKV_PROMPT")
       ->expected(1)
       ->take_all()
+      ->allow_extra_args(false)
       ->type_name("TEXT");
   command->add_flag("--no-escape", flags->no_escape, "take \\n, \\t and the like in -p literally")
       ->envname("RKV_NO_ESCAPE");

@@ -18,24 +18,30 @@ constexpr uintptr_t kPageBytes = uintptr_t{2} << 20;
 
 }  // namespace
 
+bool AskForHugePages() {
+  static const bool ask = [] {
+    std::ifstream setting("/sys/kernel/mm/transparent_hugepage/enabled");
+    std::string choices;  // "always [madvise] never"
+    std::getline(setting, choices);
+    return choices.find("[madvise]") != std::string::npos;
+  }();
+  return ask;
+}
+
 size_t UseHugePages([[maybe_unused]] void* begin, [[maybe_unused]] size_t n) {
 #if defined(__linux__)
   const auto address = reinterpret_cast<uintptr_t>(begin);
   const uintptr_t first = (address + kPageBytes - 1) / kPageBytes * kPageBytes;
   const uintptr_t end = (address + n) / kPageBytes * kPageBytes;
-  if (first >= end) return 0;
-  if (madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE) != 0) return 0;
-  // Linux takes the advice also where it is told to ignore it.
-  std::ifstream setting("/sys/kernel/mm/transparent_hugepage/enabled");
-  std::string choices;
-  std::getline(setting, choices);
-  return choices.find("[never]") == std::string::npos ? end - first : 0;
+  if (first >= end || !AskForHugePages()) return 0;
+  const int rc = madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+  return rc == 0 ? end - first : 0;
 #else
   return 0;
 #endif
 }
 
-std::vector<AddressRange> AllocatedMemory() {
+std::vector<AddressRange> AnonymousMemory() {
   std::vector<AddressRange> ranges;
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);) {
@@ -54,18 +60,21 @@ std::vector<AddressRange> AllocatedMemory() {
   return ranges;
 }
 
-size_t UseHugePagesSince(const std::vector<AddressRange>& before) {
+size_t UseHugePagesSince(const std::vector<AddressRange>& before, size_t least) {
+  if (before.empty()) return 0;
   size_t bytes = 0;
-  for (AddressRange now : AllocatedMemory()) {
+  const auto use = [&](uintptr_t begin, uintptr_t end) {
+    const bool large = begin < end && end - begin >= least;
+    if (large) bytes += UseHugePages(reinterpret_cast<void*>(begin), end - begin);
+  };
+  for (AddressRange now : AnonymousMemory()) {
     // What was there before cuts it in parts.
     for (const AddressRange& old : before) {
       if (old.end <= now.begin || old.begin >= now.end) continue;
-      if (old.begin > now.begin) {
-        bytes += UseHugePages(reinterpret_cast<void*>(now.begin), old.begin - now.begin);
-      }
+      use(now.begin, old.begin);
       now.begin = std::min(old.end, now.end);
     }
-    bytes += UseHugePages(reinterpret_cast<void*>(now.begin), now.end - now.begin);
+    use(now.begin, now.end);
   }
   return bytes;
 }

@@ -9,9 +9,11 @@
 
 namespace rkv {
 
+// Whether the system gives huge pages to those who ask, and only to them.
+bool AskForHugePages();
+
 // Asks for huge pages in [begin, begin + n), which nobody has written to yet. Returns the bytes
-// that this can be had for: whole pages of 2 MiB; 0 where the system has no huge pages or is told
-// to use none.
+// that this concerns: whole pages of 2 MiB; 0 without AskForHugePages().
 size_t UseHugePages(void* begin, size_t n);
 
 // Parts [begin, end) of the address space.
@@ -20,13 +22,13 @@ struct AddressRange {
   uintptr_t end = 0;
 };
 
-// The memory of this process that was allocated, and is not of files, stacks or the heap's small
-// blocks; sorted. Empty where this is not known.
-std::vector<AddressRange> AllocatedMemory();
+// The memory of this process that is of no file and has no name: what was allocated in large
+// pieces, and stacks of threads. Sorted. Empty where this is not known.
+std::vector<AddressRange> AnonymousMemory();
 
-// UseHugePages() for what has been allocated since AllocatedMemory() returned `before`, by
-// whomever.
-size_t UseHugePagesSince(const std::vector<AddressRange>& before);
+// UseHugePages() for pieces of at least `least` bytes that have come since AnonymousMemory() was
+// `before`, whoever allocated them. None if `before` is empty.
+size_t UseHugePagesSince(const std::vector<AddressRange>& before, size_t least);
 
 }  // namespace rkv
 

@@ -4,6 +4,7 @@
 #include <malloc.h>
 #endif
 
+#include <algorithm>
 #include <fstream>
 #include <string>
 
@@ -39,6 +40,12 @@ bool ResetPeakResidentBytes() {
   return file.good();
 }
 
-uint64_t AvailableBytes() { return FieldBytes("/proc/meminfo", "MemAvailable"); }
+uint64_t AvailableBytes() {
+  const uint64_t available = FieldBytes("/proc/meminfo", "MemAvailable");
+  std::ifstream limit("/sys/fs/cgroup/memory.max"), use("/sys/fs/cgroup/memory.current");
+  uint64_t most = 0, now = 0;
+  if (!(limit >> most) || !(use >> now)) return available;  // "max": there is none
+  return std::min(available, most - std::min(most, now));
+}
 
 }  // namespace rkv

@@ -13,7 +13,8 @@ uint64_t ResidentBytes();
 uint64_t PeakResidentBytes();
 bool ResetPeakResidentBytes();
 
-// What could be allocated without swapping; 0 where this is not known.
+// What could be allocated without swapping, and within the limit of the control group (as in a
+// container); 0 where this is not known.
 uint64_t AvailableBytes();
 
 }  // namespace rkv

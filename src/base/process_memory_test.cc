@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstring>
 
@@ -23,6 +24,14 @@ TEST(ProcessMemoryTest, ThePeakIsSinceItsReset) {
   EXPECT_GE(PeakResidentBytes(), before + kBytes * 9 / 10);
   ASSERT_TRUE(ResetPeakResidentBytes());
   EXPECT_LT(PeakResidentBytes(), before + kBytes / 2);
+}
+
+TEST(ProcessMemoryTest, WhatIsAvailableIsLessThanTheMachineHas) {
+  const uint64_t available = AvailableBytes();
+  if (available == 0) GTEST_SKIP() << "this system does not tell";
+  const auto pages = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES));
+  EXPECT_LT(available, pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)));
+  EXPECT_GT(available, uint64_t{1} << 20);
 }
 
 }  // namespace

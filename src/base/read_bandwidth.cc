@@ -35,7 +35,7 @@ double MeasureReadBandwidth(int n_threads) {
   const auto n = static_cast<size_t>(std::max(1, n_threads));
   const size_t words = kBytes / sizeof(uint64_t) / n;  // of a thread
   const auto buffer = std::make_unique_for_overwrite<uint64_t[]>(words * n);
-  UseHugePages(buffer.get(), kBytes);
+  UseHugePages(buffer.get(), words * n * sizeof(uint64_t));
   std::atomic<uint64_t> total{0};  // so that nobody optimises the reading away
   const auto pass = [&](bool write) {
     std::vector<std::thread> threads;

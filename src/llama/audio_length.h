@@ -6,9 +6,10 @@
 
 namespace rkv {
 
-// Seconds of a WAV or FLAC file, or of an MP3 file with a Xing or Info header, by what its headers
-// claim; infinite if they claim no sample rate. 0 for other files, and for MP3 files without, whose
-// length nobody knows before all of it has been read.
+// Seconds of a WAV, FLAC or MP3 file by what its headers claim: the longest that any of the
+// decoders, which are tried one after the other, could find in it. Infinite if they claim no sample
+// rate. 0 for other files, and for MP3 files without a Xing or Info header, which last as long as
+// their frames.
 double ClaimedSeconds(std::string_view bytes);
 
 }  // namespace rkv

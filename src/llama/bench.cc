@@ -387,18 +387,12 @@ Status BenchSession::Fill(size_t depth, bool random) {
 }
 
 struct BenchModel::Impl {
-  // A model, and the memory that a process with it alone takes.
-  struct Weights {
-    std::unique_ptr<Model> model;
-    uint64_t resident_bytes = 0;
-  };
-
-  Result<const Weights*> Stock();
+  const Model& Stock();
 
   std::string path;
-  uint64_t program_bytes = 0;  // of a process without a model
-  Weights ours;
-  Weights stock;  // without a model until it is asked for, and where ours are used
+  std::unique_ptr<Model> ours;
+  std::unique_ptr<Model> stock;  // null until it is asked for, and where ours is used
+  uint64_t resident_bytes = 0;   // of a process with one of them
   uint64_t read_bytes = 0;
 };
 
@@ -414,14 +408,12 @@ Result<std::unique_ptr<Model>> LoadBenchModel(const std::string& path, bool huge
 
 }  // namespace
 
-Result<const BenchModel::Impl::Weights*> BenchModel::Impl::Stock() {
-  const uint64_t before = ResidentBytes();
-  if (stock.model == nullptr && ours.model->huge_page_bytes() > 0 &&
-      AvailableBytes() > ours.resident_bytes) {
-    RKV_ASSIGN_OR_RETURN(stock.model, LoadBenchModel(path, false));
-    stock.resident_bytes = program_bytes + (ResidentBytes() - before);
+const Model& BenchModel::Impl::Stock() {
+  // What caches need comes on top, and may be as much again.
+  if (stock == nullptr && ours->huge_page_bytes() > 0 && AvailableBytes() / 2 > resident_bytes) {
+    if (auto model = LoadBenchModel(path, false); model.ok()) stock = *std::move(model);
   }
-  return stock.model == nullptr ? &ours : &stock;
+  return stock == nullptr ? *ours : *stock;
 }
 
 BenchModel::BenchModel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -430,10 +422,9 @@ BenchModel::~BenchModel() = default;
 Result<std::unique_ptr<BenchModel>> BenchModel::Load(const std::string& path) {
   auto impl = std::make_unique<Impl>();
   impl->path = path;
-  impl->program_bytes = ResidentBytes();
-  RKV_ASSIGN_OR_RETURN(impl->ours.model, LoadBenchModel(path, true));
-  impl->ours.resident_bytes = ResidentBytes();
-  impl->read_bytes = WeightBytesOfStep(path, impl->ours.model->llama());
+  RKV_ASSIGN_OR_RETURN(impl->ours, LoadBenchModel(path, true));
+  impl->resident_bytes = ResidentBytes();
+  impl->read_bytes = WeightBytesOfStep(path, impl->ours->llama());
   return std::unique_ptr<BenchModel>(new BenchModel(std::move(impl)));
 }
 
@@ -459,9 +450,8 @@ Result<std::unique_ptr<BenchSession>> BenchModel::NewStockSession(
     return InvalidArgument(fmt::format("stock llama.cpp has no cache of type {}",
                                        ToString(k.has_value() ? type_v : type_k)));
   }
-  RKV_ASSIGN_OR_RETURN(const Impl::Weights* weights, impl_->Stock());
   auto session =
-      std::make_unique<StockSession>(*weights->model, options, *k, *v, weights->resident_bytes);
+      std::make_unique<StockSession>(impl_->Stock(), options, *k, *v, impl_->resident_bytes);
   RKV_RETURN_IF_ERROR(session->Init());
   return std::unique_ptr<BenchSession>(std::move(session));
 }
@@ -469,17 +459,16 @@ Result<std::unique_ptr<BenchSession>> BenchModel::NewStockSession(
 Result<std::unique_ptr<BenchSession>> BenchModel::NewSession(const MemoryOptions& memory,
                                                              const BenchSessionOptions& options) {
   RKV_RETURN_IF_ERROR(CheckOptions(options));
-  auto session =
-      std::make_unique<OurSession>(*impl_->ours.model, options, impl_->ours.resident_bytes);
+  auto session = std::make_unique<OurSession>(*impl_->ours, options, impl_->resident_bytes);
   RKV_RETURN_IF_ERROR(session->Init(memory));
   return std::unique_ptr<BenchSession>(std::move(session));
 }
 
-const MemoryShape& BenchModel::shape() const { return impl_->ours.model->shape(); }
-std::string BenchModel::description() const { return impl_->ours.model->Description(); }
-uint64_t BenchModel::size() const { return llama_model_size(impl_->ours.model->llama()); }
-uint64_t BenchModel::n_params() const { return llama_model_n_params(impl_->ours.model->llama()); }
+const MemoryShape& BenchModel::shape() const { return impl_->ours->shape(); }
+std::string BenchModel::description() const { return impl_->ours->Description(); }
+uint64_t BenchModel::size() const { return llama_model_size(impl_->ours->llama()); }
+uint64_t BenchModel::n_params() const { return llama_model_n_params(impl_->ours->llama()); }
 uint64_t BenchModel::read_bytes() const { return impl_->read_bytes; }
-bool BenchModel::has_stock_weights() const { return impl_->stock.model != nullptr; }
+bool BenchModel::has_stock_weights() const { return impl_->stock != nullptr; }
 
 }  // namespace rkv

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <cmath>
 #include <map>
 #include <memory>
 
@@ -97,8 +98,9 @@ constexpr double kMaxSeconds = 3600;
 
 Status CheckSeconds(double seconds, std::string_view name) {
   if (seconds <= kMaxSeconds) return OkStatus();
-  return BadFile(fmt::format("'{}' says that it lasts {:.0f} minutes; at most {:.0f} are accepted",
-                             name, seconds / 60, kMaxSeconds / 60));
+  if (std::isinf(seconds)) return BadFile(fmt::format("'{}' has no sample rate", name));
+  return BadFile(fmt::format("'{}' lasts {:.0f} minutes; at most {:.0f} are accepted", name,
+                             seconds / 60, kMaxSeconds / 60));
 }
 
 }  // namespace
@@ -113,7 +115,9 @@ Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view b
         name));
   }
   RKV_RETURN_IF_ERROR(CheckPictureSize(bytes, name));
-  RKV_RETURN_IF_ERROR(CheckSeconds(ClaimedSeconds(bytes), name));
+  if (mtmd_support_audio(model.vision())) {
+    RKV_RETURN_IF_ERROR(CheckSeconds(ClaimedSeconds(bytes), name));
+  }
   const LlamaErrorLog log;
   mtmd_helper_bitmap_wrapper decoded = {};
   try {

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <optional>
 #include <thread>
 
 #include "base/bytes.h"
@@ -22,6 +21,9 @@ namespace {
 
 constexpr int kSampledBlocks = 64;
 constexpr size_t kBlockBytes = 4096;
+
+// Weights are allocated in larger pieces, and tables of a vocabulary in smaller ones.
+constexpr size_t kLeastWeightBytes = size_t{16} << 20;
 
 // llama.cpp says little about what is wrong with a file, so what can be told is told here first.
 Status CheckGgufFile(const std::string& path, std::string_view what) {
@@ -183,14 +185,15 @@ Status Model::LoadWeights(const LoadProgress& progress) {
   // written nothing there.
   struct Loading {
     const LoadProgress& progress;
-    std::optional<std::vector<AddressRange>> before;
+    std::vector<AddressRange> before;
     size_t huge_page_bytes = 0;
   } loading{.progress = progress, .before = {}};
-  if (options_.huge_pages) loading.before = AllocatedMemory();
+  if (options_.huge_pages) loading.before = AnonymousMemory();
   params.progress_callback = [](float fraction, void* user_data) {
     auto& state = *static_cast<Loading*>(user_data);
-    if (state.before.has_value()) state.huge_page_bytes = UseHugePagesSince(*state.before);
-    state.before.reset();
+    if (!state.before.empty())
+      state.huge_page_bytes = UseHugePagesSince(state.before, kLeastWeightBytes);
+    state.before.clear();
     if (state.progress) state.progress(static_cast<double>(fraction));
     return true;
   };

@@ -29,7 +29,7 @@ struct ModelOptions {
   int n_seq_max = 1;                          // conversations decoded at once
   size_t media_cache_bytes = 0;               // for embeddings of pictures and clips
   std::vector<std::string> rpc_servers = {};  // as EngineOptions::rpc_servers
-  bool huge_pages = true;                     // for weights that are not read as the file has them
+  bool huge_pages = true;                     // for weights that llama.cpp copies
 };
 
 // Fraction of loading that is done, 0 to 1.
@@ -78,7 +78,7 @@ class Model {
 
   // Identifies the weights: a hash over samples of the model file.
   uint64_t fingerprint() const { return fingerprint_; }
-  // Of the weights, in huge pages as far as the system has them.
+  // Of the weights: for so many huge pages were asked for, and would not have been given otherwise.
   size_t huge_page_bytes() const { return huge_page_bytes_; }
   std::string Description() const;  // e.g. "qwen2vl 1B Q4_0"
 

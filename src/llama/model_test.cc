@@ -6,6 +6,7 @@
 #include <fstream>
 #include <string>
 
+#include "base/huge_pages.h"
 #include "retentivekv/model_maker.h"
 
 namespace rkv {
@@ -23,7 +24,15 @@ size_t AdvisedBytes() {
   return total;
 }
 
+// What stands between malloc and the system in a sanitizer keeps pieces of its own.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kPlainMalloc = false;
+#else
+constexpr bool kPlainMalloc = true;
+#endif
+
 TEST(ModelTest, WeightsThatAreCopiedAreInHugePages) {
+  if (!AskForHugePages() || !kPlainMalloc) GTEST_SKIP() << "this system gives none, or to all";
   ModelSpec spec = ReleasedShapes().front().spec;
   spec.n_layer = 2;
   spec.n_embd = spec.n_head * (spec.head_dim = 32);
@@ -49,9 +58,9 @@ TEST(ModelTest, WeightsThatAreCopiedAreInHugePages) {
   ASSERT_TRUE(model.ok()) << model.status().message();
   EXPECT_EQ(progress, 1);
   const size_t bytes = (*model)->huge_page_bytes();
-  EXPECT_LE(bytes, llama_model_size((*model)->llama()) * 11 / 10);
+  if (bytes == 0) GTEST_SKIP() << "llama.cpp copies no weights for this CPU";
+  EXPECT_GE(bytes, llama_model_size((*model)->llama()) / 3);
   EXPECT_EQ(AdvisedBytes(), before + bytes);
-  if (bytes == 0) GTEST_SKIP() << "this system has no huge pages, or its CPU no weights of its own";
 }
 
 }  // namespace

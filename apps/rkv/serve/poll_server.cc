@@ -19,8 +19,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kLookAgain{500};  // whether the server stops
-constexpr milliseconds kMoment{1000};
-constexpr milliseconds kLinger{10000};
+constexpr milliseconds kLinger{10000};   // what is sent to nobody is taken for so long
 
 thread_local int current = -1;
 thread_local bool unread = false;
@@ -127,7 +126,7 @@ void PollServer::Linger(socket_t socket) const {
   std::array<char, 16384> piece;
   const auto end = std::chrono::steady_clock::now() + kLinger;
   while (svr_sock_ != INVALID_SOCKET && std::chrono::steady_clock::now() < end) {
-    if (Poll(socket, POLLIN, kMoment) == 0) return;
+    if (Poll(socket, POLLIN, kLookAgain) == 0) continue;
     if (::recv(socket, piece.data(), piece.size(), MSG_DONTWAIT) <= 0) return;
   }
 }
