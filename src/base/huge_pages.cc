@@ -18,14 +18,14 @@ constexpr uintptr_t kPageBytes = uintptr_t{2} << 20;
 
 }  // namespace
 
-bool AskForHugePages() {
-  static const bool ask = [] {
+bool HasHugePages() {
+  static const bool has = [] {
     std::ifstream setting("/sys/kernel/mm/transparent_hugepage/enabled");
     std::string choices;  // "always [madvise] never"
     std::getline(setting, choices);
-    return choices.find("[madvise]") != std::string::npos;
+    return !choices.empty() && choices.find("[never]") == std::string::npos;
   }();
-  return ask;
+  return has;
 }
 
 size_t UseHugePages([[maybe_unused]] void* begin, [[maybe_unused]] size_t n) {
@@ -33,7 +33,7 @@ size_t UseHugePages([[maybe_unused]] void* begin, [[maybe_unused]] size_t n) {
   const auto address = reinterpret_cast<uintptr_t>(begin);
   const uintptr_t first = (address + kPageBytes - 1) / kPageBytes * kPageBytes;
   const uintptr_t end = (address + n) / kPageBytes * kPageBytes;
-  if (first >= end || !AskForHugePages()) return 0;
+  if (first >= end || !HasHugePages()) return 0;
   const int rc = madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
   return rc == 0 ? end - first : 0;
 #else

@@ -9,11 +9,11 @@
 
 namespace rkv {
 
-// Whether the system gives huge pages to those who ask, and only to them.
-bool AskForHugePages();
+// Whether the system gives huge pages, to all or to those who ask.
+bool HasHugePages();
 
 // Asks for huge pages in [begin, begin + n), which nobody has written to yet. Returns the bytes
-// that this concerns: whole pages of 2 MiB; 0 without AskForHugePages().
+// that this concerns: whole pages of 2 MiB; 0 without HasHugePages().
 size_t UseHugePages(void* begin, size_t n);
 
 // Parts [begin, end) of the address space.

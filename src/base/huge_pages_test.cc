@@ -47,7 +47,7 @@ bool IsAdvised(const void* at) {
 }
 
 TEST(HugePagesTest, WholePagesAreAskedFor) {
-  if (!AskForHugePages()) GTEST_SKIP() << "this system has no huge pages, or nothing else";
+  if (!HasHugePages()) GTEST_SKIP() << "this system has no huge pages";
   const Mapping mapping(16 * kMiB);
   const size_t bytes = UseHugePages(mapping.begin() + 1, 8 * kMiB);
   EXPECT_EQ(bytes % (2 * kMiB), 0u);
@@ -58,7 +58,7 @@ TEST(HugePagesTest, WholePagesAreAskedFor) {
 }
 
 TEST(HugePagesTest, WhatWasThereBeforeStaysAsItIs) {
-  if (!AskForHugePages()) GTEST_SKIP() << "this system has no huge pages, or nothing else";
+  if (!HasHugePages()) GTEST_SKIP() << "this system has no huge pages";
   // Linux makes one range of neighbours, so the old one is in the middle of what is mapped later.
   const Mapping all(48 * kMiB);
   char* const old = all.begin() + 16 * kMiB;

@@ -78,7 +78,7 @@ class Model {
 
   // Identifies the weights: a hash over samples of the model file.
   uint64_t fingerprint() const { return fingerprint_; }
-  // Of the weights: for so many huge pages were asked for, and would not have been given otherwise.
+  // Of the weights, in huge pages as far as the system had some left.
   size_t huge_page_bytes() const { return huge_page_bytes_; }
   std::string Description() const;  // e.g. "qwen2vl 1B Q4_0"
 

@@ -32,7 +32,7 @@ constexpr bool kPlainMalloc = true;
 #endif
 
 TEST(ModelTest, WeightsThatAreCopiedAreInHugePages) {
-  if (!AskForHugePages() || !kPlainMalloc) GTEST_SKIP() << "this system gives none, or to all";
+  if (!HasHugePages() || !kPlainMalloc) GTEST_SKIP() << "no huge pages, or not for malloc alone";
   ModelSpec spec = ReleasedShapes().front().spec;
   spec.n_layer = 2;
   spec.n_embd = spec.n_head * (spec.head_dim = 32);
