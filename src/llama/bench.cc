@@ -392,7 +392,8 @@ struct BenchModel::Impl {
   std::string path;
   std::unique_ptr<Model> ours;
   std::unique_ptr<Model> stock;  // null until it is asked for, and where ours is used
-  uint64_t resident_bytes = 0;   // of a process with one of them
+  bool stock_asked_for = false;
+  uint64_t resident_bytes = 0;  // of a process with one of them
   uint64_t read_bytes = 0;
 };
 
@@ -410,7 +411,8 @@ Result<std::unique_ptr<Model>> LoadBenchModel(const std::string& path, bool huge
 
 const Model& BenchModel::Impl::Stock() {
   // What caches need comes on top, and may be as much again.
-  if (stock == nullptr && ours->huge_page_bytes() > 0 && AvailableBytes() / 2 > resident_bytes) {
+  const bool makes_sense = ours->huge_page_bytes() > 0 && AvailableBytes() / 2 > resident_bytes;
+  if (!std::exchange(stock_asked_for, true) && makes_sense) {
     if (auto model = LoadBenchModel(path, false); model.ok()) stock = *std::move(model);
   }
   return stock == nullptr ? *ours : *stock;

@@ -191,8 +191,7 @@ Status Model::LoadWeights(const LoadProgress& progress) {
   if (options_.huge_pages) loading.before = AnonymousMemory();
   params.progress_callback = [](float fraction, void* user_data) {
     auto& state = *static_cast<Loading*>(user_data);
-    if (!state.before.empty())
-      state.huge_page_bytes = UseHugePagesSince(state.before, kLeastWeightBytes);
+    state.huge_page_bytes += UseHugePagesSince(state.before, kLeastWeightBytes);
     state.before.clear();
     if (state.progress) state.progress(static_cast<double>(fraction));
     return true;
