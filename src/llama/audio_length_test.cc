@@ -11,7 +11,7 @@ namespace {
 
 std::string Little(uint64_t value, size_t n) {
   std::string bytes;
-  for (size_t i = 0; i < n; ++i) bytes += static_cast<char>(value >> 8 * i);
+  for (size_t i = 0; i < n; ++i, value >>= 8) bytes += static_cast<char>(value);
   return bytes;
 }
 
