@@ -344,12 +344,18 @@ void AttendSegment(const Segment& segment, size_t layer, size_t kv_head, size_t 
   HeadAttention(segment, layer, kv_head, tensors, scratch).AttendTokens(first_token, n_tokens);
 }
 
+size_t PartsOfPages(size_t n_pages) {
+  const size_t shortest = (n_pages + kPagesPerPart - 1) / kPagesPerPart;
+  const size_t longest = (n_pages + 2 * kPagesPerPart - 1) / (2 * kPagesPerPart);
+  return std::clamp(std::max(std::min(shortest, kFewParts), longest), size_t{1},
+                    Transit::kMaxParts);
+}
+
 size_t NumParts(const Segment& segment, size_t layer, size_t kv_head) {
   const CacheConfig& config = segment.memory->config();
   const size_t head = config.head(layer, kv_head);
   if (segment.rows.size() != 1 || config.group(head) > kMaxQueryRows) return 1;
-  const size_t n_pages = segment.memory->n_pages(head);
-  return std::clamp<size_t>((n_pages + kPagesPerPart - 1) / kPagesPerPart, 1, Transit::kMaxParts);
+  return PartsOfPages(segment.memory->n_pages(head));
 }
 
 void AttendSegmentPart(const Segment& segment, size_t layer, size_t kv_head, size_t part,

@@ -73,10 +73,15 @@ size_t TokensPerWorkItem(const LayerShape& shape);
 void AttendSegment(const Segment& segment, size_t layer, size_t kv_head, size_t first_token,
                    size_t n_tokens, const UbatchTensors& tensors, AttentionScratch& scratch);
 
-// A step of decoding is cut into parts of so many pages: enough work to outweigh their merging, and
-// few enough tokens that threads end at about the same time. The number of threads has no say, so
-// results do not depend on it.
+// A step of decoding is cut into parts of at least so many pages: enough work to outweigh their
+// merging, and few enough tokens that threads end at about the same time. Once a head has
+// kFewParts, they become longer, up to twice as long, as the first rows of a part have not been
+// asked for before. The number of threads has no say, so results do not depend on it.
 inline constexpr size_t kPagesPerPart = 16;
+inline constexpr size_t kFewParts = 8;
+
+// Parts of so many pages.
+size_t PartsOfPages(size_t n_pages);
 
 // Parts of the work of one KV head; more than one only for a segment of a single token.
 size_t NumParts(const Segment& segment, size_t layer, size_t kv_head);

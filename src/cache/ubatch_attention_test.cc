@@ -86,6 +86,17 @@ TEST(UbatchAttentionTest, ThreadsGiveTheSameBits) {
   }
 }
 
+TEST(UbatchAttentionTest, PartsBecomeLongerOnceThereAreSome) {
+  EXPECT_EQ(PartsOfPages(0), 1u);
+  EXPECT_EQ(PartsOfPages(16), 1u);
+  EXPECT_EQ(PartsOfPages(17), 2u);
+  EXPECT_EQ(PartsOfPages(128), 8u);
+  EXPECT_EQ(PartsOfPages(256), 8u);
+  EXPECT_EQ(PartsOfPages(257), 9u);
+  EXPECT_EQ(PartsOfPages(512), 16u);
+  EXPECT_EQ(PartsOfPages(100000), Transit::kMaxParts);
+}
+
 TEST(UbatchAttentionTest, OnlySingleTokensAreCut) {
   Random random(3);
   Memory memory = *Memory::Create(TestShape(), Options("full", "100%"));
