@@ -223,15 +223,13 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
   const auto list = [&](const char* names, std::string& value, const std::string& help) {
     AddList(*command, names, value, help);
   };
-  command
-      ->add_option(
-          "-m,--model", flags->models,
-          "model file (GGUF); several: repeat, or separate by commas; default: the bundled "
-          "model")
-      ->delimiter(',')
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false)
+  Repeatable(
+      command
+          ->add_option(
+              "-m,--model", flags->models,
+              "model file (GGUF); several: repeat, or separate by commas; default: the bundled "
+              "model")
+          ->delimiter(','))
       ->type_name("FILE");
   list("-p,--n-prompt", flags->prompts, "tests of reading so many tokens (512); 0: none");
   list("-n,--n-gen", flags->generations,
@@ -245,21 +243,15 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
        "types of keys, -ctk, of stock and of policies that keep everything (f16,q8_0,q4_0)");
   list("--cache-type-v", flags->types_v,
        "types of values, -ctv, in pairs with -ctk; default: same");
-  command
-      ->add_option("--policies", flags->policies,
-                   "policies, as full,snapkv:window=4,tova; repeatable (full,retentive)")
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false)
+  Repeatable(
+      command->add_option("--policies", flags->policies,
+                          "policies, as full,snapkv:window=4,tova; repeatable (full,retentive)"))
       ->type_name("LIST");
   list("--budgets", flags->budgets, "budgets of policies that evict (20%)");
-  command
-      ->add_option("--ladder", flags->ladders,
-                   "precisions of policies that evict: auto, none, or a list such as f16,q4_0,q2; "
-                   "several: repeat; default: what goes with the policy")
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false)
+  Repeatable(command->add_option(
+                 "--ladder", flags->ladders,
+                 "precisions of policies that evict: auto, none, or a list such as f16,q4_0,q2; "
+                 "several: repeat; default: what goes with the policy"))
       ->type_name("LADDER");
   command
       ->add_option("--compress", flags->compression,
@@ -302,12 +294,10 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
   };
   of_serve("--mmproj", flags->mmproj, "projector of the model for pictures, -mm")
       ->type_name("FILE");
-  of_serve("--image", flags->images,
-           "picture at the begin of each conversation; several: repeat, or separate by commas")
-      ->delimiter(',')
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false)
+  Repeatable(
+      of_serve("--image", flags->images,
+               "picture at the begin of each conversation; several: repeat, or separate by commas")
+          ->delimiter(','))
       ->type_name("FILE");
   of_serve("--memory", flags->memory, "what all caches together may hold (four full conversations)")
       ->type_name("SIZE");

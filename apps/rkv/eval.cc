@@ -382,12 +382,9 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
       program.add_subcommand("eval", "measure what each cache policy keeps, at equal bytes");
   auto flags = std::make_shared<EvalFlags>();
   command->add_option("suite", flags->suite, SuiteNames())->type_name("SUITE");
-  command
-      ->add_option("--policies", flags->policies,
-                   "policies, as h2o,snapkv:window=4,sinks=2,tova; repeatable; default: all")
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false)
+  Repeatable(command->add_option(
+                 "--policies", flags->policies,
+                 "policies, as h2o,snapkv:window=4,sinks=2,tova; repeatable; default: all"))
       ->type_name("LIST");
   AddList(*command, "--budgets", flags->budgets, fmt::format("budgets ({})", kBudgets));
   command->add_option("--absorb", flags->absorb, "what remembers tokens that leave, for all")
@@ -410,14 +407,11 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
                    "windows of text (3)")
       ->check(kPositive)
       ->type_name("N");
-  command
-      ->add_option(
-          "-s,--seed", flags->seeds,
-          "text-kv: the same seed gives the same conversations (1); several: separate by commas")
-      ->delimiter(',')
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false)
+  Repeatable(command
+                 ->add_option("-s,--seed", flags->seeds,
+                              "text-kv: the same seed gives the same conversations (1); several: "
+                              "separate by commas")
+                 ->delimiter(','))
       ->type_name("N");
   command
       ->add_option("--context", flags->n_context,
@@ -445,12 +439,10 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
       ->add_option("--resume", flags->resume,
                    "keep finished measurements there, and go on from those that it has")
       ->type_name("FILE");
-  command
-      ->add_option("-o,--output", flags->formats, "md, json, csv, svg; several: separate by commas")
-      ->delimiter(',')
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false)
+  Repeatable(command
+                 ->add_option("-o,--output", flags->formats,
+                              "md, json, csv, svg; several: separate by commas")
+                 ->delimiter(','))
       ->type_name("FORMAT");
   command
       ->add_option(

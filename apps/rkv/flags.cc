@@ -57,10 +57,7 @@ CLI::Option* AddList(CLI::App& command, const std::string& names, std::string& l
   const auto join = [&list](const std::vector<std::string>& lists) {
     list = fmt::format("{}", fmt::join(lists, ","));
   };
-  return command.add_option_function<std::vector<std::string>>(names, join, help)
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false)
+  return Repeatable(command.add_option_function<std::vector<std::string>>(names, join, help))
       ->type_name("LIST");
 }
 
@@ -116,12 +113,9 @@ void AddModelFlags(CLI::App& command, CommonFlags& flags) {
   AddFlag(command, "--n-gpu-layers", engine.n_gpu_layers,
           "layers on the GPU, -ngl; only 0 can be served yet; with --rpc, layers there (all)")
       ->type_name("N");
-  AddFlag(command, "--rpc", engine.rpc_servers,
-          "llama.cpp's RPC servers to split the layers over, as host:port,host:port")
-      ->delimiter(',')
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false)
+  Repeatable(AddFlag(command, "--rpc", engine.rpc_servers,
+                     "llama.cpp's RPC servers to split the layers over, as host:port,host:port")
+                 ->delimiter(','))
       ->type_name("SERVERS");
   AddFlag(command, "--image-min-tokens", engine.image_min_tokens, "least visual tokens per picture")
       ->type_name("N");
@@ -200,17 +194,12 @@ void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
       ->type_name("TEXT");
   AddFlag(command, "--kv-report", flags.kv_report, "write what the cache holds as JSON")
       ->type_name("FILE");
-  AddFlag(command, "--image", flags.images, "picture; several: repeat, or separate by commas")
-      ->delimiter(',')
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false)
+  Repeatable(
+      AddFlag(command, "--image", flags.images, "picture; several: repeat, or separate by commas")
+          ->delimiter(','))
       ->type_name("FILE");
-  AddFlag(command, "--audio", flags.audio, "audio clip (WAV, MP3, FLAC), as --image")
-      ->delimiter(',')
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false)
+  Repeatable(AddFlag(command, "--audio", flags.audio, "audio clip (WAV, MP3, FLAC), as --image")
+                 ->delimiter(','))
       ->type_name("FILE");
   AddLogFlags(command, flags);
   command.footer(PolicyHelp());

@@ -69,6 +69,11 @@ void AddSamplingFlags(CLI::App& command, CommonFlags& flags);
 void AddCacheFlags(CLI::App& command, CommonFlags& flags);
 void AddLogFlags(CLI::App& command, CommonFlags& flags);
 
+// Makes each use of an option one more value of it, where otherwise the last one counts.
+inline CLI::Option* Repeatable(CLI::Option* option) {
+  return option->expected(1)->take_all()->allow_extra_args(false);
+}
+
 // Registers a flag of a list such as "1,2"; given twice, both count, as with llama-bench. `list`
 // must outlive the parse.
 CLI::Option* AddList(CLI::App& command, const std::string& names, std::string& list,

@@ -199,10 +199,7 @@ void AddInspectCommand(CLI::App& program, int& exit_code) {
     return command->add_option(names, value, help)
         ->envname(EnvironmentName(names.substr(names.rfind("--"))));
   };
-  add("-p,--prompt", flags->prompts, "question; repeated: the turns of a conversation")
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false)
+  Repeatable(add("-p,--prompt", flags->prompts, "question; repeated: the turns of a conversation"))
       ->type_name("TEXT");
   command->add_flag("--no-escape", flags->no_escape, "take \\n, \\t and the like in -p literally")
       ->envname("RKV_NO_ESCAPE");

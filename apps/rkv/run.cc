@@ -85,12 +85,10 @@ void AddRunCommand(CLI::App& program, int& exit_code) {
   CLI::App* command = program.add_subcommand("run", "answer questions and exit");
   auto flags = std::make_shared<RunFlags>();
   AddCommonFlags(*command, flags->common);
-  command
-      ->add_option("-p,--prompt", flags->prompts, "question; repeated: the turns of a conversation")
-      ->envname("RKV_PROMPT")
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false)
+  Repeatable(command
+                 ->add_option("-p,--prompt", flags->prompts,
+                              "question; repeated: the turns of a conversation")
+                 ->envname("RKV_PROMPT"))
       ->type_name("TEXT");
   command->add_flag("--no-escape", flags->no_escape, "take \\n, \\t and the like in -p literally")
       ->envname("RKV_NO_ESCAPE");

@@ -88,6 +88,23 @@ class ByteReader {
   bool ok_ = true;
 };
 
+// The number in n bytes from `at` on; bytes behind the end are zeros.
+inline uint64_t BigEndian(std::string_view bytes, size_t at, size_t n) {
+  uint64_t value = 0;
+  for (size_t i = at; i < at + n; ++i) {
+    value = value << 8 | (i < bytes.size() ? static_cast<uint8_t>(bytes[i]) : 0u);
+  }
+  return value;
+}
+
+inline uint64_t LittleEndian(std::string_view bytes, size_t at, size_t n) {
+  uint64_t value = 0;
+  for (size_t i = at + n; i > at; --i) {
+    value = value << 8 | (i <= bytes.size() ? static_cast<uint8_t>(bytes[i - 1]) : 0u);
+  }
+  return value;
+}
+
 // 64-bit non-cryptographic hash (multiply-xorshift over 8-byte words): detects damage and tells
 // pictures apart; not for adversaries.
 uint64_t Hash64(std::string_view bytes, uint64_t seed = 0);

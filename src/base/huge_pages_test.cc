@@ -4,8 +4,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <fstream>
-#include <string>
+
+#include "support/advised_memory.h"
 
 namespace rkv {
 namespace {
@@ -31,19 +31,11 @@ class Mapping {
   void* memory_;
 };
 
-// Whether huge pages have been asked for where `at` is.
 bool IsAdvised(const void* at) {
-  std::ifstream maps("/proc/self/smaps");
-  const auto address = reinterpret_cast<unsigned long>(at);
-  bool inside = false;
-  for (std::string line; std::getline(maps, line);) {
-    unsigned long begin = 0, end = 0;
-    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) {
-      inside = begin <= address && address < end;
-    }
-    if (inside && line.starts_with("VmFlags:")) return line.find(" hg") != std::string::npos;
-  }
-  return false;
+  const auto address = reinterpret_cast<uintptr_t>(at);
+  return std::ranges::any_of(AdvisedMemory(), [address](const AddressRange& range) {
+    return range.begin <= address && address < range.end;
+  });
 }
 
 TEST(HugePagesTest, WholePagesAreAskedFor) {

@@ -5,26 +5,11 @@
 #include <cstdint>
 #include <limits>
 
+#include "base/bytes.h"
+
 namespace rkv {
 
 namespace {
-
-// Zeros where the file ends early.
-uint64_t BigEndian(std::string_view bytes, size_t at, size_t n) {
-  uint64_t value = 0;
-  for (size_t i = at; i < at + n; ++i) {
-    value = value << 8 | (i < bytes.size() ? static_cast<uint8_t>(bytes[i]) : 0u);
-  }
-  return value;
-}
-
-uint64_t LittleEndian(std::string_view bytes, size_t at, size_t n) {
-  uint64_t value = 0;
-  for (size_t i = at + n; i > at; --i) {
-    value = value << 8 | (i <= bytes.size() ? static_cast<uint8_t>(bytes[i - 1]) : 0u);
-  }
-  return value;
-}
 
 double Seconds(uint64_t n_samples, uint64_t rate) {
   if (n_samples == 0) return 0;

@@ -410,9 +410,9 @@ Result<std::unique_ptr<Model>> LoadBenchModel(const std::string& path, bool huge
 }  // namespace
 
 const Model& BenchModel::Impl::Stock() {
+  const bool first = !std::exchange(stock_asked_for, true);
   // What caches need comes on top, and may be as much again.
-  const bool makes_sense = ours->huge_page_bytes() > 0 && AvailableBytes() / 2 > resident_bytes;
-  if (!std::exchange(stock_asked_for, true) && makes_sense) {
+  if (first && ours->huge_page_bytes() > 0 && AvailableBytes() / 2 > resident_bytes) {
     if (auto model = LoadBenchModel(path, false); model.ok()) stock = *std::move(model);
   }
   return stock == nullptr ? *ours : *stock;

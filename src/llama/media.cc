@@ -33,12 +33,6 @@ constexpr int64_t kMaxPixels = 64 * 1000 * 1000;
 // Two hashes of 64 bits name a file.
 constexpr uint64_t kSecondHashSeed = 0x9E3779B97F4A7C15;
 
-uint32_t ReadBigEndian(std::string_view bytes) {
-  uint32_t value = 0;
-  for (size_t i = 0; i < 4; ++i) value = value << 8 | static_cast<uint8_t>(bytes[i]);
-  return value;
-}
-
 // A PNG may inflate to a thousand times its size and far beyond its pixels, and decoders only find
 // out once they hold all of it: inflates into what the pixels can need, and not more.
 Status CheckPngData(std::string_view bytes, int width, int height, std::string_view name) {
@@ -49,7 +43,7 @@ Status CheckPngData(std::string_view bytes, int width, int height, std::string_v
   size_t bits_per_pixel = 0;
   std::string data;
   for (size_t at = kSignature.size(); at + kChunkHeader <= bytes.size();) {
-    const uint32_t length = ReadBigEndian(bytes.substr(at));
+    const uint64_t length = BigEndian(bytes, at, 4);
     const std::string_view type = bytes.substr(at + 4, 4);
     const std::string_view body = bytes.substr(at + kChunkHeader, length);
     if (type == "CgBI") without_zlib_header = true;

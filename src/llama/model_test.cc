@@ -2,25 +2,18 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdio>
-#include <fstream>
 #include <string>
 
 #include "base/huge_pages.h"
 #include "retentivekv/model_maker.h"
+#include "support/advised_memory.h"
 
 namespace rkv {
 namespace {
 
-// Of this process, what huge pages have been asked for.
 size_t AdvisedBytes() {
-  std::ifstream maps("/proc/self/smaps");
-  size_t total = 0, size = 0;
-  for (std::string line; std::getline(maps, line);) {
-    unsigned long begin = 0, end = 0;
-    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) size = end - begin;
-    if (line.starts_with("VmFlags:") && line.find(" hg") != std::string::npos) total += size;
-  }
+  size_t total = 0;
+  for (const AddressRange& range : AdvisedMemory()) total += range.end - range.begin;
   return total;
 }
 

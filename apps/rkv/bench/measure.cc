@@ -85,6 +85,7 @@ class Measuring {
       RKV_RETURN_IF_ERROR(sessions.back()->Fill(setting.depth, plan_.random_depth));
       ++n_done_;
     }
+    info_.stock_weights = model_->has_stock_weights();
     for (const BenchTest& test : tests) RKV_RETURN_IF_ERROR(MeasureTest(setting, test, sessions));
     return OkStatus();
   }
@@ -95,7 +96,6 @@ class Measuring {
     for (const BenchCache& cache : plan_.caches) {
       BenchRow& row = rows.emplace_back();
       row.model = info_;
-      row.model.stock_weights = model_->has_stock_weights();
       row.n_threads = setting.n_threads;
       row.n_batch = setting.n_batch;
       row.n_ubatch = setting.n_ubatch;
