@@ -27,9 +27,23 @@ find_package(llama CONFIG REQUIRED)
 set(CMAKE_PREFIX_PATH ${llama_prefix_saved})
 find_library(RETENTIVEKV_MTMD_LIBRARY mtmd PATHS "${RETENTIVEKV_LLAMA_DIR}/lib" REQUIRED
              NO_DEFAULT_PATH)
-# llama.cpp exports no target for it; cmake/retentivekvConfig.cmake.in makes the same one for users.
+# llama.cpp's Jinja engine is in its `common`, whose headers it does not install.
+find_library(RETENTIVEKV_COMMON_LIBRARY llama-common PATHS "${RETENTIVEKV_LLAMA_DIR}/lib"
+             REQUIRED NO_DEFAULT_PATH)
+set(RETENTIVEKV_COMMON_DIR "${RETENTIVEKV_LLAMA_DIR}/include/llama-common" CACHE PATH
+    "Headers of llama.cpp's common library")
+if(NOT EXISTS "${RETENTIVEKV_COMMON_DIR}/chat.h")
+  message(FATAL_ERROR
+    "No chat.h in RETENTIVEKV_COMMON_DIR=${RETENTIVEKV_COMMON_DIR}. scripts/setup.sh copies these "
+    "headers from llama.cpp's sources; or pass the folder `common` of the sources that "
+    "RETENTIVEKV_LLAMA_DIR was built from.")
+endif()
+# llama.cpp exports no targets for these; cmake/retentivekvConfig.cmake.in makes the same for users.
 add_library(retentivekv_mtmd UNKNOWN IMPORTED)
 set_target_properties(retentivekv_mtmd PROPERTIES IMPORTED_LOCATION "${RETENTIVEKV_MTMD_LIBRARY}")
+add_library(retentivekv_common UNKNOWN IMPORTED)
+set_target_properties(retentivekv_common PROPERTIES
+  IMPORTED_LOCATION "${RETENTIVEKV_COMMON_LIBRARY}")
 
 file(STRINGS "${PROJECT_SOURCE_DIR}/cmake/llama.version" llama_pin REGEX "^LLAMA_VERSION=")
 string(REPLACE "LLAMA_VERSION=" "" llama_pin "${llama_pin}")
@@ -40,7 +54,7 @@ endif()
 # Highway's and llama.cpp's headers are not ours to warn about.
 add_library(llamacpp INTERFACE)
 target_include_directories(llamacpp SYSTEM INTERFACE "${RETENTIVEKV_LLAMA_DIR}/include")
-target_link_libraries(llamacpp INTERFACE retentivekv_mtmd llama)
+target_link_libraries(llamacpp INTERFACE retentivekv_mtmd retentivekv_common llama)
 
 if(RETENTIVEKV_BUILD_TESTS)
   find_package(GTest REQUIRED)

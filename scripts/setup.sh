@@ -74,6 +74,13 @@ make_llama() {
     { tail -n 30 "$root/.deps/llama-build.log" >&2 && exit 1; }
 }
 
+# copy_common_headers SOURCE DIR: llama.cpp's Jinja engine is in its `common`, which is not installed with headers.
+copy_common_headers() {
+  mkdir -p "$2/jinja"
+  cp -p "$1"/common/*.h "$2/"
+  cp -p "$1"/common/jinja/*.h "$2/jinja/"
+}
+
 # build_llama SOURCE PREFIX
 build_llama() {
   local prefix=$2
@@ -81,6 +88,7 @@ build_llama() {
   make_llama "$1" "llama mtmd llama-common llama-mtmd-cli llama-completion ggml-rpc-server" \
     -DCMAKE_INSTALL_PREFIX="$prefix"
   cmake --install "$llama_build" > /dev/null
+  copy_common_headers "$1" "$prefix/include/llama-common"
   mkdir -p "$prefix/bin"
   # llama.cpp's own programs, for comparison and to hold layers.
   find "$llama_build/bin" -name llama-mtmd-cli -o -name llama-completion -o -name ggml-rpc-server |
@@ -98,7 +106,7 @@ build_tsan_llama() {
 
 # ensure_llama PREFIX BUILDER: the pinned llama.cpp, or that of RKV_LLAMA_DIR, is there.
 ensure_llama() {
-  local prefix=$1 stamp="$LLAMA_VERSION $LLAMA_COMMIT ${RKV_LLAMA_DIR:-pinned} rpc amx"
+  local prefix=$1 stamp="$LLAMA_VERSION $LLAMA_COMMIT ${RKV_LLAMA_DIR:-pinned} rpc amx common"
   if [ "$(cat "$prefix/.stamp" 2> /dev/null)" = "$stamp" ]; then return 0; fi
   local source=${RKV_LLAMA_DIR:-$root/.deps/llama.cpp}
   mkdir -p .deps
@@ -113,12 +121,22 @@ ensure_llama() {
   echo "$stamp" > "$prefix/.stamp"
 }
 
-# Leaves the prefix to build against in $llama_dir.
+# Leaves the prefix to build against in $llama_dir, and the headers of `common` in $common_dir.
 prepare_llama() {
   llama_dir=${RKV_LLAMA_DIR:-}
   if [ -n "$llama_dir" ] && [ -e "$llama_dir/include/llama.h" ] && [ ! -e "$llama_dir/src" ]; then
-    llama_dir=$(cd "$llama_dir" && pwd)
-    return 0 # An installation.
+    llama_dir=$(cd "$llama_dir" && pwd) # An installation.
+    common_dir=$llama_dir/include/llama-common
+    if [ -e "$common_dir/chat.h" ]; then return 0; fi
+    common_dir=$root/.deps/llama-common
+    if [ ! -e "$common_dir/chat.h" ]; then
+      say "fetching llama.cpp $LLAMA_VERSION for headers that installations lack"
+      mkdir -p .deps
+      fetch_llama "$root/.deps/llama.cpp"
+      copy_common_headers "$root/.deps/llama.cpp" "$common_dir"
+      rm -rf "$root/.deps/llama.cpp"
+    fi
+    return 0
   fi
   if [ -n "$llama_dir" ] && [ ! -e "$llama_dir/CMakeLists.txt" ]; then
     echo "error: RKV_LLAMA_DIR=$llama_dir is neither a llama.cpp checkout nor an installation" >&2
@@ -130,6 +148,7 @@ prepare_llama() {
     llama_dir=$root/.deps/llama-tsan
     ensure_llama "$llama_dir" build_tsan_llama
   fi
+  common_dir=$llama_dir/include/llama-common
 }
 
 install_packages
@@ -137,6 +156,7 @@ prepare_llama
 say "building RetentiveKV ($preset) into build/$preset"
 mkdir -p build
 log=build/$preset.log
-{ cmake --preset "$preset" -DRETENTIVEKV_LLAMA_DIR="$llama_dir" &&
+{ cmake --preset "$preset" -DRETENTIVEKV_LLAMA_DIR="$llama_dir" \
+  -DRETENTIVEKV_COMMON_DIR="$common_dir" &&
   cmake --build --preset "$preset" "${build_options[@]}"; } \
   > "$log" 2>&1 || { tail -n 40 "$log" >&2 && exit 1; }

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -32,7 +33,14 @@ using ProgressFunction = std::function<void(std::string_view what, double fracti
 struct EngineOptions {
   std::string model;          // GGUF file of the language model
   std::string mmproj;         // GGUF file of the vision or audio projector; empty: text only
-  std::string chat_template;  // empty: the model's; a llama.cpp template name; "none": plain text
+  // Empty: the model's own; Jinja; the name of one of llama.cpp's templates, such as "chatml"; or
+  // "none": texts follow each other as they are, with special tokens in them.
+  std::string chat_template;
+  // Variables of the template: name, and value in JSON, e.g. {"enable_thinking", "false"}.
+  std::map<std::string, std::string> chat_template_kwargs = {};
+  bool enable_thinking = true;  // the variable of the template, for models with a choice
+  // Reasoning is told from answers by the marks of the template; false: it stands in them.
+  bool split_reasoning = true;
   int n_ctx = 0;       // longest conversation in positions; 0: what the model was trained for
   int n_ubatch = 512;  // tokens per decoding step of a prompt
   int n_threads = 0;   // 0: all cores
@@ -67,8 +75,10 @@ struct SamplingOptions {
 };
 
 struct ChatMessage {
-  std::string role;     // "system", "user", "assistant"
-  std::string content;  // with a media marker where a picture or clip stands
+  std::string role;  // "system", "user", "assistant"
+  // With a media marker where a picture or clip stands. Where the text of a marker is somebody's
+  // words, three invisible characters break it (U+2060, U+2063, U+2060).
+  std::string content;
 };
 
 // What stands for a picture or clip in ChatMessage::content.
@@ -100,11 +110,15 @@ struct AnswerOptions {
   // Gets the answer as it grows, in whole UTF-8 characters, so not the beginning of one that it
   // ends with; return false to stop it.
   std::function<bool(std::string_view piece)> on_text;
+  // The same for what the model thinks before it answers, where its template marks that.
+  std::function<bool(std::string_view piece)> on_reasoning;
   // Gets each token of the answer once it is chosen, before on_text, with the next-token logits
   // [n_vocab] that it was chosen by. Not the end of the answer.
   std::function<void(int32_t token, std::span<const float> logits)> on_token;
-  ProgressFunction on_progress;               // encoding pictures and reading the prompt
-  const std::atomic<bool>* cancel = nullptr;  // polled between decoding steps
+  ProgressFunction on_progress;  // encoding pictures and reading the prompt
+  // Set it, from any thread or signal handler, to stop: the step that is being computed ends at its
+  // next operation, unless it also computes for others that are not stopped.
+  const std::atomic<bool>* cancel = nullptr;
 
   // For evaluation. The answer is this text, then the model's end of an answer, whatever the model
   // would say; max_tokens does not apply.
@@ -116,6 +130,7 @@ struct AnswerOptions {
 
 struct AnswerResult {
   std::string text;
+  std::string reasoning;  // what the model thought before, where its template marks that
   StopReason stop = StopReason::kEndOfAnswer;
   size_t n_prompt_tokens = 0;  // read for this answer, visual tokens included
   size_t n_generated = 0;
@@ -136,15 +151,15 @@ class Conversation {
   Conversation(const Conversation&) = delete;
   Conversation& operator=(const Conversation&) = delete;
 
-  // Appends a user's message; files (pictures, audio) come before the text. It is read when it is
-  // answered. On an error the conversation is as it was.
+  // Appends a user's message; files (pictures, audio) come before the text, or where it has a
+  // MediaMarker() for each. It is read when it is answered. Texts of control tokens in it are text.
+  // On an error the conversation is as it was.
   Status AddUserMessage(std::string_view text, std::span<const std::string> files = {});
   // The same with files that are in memory.
   Status AddUserMessageWithMedia(std::string_view text, std::span<const MediaFile> media);
 
   // Appends messages, of which the last is to be answered: a user's next message, or a whole
   // conversation with answers that were given elsewhere. They are one turn for Undo().
-  // kInvalidArgument also for text that contains what stands for media in a prompt.
   Status AddMessages(std::span<const Message> messages);
   // Appends text to be gone on from as it is, without the chat template.
   Status AddText(std::string_view text);
@@ -256,9 +271,11 @@ class Engine {
   // read. For evaluation and comparison; the turn stays open, so take it back with Undo().
   Result<std::vector<float>> ReadPrompt(Conversation& conversation);
 
-  // Tokens of a text by itself, without a beginning-of-sequence token, and the text of tokens;
-  // kInvalidArgument for one that is not in the vocabulary.
-  std::vector<int32_t> Tokenize(std::string_view text) const;
+  // Tokens of a text by itself, without a beginning-of-sequence token, and the text of tokens. May
+  // be called by any thread at any time. kResourceExhausted for a text of more than a million
+  // tokens, or than a conversation may have; kInvalidArgument for a token that is not in the
+  // vocabulary.
+  Result<std::vector<int32_t>> Tokenize(std::string_view text) const;
   Result<std::string> Detokenize(std::span<const int32_t> tokens) const;
 
   const EngineOptions& options() const;

@@ -8,19 +8,21 @@
 
 namespace rkv {
 
-void AnswerLoop::Add(AnswerRequest& request) {
-  Active active;
+Status AnswerLoop::Add(AnswerRequest& request) {
+  Conversation::Impl& conversation = request.conversation->impl();
+  Active active(conversation.reasoning());
   active.request = &request;
-  active.conversation = &request.conversation->impl();
+  active.conversation = &conversation;
   active.sampler = std::make_unique<Sampler>(request.options.sampling, model_.vocab());
   if (request.options.forced_text.has_value()) {
-    active.forced = model_.Tokenize(*request.options.forced_text, false);
+    RKV_ASSIGN_OR_RETURN(active.forced, model_.Tokenize(*request.options.forced_text, false));
     active.forced.push_back(model_.EndOfAnswer());
   }
   request.result = {};
   request.status = {};
   request.result.n_prompt_tokens = active.conversation->n_waiting_tokens();
   active_.push_back(std::move(active));
+  return OkStatus();
 }
 
 bool AnswerLoop::answers(const Conversation& conversation) const {
@@ -93,27 +95,63 @@ AnswerLoop::Active* AnswerLoop::NextMedia() {
 
 Status AnswerLoop::DecodeNext() {
   ubatch_.Clear();
-  for (Active& active : active_) active.output_row.reset();
+  for (Active& active : active_) {
+    active.output_row.reset();
+    active.in_ubatch = false;
+    active.n_waiting = active.conversation->n_waiting_tokens();
+  }
   Active* media = NextMedia();
   media_last_ = media != nullptr;
   if (media != nullptr) {
     if (Status status = FillMedia(*media); !status.ok()) {
-      Fail(*media, status);
+      if (status.code() == StatusCode::kCancelled) {
+        HandleCancellation(*media);
+      } else {
+        Fail(*media, status);
+      }
       return status;
     }
   } else {
     FillTokens();
   }
-  if (Status status = model_.bridge().Decode(model_.context(), ubatch_); !status.ok()) {
-    for (Active& active : active_) {
-      if (!active.done) Fail(active, status);
+  Status status = DecodeUbatch();
+  if (status.ok()) return status;
+  for (Active& active : active_) {
+    if (active.done || !active.in_ubatch) continue;
+    if (status.code() == StatusCode::kCancelled) {
+      HandleCancellation(active);
+    } else {
+      Fail(active, status);
     }
-    return status;
   }
-  for (const Active& active : active_) {
-    if (!active.done && !active.next_token.has_value()) ReportProgress(active);
-  }
-  return OkStatus();
+  return status;
+}
+
+bool AnswerLoop::ReadsPrompts() const {
+  return std::ranges::any_of(active_, [](const Active& active) {
+    return active.in_ubatch && !active.next_token.has_value();
+  });
+}
+
+bool AnswerLoop::OnlyForCancelled() const {
+  return std::ranges::all_of(active_, [this](const Active& active) {
+    return !active.in_ubatch || (Cancelled(active) && !active.next_token.has_value());
+  });
+}
+
+Status AnswerLoop::DecodeUbatch() {
+  // A step of decoding is short, and nobody waits to see its progress.
+  if (!ReadsPrompts()) return model_.bridge().Decode(model_.context(), ubatch_);
+  const StepWatch watch{.stop = [this] { return OnlyForCancelled(); },
+                        .on_progress =
+                            [this](double computed) {
+                              for (const Active& active : active_) {
+                                if (active.in_ubatch && !active.next_token.has_value()) {
+                                  ReportProgress(active, computed);
+                                }
+                              }
+                            }};
+  return model_.bridge().Decode(model_.context(), ubatch_, &watch);
 }
 
 Status AnswerLoop::FillMedia(Active& active) {
@@ -123,7 +161,16 @@ Status AnswerLoop::FillMedia(Active& active) {
   }
   ubatch_.memories.push_back(&active.conversation->memory());
   const auto max_tokens = static_cast<size_t>(model_.options().n_ubatch);
-  RKV_ASSIGN_OR_RETURN(active.output_row, active.conversation->TakeMedia(max_tokens, ubatch_));
+  const StepWatch watch{.stop = [&] { return Cancelled(active); },
+                        .on_progress =
+                            [&](double encoded) {
+                              if (active.request->options.on_progress) {
+                                active.request->options.on_progress("encoding pictures", encoded);
+                              }
+                            }};
+  active.in_ubatch = true;
+  RKV_ASSIGN_OR_RETURN(active.output_row,
+                       active.conversation->TakeMedia(max_tokens, watch, ubatch_));
   active.request->result.encode_seconds += encoding.Seconds();
   return OkStatus();
 }
@@ -145,6 +192,7 @@ void AnswerLoop::FillTokens() {
       }
       const size_t index = ubatch_.memories.size();
       ubatch_.memories.push_back(&active.conversation->memory());
+      active.in_ubatch = true;
       active.output_row =
           answers ? active.conversation->TakeAnswerToken(index, *active.next_token, ubatch_)
                   : active.conversation->TakeText(index, room, ubatch_);
@@ -152,12 +200,14 @@ void AnswerLoop::FillTokens() {
   }
 }
 
-void AnswerLoop::ReportProgress(const Active& active) const {
+void AnswerLoop::ReportProgress(const Active& active, double computed) const {
   const AnswerOptions& options = active.request->options;
   if (!options.on_progress) return;
   const auto total = static_cast<double>(active.request->result.n_prompt_tokens);
-  const auto waiting = static_cast<double>(active.conversation->n_waiting_tokens());
-  options.on_progress("reading the prompt", 1.0 - waiting / total);
+  const auto before = static_cast<double>(active.n_waiting);
+  const auto after = static_cast<double>(active.conversation->n_waiting_tokens());
+  options.on_progress("reading the prompt",
+                      1.0 - (before + computed * (after - before)) / total);
 }
 
 std::span<const float> AnswerLoop::Logits(const Active& active) const {
@@ -208,8 +258,12 @@ void AnswerLoop::Sample(Active& active) {
   if (const auto& on_token = active.request->options.on_token) {
     on_token(token, Logits(active));
   }
-  result.text += model_.TokenText(token, false);
-  Show(active);
+  const std::vector<llama_token>& marks = active.conversation->reasoning().tokens;
+  active.unshown += model_.TokenText(token, std::ranges::find(marks, token) != marks.end());
+  const size_t end = CompleteUtf8Prefix(active.unshown);
+  const std::string piece = active.unshown.substr(0, end);
+  active.unshown.erase(0, end);
+  Show(active, active.splitter.Push(piece));
   const int max_tokens = active.request->options.max_tokens;
   if (active.done) return;
   if (!forced && max_tokens >= 0 && result.n_generated >= static_cast<size_t>(max_tokens)) {
@@ -219,15 +273,18 @@ void AnswerLoop::Sample(Active& active) {
   }
 }
 
-void AnswerLoop::Show(Active& active) {
-  const std::string& text = active.request->result.text;
-  const size_t end = CompleteUtf8Prefix(text);
-  if (end <= active.n_shown) return;
-  const std::string_view piece =
-      std::string_view(text).substr(active.n_shown, end - active.n_shown);
-  active.n_shown = end;
+void AnswerLoop::Show(Active& active, const ReasoningSplitter::Parts& parts) {
+  AnswerResult& result = active.request->result;
+  result.reasoning += parts.reasoning;
+  result.text += parts.answer;
   const AnswerOptions& options = active.request->options;
-  if (options.on_text && !options.on_text(piece)) Finish(active, StopReason::kCancelled);
+  const auto show = [](const auto& callback, const std::string& piece) {
+    return piece.empty() || !callback || callback(piece);
+  };
+  const bool goes_on = show(options.on_reasoning, parts.reasoning);
+  if (!show(options.on_text, parts.answer) || !goes_on) {
+    if (!active.done) Finish(active, StopReason::kCancelled);
+  }
 }
 
 void AnswerLoop::Finish(Active& active, StopReason reason) {
@@ -235,6 +292,8 @@ void AnswerLoop::Finish(Active& active, StopReason reason) {
   AnswerResult& result = active.request->result;
   result.stop = reason;
   result.decode_seconds = active.clock.Seconds();
+  Show(active, active.splitter.Finish());
+  result.text += active.unshown;  // Not shown: it is no whole character.
   active.conversation->FinishAnswer(result.text, active.next_token);
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "engine/conversation_impl.h"
+#include "engine/reasoning_splitter.h"
 #include "llama/model.h"
 #include "llama/sampler.h"
 
@@ -23,8 +24,8 @@ class AnswerLoop {
   explicit AnswerLoop(Model& model) : model_(model) {}
   const Model& model() const { return model_; }
 
-  // The request takes part from the next step on.
-  void Add(AnswerRequest& request);
+  // The request takes part from the next step on. Fails for a forced text that cannot be tokenized.
+  Status Add(AnswerRequest& request);
   size_t size() const { return active_.size(); }
   bool answers(const Conversation& conversation) const;
 
@@ -41,6 +42,8 @@ class AnswerLoop {
 
  private:
   struct Active {
+    explicit Active(const ReasoningTags& tags) : splitter(tags) {}
+
     AnswerRequest* request = nullptr;
     Conversation::Impl* conversation = nullptr;
     std::unique_ptr<Sampler> sampler;
@@ -48,9 +51,12 @@ class AnswerLoop {
     size_t n_forced = 0;                    // of these taken
     std::optional<llama_token> next_token;  // sampled and shown, not yet decoded
     std::optional<size_t> output_row;       // whose logits come out of the current ubatch
-    size_t n_shown = 0;                     // bytes of result.text given to on_text
+    std::string unshown;  // the beginning of a character that the answer so far ends with
+    ReasoningSplitter splitter;
+    bool in_ubatch = false;  // tokens of it are in the current ubatch
     bool done = false;
-    Stopwatch clock;  // since the start, then since the first token
+    size_t n_waiting = 0;  // tokens of the prompt before the current ubatch
+    Stopwatch clock;       // since the start, then since the first token
   };
 
   // One ubatch; on an error, those whom it concerns are done.
@@ -58,12 +64,17 @@ class AnswerLoop {
   void Fail(Active& active, const Status& status);
   Status FillMedia(Active& active);
   void FillTokens();
+  // The current ubatch, with progress, until all whom it concerns are cancelled.
+  Status DecodeUbatch();
+  bool ReadsPrompts() const;
+  bool OnlyForCancelled() const;
   void Sample(Active& active);
   llama_token ChooseToken(Active& active) const;
-  void Show(Active& active);
+  void Show(Active& active, const ReasoningSplitter::Parts& parts);
   void Finish(Active& active, StopReason reason);
   void HandleCancellation(Active& active);
-  void ReportProgress(const Active& active) const;
+  // `computed`: how much of the current ubatch is done, 0 to 1.
+  void ReportProgress(const Active& active, double computed) const;
   Active* NextMedia();
   bool Cancelled(const Active& active) const;
   std::span<const float> Logits(const Active& active) const;  // of output_row

@@ -10,12 +10,6 @@ namespace rkv {
 
 namespace {
 
-// Stands for an answer when asking a template what follows one.
-constexpr std::string_view kAnswerPlaceholder =
-    "\x1e\x1e"
-    "answer"
-    "\x1e\x1e";
-
 size_t CountMarkers(std::string_view text) {
   size_t n = 0;
   for (size_t at = text.find(MediaMarker()); at != std::string_view::npos;
@@ -23,6 +17,30 @@ size_t CountMarkers(std::string_view text) {
     ++n;
   }
   return n;
+}
+
+// `text` as somebody's words: what stands for media in a prompt is text in it.
+std::string BreakMarkers(std::string_view text) {
+  constexpr size_t kCut = 2;  // bytes of the marker before the break
+  std::string result;
+  for (size_t at = text.find(MediaMarker()); at != std::string_view::npos;
+       at = text.find(MediaMarker())) {
+    result += text.substr(0, at + kCut);
+    result += kTextBreak;
+    text.remove_prefix(at + kCut);
+  }
+  return result += text;
+}
+
+// Stands for an answer when asking a template what follows one. In none of the messages.
+std::string AnswerPlaceholder(std::span<const ChatMessage> messages) {
+  for (size_t i = 0;; ++i) {
+    std::string placeholder = fmt::format("rkv answer {} rkv", i);
+    const bool taken = std::ranges::any_of(messages, [&](const ChatMessage& message) {
+      return message.content.find(placeholder) != std::string::npos;
+    });
+    if (!taken) return placeholder;
+  }
 }
 
 }  // namespace
@@ -54,18 +72,33 @@ MemoryStats Conversation::stats() const { return impl_->memory().stats(); }
 const MemoryOptions& Conversation::memory_options() const { return impl_->memory().options(); }
 
 Result<std::string> Conversation::Impl::NewPromptText(std::vector<ChatMessage> messages) const {
+  if (!template_.is_plain()) {
+    // A model's own marks of reasoning stay what they are in its answers.
+    std::vector<std::string> marks = template_.reasoning().end;
+    marks.push_back(template_.reasoning().start);
+    for (ChatMessage& message : messages) {
+      const bool answer = message.role == "assistant";
+      message.content = model_.tokenizer().BreakControlTokens(
+          message.content, answer ? marks : std::vector<std::string>());
+    }
+  }
   // What the cache has seen of earlier turns stays as it was read and generated. New is what the
   // template puts after the last answer; templates may trim or shorten the history before it.
   const auto answer = std::find_if(messages_.rbegin(), messages_.rend(),
                                    [](const ChatMessage& m) { return m.role == "assistant"; });
   if (answer == messages_.rend()) return template_.Render(messages, true);
-  messages[static_cast<size_t>(messages_.rend() - answer) - 1].content = kAnswerPlaceholder;
-  const std::string text = template_.Render(messages, true);
-  const size_t at = text.rfind(kAnswerPlaceholder);
+  const std::string placeholder = AnswerPlaceholder(messages);
+  messages[static_cast<size_t>(messages_.rend() - answer) - 1].content = placeholder;
+  RKV_ASSIGN_OR_RETURN(const std::string text, template_.Render(messages, true));
+  const size_t at = text.rfind(placeholder);
   if (at == std::string::npos) {
     return Unsupported("the chat template leaves the answer before the last message out");
   }
-  return text.substr(at + kAnswerPlaceholder.size());
+  return text.substr(at + placeholder.size());
+}
+
+void Conversation::Impl::AddSystemPrompt(std::string_view text) {
+  messages_.push_back({.role = "system", .content = BreakMarkers(text)});
 }
 
 Status Conversation::Impl::CheckLength(const std::vector<PromptChunk>& chunks) const {
@@ -103,13 +136,17 @@ Status Conversation::Impl::AddUserMessageWithMedia(std::string_view text,
                                                    std::span<const MediaFile> files) {
   RKV_ASSIGN_OR_RETURN(const auto media, DecodeAll(files));
   std::string content;
-  if (CountMarkers(text) == 0) {
+  if (media.empty()) {
+    content = BreakMarkers(text);
+  } else if (CountMarkers(text) == 0) {
     for (size_t i = 0; i < media.size(); ++i) content += MediaMarker();
-  } else if (CountMarkers(text) != media.size()) {
+    content += text;
+  } else if (CountMarkers(text) == media.size()) {
+    content = text;
+  } else {
     return InvalidArgument(fmt::format("the text marks {} pictures with {}, but {} were given",
                                        CountMarkers(text), MediaMarker(), media.size()));
   }
-  content += text;
   std::vector<ChatMessage> messages = messages_;
   messages.push_back({.role = "user", .content = std::move(content)});
   RKV_ASSIGN_OR_RETURN(const std::string prompt, NewPromptText(messages));
@@ -123,14 +160,8 @@ Status Conversation::Impl::AddMessages(std::span<const Message> added) {
   for (const Message& message : added) {
     std::string content;
     for (const Message::Part& part : message.parts) {
-      if (CountMarkers(part.text) > 0) {
-        return InvalidArgument(
-            fmt::format("the text '{}' stands for a picture inside of prompts, so messages cannot "
-                        "contain it",
-                        MediaMarker()));
-      }
       if (part.media.has_value()) files.push_back(*part.media);
-      content += part.media.has_value() ? MediaMarker() : std::string_view(part.text);
+      content += part.media.has_value() ? std::string(MediaMarker()) : BreakMarkers(part.text);
     }
     messages.push_back({.role = message.role, .content = std::move(content)});
   }
@@ -274,10 +305,12 @@ std::optional<size_t> Conversation::Impl::TakeText(size_t index, size_t max_toke
   return last_row;
 }
 
-Result<std::optional<size_t>> Conversation::Impl::TakeMedia(size_t max_tokens, Ubatch& ubatch) {
+Result<std::optional<size_t>> Conversation::Impl::TakeMedia(size_t max_tokens,
+                                                            const StepWatch& watch,
+                                                            Ubatch& ubatch) {
   const PromptChunk& chunk = prompt_.front();
   if (taken_ == 0) {
-    RKV_ASSIGN_OR_RETURN(embeddings_, EncodeMedia(model_, chunk));
+    RKV_ASSIGN_OR_RETURN(embeddings_, EncodeMedia(model_, chunk, watch));
     positions_ = MediaPositions(model_, chunk, next_position_);
     ubatch.media.emplace_back(0, MediaGrid(chunk, memory_.tokens_seen()));
   }

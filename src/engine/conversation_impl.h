@@ -22,15 +22,14 @@ class Conversation::Impl {
       : model_(model), template_(chat_template), memory_(std::move(memory)) {}
 
   const Model& model() const { return model_; }
+  const ReasoningTags& reasoning() const { return template_.reasoning(); }
   Status AddUserMessage(std::string_view text, std::span<const std::string> files);
   Status AddUserMessageWithMedia(std::string_view text, std::span<const MediaFile> files);
   Status AddMessages(std::span<const Message> messages);
   Status AddText(std::string_view text);
   size_t max_answer_tokens() const;
   uint64_t max_held_bytes(size_t n_answer_tokens) const;
-  void AddSystemPrompt(std::string_view text) {
-    messages_.push_back({.role = "system", .content = std::string(text)});
-  }
+  void AddSystemPrompt(std::string_view text);
   Status Undo();
   Result<std::unique_ptr<Impl>> Copy() const;
 
@@ -49,8 +48,9 @@ class Conversation::Impl {
   // the row of the prompt's last token if that is among them: its logits start the answer.
   std::optional<size_t> TakeText(size_t index, size_t max_tokens, Ubatch& ubatch);
   // The same for the media chunk in front, as the ubatch's only content. Its encoder runs on the
-  // first call.
-  Result<std::optional<size_t>> TakeMedia(size_t max_tokens, Ubatch& ubatch);
+  // first call, and fails with kCancelled if `watch` stops it.
+  Result<std::optional<size_t>> TakeMedia(size_t max_tokens, const StepWatch& watch,
+                                          Ubatch& ubatch);
 
   // A token of the answer has been chosen.
   void AddAnswerToken(llama_token token);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "engine/answer_loop.h"
@@ -69,7 +70,11 @@ Result<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options,
                                                 .rpc_servers = options.rpc_servers},
                                                load_progress));
   RKV_ASSIGN_OR_RETURN(auto chat_template,
-                       ChatTemplate::Create(model->llama(), options.chat_template));
+                       ChatTemplate::Create(model->llama(),
+                                            {.choice = options.chat_template,
+                                             .kwargs = options.chat_template_kwargs,
+                                             .enable_thinking = options.enable_thinking,
+                                             .split_reasoning = options.split_reasoning}));
   return std::unique_ptr<Engine>(
       new Engine(std::make_unique<Impl>(options, std::move(model), std::move(chat_template))));
 }
@@ -134,8 +139,7 @@ Status AnswerBatch::Begin(AnswerRequest& request) {
         fmt::format("{} conversations are being answered, as many as the engine was loaded for",
                     impl_->max_answers));
   }
-  impl_->loop.Add(request);
-  return OkStatus();
+  return impl_->loop.Add(request);
 }
 
 std::unique_ptr<AnswerBatch> Engine::NewAnswerBatch() {
@@ -170,12 +174,14 @@ Result<std::vector<float>> Engine::ReadPrompt(Conversation& conversation) {
   if (!conversation.impl().waiting()) return InvalidArgument("there is no prompt to read");
   AnswerRequest request{.conversation = &conversation, .options = {}};
   AnswerLoop loop(*impl_->model);
-  loop.Add(request);
+  RKV_RETURN_IF_ERROR(loop.Add(request));
   return loop.ReadPrompt();
 }
 
-std::vector<int32_t> Engine::Tokenize(std::string_view text) const {
-  return impl_->model->Tokenize(text, false);
+Result<std::vector<int32_t>> Engine::Tokenize(std::string_view text) const {
+  constexpr size_t kMaxTokens = size_t{1} << 20;
+  return impl_->model->tokenizer().Tokenize(
+      text, false, std::max(kMaxTokens, static_cast<size_t>(impl_->model->n_ctx())));
 }
 Result<std::string> Engine::Detokenize(std::span<const int32_t> tokens) const {
   const int32_t n_vocab = llama_vocab_n_tokens(impl_->model->vocab());

@@ -233,7 +233,7 @@ TEST(EngineTest, ForcedAnswersAreTakenWhateverTheModelSays) {
   for (const int32_t none : {-1, std::numeric_limits<int32_t>::max()}) {
     EXPECT_EQ(engine->Detokenize({&none, 1}).status().code(), StatusCode::kInvalidArgument);
   }
-  EXPECT_EQ(engine->Tokenize("59"), std::vector(right.forced.begin(), right.forced.end() - 1));
+  EXPECT_EQ(*engine->Tokenize("59"), std::vector(right.forced.begin(), right.forced.end() - 1));
 
   ASSERT_TRUE(conversation->AddUserMessage("value of Z").ok());
   const Seen wrong = force(*conversation, "green");

@@ -209,6 +209,7 @@ void Bridge::Prepare(llama_context_params& params) {
 bool Bridge::OnNode(ggml_tensor* node, bool ask, void* self) {
   if (ask) {
     auto* bridge = static_cast<Bridge*>(self);
+    ++bridge->n_nodes_;
     // llama.cpp reuses graphs, so a node can come as an earlier decode left it.
     if (node->op == GGML_OP_CUSTOM && !bridge->decoding_) bridge->RestoreNode(node);
     if (bridge->probe_ != nullptr) {
@@ -220,6 +221,18 @@ bool Bridge::OnNode(ggml_tensor* node, bool ask, void* self) {
   }
   // "Not interested in the result": the graph still runs as one piece.
   return !ask;
+}
+
+// ggml asks after each node, on the thread that decodes, if it should stop.
+bool Bridge::OnAbortCheck(void* self) {
+  auto* bridge = static_cast<Bridge*>(self);
+  const StepWatch& watch = *bridge->watch_;
+  ++bridge->n_computed_;
+  if (watch.on_progress) {
+    watch.on_progress(std::min(1.0, static_cast<double>(bridge->n_computed_) /
+                                        static_cast<double>(bridge->n_nodes_)));
+  }
+  return watch.stop && watch.stop();
 }
 
 Result<MemoryShape> Bridge::Probe(llama_context* ctx) {
@@ -392,7 +405,7 @@ llama_batch Bridge::FillBatch(const Ubatch& ubatch) {
           .logits = output_.data()};
 }
 
-Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch) {
+Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch, const StepWatch* watch) {
   if (ubatch.tokens.empty() || ubatch.tokens.size() > llama_n_ubatch(ctx)) {
     return InvalidArgument(fmt::format("a ubatch of {} tokens does not fit the context's {}",
                                        ubatch.tokens.size(), llama_n_ubatch(ctx)));
@@ -412,16 +425,22 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch) {
     hook->rewritten = false;
   }
   rewrite_error_ = OkStatus();
+  watch_ = watch;
+  n_nodes_ = 0;
+  n_computed_ = 0;
+  if (watch != nullptr) llama_set_abort_callback(ctx, &Bridge::OnAbortCheck, this);
   // Also if there is not enough memory for it.
   struct Ending {
     Bridge& bridge;
+    llama_context* ctx;
     bool commits = false;
     ~Ending() {
       bridge.decoding_ = false;
+      if (bridge.watch_ != nullptr) llama_set_abort_callback(ctx, nullptr, nullptr);
       if (commits) return;
       for (const Segment& segment : bridge.segments_) segment.memory->AbortAppend();
     }
-  } ending{*this};
+  } ending{*this, ctx};
   for (const auto& [memory, span] : ubatch.media) segments_[memory].memory->AddMedia(span);
   while (transits_.size() < segments_.size()) transits_.push_back(std::make_unique<Transit>());
   for (size_t i = 0; i < segments_.size(); ++i) {

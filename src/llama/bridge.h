@@ -8,6 +8,7 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <span>
@@ -45,6 +46,12 @@ struct Ubatch {
   void Clear();
 };
 
+// Looks at a step while it is computed, on the thread that asked for it.
+struct StepWatch {
+  std::function<bool()> stop;                     // true: give it up
+  std::function<void(double done)> on_progress;  // 0 to 1, some hundred times
+};
+
 // Replaces the attention of one work item, for tests that compare with a reference.
 using AttendFunction = void (*)(const Segment&, size_t layer, size_t kv_head, size_t first_token,
                                 size_t n_tokens, const UbatchTensors&, AttentionScratch&);
@@ -72,7 +79,8 @@ class Bridge {
   // Decodes a ubatch; logits are then in the context, as after llama_decode. On an error nothing
   // has been added to any Memory. REQUIRES: Probe() succeeded and all Memories have its shape; at
   // most n_ubatch tokens, at least one.
-  Status Decode(llama_context* ctx, const Ubatch& ubatch);
+  // `watch`, if there is one, sees the step, and kCancelled means that it stopped it.
+  Status Decode(llama_context* ctx, const Ubatch& ubatch, const StepWatch* watch = nullptr);
 
   void set_attend_for_test(AttendFunction attend) { attend_ = attend; }
 
@@ -95,12 +103,16 @@ class Bridge {
   void RewriteNode(ggml_tensor* node);
   void RestoreNode(ggml_tensor* node);
   void AttendLayer(LayerHook& hook, const ggml_tensor* node, size_t thread);
+  static bool OnAbortCheck(void* self);
   Status BuildSegments(const Ubatch& ubatch);
   llama_batch FillBatch(const Ubatch& ubatch);
 
   AttendFunction attend_ = AttendSegment;
   std::unique_ptr<GraphProbe> probe_;  // while Probe() runs
   bool decoding_ = false;              // while Decode() runs
+  const StepWatch* watch_ = nullptr;   // of the current decode
+  size_t n_nodes_ = 0;                 // of the current decode's graph
+  size_t n_computed_ = 0;              // of these, about
   MemoryShape shape_;
   llama_pos end_position_ = std::numeric_limits<llama_pos>::max();
   std::vector<int> layer_of_cache_;                 // llama's layer index -> ours, or -1

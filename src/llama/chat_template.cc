@@ -1,32 +1,42 @@
+// The only file that includes a header of llama.cpp's `common`, which is no public library. It is
+// pinned with llama.cpp itself; docs/decisions/003 tells why it is used.
 #include "llama/chat_template.h"
 
+#include <chat.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <log.h>
 
 #include <algorithm>
-#include <vector>
+#include <exception>
+#include <functional>
+#include <iterator>
 
+#include "base/deep_stack.h"
 #include "base/strings.h"
 
 namespace rkv {
 
 namespace {
 
-// Length of the rendered prompt, or a negative number for a template llama.cpp does not know.
-int32_t Apply(const std::string& jinja, std::span<const llama_chat_message> messages,
-              bool add_assistant, std::string& out) {
-  const auto apply = [&] {
-    return llama_chat_apply_template(jinja.c_str(), messages.data(), messages.size(), add_assistant,
-                                     out.data(), static_cast<int32_t>(out.size()));
-  };
-  int32_t n = apply();
-  if (n > static_cast<int32_t>(out.size())) {
-    out.resize(static_cast<size_t>(n));
-    n = apply();
-  }
-  out.resize(static_cast<size_t>(std::max(n, 0)));
-  return n;
-}
+// The largest templates that models carry are 40 KB.
+constexpr size_t kMaxTemplateBytes = size_t{256} << 10;
+// The engine recurses as deep as a template nests; frames of it take up to so much.
+constexpr size_t kStackBytesPerByte = 4096;
+constexpr size_t kLeastStackBytes = size_t{8} << 20;
+constexpr size_t kMaxNesting = 500;
+
+// `common` logs to stderr by itself.
+class QuietLog {
+ public:
+  QuietLog() : before_(common_log_get_verbosity_thold()) { common_log_set_verbosity_thold(-1); }
+  ~QuietLog() { common_log_set_verbosity_thold(before_); }
+  QuietLog(const QuietLog&) = delete;
+  QuietLog& operator=(const QuietLog&) = delete;
+
+ private:
+  int before_;
+};
 
 std::vector<std::string_view> BuiltinNames() {
   std::vector<const char*> names(static_cast<size_t>(llama_chat_builtin_templates(nullptr, 0)));
@@ -34,81 +44,176 @@ std::vector<std::string_view> BuiltinNames() {
   return {names.begin(), names.end()};
 }
 
-}  // namespace
-
-std::optional<std::string> ChatTemplate::EndMarkerOnly(std::string_view jinja) {
-  // Text outside of blocks is what the template adds; only one piece of it, after answers, is ours.
-  std::string marker;
-  bool after_answer = false;
-  while (!jinja.empty()) {
-    const size_t block = jinja.find('{');
-    const std::string_view text = TrimSpace(jinja.substr(0, block));
-    if (!text.empty()) {
-      if (!marker.empty() || !after_answer) return std::nullopt;
-      marker = std::string(text);
-    }
-    if (block == std::string_view::npos) break;
-    jinja.remove_prefix(block);
-    const bool statement = jinja.starts_with("{%");
-    const size_t end = jinja.find(statement ? "%}" : "}}");
-    if (end == std::string_view::npos || (!statement && !jinja.starts_with("{{"))) {
-      return std::nullopt;
-    }
-    const std::string_view body = jinja.substr(2, end - 2);
-    const bool quotes = body.find_first_of("'\"") != std::string_view::npos;
-    if (!statement && quotes) return std::nullopt;  // Output of literal text.
-    after_answer = statement && body.find("role") != std::string_view::npos &&
-                   body.find("assistant") != std::string_view::npos;
-    jinja.remove_prefix(end + 2);
-  }
-  return marker;
+std::string TheChoices() {
+  return fmt::format(
+      "choose one with --chat-template NAME (none, {}), or pass a Jinja file with "
+      "--chat-template-file",
+      fmt::join(BuiltinNames(), ", "));
 }
 
-Result<ChatTemplate> ChatTemplate::Create(const llama_model* model, std::string_view choice) {
-  ChatTemplate result;
-  if (choice == "none") {
-    result.end_marker_ = "";
-    return result;
+// Of brackets, also those in strings: templates nest a dozen deep.
+size_t Nesting(std::string_view jinja) {
+  size_t depth = 0;
+  size_t deepest = 0;
+  for (const char c : jinja) {
+    if (c == '(' || c == '[' || c == '{') deepest = std::max(deepest, ++depth);
+    if (depth > 0 && (c == ')' || c == ']' || c == '}')) --depth;
   }
-  if (!choice.empty()) {
-    const std::vector<std::string_view> names = BuiltinNames();
-    if (std::ranges::find(names, choice) == names.end()) {
-      return InvalidArgument(fmt::format("unknown chat template '{}'; templates are: none, {}",
-                                         choice, fmt::join(names, ", ")));
+  return deepest;
+}
+
+// The first line of what the engine says, without the excerpt of the template below it.
+std::string Reason(const std::exception& error) {
+  std::string_view text = error.what();
+  for (const std::string_view prefix : {"Error while executing template: ", "Jinja Exception: "}) {
+    if (const size_t at = text.find(prefix); at != std::string_view::npos) {
+      text.remove_prefix(at + prefix.size());
     }
-    result.builtin_ = std::string(choice);
+  }
+  return std::string(TrimSpace(text.substr(0, text.find('\n'))));
+}
+
+ReasoningTags TagsOf(const common_chat_params& params, const llama_vocab* vocab) {
+  ReasoningTags tags;
+  if (params.thinking_start_tag.empty() || params.thinking_end_tags.empty()) return tags;
+  tags.start = params.thinking_start_tag;
+  tags.end = params.thinking_end_tags;
+  const std::string& prompt = params.generation_prompt;
+  const size_t open = prompt.rfind(tags.start);
+  tags.starts_open = open != std::string::npos &&
+                     std::ranges::none_of(tags.end, [&](const std::string& end) {
+                       return prompt.find(end, open) != std::string::npos;
+                     });
+  std::vector<std::string> texts = tags.end;
+  texts.push_back(tags.start);
+  for (const std::string& text : texts) {
+    std::vector<llama_token> tokens(text.size() + 2);
+    const int32_t n = llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()),
+                                     tokens.data(), static_cast<int32_t>(tokens.size()), false,
+                                     true);
+    tokens.resize(static_cast<size_t>(std::max(n, 0)));
+    std::ranges::copy_if(tokens, std::back_inserter(tags.tokens), [vocab](llama_token token) {
+      return (llama_vocab_get_attr(vocab, token) & LLAMA_TOKEN_ATTR_CONTROL) != 0;
+    });
+  }
+  return tags;
+}
+
+}  // namespace
+
+class ChatTemplate::Jinja {
+ public:
+  // Both throw what the engine throws.
+  Jinja(const llama_model* model, const std::string& source, const ChatTemplateOptions& options)
+      : templates_(common_chat_templates_init(model, source)), options_(options) {}
+
+  common_chat_params Apply(std::span<const ChatMessage> messages, bool add_assistant) const {
+    common_chat_templates_inputs inputs;
+    for (const ChatMessage& message : messages) {
+      common_chat_msg one;
+      one.role = message.role;
+      one.content = message.content;
+      inputs.messages.push_back(std::move(one));
+    }
+    inputs.add_generation_prompt = add_assistant;
+    inputs.enable_thinking = options_.enable_thinking;
+    inputs.chat_template_kwargs = options_.kwargs;
+    return common_chat_templates_apply(templates_.get(), inputs);
+  }
+
+  // Runs `work` with a deep stack and the engine's errors as ours, with this code.
+  Status Guard(StatusCode code, std::string_view what, const std::function<void()>& work) const {
+    return Guard(stack_bytes_, code, what, work);
+  }
+  static Status Guard(size_t stack_bytes, StatusCode code, std::string_view what,
+                      const std::function<void()>& work) {
+    const QuietLog quiet;
+    try {
+      return RunOnStackOf(stack_bytes, work);
+    } catch (const std::exception& error) {
+      return Status(code, fmt::format("{}: {}", what, Reason(error)));
+    }
+  }
+
+  void set_stack_bytes(size_t stack_bytes) { stack_bytes_ = stack_bytes; }
+
+ private:
+  common_chat_templates_ptr templates_;
+  ChatTemplateOptions options_;
+  size_t stack_bytes_ = kLeastStackBytes;
+};
+
+ChatTemplate::ChatTemplate() = default;
+ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
+ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
+ChatTemplate::~ChatTemplate() = default;
+
+Result<ChatTemplate> ChatTemplate::Create(const llama_model* model,
+                                          const ChatTemplateOptions& options) {
+  ChatTemplate result;
+  if (options.choice == "none") return result;
+  std::string source = options.choice;
+  const bool is_jinja =
+      source.find("{%") != std::string::npos || source.find("{{") != std::string::npos;
+  if (!source.empty() && !is_jinja) {
+    const std::vector<std::string_view> names = BuiltinNames();
+    if (std::ranges::find(names, source) == names.end()) {
+      return InvalidArgument(fmt::format("unknown chat template '{}'; {}", source, TheChoices()));
+    }
+    result.builtin_ = source;
     return result;
   }
-  const char* own = llama_model_chat_template(model, nullptr);
-  if (own == nullptr) {  // A base model: it continues text.
-    result.end_marker_ = "";
-    return result;
+  if (source.empty()) {
+    const char* own = llama_model_chat_template(model, nullptr);
+    if (own == nullptr) own = llama_model_chat_template(model, "tool_use");
+    if (own == nullptr) {
+      return Unsupported(fmt::format("the model has no chat template; {}", TheChoices()));
+    }
+    source = own;
   }
-  const llama_chat_message probe{.role = "user", .content = "x"};
-  std::string rendered(256, '\0');
-  if (Apply(own, {&probe, 1}, true, rendered) >= 0) {
-    result.builtin_ = own;
-    return result;
+  if (source.size() > kMaxTemplateBytes || Nesting(source) > kMaxNesting) {
+    return BadFile(fmt::format("the chat template has {} bytes, nested {} deep; at most {} and {} "
+                               "are accepted",
+                               source.size(), Nesting(source), kMaxTemplateBytes, kMaxNesting));
   }
-  result.end_marker_ = EndMarkerOnly(own);
-  if (!result.end_marker_.has_value()) {
-    return Unsupported(fmt::format(
-        "the model's chat template is not one that is recognised; choose one with --chat-template: "
-        "none, {}",
-        fmt::join(BuiltinNames(), ", ")));
+  const size_t stack_bytes = kLeastStackBytes + kStackBytesPerByte * source.size();
+  // Most templates want a conversation that begins with the user.
+  const ChatMessage probe{.role = "user", .content = "x"};
+  common_chat_params params;
+  RKV_RETURN_IF_ERROR(Jinja::Guard(
+      stack_bytes, StatusCode::kBadFile,
+      fmt::format("the chat template cannot be run ({})", TheChoices()), [&] {
+        result.jinja_ = std::make_unique<Jinja>(model, options.choice, options);
+        params = result.jinja_->Apply({&probe, 1}, true);
+      }));
+  result.jinja_->set_stack_bytes(stack_bytes);
+  result.reasoning_ = TagsOf(params, llama_model_get_vocab(model));
+  if (!options.split_reasoning) {
+    result.reasoning_.start.clear();
+    result.reasoning_.end.clear();
   }
   return result;
 }
 
-std::string ChatTemplate::Render(std::span<const ChatMessage> messages, bool add_assistant) const {
-  if (end_marker_.has_value()) {
-    std::string text;
-    for (const ChatMessage& message : messages) {
-      text += message.content;
-      if (message.role == "assistant") text += *end_marker_;
-    }
+bool ChatTemplate::is_plain() const { return builtin_.empty() && jinja_ == nullptr; }
+
+Result<std::string> ChatTemplate::Render(std::span<const ChatMessage> messages,
+                                         bool add_assistant) const {
+  if (!builtin_.empty()) return RenderBuiltin(builtin_, messages, add_assistant);
+  std::string text;
+  if (jinja_ == nullptr) {
+    for (const ChatMessage& message : messages) text += message.content;
     return text;
   }
+  RKV_RETURN_IF_ERROR(
+      jinja_->Guard(StatusCode::kInvalidArgument, "the chat template refuses these messages",
+                    [&] { text = jinja_->Apply(messages, add_assistant).prompt; }));
+  return text;
+}
+
+Result<std::string> ChatTemplate::RenderBuiltin(const std::string& name,
+                                                std::span<const ChatMessage> messages,
+                                                bool add_assistant) {
   std::vector<llama_chat_message> parts;
   size_t n_bytes = 256;
   for (const ChatMessage& message : messages) {
@@ -116,7 +221,19 @@ std::string ChatTemplate::Render(std::span<const ChatMessage> messages, bool add
     n_bytes += 2 * message.content.size();
   }
   std::string text(n_bytes, '\0');
-  Apply(builtin_, parts, add_assistant, text);
+  const auto apply = [&] {
+    return llama_chat_apply_template(name.c_str(), parts.data(), parts.size(), add_assistant,
+                                     text.data(), static_cast<int32_t>(text.size()));
+  };
+  int32_t n = apply();
+  if (n > static_cast<int32_t>(text.size())) {
+    text.resize(static_cast<size_t>(n));
+    n = apply();
+  }
+  if (n < 0) {
+    return InvalidArgument(fmt::format("the chat template '{}' refuses these messages", name));
+  }
+  text.resize(static_cast<size_t>(n));
   return text;
 }
 

@@ -4,34 +4,65 @@
 
 #include <llama.h>
 
-#include <optional>
+#include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "retentivekv/engine.h"
 #include "retentivekv/status.h"
 
 namespace rkv {
 
-// llama.cpp's public API recognises the templates of some fifty model families; it does not run
-// Jinja. Beside those: "none" (texts follow each other as they are), and templates that add nothing
-// but an end marker after each answer, which are recognised from the model file.
+// How a template has a model write down its reasoning, e.g. between "<think>" and "</think>".
+struct ReasoningTags {
+  std::string start = {};                // empty: the template knows no reasoning
+  std::vector<std::string> end = {};     // any of these
+  bool starts_open = false;              // the prompt ends with the start
+  std::vector<llama_token> tokens = {};  // control tokens that these are made of
+};
+
+struct ChatTemplateOptions {
+  // Empty: the model's own. "none": texts follow each other as they are. One of llama.cpp's names,
+  // such as "chatml". Anything with "{%" or "{{": Jinja.
+  std::string choice;
+  std::map<std::string, std::string> kwargs;  // variables of the template: name, JSON
+  bool enable_thinking = true;                // the variable `enable_thinking`
+  bool split_reasoning = true;                // false: reasoning() has tokens only
+};
+
+// llama.cpp's Jinja engine runs the model's template, as its programs do.
 class ChatTemplate {
  public:
-  // `choice`: empty for the model's own template, a built-in name such as "chatml", or "none".
-  static Result<ChatTemplate> Create(const llama_model* model, std::string_view choice);
+  // kInvalidArgument for an unknown name and for kwargs that are no JSON, kBadFile for a template
+  // that cannot be parsed or run, kUnsupported for a model without one.
+  static Result<ChatTemplate> Create(const llama_model* model, const ChatTemplateOptions& options);
 
-  // The prompt of a whole conversation; with `add_assistant`, up to where the answer begins.
-  std::string Render(std::span<const ChatMessage> messages, bool add_assistant) const;
+  ChatTemplate(ChatTemplate&&) noexcept;
+  ChatTemplate& operator=(ChatTemplate&&) noexcept;
+  ~ChatTemplate();
 
-  // What follows an answer in a template that only marks ends, e.g. "<|im_end|>"; nothing for
-  // templates that do more. For tests.
-  static std::optional<std::string> EndMarkerOnly(std::string_view jinja);
+  // The prompt of a whole conversation; with `add_assistant`, up to where the answer begins. It has
+  // no beginning-of-sequence token if the model's tokenizer adds one. kInvalidArgument for messages
+  // that the template refuses.
+  Result<std::string> Render(std::span<const ChatMessage> messages, bool add_assistant) const;
+
+  const ReasoningTags& reasoning() const { return reasoning_; }
+  // Texts follow each other as they are.
+  bool is_plain() const;
 
  private:
-  std::string builtin_;                    // a template that llama.cpp knows
-  std::optional<std::string> end_marker_;  // otherwise: texts, with this after each answer
+  class Jinja;
+  ChatTemplate();
+  static Result<std::string> RenderBuiltin(const std::string& name,
+                                           std::span<const ChatMessage> messages,
+                                           bool add_assistant);
+
+  std::string builtin_;           // the name of one of llama.cpp's
+  std::unique_ptr<Jinja> jinja_;  // neither: plain
+  ReasoningTags reasoning_;
 };
 
 }  // namespace rkv

@@ -151,33 +151,32 @@ Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view b
 
 uint64_t MediaBytes(const mtmd_bitmap& bitmap) { return mtmd_bitmap_get_n_bytes(&bitmap); }
 
-Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_view text,
-                                                const std::vector<LlamaPtr<mtmd_bitmap>>& media,
-                                                bool add_special) {
-  std::vector<PromptChunk> chunks;
-  if (media.empty()) {
-    PromptChunk chunk;
-    chunk.tokens = model.Tokenize(text, add_special);
-    chunk.n_tokens = chunk.tokens.size();
-    chunk.n_positions = static_cast<llama_pos>(chunk.n_tokens);
-    if (chunk.n_tokens > 0) chunks.push_back(std::move(chunk));
-    return chunks;
-  }
-  const mtmd_input_text input{.text = text.data(),
-                              .text_len = text.size(),
-                              .add_special = add_special,
+namespace {
+
+Status AppendText(const Model& model, std::string_view text, bool add_special,
+                  std::vector<PromptChunk>& chunks) {
+  PromptChunk chunk;
+  RKV_ASSIGN_OR_RETURN(chunk.tokens, model.Tokenize(text, add_special));
+  chunk.n_tokens = chunk.tokens.size();
+  chunk.n_positions = static_cast<llama_pos>(chunk.n_tokens);
+  if (chunk.n_tokens > 0) chunks.push_back(std::move(chunk));
+  return OkStatus();
+}
+
+// With the tokens that the model's pictures and clips begin and end with. A large picture may be cut
+// into several pieces; `n_pieces` counts those of each file.
+Status AppendMedia(const Model& model, const mtmd_bitmap* bitmap,
+                   std::map<std::string, size_t>& n_pieces, std::vector<PromptChunk>& chunks) {
+  const std::string_view marker = MediaMarker();
+  const mtmd_input_text input{.text = marker.data(),
+                              .text_len = marker.size(),
+                              .add_special = false,
                               .parse_special = true};
-  std::vector<const mtmd_bitmap*> bitmaps;
-  for (const auto& bitmap : media) bitmaps.push_back(bitmap.get());
   const LlamaPtr<mtmd_input_chunks> split(mtmd_input_chunks_init());
   const LlamaErrorLog log;
-  const int rc = mtmd_tokenize(model.vision(), split.get(), &input, bitmaps.data(), bitmaps.size());
-  if (rc == 1) {
-    return InvalidArgument(
-        fmt::format("the text has another number of '{}' than there are files", MediaMarker()));
+  if (mtmd_tokenize(model.vision(), split.get(), &input, &bitmap, 1) != 0) {
+    return BadFile(fmt::format("cannot prepare the picture or audio{}", log.Reason()));
   }
-  if (rc != 0) return BadFile(fmt::format("cannot prepare the picture or audio{}", log.Reason()));
-  std::map<std::string, size_t> n_pieces;  // a large picture may be cut into several
   for (size_t i = 0; i < mtmd_input_chunks_size(split.get()); ++i) {
     const mtmd_input_chunk* part = mtmd_input_chunks_get(split.get(), i);
     PromptChunk chunk;
@@ -195,13 +194,42 @@ Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_
     }
     if (chunk.n_tokens > 0) chunks.push_back(std::move(chunk));
   }
+  return OkStatus();
+}
+
+}  // namespace
+
+Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_view text,
+                                                const std::vector<LlamaPtr<mtmd_bitmap>>& media,
+                                                bool add_special) {
+  std::vector<PromptChunk> chunks;
+  std::map<std::string, size_t> n_pieces;
+  for (const auto& bitmap : media) {
+    const size_t at = text.find(MediaMarker());
+    if (at == std::string_view::npos) {
+      return Unsupported("the chat template leaves a picture or clip of the message out");
+    }
+    RKV_RETURN_IF_ERROR(
+        AppendText(model, text.substr(0, at), add_special && chunks.empty(), chunks));
+    add_special = add_special && chunks.empty();
+    RKV_RETURN_IF_ERROR(AppendMedia(model, bitmap.get(), n_pieces, chunks));
+    text.remove_prefix(at + MediaMarker().size());
+  }
+  RKV_RETURN_IF_ERROR(AppendText(model, text, add_special, chunks));
   return chunks;
 }
 
-Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& chunk) {
+Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& chunk,
+                                       const StepWatch& watch) {
   if (const std::vector<float>* known = model.embedding_cache().Find(chunk.key)) return *known;
+  if (watch.stop && watch.stop()) return Cancelled("encoding was stopped");
   const LlamaErrorLog log;
+  const bool audio = mtmd_input_chunk_get_type(chunk.media.get()) == MTMD_INPUT_CHUNK_TYPE_AUDIO;
+  EncoderState& state = model.encoder_state();
+  state = {.watch = &watch, .n_layers = model.n_encoder_layers(audio)};
   const int rc = mtmd_encode_chunk(model.vision(), chunk.media.get());
+  state.watch = nullptr;
+  if (state.stopped) return Cancelled("encoding was stopped");
   const float* embeddings = rc == 0 ? mtmd_get_output_embd(model.vision()) : nullptr;
   if (embeddings == nullptr) {
     return Internal(fmt::format("the vision encoder failed{}", log.Reason()));

@@ -35,14 +35,15 @@ struct PromptChunk {
 };
 
 // Splits text with one MediaMarker() per bitmap into chunks. `add_special` adds the model's
-// beginning-of-sequence token.
+// beginning-of-sequence token. Fails as Model::Tokenize().
 Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_view text,
                                                 const std::vector<LlamaPtr<mtmd_bitmap>>& media,
                                                 bool add_special);
 
 // Runs the vision or audio encoder, unless the model's embedding cache has the chunk: [n_tokens,
-// n_embd] embeddings.
-Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& chunk);
+// n_embd] embeddings. kCancelled if `watch` stops it.
+Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& chunk,
+                                       const StepWatch& watch);
 
 // Position of each token of a media chunk that starts at `first`: (t, row, column, 0) for M-RoPE
 // models, (position, 0, 0, 0) for others.

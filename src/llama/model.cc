@@ -1,6 +1,7 @@
 #include "llama/model.h"
 
 #include <fmt/format.h>
+#include <gguf.h>
 #include <netdb.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -151,6 +152,36 @@ Status CheckServable(const llama_model* model, int n_ctx) {
   return OkStatus();
 }
 
+namespace {
+
+// The number that a GGUF file has under `key`, or 0.
+size_t BlockCount(const std::string& path, const char* key) {
+  const std::unique_ptr<gguf_context, void (*)(gguf_context*)> file(
+      gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}), gguf_free);
+  if (file == nullptr) return 0;
+  const int64_t found = gguf_find_key(file.get(), key);
+  if (found < 0 || gguf_get_kv_type(file.get(), found) != GGUF_TYPE_UINT32) return 0;
+  return gguf_get_val_u32(file.get(), found);
+}
+
+// Each layer of an encoder attends once. The graph is only cut there while somebody watches.
+bool OnEncoderNode(ggml_tensor* node, bool ask, void* encoder_state) {
+  auto& state = *static_cast<EncoderState*>(encoder_state);
+  if (ask) {
+    return state.watch != nullptr &&
+           (node->op == GGML_OP_FLASH_ATTN_EXT || node->op == GGML_OP_SOFT_MAX);
+  }
+  ++state.n_done;
+  if (state.watch->on_progress && state.n_layers > 0) {
+    state.watch->on_progress(std::min(
+        1.0, static_cast<double>(state.n_done) / static_cast<double>(state.n_layers)));
+  }
+  state.stopped |= state.watch->stop && state.watch->stop();
+  return !state.stopped;
+}
+
+}  // namespace
+
 Result<std::unique_ptr<Model>> Model::Load(const ModelOptions& options,
                                            const LoadProgress& progress) {
   InitBackends();
@@ -204,6 +235,7 @@ Status Model::LoadWeights(const LoadProgress& progress) {
     return BadFile(fmt::format("cannot load model '{}'{}", options_.model_path, log.Reason()));
   }
   huge_page_bytes_ = loading.huge_page_bytes;
+  tokenizer_.emplace(vocab());
   n_ctx_ = options_.n_ctx > 0 ? options_.n_ctx : llama_model_n_ctx_train(model_.get());
   const Status servable = CheckServable(model_.get(), n_ctx_);
   if (!servable.ok()) {
@@ -242,7 +274,11 @@ Status Model::MakeContext() {
 }
 
 Status Model::LoadVision() {
+  n_vision_layers_ = BlockCount(options_.mmproj_path, "clip.vision.block_count");
+  n_audio_layers_ = BlockCount(options_.mmproj_path, "clip.audio.block_count");
   mtmd_context_params params = mtmd_context_params_default();
+  params.cb_eval = &OnEncoderNode;
+  params.cb_eval_user_data = &encoder_state_;
   params.use_gpu = options_.n_gpu_layers != 0;
   params.n_threads = llama_n_threads(context_.get());
   params.print_timings = false;
@@ -273,20 +309,6 @@ std::string Model::Description() const {
 llama_token Model::EndOfAnswer() const {
   const llama_token end = llama_vocab_eos(vocab());
   return end != LLAMA_TOKEN_NULL ? end : llama_vocab_eot(vocab());
-}
-
-std::vector<llama_token> Model::Tokenize(std::string_view text, bool add_special) const {
-  const auto size = static_cast<int32_t>(text.size());
-  std::vector<llama_token> tokens(text.size() + 2);
-  int32_t n = llama_tokenize(vocab(), text.data(), size, tokens.data(),
-                             static_cast<int32_t>(tokens.size()), add_special, true);
-  if (n < 0) {
-    tokens.resize(static_cast<size_t>(-n));
-    n = llama_tokenize(vocab(), text.data(), size, tokens.data(),
-                       static_cast<int32_t>(tokens.size()), add_special, true);
-  }
-  tokens.resize(static_cast<size_t>(std::max(n, 0)));
-  return tokens;
 }
 
 std::string Model::TokenText(llama_token token, bool special) const {

@@ -7,12 +7,14 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "llama/bridge.h"
 #include "llama/embedding_cache.h"
+#include "llama/tokenizer.h"
 #include "retentivekv/status.h"
 
 namespace rkv {
@@ -54,6 +56,14 @@ Status CheckServable(const llama_model* model, int n_ctx);
 // True if positions have several components, so that embeddings come with four each.
 bool UsesMrope(const llama_model* model);
 
+// What is told of the vision or audio encoder while it runs.
+struct EncoderState {
+  const StepWatch* watch = nullptr;
+  size_t n_layers = 0;  // of the encoder; 0: unknown
+  size_t n_done = 0;    // of these
+  bool stopped = false;
+};
+
 class Model {
  public:
   // Fails with kBadFile for missing, broken and mismatched files, kUnsupported for models that
@@ -72,6 +82,9 @@ class Model {
   bool uses_mrope() const { return UsesMrope(model_.get()); }
 
   EmbeddingCache& embedding_cache() const { return embedding_cache_; }
+  EncoderState& encoder_state() const { return encoder_state_; }
+  // Layers of the encoder of pictures, or of clips.
+  size_t n_encoder_layers(bool audio) const { return audio ? n_audio_layers_ : n_vision_layers_; }
 
   // The token that ends an answer.
   llama_token EndOfAnswer() const;
@@ -82,8 +95,11 @@ class Model {
   size_t huge_page_bytes() const { return huge_page_bytes_; }
   std::string Description() const;  // e.g. "qwen2vl 1B Q4_0"
 
-  // REQUIRES: valid UTF-8 is not required; special tokens in the text are recognised.
-  std::vector<llama_token> Tokenize(std::string_view text, bool add_special) const;
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  // As Tokenizer::Tokenize(), of as many tokens as a conversation can have.
+  Result<std::vector<llama_token>> Tokenize(std::string_view text, bool add_special) const {
+    return tokenizer_->Tokenize(text, add_special, static_cast<size_t>(n_ctx_));
+  }
   // The bytes that a token stands for; special tokens as text if `special`.
   std::string TokenText(llama_token token, bool special) const;
 
@@ -99,11 +115,15 @@ class Model {
   LlamaPtr<llama_model> model_;
   LlamaPtr<llama_context> context_;
   LlamaPtr<mtmd_context> vision_;
+  std::optional<Tokenizer> tokenizer_;
   MemoryShape shape_;
   int n_ctx_ = 0;
   uint64_t fingerprint_ = 0;
   size_t huge_page_bytes_ = 0;
+  size_t n_vision_layers_ = 0;
+  size_t n_audio_layers_ = 0;
   mutable EmbeddingCache embedding_cache_;
+  mutable EncoderState encoder_state_;
 };
 
 }  // namespace rkv

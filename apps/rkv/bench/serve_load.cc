@@ -71,7 +71,7 @@ std::string Words(size_t n, uint64_t seed) {
 std::vector<std::string> MakeTexts(const Engine& engine, size_t n_tokens, int n, uint64_t seed) {
   // Tokens of words depend on the words around them, so some are counted first.
   const size_t n_sample = n_tokens == 0 ? 0 : std::clamp<size_t>(n_tokens, 16, 1024);
-  const size_t n_sampled = engine.Tokenize(Words(n_sample, seed)).size();
+  const size_t n_sampled = engine.Tokenize(Words(n_sample, seed))->size();
   const size_t n_words = n_sample == 0 ? 0 : (n_tokens * n_sample + n_sampled - 1) / n_sampled;
   std::vector<std::string> texts;
   for (int client = 0; client < n; ++client) {
@@ -161,7 +161,7 @@ class ServeMeasuring {
     }
     texts_ = MakeTexts(*engine, depth, engine_options_.max_conversations, plan_.bench.seed);
     const std::string& longest = *std::ranges::max_element(
-        texts_, {}, [&](const std::string& text) { return engine->Tokenize(text).size(); });
+        texts_, {}, [&](const std::string& text) { return engine->Tokenize(text)->size(); });
     const Message first = User(longest + kQuestion, plan_.pictures);
     const auto tokens = [&](const std::vector<Message>& messages) -> Result<size_t> {
       RKV_ASSIGN_OR_RETURN(const auto conversation, engine->NewConversation({}));

@@ -152,7 +152,7 @@ class ConversationPart : public SuitePart {
 
   std::function<void(std::span<const float>, int32_t)> Record(const Place& place,
                                                                const std::string& text) {
-    const size_t n_places = engine_.Tokenize(text).size() + (options_.measure_end ? 1 : 0);
+    const size_t n_places = engine_.Tokenize(text)->size() + (options_.measure_end ? 1 : 0);
     MeasuredTurn& measured = turns_[place.script].back();
     return [&measured, n_places, generated = options_.generate](std::span<const float> logits,
                                                                 int32_t forced) {

@@ -27,8 +27,8 @@ struct Window {
 };
 
 Result<std::vector<Window>> MakeWindows(const Engine& engine, const TextKlOptions& options) {
-  const std::vector<int32_t> text = engine.Tokenize(options.text);
-  const std::vector<int32_t> then = engine.Tokenize(options.then);
+  RKV_ASSIGN_OR_RETURN(const std::vector<int32_t> text, engine.Tokenize(options.text));
+  RKV_ASSIGN_OR_RETURN(const std::vector<int32_t> then, engine.Tokenize(options.then));
   const auto n_context = static_cast<size_t>(options.n_context);
   const size_t n_end = kLead + static_cast<size_t>(options.n_forced);
   const size_t n_window = n_context + n_end;
@@ -76,7 +76,7 @@ class WindowPart : public SuitePart {
  public:
   WindowPart(Engine& engine, const Window& window) : engine_(engine), window_(window) {
     for (size_t end = 0; end < kEnds; ++end) {
-      n_positions_[end] = engine.Tokenize(window.forced[end]).size();
+      n_positions_[end] = engine.Tokenize(window.forced[end])->size();
     }
   }
 

@@ -89,7 +89,7 @@ Result<std::vector<ScriptRegime>> TextKvScripts(const Engine& engine,
   const auto n_context = static_cast<size_t>(options.n_context);
   const size_t pair_tokens =
       engine.Tokenize(Pair{"The silver needle was sold to a lady from", "Chicago"}.sentence())
-          .size();
+          ->size();
   if (n_context < 2 * n_pairs * pair_tokens) {
     return InvalidArgument(
         fmt::format("a context of {} tokens is too short for {} pairs of about {} tokens: pass a "
@@ -97,7 +97,7 @@ Result<std::vector<ScriptRegime>> TextKvScripts(const Engine& engine,
                     n_context, n_pairs, pair_tokens));
   }
   const size_t n_prose = n_context - n_pairs * pair_tokens;
-  const std::vector<int32_t> text = engine.Tokenize(options.text);
+  RKV_ASSIGN_OR_RETURN(const std::vector<int32_t> text, engine.Tokenize(options.text));
   if (text.size() < n_prose) {
     return InvalidArgument(fmt::format(
         "the text has {} tokens, but {} are needed: pass a longer --text or a shorter --context",

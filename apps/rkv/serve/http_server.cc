@@ -165,7 +165,9 @@ class HttpServer::Handlers {
     if (!body.ok()) return SendError(response, ToApiError(body.status()));
     const auto text = StringField(*body, "content");
     if (!text.ok()) return SendError(response, ToApiError(text.status()));
-    SendJson(response, {{"tokens", scheduler_.Tokenize(*text)}});
+    const auto tokens = scheduler_.Tokenize(*text);
+    if (!tokens.ok()) return SendError(response, ToApiError(tokens.status()));
+    SendJson(response, {{"tokens", *tokens}});
   }
 
   void Detokenize(const std::string& bytes, Response& response) const {

@@ -218,8 +218,8 @@ std::optional<json> Scheduler::Inspect(const std::string& conversation_id) {
   });
 }
 
-std::vector<int32_t> Scheduler::Tokenize(const std::string& text) {
-  return Call([&] { return engine_->Tokenize(text); });
+Result<std::vector<int32_t>> Scheduler::Tokenize(const std::string& text) const {
+  return engine_->Tokenize(text);
 }
 
 Result<std::string> Scheduler::Detokenize(std::span<const int32_t> tokens) {

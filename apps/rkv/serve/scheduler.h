@@ -101,7 +101,7 @@ class Scheduler {
   nlohmann::json Conversations();
   // What `rkv inspect -o json` tells, of one conversation in memory; nothing if it is not there.
   std::optional<nlohmann::json> Inspect(const std::string& conversation_id);
-  std::vector<int32_t> Tokenize(const std::string& text);
+  Result<std::vector<int32_t>> Tokenize(const std::string& text) const;
   Result<std::string> Detokenize(std::span<const int32_t> tokens);
 
   // These do not change.

@@ -1,0 +1,72 @@
+// Text to tokens, as llama_tokenize() but in linear time, within bounds, and without control tokens
+// where a text is somebody's words.
+#ifndef RETENTIVEKV_LLAMA_TOKENIZER_H_
+#define RETENTIVEKV_LLAMA_TOKENIZER_H_
+
+#include <llama.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "retentivekv/status.h"
+
+namespace rkv {
+
+// Three invisible characters that Tokenize() takes out. What they stand in is no control token, and
+// no media marker.
+inline constexpr std::string_view kTextBreak = "\u2060\u2063\u2060";
+
+// Thread-safe. The vocabulary must outlive it.
+class Tokenizer {
+ public:
+  explicit Tokenizer(const llama_vocab* vocab);
+
+  // The tokens of `text`, in which texts of special tokens become these tokens. `add_special` adds
+  // what the model begins and ends texts with. kResourceExhausted for a text of more than
+  // `max_tokens`, mostly before it has been tokenized, and for one with a line of more than a
+  // million bytes, as llama.cpp recurses along lines.
+  Result<std::vector<llama_token>> Tokenize(std::string_view text, bool add_special,
+                                            size_t max_tokens) const;
+
+  // `text` with a kTextBreak inside of each text of a control token, so that it stays text. Texts
+  // in `keep` are left as they are.
+  std::string BreakControlTokens(std::string_view text, const std::vector<std::string>& keep) const;
+
+ private:
+  // A part of a text: a special token, or if `token` is null, text that is yet to be tokenized.
+  struct Fragment {
+    std::string_view text;
+    llama_token token = LLAMA_TOKEN_NULL;
+  };
+  // Of a tree of the texts of special tokens.
+  struct Node {
+    std::vector<std::pair<char, uint32_t>> next;
+    llama_token token = LLAMA_TOKEN_NULL;  // whose text ends here
+
+    uint32_t Next(char c) const;  // 0: none
+  };
+
+  void AddSpecial(llama_token token);
+  // Calls found(token, length) for each special token whose text begins `text`, the shortest first.
+  template <typename Found>
+  void ForEachAtFront(std::string_view text, const Found& found) const;
+  bool IsControl(llama_token token) const;
+  std::vector<llama_token> SpecialsIn(std::string_view text) const;
+  std::vector<Fragment> Partition(std::string_view text) const;
+  void Split(const Fragment& fragment, llama_token token, std::vector<Fragment>& parts) const;
+  Status AppendText(std::string_view text, size_t max_tokens, std::vector<llama_token>& out) const;
+  Status AppendPlain(std::string_view text, std::vector<llama_token>& out) const;
+  bool IsTooLong(std::string_view text, size_t max_tokens) const;
+
+  const llama_vocab* vocab_;
+  std::vector<Node> nodes_;
+  size_t longest_token_ = 1;  // bytes of text
+};
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_LLAMA_TOKENIZER_H_
