@@ -9,7 +9,10 @@
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "reference_model.h"
 #include "terminal.h"
@@ -21,7 +24,7 @@ namespace {
 const std::map<std::string, std::string, std::less<>> kShortFlags = {
     {"-ctk", "--cache-type-k"}, {"-ctv", "--cache-type-v"}, {"-mm", "--mmproj"},
     {"-ngl", "--n-gpu-layers"}, {"-np", "--parallel"},      {"-sys", "--system-prompt"},
-    {"-ub", "--ubatch-size"},
+    {"-ub", "--ubatch-size"},   {"-rea", "--reasoning"},
 };
 
 template <typename T>
@@ -121,9 +124,27 @@ void AddModelFlags(CLI::App& command, CommonFlags& flags) {
       ->type_name("N");
   AddFlag(command, "--image-max-tokens", engine.image_max_tokens, "most visual tokens per picture")
       ->type_name("N");
-  AddFlag(command, "--chat-template", engine.chat_template,
-          "a llama.cpp template name, or none; default: the model's own")
-      ->type_name("NAME");
+  AddTemplateFlags(command, flags);
+}
+
+void AddTemplateFlags(CLI::App& command, CommonFlags& flags) {
+  AddFlag(command, "--chat-template", flags.engine.chat_template,
+          "Jinja, a llama.cpp template name, or none; default: the model's own")
+      ->type_name("TEMPLATE");
+  AddFlag(command, "--chat-template-file", flags.chat_template_file,
+          "a file of Jinja in place of the model's chat template")
+      ->type_name("FILE");
+  AddFlag(command, "--chat-template-kwargs", flags.chat_template_kwargs,
+          "variables of the chat template as a JSON object, e.g. {\"enable_thinking\":false}")
+      ->type_name("JSON");
+  AddFlag(command, "--reasoning", flags.reasoning,
+          "on, off, or auto (as the template does): thinking before an answer, -rea")
+      ->check(CLI::IsMember({"on", "off", "auto"}))
+      ->type_name("MODE");
+  AddFlag(command, "--reasoning-format", flags.reasoning_format,
+          "none: thoughts stand in the answer; deepseek or auto: they are told from it")
+      ->check(CLI::IsMember({"none", "deepseek", "auto"}))
+      ->type_name("FORMAT");
 }
 
 void AddSamplingFlags(CLI::App& command, CommonFlags& flags) {
@@ -274,7 +295,43 @@ std::string PolicyHelp() {
   return text;
 }
 
+namespace {
+
+// The file, the variables and the switches of the chat template, as the engine takes them.
+Status ReadTemplateFlags(CommonFlags& flags) {
+  EngineOptions& engine = flags.engine;
+  if (!flags.chat_template_file.empty()) {
+    if (!engine.chat_template.empty()) {
+      return InvalidArgument("--chat-template and --chat-template-file contradict each other");
+    }
+    std::ifstream file(flags.chat_template_file, std::ios::binary);
+    engine.chat_template.assign(std::istreambuf_iterator<char>(file), {});
+    if (!file || engine.chat_template.find("{") == std::string::npos) {
+      return BadFile(
+          fmt::format("'{}' is no file of a Jinja template", flags.chat_template_file));
+    }
+  }
+  if (!flags.chat_template_kwargs.empty()) {
+    const auto kwargs = nlohmann::json::parse(flags.chat_template_kwargs, nullptr, false);
+    if (!kwargs.is_object()) {
+      return InvalidArgument(
+          fmt::format("--chat-template-kwargs '{}' is not a JSON object such as "
+                      "{{\"enable_thinking\":false}}",
+                      flags.chat_template_kwargs));
+    }
+    for (const auto& [name, value] : kwargs.items()) {
+      engine.chat_template_kwargs[name] = value.dump();
+    }
+  }
+  engine.enable_thinking = flags.reasoning != "off";
+  engine.split_reasoning = flags.reasoning_format != "none";
+  return OkStatus();
+}
+
+}  // namespace
+
 Result<std::unique_ptr<Engine>> LoadEngine(CommonFlags& flags) {
+  RKV_RETURN_IF_ERROR(ReadTemplateFlags(flags));
   if (flags.n_batch > 0) flags.engine.n_ubatch = std::min(flags.engine.n_ubatch, flags.n_batch);
   if (flags.engine.model.empty()) {
     RKV_RETURN_IF_ERROR(UseReferenceModel(flags.engine));

@@ -49,6 +49,10 @@ struct CommonFlags {
   std::string absorb, ladder, split;  // empty: what goes with the policy
   std::string type_k, type_v;
   std::string compression;
+  std::string chat_template_file;
+  std::string chat_template_kwargs;
+  std::string reasoning = "auto";
+  std::string reasoning_format = "auto";
   std::string system_prompt;
   std::string kv_report;
   std::string log_file;
@@ -65,6 +69,7 @@ struct CommonFlags {
 void AddCommonFlags(CLI::App& command, CommonFlags& flags);
 // Those of them about the model, the choice of tokens, the cache, and logs.
 void AddModelFlags(CLI::App& command, CommonFlags& flags);
+void AddTemplateFlags(CLI::App& command, CommonFlags& flags);
 void AddSamplingFlags(CLI::App& command, CommonFlags& flags);
 void AddCacheFlags(CLI::App& command, CommonFlags& flags);
 void AddLogFlags(CLI::App& command, CommonFlags& flags);

@@ -164,8 +164,10 @@ class Conversation {
   // Appends text to be gone on from as it is, without the chat template.
   Status AddText(std::string_view text);
 
-  // Tokens that wait to be read when the conversation is answered, visual tokens included.
+  // Tokens that wait to be read when the conversation is answered, visual tokens included; and
+  // which they are, with -1 for visual tokens and those of clips.
   size_t n_waiting_tokens() const;
+  std::vector<int32_t> waiting_tokens() const;
   // Tokens of an answer that the context has room for after them.
   size_t max_answer_tokens() const;
   // The most bytes that the cache can come to hold until everything that waits and so many tokens

@@ -59,6 +59,7 @@ Status Conversation::AddMessages(std::span<const Message> messages) {
 }
 Status Conversation::AddText(std::string_view text) { return impl_->AddText(text); }
 size_t Conversation::n_waiting_tokens() const { return impl_->n_waiting_tokens(); }
+std::vector<int32_t> Conversation::waiting_tokens() const { return impl_->waiting_tokens(); }
 size_t Conversation::max_answer_tokens() const { return impl_->max_answer_tokens(); }
 uint64_t Conversation::max_held_bytes(size_t n_answer_tokens) const {
   return impl_->max_held_bytes(n_answer_tokens);
@@ -72,6 +73,11 @@ MemoryStats Conversation::stats() const { return impl_->memory().stats(); }
 const MemoryOptions& Conversation::memory_options() const { return impl_->memory().options(); }
 
 Result<std::string> Conversation::Impl::NewPromptText(std::vector<ChatMessage> messages) const {
+  // A text that cannot fit is refused before anything is made of it.
+  size_t n_bytes = 0;
+  for (size_t i = messages_.size(); i < messages.size(); ++i) n_bytes += messages[i].content.size();
+  RKV_RETURN_IF_ERROR(
+      model_.tokenizer().CheckSize(n_bytes, static_cast<size_t>(model_.n_ctx())));
   if (!template_.is_plain()) {
     // A model's own marks of reasoning stay what they are in its answers.
     std::vector<std::string> marks = template_.reasoning().end;
@@ -272,6 +278,16 @@ size_t Conversation::Impl::n_waiting_tokens() const {
   size_t n = 0;
   for (const PromptChunk& chunk : prompt_) n += chunk.n_tokens;
   return n - taken_;
+}
+
+std::vector<int32_t> Conversation::Impl::waiting_tokens() const {
+  std::vector<int32_t> tokens;
+  for (const PromptChunk& chunk : prompt_) {
+    tokens.insert(tokens.end(), chunk.tokens.begin(), chunk.tokens.end());
+    if (chunk.media != nullptr) tokens.insert(tokens.end(), chunk.n_tokens, -1);
+  }
+  tokens.erase(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(taken_));
+  return tokens;
 }
 
 std::optional<size_t> Conversation::Impl::FinishTaking(size_t row) {

@@ -43,6 +43,7 @@ class Conversation::Impl {
   bool waiting() const { return !prompt_.empty(); }
   bool next_is_media() const { return waiting() && prompt_.front().media != nullptr; }
   size_t n_waiting_tokens() const;
+  std::vector<int32_t> waiting_tokens() const;
 
   // Moves up to `max_tokens` text tokens of the prompt into the ubatch, as memory `index`. Returns
   // the row of the prompt's last token if that is among them: its logits start the answer.

@@ -27,10 +27,10 @@ struct ReasoningTags {
 struct ChatTemplateOptions {
   // Empty: the model's own. "none": texts follow each other as they are. One of llama.cpp's names,
   // such as "chatml". Anything with "{%" or "{{": Jinja.
-  std::string choice;
-  std::map<std::string, std::string> kwargs;  // variables of the template: name, JSON
-  bool enable_thinking = true;                // the variable `enable_thinking`
-  bool split_reasoning = true;                // false: reasoning() has tokens only
+  std::string choice = {};
+  std::map<std::string, std::string> kwargs = {};  // variables of the template: name, JSON
+  bool enable_thinking = true;                     // the variable `enable_thinking`
+  bool split_reasoning = true;                     // false: reasoning() has tokens only
 };
 
 // llama.cpp's Jinja engine runs the model's template, as its programs do.

@@ -67,6 +67,13 @@ void LlamaTokenize(const llama_vocab* vocab, std::string_view text, std::vector<
   out.resize(before + static_cast<size_t>(std::max(n, 0)));
 }
 
+Status TooManyTokens(size_t max_tokens) {
+  return ResourceExhausted(
+      fmt::format("the text has more than the {} tokens that the context has room for; shorten it "
+                  "or raise --ctx-size",
+                  max_tokens));
+}
+
 Status LineTooLong(size_t n_bytes) {
   return ResourceExhausted(
       fmt::format("the text has a line of {} bytes; at most {} are accepted, so break it up",
@@ -216,7 +223,7 @@ Status Tokenizer::AppendPlain(std::string_view text, std::vector<llama_token>& o
 Status Tokenizer::AppendText(std::string_view text, size_t max_tokens,
                              std::vector<llama_token>& out) const {
   if (text.size() > kUsualBytesPerToken * max_tokens && IsTooLong(text, max_tokens)) {
-    return ResourceExhausted(fmt::format("the text has more than {} tokens", max_tokens));
+    return TooManyTokens(max_tokens);
   }
   const size_t before = out.size();
   RKV_RETURN_IF_ERROR(AppendPlain(text, out));
@@ -239,14 +246,15 @@ Status Tokenizer::AppendText(std::string_view text, size_t max_tokens,
   return AppendText(text, max_tokens, out);
 }
 
+Status Tokenizer::CheckSize(size_t n_bytes, size_t max_tokens) const {
+  return n_bytes / longest_token_ > max_tokens ? TooManyTokens(max_tokens) : OkStatus();
+}
+
 Result<std::vector<llama_token>> Tokenizer::Tokenize(std::string_view text, bool add_special,
                                                      size_t max_tokens) const {
-  const auto too_long = [&] {
-    return ResourceExhausted(fmt::format("the text has more than {} tokens", max_tokens));
-  };
-  if (text.size() / longest_token_ > max_tokens) return too_long();
+  RKV_RETURN_IF_ERROR(CheckSize(text.size(), max_tokens));
   std::vector<Fragment> fragments = Partition(text);
-  if (fragments.size() / 2 > max_tokens) return too_long();
+  if (fragments.size() / 2 > max_tokens) return TooManyTokens(max_tokens);
   std::vector<llama_token> tokens;
   if (add_special && llama_vocab_get_add_bos(vocab_)) tokens.push_back(llama_vocab_bos(vocab_));
   for (const Fragment& fragment : fragments) {
@@ -255,7 +263,7 @@ Result<std::vector<llama_token>> Tokenizer::Tokenize(std::string_view text, bool
     } else {
       RKV_RETURN_IF_ERROR(AppendText(WithoutBreaks(fragment.text), max_tokens, tokens));
     }
-    if (tokens.size() > max_tokens) return too_long();
+    if (tokens.size() > max_tokens) return TooManyTokens(max_tokens);
   }
   if (add_special && llama_vocab_get_add_eos(vocab_)) tokens.push_back(llama_vocab_eos(vocab_));
   return tokens;

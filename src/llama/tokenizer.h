@@ -32,6 +32,9 @@ class Tokenizer {
   Result<std::vector<llama_token>> Tokenize(std::string_view text, bool add_special,
                                             size_t max_tokens) const;
 
+  // Whether a text of so many bytes can be of `max_tokens`; else the error of Tokenize().
+  Status CheckSize(size_t n_bytes, size_t max_tokens) const;
+
   // `text` with a kTextBreak inside of each text of a control token, so that it stays text. Texts
   // in `keep` are left as they are.
   std::string BreakControlTokens(std::string_view text, const std::vector<std::string>& keep) const;
