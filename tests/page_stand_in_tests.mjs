@@ -127,6 +127,7 @@ const HOSTILE = [
   "<svg></p><style><a id=\"</style><img src=1 onerror=window.PWNED=1>\">",
   "<table background=//evil.test/x><tr><td background=//evil.test/y>x</table><video poster=//evil.test/z></video>",
   ">".repeat(5000) + "x",
+  Array.from({ length: 1500 }, (_, i) => `${" ".repeat(i)}- x\n`).join(""),
   "*".repeat(50000) + "a" + "*".repeat(50000),
   "[".repeat(30000),
   "a".repeat(200000),
@@ -207,7 +208,8 @@ export const standInTests = {
     const sent = texts(standIn.requests.at(-1));
     assert.deepEqual(sent.slice(0, 2), [["user", "Count."], ["assistant", "one, two, th"]]);
     assert.match(sent[2][1], /^Continue exactly where you stopped/);
-    assert.equal(await pressed(page, "Continue").count(), 0, "a whole answer needs none");
+    assert.equal(await pressed(page, "Continue").isVisible(), false, "a whole answer needs none");
+    assert.equal(await page.getByText("Cut at its limit of 512 tokens.", { exact: true }).isVisible(), false);
     // So it is after a reload.
     await page.reload();
     await page.locator("article.assistant").nth(1).waitFor();
@@ -464,6 +466,7 @@ export const standInTests = {
       while (!go) await page.waitForTimeout(20);
     };
     await ask("one");
+    await page.waitForFunction(async () => (await (await import("/store.js")).listChats()).some((chat) => chat.draft));
     await page.reload();
     await page.waitForFunction(() => document.querySelector("#question").value === "one");
     assert.deepEqual(await questions(page), []);

@@ -217,6 +217,7 @@ function endAnswer(shown, answer) {
 // Asks a question as message `at` of the chat, in place of what is there from it on. Without an answer all is as it
 // was before, and a question that is new is in the box again.
 async function ask(question, at) {
+  if (editing) cancelEditing();
   const asked = chat; // Another may be opened meanwhile.
   const isOpen = () => asked === chat;
   const before = asked.messages.slice(0, at);

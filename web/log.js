@@ -93,8 +93,8 @@ function addCodeButtons(content) {
     const box = document.createElement("div");
     box.className = "code";
     code.replaceWith(box);
-    box.append(code);
     button("Copy", (pressed) => copyText(code.textContent, pressed), box, "Copy code");
+    box.append(code);
   }
 }
 
