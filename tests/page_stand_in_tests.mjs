@@ -33,6 +33,17 @@ async function send(page, question) {
   await settled(page);
 }
 
+// Waits until the browser has `n` answers, and what the cache held after each.
+export async function keptAnswers(page, n) {
+  await page.waitForFunction(async (wanted) => {
+    const store = await import("/store.js");
+    const chats = await store.listChats();
+    const memories = await Promise.all(chats.map((chat) => store.getMemories(chat.id)));
+    const answers = chats.flatMap((chat) => chat.messages).filter((message) => message.role === "assistant");
+    return answers.length >= wanted && memories.reduce((sum, { size }) => sum + size, 0) >= wanted;
+  }, n);
+}
+
 async function addPicture(page, name, mimeType, buffer) {
   const before = await page.locator("#pictures img").count();
   await page.locator("#files").setInputFiles({ name, mimeType, buffer });
@@ -211,6 +222,7 @@ export const standInTests = {
     assert.equal(await pressed(page, "Continue").isVisible(), false, "a whole answer needs none");
     assert.equal(await page.getByText("Cut at its limit of 512 tokens.", { exact: true }).isVisible(), false);
     // So it is after a reload.
+    await keptAnswers(page, 2);
     await page.reload();
     await page.locator("article.assistant").nth(1).waitFor();
     assert.deepEqual(await questions(page), ["Count."]);
@@ -401,6 +413,7 @@ export const standInTests = {
     await send(page, "first question");
     await page.locator("#turn-name").getByText("first question").waitFor();
     const url = pictureUrls(standIn.requests.at(-1))[0];
+    await keptAnswers(page, 1);
     await page.reload();
     await page.getByText("to first question", { exact: true }).waitFor();
     assert.equal(await page.locator("article.user img").count(), 1);
@@ -634,6 +647,7 @@ export const standInTests = {
     await send(page, "hello");
     assert.deepEqual(await answers(page), ["to hello"]);
     // Until the tab is closed, and nowhere that lasts.
+    await keptAnswers(page, 1);
     await page.reload();
     await page.getByText("to hello", { exact: true }).waitFor();
     await page.locator("#model", { hasText: "stand-in" }).waitFor();

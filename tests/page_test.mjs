@@ -7,7 +7,7 @@ import { execFileSync, spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
-import { makePicture, standInTests, withOrientation } from "./page_stand_in_tests.mjs";
+import { keptAnswers, makePicture, standInTests, withOrientation } from "./page_stand_in_tests.mjs";
 import { startStandIn } from "./support/stand_in_server.mjs";
 
 const [rkv, reference, screenshots] = process.argv.slice(2);
@@ -165,6 +165,7 @@ const tests = {
     assert.equal(await ask(page, "value of W"), "59");
     await page.locator("#maps .map svg").waitFor();
     const figures = await page.locator("#figures").innerText();
+    await keptAnswers(page, 1);
     await page.reload();
     await page.locator("article.assistant .word", { hasText: "59" }).hover();
     assert.match(await page.locator("#cell").innerText(), /^“59” read [\d.]+ % from the picture/);

@@ -383,6 +383,7 @@ TEST(ServeTest, SmallEndpointsAnswer) {
   EXPECT_TRUE(completion["choices"][0]["text"].is_string());
   const json props = server.Get("/props");
   EXPECT_EQ(props["total_slots"], 4);
+  EXPECT_EQ(props["kv"]["budget"], "none");
   ASSERT_EQ(props["kv"]["policies"].size(), DescribePolicies().size());
   EXPECT_EQ(props["kv"]["policies"][0]["name"], DescribePolicies()[0].name);
   EXPECT_EQ(props["kv"]["policies"][0]["summary"], DescribePolicies()[0].summary);

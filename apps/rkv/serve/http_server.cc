@@ -147,6 +147,7 @@ class HttpServer::Handlers {
 
   void Props(Response& response) const {
     const GenerationRequest& defaults = server_.options_.defaults;
+    const Budget& budget = defaults.memory.budget;
     json policies = json::array();
     for (const PolicyDescription& policy : DescribePolicies()) {
       policies.push_back(
@@ -162,7 +163,7 @@ class HttpServer::Handlers {
                {{"vision", scheduler_.takes_pictures()}, {"audio", scheduler_.takes_audio()}}},
               {"kv",
                {{"policy", ToString(defaults.memory.policy)},
-                {"budget", ToString(defaults.memory.budget)},
+                {"budget", budget.unlimited() ? "none" : ToString(budget)},
                 {"policies", std::move(policies)}}}});
   }
 
