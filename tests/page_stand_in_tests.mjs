@@ -172,7 +172,7 @@ export const standInTests = {
     await send(page, "What is it?");
     const name = page.locator("#turn-name");
     await name.filter({ hasText: "What is it?" }).waitFor();
-    assert.match(await name.innerText(), /^After turn 1 of 1: “What is it\?” → “# Result/);
+    assert.match(await name.innerText(), /^Turn 1 of 1: “What is it\?” → “# Result/);
     assert.ok((await name.boundingBox()).height < 30);
   },
 
@@ -362,7 +362,7 @@ export const standInTests = {
     assert.deepEqual(await answers(page), ["answer 1", "answer 3"]);
     assert.deepEqual(await questions(page), ["one", "two"]);
     assert.deepEqual(texts(standIn.requests.at(-1)), [["user", "one"], ["assistant", "answer 1"], ["user", "two"]]);
-    assert.match(await page.locator("#turn-name").innerText(), /turn 2 of 2.*two.*answer 3/);
+    assert.match(await page.locator("#turn-name").innerText(), /Turn 2 of 2.*two.*answer 3/);
     // The old answer stays if there is no new one.
     standIn.refuse = () => "too busy";
     await pressed(page, "Regenerate").click();
@@ -399,7 +399,7 @@ export const standInTests = {
     assert.deepEqual(texts(standIn.requests.at(-1)), [["user", "one"], ["assistant", "to one"], ["user", "two!"]]);
     assert.equal(await boxText(page), "draft");
     assert.equal(await page.locator("#editing").isVisible(), false);
-    await page.locator("#turn-name").getByText("turn 2 of 2").waitFor();
+    await page.locator("#turn-name").getByText("Turn 2 of 2").waitFor();
   },
 
   async keepsChats(page, standIn) {

@@ -89,12 +89,12 @@ const tests = {
     assert.equal(await ask(page, "value of Z"), "27");
     assert.notEqual(await page.locator("#figures").innerText(), first);
     assert.match(await page.locator("#figures").innerText(), /[1-9]\d* remembered/);
-    assert.match(await page.locator("#turn-name").innerText(), /turn 2 of 2.*value of Z.*27/);
+    assert.match(await page.locator("#turn-name").innerText(), /Turn 2 of 2.*value of Z.*27/);
 
     // Back to the first turn, by keyboard.
     await page.locator("#turn").focus();
     await page.keyboard.press("ArrowLeft");
-    assert.match(await page.locator("#turn-name").innerText(), /turn 1 of 2.*value of W.*59/);
+    assert.match(await page.locator("#turn-name").innerText(), /Turn 1 of 2.*value of W.*59/);
     assert.equal(await page.locator("#figures").innerText(), first);
 
     // Over the cells by keyboard and by pointer; what was read, of one head.

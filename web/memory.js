@@ -101,7 +101,7 @@ export class MemoryView {
     const turn = this.turns[$("turn").value - 1];
     $("turn-row").hidden = this.turns.length === 1;
     $("turn").setAttribute("aria-valuetext", `turn ${$("turn").value} of ${this.turns.length}`);
-    $("turn-name").textContent = `After turn ${$("turn").value} of ${this.turns.length}: “${shorten(turn.question, 18)}” → “${shorten(turn.answer, 200)}”`;
+    $("turn-name").textContent = `Turn ${$("turn").value} of ${this.turns.length}: “${shorten(turn.question, 16)}” → “${shorten(turn.answer, 200)}”`;
     this.showFigures(turn);
     this.showMaps();
     this.showLayers(turn.memory);
