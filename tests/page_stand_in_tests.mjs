@@ -490,6 +490,7 @@ export const standInTests = {
     await ask("two");
     go.text("some words");
     await page.locator("article.assistant").waitFor();
+    await box(page).fill("typed meanwhile");
     await pressed(page, "Chats").click();
     await page.locator("#chat-list").getByRole("button", { name: "one", exact: true }).click();
     await page.waitForFunction(() => document.querySelector("#question").value === "one");
@@ -497,6 +498,7 @@ export const standInTests = {
     await page.locator("#chat-list").getByRole("button", { name: "two", exact: true }).click();
     await page.getByText("Stopped.", { exact: true }).waitFor();
     assert.deepEqual(await answers(page), ["some words"]);
+    assert.equal(await boxText(page), "typed meanwhile");
     echo(standIn);
     await send(page, "three");
     assert.deepEqual(await answers(page), ["some words", "to three"]);

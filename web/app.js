@@ -264,7 +264,6 @@ async function ask(question, at) {
 
   if (end || answer.text) {
     asked.messages = [...before, question, answer];
-    asked.draft = null;
     if (isOpen()) endAnswer(show(), answer);
     if (isOpen()) say(`${answer.mark || "Answer:"} ${answer.text}`);
     save(asked);
@@ -299,7 +298,8 @@ async function remember(asked, answer, shown, end) {
     if (asked !== chat) return;
     turns.set(answer.id, turn);
     showTurns();
-    showWords(shown.content, view.turns.at(-1));
+    const shownTurn = view.turns.find(({ id }) => id === answer.id);
+    if (shownTurn) showWords(shown.content, shownTurn);
   } catch (error) {
     if (asked === chat) $("memory-problem").textContent = `Not known after the last answer: ${error.message}`;
   }
