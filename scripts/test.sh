@@ -33,7 +33,7 @@ fetch_openai() {
     echo "warning: the OpenAI client could not be fetched; its test will be skipped" >&2
 }
 
-# The browser that the page of rkv serve is tested in, what drives it, and the proxy in front of several servers.
+# The browser that the page of rkv serve is tested in, what drives and checks it, and the proxy in front of several servers.
 # Tests that need them are skipped without them.
 fetch_browser() {
   if { ! command -v chromium || [ ! -e /usr/sbin/haproxy ]; } > /dev/null &&
@@ -43,9 +43,9 @@ fetch_browser() {
       --no-install-recommends chromium haproxy; } > /dev/null 2>&1 ||
       echo "warning: Chromium and HAProxy could not be installed; their tests will be skipped" >&2
   fi
-  if [ -e .deps/node/node_modules/playwright-core ]; then return 0; fi
-  echo "fetching playwright-core to test with"
-  npm install --silent --no-audit --no-fund --prefix .deps/node playwright-core@1.65.1 ||
+  if [ -e .deps/node/node_modules/axe-core ]; then return 0; fi
+  echo "fetching playwright-core and axe-core to test with"
+  npm install --silent --no-audit --no-fund --prefix .deps/node playwright-core@1.65.1 axe-core@4.14.1 ||
     echo "warning: playwright-core could not be fetched; the test of the page will be skipped" >&2
 }
 

@@ -7,6 +7,8 @@ import { execFileSync, spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
+import { keptAnswers, makePicture, standInTests, withOrientation } from "./page_stand_in_tests.mjs";
+import { startStandIn } from "./support/stand_in_server.mjs";
 
 const [rkv, reference, screenshots] = process.argv.slice(2);
 
@@ -26,12 +28,18 @@ function findChromium() {
   return skip("Chromium is not installed (scripts/test.sh installs it on Debian)");
 }
 
+const modules = process.env.RKV_NODE_MODULES ?? "";
+
 function loadPlaywright() {
-  const folder = process.env.RKV_NODE_MODULES ?? "";
-  if (!existsSync(path.join(folder, "playwright-core"))) {
+  if (!existsSync(path.join(modules, "playwright-core"))) {
     skip("the npm package playwright-core is not installed (scripts/test.sh fetches it)");
   }
-  return createRequire(path.join(folder, "x.js"))("playwright-core");
+  return createRequire(path.join(modules, "x.js"))("playwright-core");
+}
+
+function loadAxe() {
+  const file = path.join(modules, "axe-core", "axe.min.js");
+  return existsSync(file) ? readFileSync(file, "utf8") : "";
 }
 
 const executablePath = findChromium();
@@ -63,7 +71,7 @@ async function ask(page, question) {
   await page.keyboard.press("Enter");
   await page.locator("article.assistant").nth(before).waitFor();
   await page.locator("#stop").waitFor({ state: "hidden" });
-  return (await page.locator("article.assistant").nth(before).innerText()).trim();
+  return (await page.locator("article.assistant").nth(before).locator(".content").innerText()).trim();
 }
 
 const tests = {
@@ -81,12 +89,12 @@ const tests = {
     assert.equal(await ask(page, "value of Z"), "27");
     assert.notEqual(await page.locator("#figures").innerText(), first);
     assert.match(await page.locator("#figures").innerText(), /[1-9]\d* remembered/);
-    assert.match(await page.locator("#turn-name").innerText(), /turn 2 of 2.*value of Z.*27/);
+    assert.match(await page.locator("#turn-name").innerText(), /Turn 2 of 2.*value of Z.*27/);
 
     // Back to the first turn, by keyboard.
     await page.locator("#turn").focus();
     await page.keyboard.press("ArrowLeft");
-    assert.match(await page.locator("#turn-name").innerText(), /turn 1 of 2.*value of W.*59/);
+    assert.match(await page.locator("#turn-name").innerText(), /Turn 1 of 2.*value of W.*59/);
     assert.equal(await page.locator("#figures").innerText(), first);
 
     // Over the cells by keyboard and by pointer; what was read, of one head.
@@ -150,6 +158,30 @@ const tests = {
     await page.getByRole("button", { name: "Memory" }).click();
     await word("27").click();
     assert.equal(await page.locator("#memory").isVisible(), false);
+  },
+
+  async mapsAndWordsAreThereAfterAReload(page) {
+    await page.locator("#files").setInputFiles(sample);
+    assert.equal(await ask(page, "value of W"), "59");
+    await page.locator("#maps .map svg").waitFor();
+    const figures = await page.locator("#figures").innerText();
+    await keptAnswers(page, 1);
+    await page.reload();
+    await page.locator("article.assistant .word", { hasText: "59" }).hover();
+    assert.match(await page.locator("#cell").innerText(), /^“59” read [\d.]+ % from the picture/);
+    assert.equal(await page.locator("#figures").innerText(), figures);
+    assert.equal(await ask(page, "value of Z"), "27");
+    assert.match(await page.locator("#figures").innerText(), /[1-9]\d* remembered/);
+  },
+
+  async photosAreTurnedUnderTheirMap(page) {
+    const photo = withOrientation(await makePicture(page, 128, 256, "image/jpeg", "halves"), 6);
+    await page.locator("#files").setInputFiles({ name: "photo.jpg", mimeType: "image/jpeg", buffer: photo });
+    await page.locator("#pictures img").waitFor();
+    await ask(page, "value of W");
+    await page.getByText("16 × 8 cells").waitFor();
+    const sizes = await page.locator(".map img").evaluate((image) => [image.naturalWidth, image.naturalHeight]);
+    assert.deepEqual(sizes, [256, 128]);
   },
 
   async wordsAreFoundInMarkdown(page) {
@@ -229,17 +261,22 @@ const tests = {
       }).observe(document.querySelector("#log"), { childList: true }),
     );
     await page.getByRole("button", { name: "Send" }).click();
-    await page.getByText("Stopped", { exact: true }).waitFor({ state: "attached" });
+    await page.locator("article.assistant .mark").getByText("Stopped.", { exact: true }).waitFor();
     await page.getByRole("button", { name: "Send" }).waitFor();
     await page.waitForFunction(async () => (await (await fetch("slots")).json()).every((slot) => !slot.is_processing));
   },
 
   async tellsWhatWentWrong(page) {
     await page.getByRole("button", { name: "Settings" }).click();
-    await page.getByLabel("Policy").fill("nonsense");
+    await page.getByLabel("Budget").fill("nonsense");
     await page.getByLabel("Question", { exact: true }).fill("value of W");
     await page.keyboard.press("Enter");
     await page.getByRole("alert").getByText("nonsense").waitFor();
+    assert.equal(await page.getByLabel("Question", { exact: true }).inputValue(), "value of W");
+    await page.getByLabel("Budget").fill("");
+    await page.getByLabel("Policy").selectOption("full");
+    await page.locator("#policy-summary").getByText("keep every token").waitFor();
+    assert.notEqual(await ask(page, "value of W"), "");
   },
 
   async showsMarkdownAndRunsNothingInIt(page) {
@@ -294,17 +331,17 @@ async function offersSamples(page) {
   }
 }
 
-async function withPage(browser, url, name, test) {
+async function withPage(browser, url, name, test, ...more) {
   const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
   page.setDefaultTimeout(20000);
   const errors = [];
   page.on("pageerror", (error) => errors.push(error.message));
-  // A refused request, and what the page's policy blocks in an answer, are what tests ask for.
-  const wanted = /status of 400|inline event handler/;
+  // A refused request, a connection that breaks off, and what the page's policy blocks in an answer, are what tests ask for.
+  const wanted = /status of 40[01]|Content Security Policy|ERR_INCOMPLETE_CHUNKED_ENCODING/;
   page.on("console", (message) => message.type() === "error" && !wanted.test(message.text()) && errors.push(message.text()));
   page.on("request", (request) => !/^(data|blob):/.test(request.url()) && !request.url().startsWith(url) && errors.push(request.url()));
   await page.goto(url);
-  await test(page);
+  await test(page, ...more);
   assert.deepEqual(errors, [], "errors, or requests to elsewhere");
   await page.close();
   console.log(`passed: ${name}`);
@@ -315,8 +352,14 @@ const servers = [];
 try {
   servers.push(await startServer(tinyVlm));
   for (const [name, test] of Object.entries(tests)) await withPage(browser, servers[0].url, name, test);
+  const csp = (await fetch(servers[0].url)).headers.get("Content-Security-Policy");
+  for (const [name, test] of Object.entries(standInTests)) {
+    const standIn = await startStandIn(csp);
+    servers.push(standIn);
+    await withPage(browser, standIn.url, name, test, standIn, loadAxe());
+  }
   servers.push(await startServer(["--policy", "retentive", "--budget", "50%"]));
-  await withPage(browser, servers[1].url, offersSamples.name, offersSamples);
+  await withPage(browser, servers.at(-1).url, offersSamples.name, offersSamples);
 } finally {
   await browser.close();
   for (const server of servers) server.stop();

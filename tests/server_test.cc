@@ -22,6 +22,7 @@
 
 #include "base/file.h"
 #include "inspect/overlay.h"
+#include "retentivekv/options.h"
 #include "support/pictures.h"
 #include "support/process.h"
 #include "support/test_models.h"
@@ -380,7 +381,12 @@ TEST(ServeTest, SmallEndpointsAnswer) {
           ->body);
   EXPECT_EQ(completion["object"], "text_completion");
   EXPECT_TRUE(completion["choices"][0]["text"].is_string());
-  EXPECT_EQ(server.Get("/props")["total_slots"], 4);
+  const json props = server.Get("/props");
+  EXPECT_EQ(props["total_slots"], 4);
+  EXPECT_EQ(props["kv"]["budget"], "none");
+  ASSERT_EQ(props["kv"]["policies"].size(), DescribePolicies().size());
+  EXPECT_EQ(props["kv"]["policies"][0]["name"], DescribePolicies()[0].name);
+  EXPECT_EQ(props["kv"]["policies"][0]["summary"], DescribePolicies()[0].summary);
   EXPECT_EQ(server.Client().Get("/no/such")->status, 404);
   EXPECT_EQ(json::parse(server.Client().Get("/no/such")->body)["error"]["type"], "not_found_error");
 }

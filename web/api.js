@@ -20,7 +20,8 @@ async function request(path, { key, ...options } = {}) {
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
   const again = response.headers.get("Retry-After");
-  const message = body?.error?.message ?? `The server answered with status ${response.status}.`;
+  let message = body?.error?.message ?? `The server answered with status ${response.status}.`;
+  if (response.status === 401) message = key ? "The API key is wrong." : "This server needs an API key: enter it in the settings.";
   throw new ServerError(response.status, again ? `${message} (Retry in ${again} s.)` : message);
 }
 
@@ -28,9 +29,19 @@ export async function getJson(path, key) {
   return (await request(path, { key })).json();
 }
 
-// Sends a chat request and calls onText with each piece of the answer. Returns the last event, which
-// has finish_reason, timings, kv and conversation_id, with usage added to it.
-export async function streamChat(body, key, signal, onText) {
+// What the connection gives next.
+async function read(reader) {
+  try {
+    return await reader.read();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ServerError(0, "The connection to the server broke off.");
+  }
+}
+
+// Sends a chat request and calls onText with each piece of the answer, and onThoughts with what the model thought
+// before. Returns the last event, which has finish_reason, timings, kv and conversation_id, with usage added to it.
+export async function streamChat(body, key, signal, { onText, onThoughts }) {
   const response = await request("v1/chat/completions", {
     key,
     signal,
@@ -43,7 +54,7 @@ export async function streamChat(body, key, signal, onText) {
   let last = null;
   let usage = null;
   while (true) {
-    const { done, value } = await reader.read();
+    const { done, value } = await read(reader);
     if (done) break;
     buffer += value;
     const events = buffer.split("\n\n");
@@ -54,6 +65,7 @@ export async function streamChat(body, key, signal, onText) {
       if (data.error) throw new ServerError(data.error.code, data.error.message);
       if (data.usage) usage = data.usage;
       const choice = data.choices[0];
+      if (choice?.delta?.reasoning_content) onThoughts(choice.delta.reasoning_content);
       if (choice?.delta?.content) onText(choice.delta.content);
       if (choice?.finish_reason) last = data;
     }

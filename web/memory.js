@@ -1,8 +1,8 @@
 // The memory view: what the cache holds of each picture after each answer, laid over the picture.
 
+import { $, element } from "./dom.js";
 import { describeCell, describeWord, isAbsorbed, layerRows, makeCellMap, makeWordMap, pictureSpans, precision, selectHeads } from "./cell_map.js";
 
-const $ = (id) => document.getElementById(id);
 const NO_CELL = $("cell").textContent;
 
 // Viridis, from not held to the most precise, as in `rkv inspect --png`.
@@ -32,17 +32,16 @@ function svgElement(name, attributes, parent) {
   return element;
 }
 
-function element(name, text, parent) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  parent?.append(made);
-  return made;
-}
-
 export function formatBytes(bytes) {
   if (bytes >= 10 * 2 ** 30) return `${(bytes / 2 ** 30).toFixed(1)} GiB`;
   if (bytes >= 10 * 2 ** 20) return `${(bytes / 2 ** 20).toFixed(1)} MiB`;
   return `${(bytes / 2 ** 10).toFixed(1)} KiB`;
+}
+
+// Some words of a text, for a line that has others too.
+function shorten(text, length) {
+  const line = text.replace(/\s+/g, " ").trim();
+  return line.length > length ? `${line.slice(0, length)}…` : line;
 }
 
 export class MemoryView {
@@ -55,17 +54,12 @@ export class MemoryView {
     $("views").addEventListener("change", () => this.show());
   }
 
-  clear() {
-    this.turns = [];
-    this.show();
-  }
-
-  // What came of a turn; shows it.
-  add(turn) {
-    this.turns.push(turn);
-    $("turn").max = this.turns.length;
-    $("turn").value = this.turns.length;
-    this.fillSelects(turn.memory);
+  // What came of each turn; shows the last.
+  setTurns(turns) {
+    this.turns = turns;
+    $("turn").max = turns.length;
+    $("turn").value = turns.length;
+    if (turns.length) this.fillSelects(turns.at(-1).memory);
     this.show();
   }
 
@@ -107,7 +101,7 @@ export class MemoryView {
     const turn = this.turns[$("turn").value - 1];
     $("turn-row").hidden = this.turns.length === 1;
     $("turn").setAttribute("aria-valuetext", `turn ${$("turn").value} of ${this.turns.length}`);
-    $("turn-name").textContent = `After turn ${$("turn").value} of ${this.turns.length}: “${turn.question}” → “${turn.answer}”`;
+    $("turn-name").textContent = `Turn ${$("turn").value} of ${this.turns.length}: “${shorten(turn.question, 16)}” → “${shorten(turn.answer, 200)}”`;
     this.showFigures(turn);
     this.showMaps();
     this.showLayers(turn.memory);
@@ -144,7 +138,7 @@ export class MemoryView {
     const { memory, pictures } = this.word?.turn ?? this.turns[$("turn").value - 1];
     const number = (select) => (select.value === "" ? null : Number(select.value));
     const heads = selectHeads(memory, number($("layer")), number($("kv-head")));
-    const view = this.word ? "read" : document.querySelector("input[name=view]:checked").value;
+    const view = this.word ? "read" : $("views").querySelector(":checked").value;
     const spans = pictureSpans(memory);
     const maps = spans.map((span) => (this.word ? makeWordMap(memory, span, this.word) : makeCellMap(memory, span, heads)));
     // A model that reads a picture as several has no one picture for each map.
@@ -265,16 +259,21 @@ export class MemoryView {
   showLayers(memory) {
     const table = $("layers");
     table.replaceChildren();
-    const cells = (row, names, kind) => names.forEach((name) => element(kind, name, row));
-    cells(element("tr", undefined, element("thead", undefined, table)), ["layer", ...memory.rungs, "absorbed", "forgotten", "states", "from pictures", "from text", "from states"], "th");
-    const body = element("tbody", undefined, table);
     const percent = (share) => `${(100 * share).toFixed(1)} %`;
-    for (const row of layerRows(memory)) {
-      cells(
-        element("tr", undefined, body),
-        [row.layer, ...row.rungs.map((n) => n.toFixed(1)), row.absorbed.toFixed(1), row.forgotten.toFixed(1), row.states.toFixed(1), percent(row.picture), percent(row.text), percent(row.state)],
-        "td",
-      );
-    }
+    const columns = [
+      ["layer", (row) => row.layer],
+      ...memory.rungs.map((rung, i) => [rung, (row) => row.rungs[i].toFixed(1)]),
+      ...["absorbed", "forgotten", "states"].map((name) => [name, (row) => row[name].toFixed(1)]),
+      ...(pictureSpans(memory).length ? [["from pictures", (row) => percent(row.picture)]] : []),
+      ["from text", (row) => percent(row.text)],
+      ["from states", (row) => percent(row.state)],
+    ];
+    const addRow = (parent, kind, texts) => {
+      const row = element("tr", undefined, parent);
+      texts.forEach((text) => element(kind, text, row));
+    };
+    addRow(element("thead", undefined, table), "th", columns.map(([name]) => name));
+    const body = element("tbody", undefined, table);
+    for (const row of layerRows(memory)) addRow(body, "td", columns.map(([, value]) => value(row)));
   }
 }

@@ -6,7 +6,7 @@ function textNodes(element) {
   const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
   const nodes = [];
   while (walker.nextNode()) nodes.push(walker.currentNode);
-  return nodes;
+  return nodes.filter((node) => !node.parentElement.closest("button"));
 }
 
 // Puts each word of a rendered answer into a span; returns the words: { text, tokens, span }.

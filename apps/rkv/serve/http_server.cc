@@ -147,6 +147,12 @@ class HttpServer::Handlers {
 
   void Props(Response& response) const {
     const GenerationRequest& defaults = server_.options_.defaults;
+    const Budget& budget = defaults.memory.budget;
+    json policies = json::array();
+    for (const PolicyDescription& policy : DescribePolicies()) {
+      policies.push_back(
+          {{"name", policy.name}, {"summary", policy.summary}, {"evicts", policy.evicts}});
+    }
     SendJson(response,
              {{"model_alias", server_.options_.model_name},
               {"bundled_model", server_.options_.bundled_model},
@@ -157,7 +163,8 @@ class HttpServer::Handlers {
                {{"vision", scheduler_.takes_pictures()}, {"audio", scheduler_.takes_audio()}}},
               {"kv",
                {{"policy", ToString(defaults.memory.policy)},
-                {"budget", ToString(defaults.memory.budget)}}}});
+                {"budget", budget.unlimited() ? "none" : ToString(budget)},
+                {"policies", std::move(policies)}}}});
   }
 
   void Tokenize(const std::string& bytes, Response& response) const {
