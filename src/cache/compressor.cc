@@ -43,7 +43,6 @@ constexpr size_t kRowsPerThread = 1024;
 // are compressed nearly as slowly as many.
 constexpr uint64_t kSpareShare = 16;
 constexpr uint64_t kFewSpareRows = 48;
-constexpr uint64_t kMaxSpareRows = 128;
 
 // Errors from scores of which only the order counts: by rank.
 void RanksToErrors(std::span<LadderItem> items) {
@@ -960,11 +959,11 @@ std::vector<size_t> Compressor::AbsorbByPlace(std::vector<StateSums>& states,
           static_cast<uint32_t>(std::clamp(std::round(side), 1.0, static_cast<double>(span.rows)));
       const auto block_columns = static_cast<uint32_t>(
           std::clamp(std::round(n_roots / block_rows), 1.0, static_cast<double>(span.columns)));
-      const uint32_t row = cell.row * block_rows / span.rows;
-      const uint32_t column = cell.column * block_columns / span.columns;
-      const uint32_t root_row = (2 * row + 1) * span.rows / (2 * block_rows);
-      const uint32_t root_column = (2 * column + 1) * span.columns / (2 * block_columns);
-      root = static_cast<uint32_t>(span.first_token) + root_row * span.columns + root_column;
+      const uint64_t row = uint64_t{cell.row} * block_rows / span.rows;
+      const uint64_t column = uint64_t{cell.column} * block_columns / span.columns;
+      const uint64_t root_row = (2 * row + 1) * span.rows / (2 * uint64_t{block_rows});
+      const uint64_t root_column = (2 * column + 1) * span.columns / (2 * uint64_t{block_columns});
+      root = static_cast<uint32_t>(span.first_token + root_row * span.columns + root_column);
     } else {
       root = single.index / segment * segment;
       // A segment does not reach back into a picture.

@@ -34,6 +34,9 @@ inline uint64_t StoreBytesFor(size_t n, const RowLayout& layout) {
 
 class Compressor {
  public:
+  // Rows of a store at the most that are free after a compression.
+  static constexpr uint64_t kMaxSpareRows = 128;
+
   // Down to `budget` bytes.
   Compressor(Memory::Impl& memory, uint64_t budget);
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <cmath>
 #include <limits>
@@ -17,7 +18,18 @@ namespace rkv {
 namespace {
 
 constexpr uint64_t kNoLimit = std::numeric_limits<uint64_t>::max();
-constexpr uint32_t kSaveVersion = 3;
+constexpr uint32_t kSaveVersion = 4;
+// Without what a conversation goes on by: it starts with exactly the room for its rows, whose order
+// has no meaning.
+constexpr uint32_t kRowsOnlyVersion = 3;
+
+// Of a picture, and of a clip, at the most: the engine takes none that have as many.
+constexpr uint64_t kMaxPictureCells = uint64_t{1} << 17;
+constexpr uint64_t kMaxClipCells = uint64_t{1} << 20;
+
+// Of a state: no number of tokens is as large, and none as small that is stored.
+constexpr float kMaxLogMass = 64.0f;
+constexpr float kMinLogMass = -104.0f;
 
 // Of a budget of more than kSmallBudget, at most, for what reading a prompt of several ubatches
 // needs beside rows and what they are observed by. It is little beside a process, but much beside a
@@ -35,6 +47,15 @@ uint64_t StoreBytes(const RowStore& rows) { return sizeof(RowStore) + rows.held_
 // Spare rows that a store of `n` rows may have: a sixteenth bounds both the waste and how often
 // appending allocates.
 size_t Spare(size_t n) { return std::clamp<size_t>(n / 16, 4, RowStore::kPageRows); }
+
+// The most that any store has.
+constexpr uint64_t kMostSpare = std::max<uint64_t>(RowStore::kPageRows, Compressor::kMaxSpareRows);
+
+bool ReadBool(ByteReader& reader) {
+  const uint8_t value = reader.Read<uint8_t>();
+  if (value > 1) reader.Fail();
+  return value == 1;
+}
 
 // Reads a spec that was written as text, empty for unset.
 template <typename T>
@@ -91,12 +112,15 @@ Memory::Impl::Impl(const Impl& other)
       tokens_seen_(other.tokens_seen_),
       observed_queries_(other.observed_queries_),
       order_(other.order_),
+      prompt_follows_(other.prompt_follows_),
+      prompt_precedes_(other.prompt_precedes_),
       state_share_(other.state_share_),
       state_steps_(other.state_steps_),
       reactivations_(other.reactivations_),
       compressions_(other.compressions_),
       compress_seconds_(other.compress_seconds_),
       observe_seconds_(other.observe_seconds_) {
+  FitMedia();
   if (other.trace_ != nullptr) trace_ = std::make_unique<Trace>(*other.trace_);
   for (size_t i = 0; i < stores_.size(); ++i) {
     if (other.stores_[i] != nullptr) stores_[i] = std::make_unique<RowStore>(*other.stores_[i]);
@@ -113,6 +137,18 @@ Memory::Impl::Impl(const Impl& other)
     matrices_[head] = std::make_unique_for_overwrite<uint16_t[]>(n);
     std::copy_n(other.matrices_[head].get(), n, matrices_[head].get());
   }
+}
+
+void Memory::Impl::AddMedia(const MediaSpan& span) {
+  if (media_.size() == media_.capacity()) media_.reserve(std::bit_ceil(media_.size() + 1));
+  media_.push_back(span);
+}
+
+void Memory::Impl::FitMedia() {
+  std::vector<MediaSpan> fitted;
+  if (!media_.empty()) fitted.reserve(std::bit_ceil(media_.size()));
+  fitted.assign(media_.begin(), media_.end());
+  media_ = std::move(fitted);
 }
 
 TokenInfo Memory::Impl::token_info(uint32_t index) const {
@@ -348,6 +384,7 @@ void Memory::Impl::CommitAppend() {
 
 void Memory::Impl::AbortAppend() {
   std::erase_if(media_, [this](const MediaSpan& span) { return span.first_token >= tokens_seen_; });
+  FitMedia();
   transit_ = nullptr;
   own_transit_.reset();
 }
@@ -365,6 +402,7 @@ void Memory::Impl::Truncate(uint64_t n_tokens) {
     media_.back().rows = 1;
     media_.back().columns = static_cast<uint32_t>(n_tokens - media_.back().first_token);
   }
+  FitMedia();
   if (trace_ != nullptr) trace_->Truncate(n_tokens, n_cells());
   std::vector<uint32_t> slots;
   for (size_t head = 0; head < config_->n_heads(); ++head) {
@@ -461,6 +499,12 @@ void Memory::Impl::Save(ByteWriter& writer) const {
   }
   writer.Write(tokens_seen_);
   writer.Write(observed_queries_);
+  writer.Write(order_.tokens_seen);
+  for (const bool is : {order_.pooled, prompt_follows_, prompt_precedes_}) {
+    writer.Write<uint8_t>(is ? 1 : 0);
+  }
+  writer.Write(state_share_);
+  for (const uint64_t n : {state_steps_, reactivations_, compressions_}) writer.Write(n);
   writer.Write<uint64_t>(media_.size());
   for (const MediaSpan& span : media_) {
     writer.Write(span.first_token);
@@ -479,16 +523,60 @@ void Memory::Impl::Save(ByteWriter& writer) const {
     writer.WriteRaw(matrices_[head].get(), MatrixBytes(config_->layer_shape(head)));
   }
   for (size_t head = 0; head < config_->n_heads(); ++head) {
-    for (size_t tier = 0; tier < config_->n_tiers(); ++tier) store(head, tier).Save(writer);
+    for (size_t tier = 0; tier < config_->n_tiers(); ++tier) {
+      const RowStore& rows = store(head, tier);
+      rows.Save(writer);
+      writer.Write(static_cast<uint32_t>(rows.capacity() - rows.size()));
+    }
   }
 }
 
-bool Memory::Impl::LoadTokens(ByteReader& reader) {
+bool Memory::Impl::LoadTokens(ByteReader& reader, uint32_t version) {
   tokens_seen_ = reader.Read<uint64_t>();
   observed_queries_ = reader.Read<double>();
-  if (tokens_seen_ > std::numeric_limits<uint32_t>::max() || !(observed_queries_ >= 0))
-    return false;
+  const bool sane = tokens_seen_ <= std::numeric_limits<uint32_t>::max() &&
+                    observed_queries_ >= 0 && std::isfinite(observed_queries_);
+  if (!sane) return false;
+  if (version != kRowsOnlyVersion && !LoadProgress(reader)) return false;
+  if (!LoadMedia(reader)) return false;
+  uint64_t end_of_roots = tokens_seen_;
+  if (!media_.empty()) {
+    end_of_roots = std::max(end_of_roots, media_.back().first_token + media_.back().n_tokens());
+  }
+  for (size_t head = 0; head < centres_.size(); ++head) {
+    if (!ReadBool(reader)) continue;
+    const size_t bytes = CentreBytes(config_->layer_shape(head));
+    if (bytes > reader.remaining()) return false;
+    centres_[head] = std::make_unique_for_overwrite<uint8_t[]>(bytes);
+    reader.ReadRaw(centres_[head].get(), bytes);
+  }
+  for (size_t head = 0; head < matrices_.size(); ++head) {
+    if (!ReadBool(reader)) continue;
+    const LayerShape& layer = config_->layer_shape(head);
+    if (MatrixBytes(layer) > reader.remaining()) return false;
+    matrices_[head] = std::make_unique_for_overwrite<uint16_t[]>(MatrixElements(layer));
+    reader.ReadRaw(matrices_[head].get(), MatrixBytes(layer));
+  }
+  for (size_t head = 0; head < config_->n_heads(); ++head) {
+    if (!LoadRows(head, end_of_roots, version != kRowsOnlyVersion, reader)) return false;
+  }
+  return reader.ok();
+}
+
+bool Memory::Impl::LoadProgress(ByteReader& reader) {
+  order_.tokens_seen = reader.Read<uint64_t>();
+  for (bool* is : {&order_.pooled, &prompt_follows_, &prompt_precedes_}) *is = ReadBool(reader);
+  state_share_ = reader.Read<double>();
+  for (uint64_t* n : {&state_steps_, &reactivations_, &compressions_}) {
+    *n = reader.Read<uint64_t>();
+  }
+  return reader.ok() && order_.tokens_seen <= tokens_seen_ && state_share_ >= 0 &&
+         std::isfinite(state_share_);
+}
+
+bool Memory::Impl::LoadMedia(ByteReader& reader) {
   media_.resize(reader.ReadCount(sizeof(uint64_t) + 1 + 2 * sizeof(uint32_t)));
+  FitMedia();
   uint64_t end = 0;
   for (MediaSpan& span : media_) {
     span.first_token = reader.Read<uint64_t>();
@@ -496,40 +584,44 @@ bool Memory::Impl::LoadTokens(ByteReader& reader) {
     span.rows = reader.Read<uint32_t>();
     span.columns = reader.Read<uint32_t>();
     // The last one may be yet to come, in part or altogether.
-    const bool sane = span.first_token >= end && span.rows > 0 && span.columns > 0 &&
-                      span.modality <= Modality::kAudio && end <= tokens_seen_ &&
-                      span.first_token <= std::numeric_limits<uint32_t>::max() &&
-                      span.n_tokens() <= std::numeric_limits<uint32_t>::max();
+    const bool is_picture = span.modality == Modality::kImage;
+    const bool sane = span.first_token >= end && end <= tokens_seen_ && span.rows > 0 &&
+                      span.columns > 0 && (is_picture || span.modality == Modality::kAudio) &&
+                      span.n_tokens() <= (is_picture ? kMaxPictureCells : kMaxClipCells) &&
+                      span.first_token <= tokens_seen_ + kMaxClipCells &&
+                      span.first_token <= std::numeric_limits<uint32_t>::max() - kMaxClipCells;
     if (!sane) return false;
     end = span.first_token + span.n_tokens();
   }
-  const uint64_t end_of_roots = std::max(tokens_seen_, end);
-  for (size_t head = 0; head < centres_.size(); ++head) {
-    if (reader.Read<uint8_t>() == 0) continue;
-    const size_t bytes = CentreBytes(config_->layer_shape(head));
-    if (bytes > reader.remaining()) return false;
-    centres_[head] = std::make_unique_for_overwrite<uint8_t[]>(bytes);
-    reader.ReadRaw(centres_[head].get(), bytes);
-  }
-  for (size_t head = 0; head < matrices_.size(); ++head) {
-    if (reader.Read<uint8_t>() == 0) continue;
-    const LayerShape& layer = config_->layer_shape(head);
-    if (MatrixBytes(layer) > reader.remaining()) return false;
-    matrices_[head] = std::make_unique_for_overwrite<uint16_t[]>(MatrixElements(layer));
-    reader.ReadRaw(matrices_[head].get(), MatrixBytes(layer));
-  }
-  for (size_t head = 0; head < config_->n_heads(); ++head) {
-    for (size_t tier = 0; tier < config_->n_tiers(); ++tier) {
-      RowStore rows(config_->layout(head, tier));
-      if (!rows.Load(reader)) return false;
-      for (size_t slot = 0; slot < rows.size(); ++slot) {
-        const bool is_state = rows.layout().is_state;
-        if (rows.index(slot) >= (is_state ? end_of_roots : tokens_seen_)) return false;
+  return true;
+}
+
+bool Memory::Impl::LoadRows(size_t head, uint64_t end_of_roots, bool with_room,
+                            ByteReader& reader) {
+  std::vector<uint32_t> tokens;
+  for (size_t tier = 0; tier < config_->n_tiers(); ++tier) {
+    RowStore rows(config_->layout(head, tier));
+    if (!rows.Load(reader)) return false;
+    const uint32_t spare = with_room ? reader.Read<uint32_t>() : 0;
+    if (spare > kMostSpare) return false;
+    for (size_t slot = 0; slot < rows.size(); ++slot) {
+      if (!rows.layout().is_state) {
+        tokens.push_back(rows.index(slot));
+        continue;
       }
-      if (rows.size() > 0) mutable_store(head, tier) = std::move(rows);
+      const RowView state = rows.row(slot);
+      const bool sane = state.index < end_of_roots && state.log_mass >= kMinLogMass &&
+                        state.log_mass <= kMaxLogMass && state.spread >= 0;
+      if (!sane) return false;
     }
+    rows.SetCapacity(rows.size() + spare);
+    if (rows.capacity() > 0) mutable_store(head, tier) = std::move(rows);
   }
-  return reader.ok();
+  // None twice, and all where none is ever forgotten.
+  std::ranges::sort(tokens);
+  return std::ranges::adjacent_find(tokens) == tokens.end() &&
+         (tokens.empty() || tokens.back() < tokens_seen_) &&
+         (!config_->options().budget.unlimited() || tokens.size() == tokens_seen_);
 }
 
 Memory::Memory(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -610,7 +702,8 @@ std::string Memory::Save() const {
 Result<Memory> Memory::Load(const MemoryShape& shape, std::string_view bytes) {
   const Status damaged = BadFile("the saved cache is damaged");
   ByteReader reader(bytes);
-  if (reader.Read<uint32_t>() != kSaveVersion) {
+  const uint32_t version = reader.Read<uint32_t>();
+  if (version != kSaveVersion && version != kRowsOnlyVersion) {
     return BadFile("the saved cache was written by another version of RetentiveKV");
   }
   MemoryOptions options;
@@ -625,7 +718,7 @@ Result<Memory> Memory::Load(const MemoryShape& shape, std::string_view bytes) {
   if (!reader.ok()) return damaged;
   if (saved != shape) return BadFile("the saved cache belongs to a model of another shape");
   RKV_ASSIGN_OR_RETURN(Memory memory, Create(shape, options));
-  if (!memory.impl_->LoadTokens(reader) || reader.remaining() != 0) return damaged;
+  if (!memory.impl_->LoadTokens(reader, version) || reader.remaining() != 0) return damaged;
   return memory;
 }
 

@@ -80,7 +80,7 @@ class Memory::Impl {
   // or clips than now. REQUIRES: n_tokens >= tokens_seen().
   uint64_t MaxHeldBytes(uint64_t n_tokens, size_t n_media) const;
 
-  void AddMedia(const MediaSpan& span) { media_.push_back(span); }
+  void AddMedia(const MediaSpan& span);
   std::span<const MediaSpan> media() const { return media_; }
   TokenInfo token_info(uint32_t index) const;
 
@@ -160,7 +160,8 @@ class Memory::Impl {
   }
 
   void Save(ByteWriter& writer) const;
-  bool LoadTokens(ByteReader& reader);
+  // Of what was saved: all that follows options and shape. False if no Memory can be so.
+  bool LoadTokens(ByteReader& reader, uint32_t version);
 
  private:
   friend class Compressor;
@@ -170,6 +171,11 @@ class Memory::Impl {
     if (rows == nullptr) rows = std::make_unique<RowStore>(config_->layout(head, tier));
     return *rows;
   }
+  bool LoadProgress(ByteReader& reader);
+  bool LoadMedia(ByteReader& reader);
+  bool LoadRows(size_t head, uint64_t end_of_roots, bool with_room, ByteReader& reader);
+  // Gives the table of pictures and clips the room that as many have, wherever they came from.
+  void FitMedia();
   // Sets the room of a store, which is gone when it has none.
   void SetCapacity(size_t head, size_t tier, size_t rows);
   uint64_t BudgetBytes(uint64_t tokens_seen) const;  // kNoLimit without a budget

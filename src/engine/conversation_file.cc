@@ -1,6 +1,8 @@
 // Saved conversations; docs/formats.md describes the file.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/bytes.h"
 #include "base/file.h"
 #include "engine/conversation_impl.h"
@@ -50,19 +52,38 @@ bool Conversation::Impl::LoadPayload(ByteReader& reader) {
     message.role = reader.ReadString();
     message.content = reader.ReadString();
   }
-  turns_.resize(reader.ReadCount(sizeof(uint64_t)));
+  turns_.resize(reader.ReadCount(2 * sizeof(uint64_t) + 2 * sizeof(int32_t)));
+  TurnStart before;
   for (TurnStart& turn : turns_) {
     turn.n_messages = reader.Read<uint64_t>();
     turn.tokens_seen = reader.Read<uint64_t>();
     turn.next_position = reader.Read<llama_pos>();
     turn.undecoded = ReadToken(reader, model_.vocab());
-    if (turn.n_messages > messages_.size() || turn.tokens_seen > memory_.tokens_seen()) {
-      reader.Fail();
-    }
+    const bool follows = turn.n_messages >= before.n_messages &&
+                         turn.tokens_seen >= before.tokens_seen &&
+                         turn.next_position >= before.next_position;
+    if (!follows) reader.Fail();
+    before = turn;
   }
   next_position_ = reader.Read<llama_pos>();
   undecoded_ = ReadToken(reader, model_.vocab());
-  return reader.ok() && next_position_ >= 0;
+  return reader.ok() && before.n_messages <= messages_.size() &&
+         before.tokens_seen <= memory_.tokens_seen() && before.next_position <= next_position_ &&
+         PositionsFitTokens();
+}
+
+bool Conversation::Impl::PositionsFitTokens() const {
+  const uint64_t n_tokens = memory_.tokens_seen();
+  uint64_t least = n_tokens;
+  for (const MediaSpan& span : memory_.impl().media()) {
+    if (span.first_token + span.n_tokens() > n_tokens) return false;  // No turn ends within one.
+    // With M-RoPE a picture takes as many as it has cells along its longer side.
+    if (model_.uses_mrope() && span.modality == Modality::kImage) {
+      least -= span.n_tokens() - std::max(span.rows, span.columns);
+    }
+  }
+  const auto n_positions = static_cast<uint64_t>(next_position_);
+  return least <= n_positions && n_positions <= n_tokens;
 }
 
 Status Conversation::Impl::Save(const std::string& path) const {
@@ -111,6 +132,10 @@ Result<std::unique_ptr<Conversation::Impl>> Conversation::Impl::Load(
   ByteReader payload_reader(payload);
   if (!impl->LoadPayload(payload_reader) || payload_reader.remaining() != 0) {
     return refuse("it is damaged");
+  }
+  if (impl->next_position_ > model.n_ctx()) {
+    return refuse(fmt::format("it takes {} positions, but the context ends at {}; raise --ctx-size",
+                              impl->next_position_, model.n_ctx()));
   }
   return impl;
 }

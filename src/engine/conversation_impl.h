@@ -88,6 +88,8 @@ class Conversation::Impl {
   std::optional<size_t> FinishTaking(size_t row);
   std::string SavePayload() const;
   bool LoadPayload(ByteReader& reader);
+  // Whether next_position_ can be where the tokens that were seen end.
+  bool PositionsFitTokens() const;
 
   const Model& model_;
   const ChatTemplate& template_;

@@ -19,6 +19,7 @@
 
 #include "base/bytes.h"
 #include "base/file.h"
+#include "base/random.h"
 #include "base/utf8.h"
 #include "llama/tokenizer.h"
 #include "support/broken_models.h"
@@ -856,6 +857,154 @@ TEST(EngineTest, DamagedAndForeignFilesAreRefused) {
   const auto other_engine = *Engine::Load(other);
   const auto foreign = other_engine->LoadConversation(path);
   EXPECT_NE(foreign.status().message().find("another model"), std::string::npos);
+}
+
+// Of a question, every logit of its answer.
+std::vector<float> AnswerLogits(Engine& engine, Conversation& conversation,
+                                const std::string& question,
+                                const std::vector<std::string>& files) {
+  std::vector<float> all;
+  EXPECT_TRUE(conversation.AddUserMessage(question, files).ok());
+  AnswerOptions options = Greedy(12);
+  options.on_logits = [&](std::span<const float> logits, int32_t) {
+    all.insert(all.end(), logits.begin(), logits.end());
+  };
+  EXPECT_TRUE(engine.Answer(conversation, options).ok());
+  return all;
+}
+
+TEST(EngineTest, RestoredConversationsGoOnBitForBit) {
+  EngineOptions options = ReferenceOptions();
+  options.model = kReference + "reference-f16.gguf";
+  options.mmproj = kReference + "mmproj-reference-f16.gguf";
+  const auto engine = *Engine::Load(options);
+  for (const auto& [policy, budget] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"retentive", "25%"}, {"retentive", "96t"}, {"snapkv", "25%"}, {"full", "100%"}}) {
+    SCOPED_TRACE(fmt::format("{} {}", policy, budget));
+    const MemoryOptions memory{.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)};
+    const auto stays = *engine->NewConversation(memory);
+    auto restored = *engine->NewConversation(memory);
+    auto copy = *engine->NewConversation(memory);
+    for (int turn = 0; turn < 7; ++turn) {
+      const std::vector<std::string> files =
+          turn % 4 == 0 ? std::vector<std::string>{kReference + "sample.png"}
+                        : std::vector<std::string>{};
+      const std::string question = turn % 2 == 0 ? "Which track is given?" : "Read the seat.";
+      const std::vector<float> expected = AnswerLogits(*engine, *stays, question, files);
+      ASSERT_FALSE(expected.empty());
+      ASSERT_EQ(AnswerLogits(*engine, *restored, question, files), expected) << turn;
+      ASSERT_EQ(AnswerLogits(*engine, *copy, question, files), expected) << turn;
+      ASSERT_EQ(restored->stats().held_bytes, stays->stats().held_bytes) << turn;
+      ASSERT_EQ(restored->stats().compressions, stays->stats().compressions) << turn;
+      const std::string path = TempPath("conversation");
+      ASSERT_TRUE(restored->Save(path).ok());
+      restored = *engine->LoadConversation(path);
+      copy = *engine->CopyConversation(*copy);
+    }
+  }
+}
+
+// Such a file has rows in no order and no room for more, and is read on with what it has.
+TEST(EngineTest, ConversationsOfTheFormatBeforeGoOn) {
+  EngineOptions options = ReferenceOptions();
+  options.model = kReference + "reference-f16.gguf";
+  options.mmproj = kReference + "mmproj-reference-f16.gguf";
+  const auto engine = *Engine::Load(options);
+  auto loaded = engine->LoadConversation(SourcePath("tests/data/cache-version-3.rkvconv"));
+  ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+  Conversation& conversation = **loaded;
+  EXPECT_EQ(conversation.messages().back().content, "Maria");
+  EXPECT_EQ(conversation.stats().tokens_seen, 117u);
+  EXPECT_GT(conversation.stats().states, 0u);
+  EXPECT_EQ(conversation.Inspect().heads.front().rung.size(), 117u);
+  Ask(*engine, conversation, "Read the seat.");
+  EXPECT_LE(conversation.stats().held_bytes, conversation.stats().budget_bytes);
+  ASSERT_TRUE(conversation.Save(TempPath("again")).ok());
+  EXPECT_TRUE(engine->LoadConversation(TempPath("again")).ok());
+}
+
+// A saved conversation taken apart, to change it and make its hash right.
+struct SavedParts {
+  std::string head, description, memory, payload;
+
+  explicit SavedParts(const std::string& bytes) : head(bytes.substr(0, 20)) {
+    ByteReader reader(std::string_view(bytes).substr(20));
+    description = reader.ReadString();
+    reader.Read<uint64_t>();
+    memory = reader.ReadString();
+    payload = reader.ReadString();
+    EXPECT_TRUE(reader.ok());
+  }
+  std::string Bytes() const {
+    ByteWriter writer;
+    writer.WriteRaw(head.data(), head.size());
+    writer.WriteString(description);
+    writer.Write<uint64_t>(Hash64(memory, Hash64(payload)));
+    writer.WriteString(memory);
+    writer.WriteString(payload);
+    return writer.buffer();
+  }
+};
+
+TEST(EngineTest, ForgedConversationsAreRefusedOrGoOn) {
+  const auto engine = LoadReference();
+  MemoryOptions memory{.policy = *ParsePolicySpec("retentive"), .budget = *ParseBudget("40%")};
+  const auto conversation = *engine->NewConversation(memory);
+  Ask(*engine, *conversation, "value of W", {Picture("doc-1.png")});
+  Ask(*engine, *conversation, "value of Z");
+  const std::string path = TempPath("forged");
+  ASSERT_TRUE(conversation->Save(path).ok());
+  const SavedParts good(*ReadFile(path, "file"));
+  const auto load = [&](const SavedParts& parts) {
+    WriteTestFile(path, parts.Bytes());
+    return engine->LoadConversation(path);
+  };
+  ASSERT_TRUE(load(good).ok());
+  // Tokens seen, which memory is taken for wherever each of them is shown.
+  ByteWriter seen;
+  seen.Write<uint64_t>(conversation->stats().tokens_seen);
+  const size_t at = good.memory.find(seen.buffer());
+  ASSERT_NE(at, std::string::npos);
+  for (const uint64_t n : {uint64_t{0xFFFFFFFF}, uint64_t{1} << 24, uint64_t{1} << 40,
+                           conversation->stats().tokens_seen + 1}) {
+    SavedParts forged = good;
+    std::memcpy(forged.memory.data() + at, &n, sizeof(n));
+    EXPECT_EQ(load(forged).status().code(), StatusCode::kBadFile) << n;
+  }
+  // The next position, the last turn's position and its tokens, from the end on.
+  for (const auto& [offset, value] : std::initializer_list<std::pair<size_t, int32_t>>{
+           {8, 0}, {8, -1}, {8, 1 << 30}, {16, -1}, {16, 1 << 30}, {24, 1 << 30}}) {
+    SavedParts forged = good;
+    std::memcpy(forged.payload.data() + forged.payload.size() - offset, &value, sizeof(value));
+    EXPECT_EQ(load(forged).status().code(), StatusCode::kBadFile) << offset << " " << value;
+  }
+  Random random(23);
+  int n_loaded = 0;
+  for (int i = 0; i < 1500; ++i) {
+    SavedParts forged = good;
+    std::string& part = i % 2 == 0 ? forged.payload : forged.memory;
+    const size_t end = i % 3 == 0 ? part.size() : std::min<size_t>(part.size(), 400);
+    const size_t where = random.NextBelow(end - 8);
+    const uint64_t extremes[] = {0, 1, 1 << 16, 0xFFFFFFFF, uint64_t{1} << 32, ~uint64_t{0}};
+    const uint64_t value = extremes[random.NextBelow(6)];
+    const uint64_t how = random.NextBelow(3);
+    if (how == 0) part[where] = static_cast<char>(random.NextBelow(256));
+    if (how > 0) std::memcpy(part.data() + where, &value, how == 1 ? 4 : 8);
+    auto loaded = load(forged);
+    if (!loaded.ok()) {
+      ASSERT_EQ(loaded.status().code(), StatusCode::kBadFile);
+      continue;
+    }
+    ++n_loaded;
+    ASSERT_LT((*loaded)->stats().tokens_seen, 100000u);
+    (void)(*loaded)->Inspect();
+    if (n_loaded <= 20 && (*loaded)->AddText("more").ok()) {
+      (void)engine->Answer(**loaded, Greedy(1));
+    }
+    while ((*loaded)->Undo().ok()) {
+    }
+  }
+  EXPECT_GT(n_loaded, 50);
 }
 
 TEST(EngineTest, AFullDiskDoesNotHarmTheConversation) {

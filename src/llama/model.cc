@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "base/huge_pages.h"
 #include "llama/abort_guard.h"
+#include "llama/gguf_check.h"
 #include "llama/log.h"
 
 namespace rkv {
@@ -186,6 +187,7 @@ Result<std::unique_ptr<Model>> Model::Load(const ModelOptions& options,
                                            const LoadProgress& progress) {
   InitBackends();
   RKV_RETURN_IF_ERROR(CheckGgufFile(options.model_path, "model"));
+  RKV_RETURN_IF_ERROR(CheckModelFile(options.model_path));
   if (!options.mmproj_path.empty()) {
     RKV_RETURN_IF_ERROR(CheckGgufFile(options.mmproj_path, "mmproj"));
   }
@@ -285,6 +287,7 @@ Status Model::LoadVision() {
   params.warmup = false;
   params.image_min_tokens = options_.image_min_tokens;
   params.image_max_tokens = options_.image_max_tokens;
+  RKV_RETURN_IF_ERROR(CheckProjectorFile(options_.mmproj_path, params));
   const LlamaErrorLog log;
   vision_.reset(LoadOrNull(
       [&] { return mtmd_init_from_file(options_.mmproj_path.c_str(), model_.get(), params); }));

@@ -1,0 +1,398 @@
+// A Memory that was saved and loaded, or copied, goes on bit for bit as the one that stayed; and
+// bytes that lie are refused, or are a Memory that is used like any other, within bounds.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cache/compressor.h"
+#include "cache/memory_impl.h"
+#include "policies/policy.h"
+#include "support/random_ubatch.h"
+
+namespace rkv {
+namespace {
+
+// Two layers of different shapes: grouped queries, and K and V of different and odd sizes.
+MemoryShape TestShape() {
+  return {.layers = {{.n_head = 4, .n_kv_head = 2, .d_k = 32, .d_v = 32},
+                     {.n_head = 3, .n_kv_head = 3, .d_k = 16, .d_v = 24}}};
+}
+
+constexpr const char* kAbsorbs[] = {"none",
+                                    "merge",
+                                    "clusters",
+                                    "clusters:share=-1",
+                                    "clusters:share=0.3,matrix=1",
+                                    "states:additive=1,matrix=1",
+                                    "states"};
+constexpr const char* kLadders[] = {"none", "auto", "f16,q4_0,q2", "q2"};
+
+std::string Name(const MemoryOptions& options) {
+  return fmt::format("{} {} absorb {} ladder {} split {} {}", ToString(options.policy),
+                     ToString(options.budget),
+                     options.absorb.has_value() ? ToString(*options.absorb) : "default",
+                     options.ladder.has_value() ? ToString(*options.ladder) : "default",
+                     options.split.has_value() ? ToString(*options.split) : "default",
+                     ToString(options.compression));
+}
+
+// Of everything but time.
+void ExpectSameStats(const MemoryStats& a, const MemoryStats& b) {
+  EXPECT_EQ(a.tokens_seen, b.tokens_seen);
+  EXPECT_EQ(a.tokens_exact, b.tokens_exact);
+  EXPECT_EQ(a.tokens_evicted, b.tokens_evicted);
+  EXPECT_EQ(a.tokens_absorbed, b.tokens_absorbed);
+  EXPECT_EQ(a.states, b.states);
+  EXPECT_EQ(a.held_bytes, b.held_bytes);
+  EXPECT_EQ(a.exact_bytes, b.exact_bytes);
+  EXPECT_EQ(a.state_bytes, b.state_bytes);
+  EXPECT_EQ(a.metadata_bytes, b.metadata_bytes);
+  EXPECT_EQ(a.bytes_by_type, b.bytes_by_type);
+  EXPECT_EQ(a.tokens_by_type, b.tokens_by_type);
+  EXPECT_EQ(a.budget_bytes, b.budget_bytes);
+  EXPECT_EQ(a.state_share, b.state_share);
+  EXPECT_EQ(a.reactivations, b.reactivations);
+  EXPECT_EQ(a.compressions, b.compressions);
+}
+
+std::vector<uint32_t> Bits(const std::vector<float>& x) {
+  std::vector<uint32_t> bits(x.size());
+  std::memcpy(bits.data(), x.data(), x.size() * sizeof(float));
+  return bits;
+}
+
+// A Memory that stays, and one that is saved and loaded, or copied, in between.
+class Pair {
+ public:
+  Pair(const MemoryShape& shape, const MemoryOptions& options)
+      : shape_(shape),
+        stays_(*Memory::Create(shape, options)),
+        restored_(*Memory::Create(shape, options)) {}
+
+  Memory& stays() { return stays_; }
+
+  void Restore() {
+    const std::string bytes = restored_.Save();
+    Result<Memory> loaded = Memory::Load(shape_, bytes);
+    ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+    restored_ = *std::move(loaded);
+    ASSERT_EQ(restored_.Save(), bytes);
+  }
+  void Copy() { restored_ = Memory(restored_); }
+
+  void AddMedia(const MediaSpan& span) {
+    stays_.AddMedia(span);
+    restored_.AddMedia(span);
+  }
+  void Truncate(uint64_t n_tokens) {
+    stays_.Truncate(n_tokens);
+    restored_.Truncate(n_tokens);
+  }
+  // A ubatch that fails, with a picture in it.
+  void Abort() {
+    for (Memory* memory : {&stays_, &restored_}) {
+      memory->AddMedia({.first_token = memory->tokens_seen(), .rows = 2, .columns = 2});
+      memory->BeginAppend(4);
+      memory->AbortAppend();
+    }
+  }
+  void Append(size_t n, bool prompt_follows, Random& random) {
+    RandomUbatch ubatch(shape_, n, random);
+    std::vector<std::vector<uint32_t>> outs[2];
+    for (const bool restored : {false, true}) {
+      Memory& memory = restored ? restored_ : stays_;
+      memory.impl().set_prompt_follows(prompt_follows);
+      ubatch.Run(memory, &transits_[restored ? 1 : 0]);
+      for (size_t l = 0; l < shape_.layers.size(); ++l) {
+        outs[restored ? 1 : 0].push_back(Bits(ubatch.out(l)));
+      }
+    }
+    ASSERT_EQ(outs[0], outs[1]);
+    ASSERT_EQ(stays_.stats().held_bytes, restored_.stats().held_bytes);
+  }
+  void ExpectSame() const {
+    ExpectSameStats(stays_.stats(), restored_.stats());
+    EXPECT_EQ(stays_.Save(), restored_.Save());
+  }
+
+ private:
+  MemoryShape shape_;
+  Memory stays_;
+  Memory restored_;
+  Transit transits_[2];
+};
+
+void RunPair(const MemoryOptions& options, uint64_t seed, int n_steps) {
+  SCOPED_TRACE(Name(options) + fmt::format(" seed {}", seed));
+  Pair pair(TestShape(), options);
+  Random random(seed);
+  for (int step = 0; step < n_steps; ++step) {
+    SCOPED_TRACE(fmt::format("step {}", step));
+    const uint64_t action = step == 0 ? 0 : random.NextBelow(8);
+    const auto restore = [&] {
+      const uint64_t how = random.NextBelow(4);
+      if (how < 2) pair.Restore();
+      if (how == 2) pair.Copy();
+    };
+    if (action < 2) {
+      // A prompt of up to three ubatches, sometimes restored between them.
+      const uint64_t n_ubatches = 1 + random.NextBelow(3);
+      for (uint64_t i = 0; i < n_ubatches; ++i) {
+        const size_t n = 1 + random.NextBelow(60);
+        if (random.NextBelow(2) == 0 && n >= 12) {
+          pair.AddMedia({.first_token = pair.stays().tokens_seen() + 1,
+                         .rows = static_cast<uint32_t>((n - 2) / 4),
+                         .columns = 4});
+        }
+        pair.Append(n, i + 1 < n_ubatches, random);
+        if (testing::Test::HasFatalFailure()) return;
+        restore();
+      }
+    } else if (action < 6) {
+      const uint64_t n = 1 + random.NextBelow(6);
+      for (uint64_t i = 0; i < n; ++i) pair.Append(1, false, random);
+    } else if (action == 6) {
+      pair.Truncate(pair.stays().tokens_seen() -
+                    random.NextBelow(pair.stays().tokens_seen() + 1) / 3);
+    } else {
+      pair.Abort();
+    }
+    restore();
+    if (testing::Test::HasFatalFailure()) return;
+  }
+  pair.ExpectSame();
+}
+
+TEST(RestoredMemoryTest, EveryCombinationGoesOnAsIfItHadStayed) {
+  uint64_t seed = 0;
+  for (const PolicyInfo* info : Policies()) {
+    for (const char* absorb : kAbsorbs) {
+      for (const char* ladder : kLadders) {
+        Random random(++seed);
+        const char* budgets[] = {"12%", "25%", "60%", "64t", "150t", "40KiB"};
+        MemoryOptions options;
+        options.policy.name = info->name;
+        if (info->evicts) options.policy.options = {{"window", 8}};
+        options.budget = *ParseBudget(info->evicts ? budgets[random.NextBelow(6)] : "100%");
+        options.absorb = *ParseAbsorbSpec(absorb);
+        options.ladder = *ParseLadder(ladder);
+        if (info->comparable) options.split = static_cast<Split>(random.NextBelow(3));
+        if (random.NextBelow(4) == 0) options.compression = Compression::kPrompt;
+        RunPair(options, seed, 8);
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+// As they go with each policy, over many compressions.
+TEST(RestoredMemoryTest, LongConversationsGoOnAsIfTheyHadStayed) {
+  uint64_t seed = 100;
+  for (const PolicyInfo* info : Policies()) {
+    MemoryOptions options;
+    options.policy.name = info->name;
+    if (info->evicts) options.budget = *ParseBudget("20%");
+    RunPair(options, ++seed, 40);
+    if (HasFailure()) return;
+  }
+}
+
+// Most tokens rest while an answer grows: which do is the order in which they are stored.
+TEST(RestoredMemoryTest, RestingTokensGoOnResting) {
+  for (const Split split : {Split::kUniform, Split::kPooled}) {
+    for (const char* absorb : {"none", "clusters:share=0.2"}) {
+      MemoryOptions options;
+      options.policy = *ParsePolicySpec("retentive:window=8");
+      options.budget = *ParseBudget("120t");
+      options.absorb = *ParseAbsorbSpec(absorb);
+      options.split = split;
+      SCOPED_TRACE(Name(options));
+      Pair pair(TestShape(), options);
+      Random random(7);
+      pair.Append(900, false, random);
+      const uint64_t compressions = pair.stays().stats().compressions;
+      for (int i = 0; i < 160; ++i) {
+        pair.Append(1, false, random);
+        if (i % 7 == 0) pair.Restore();
+        if (HasFatalFailure()) return;
+      }
+      EXPECT_GT(pair.stays().stats().compressions, compressions + 3);
+      pair.ExpectSame();
+    }
+  }
+}
+
+// Of a large budget, a part is left to reading for as long as a prompt is read, and one ubatch
+// more.
+TEST(RestoredMemoryTest, PromptsAreReadOnAsIfTheyHadStayed) {
+  MemoryShape shape;
+  shape.layers.assign(8, {.n_head = 8, .n_kv_head = 8, .d_k = 256, .d_v = 256});
+  MemoryOptions options;
+  options.policy = *ParsePolicySpec("streaming");
+  options.budget = *ParseBudget("40MiB");
+  Memory stays = *Memory::Create(shape, options);
+  Memory restored = *Memory::Create(shape, options);
+  const std::vector<uint16_t> row(256, F16FromF32(0.5f));
+  const auto append = [&](Memory& memory, size_t n, bool prompt_follows) {
+    memory.impl().set_prompt_follows(prompt_follows);
+    memory.BeginAppend(n);
+    for (size_t l = 0; l < 8; ++l) {
+      for (size_t h = 0; h < 8; ++h) {
+        for (size_t i = 0; i < n; ++i) memory.Stage(l, h, i, row.data(), row.data());
+      }
+    }
+    memory.CommitAppend();
+  };
+  for (Memory* memory : {&stays, &restored}) {
+    append(*memory, 300, true);
+    append(*memory, 300, true);
+  }
+  restored = *Memory::Load(shape, restored.Save());
+  Memory copy = restored;
+  // One that does not know that a prompt is being read: it has room for what the others have not.
+  Memory forgot = restored;
+  forgot.Truncate(600);
+  for (Memory* memory : {&stays, &restored, &copy, &forgot}) append(*memory, 35, false);
+  EXPECT_EQ(restored.stats().held_bytes, stays.stats().held_bytes);
+  EXPECT_EQ(copy.stats().held_bytes, stays.stats().held_bytes);
+  EXPECT_NE(forgot.stats().held_bytes, stays.stats().held_bytes);
+}
+
+// As in fuzz/session_fuzz.cc, with sizes that are likelier to be believed.
+std::string Mutated(std::string bytes, Random& random) {
+  for (uint64_t n = 1 + random.NextBelow(3); n > 0; --n) {
+    // Mostly in what comes before the rows.
+    const size_t end =
+        random.NextBelow(4) == 0 ? bytes.size() : std::min<size_t>(500, bytes.size());
+    const size_t at = random.NextBelow(end - 8);
+    const uint64_t extremes[] = {0,
+                                 1,
+                                 255,
+                                 65535,
+                                 uint64_t{1} << 31,
+                                 (uint64_t{1} << 32) - 1,
+                                 uint64_t{1} << 32,
+                                 uint64_t{1} << 62,
+                                 ~uint64_t{0}};
+    const uint64_t value = extremes[random.NextBelow(std::size(extremes))];
+    switch (random.NextBelow(6)) {
+      case 0:
+        bytes[at] = static_cast<char>(bytes[at] ^ (1 << random.NextBelow(8)));
+        break;
+      case 1:
+        bytes[at] = static_cast<char>(random.NextBelow(256));
+        break;
+      case 2:
+        std::memcpy(bytes.data() + at, &value, sizeof(uint32_t));
+        break;
+      case 3:
+        std::memcpy(bytes.data() + at, &value, sizeof(value));
+        break;
+      case 4:
+        bytes.erase(at, 1 + random.NextBelow(8));
+        break;
+      default:
+        bytes.insert(at, 1 + random.NextBelow(8), static_cast<char>(random.NextBelow(256)));
+    }
+    if (bytes.size() < 64) break;
+  }
+  return bytes;
+}
+
+// Ends the process with 0 where all of `n` mutations of each kind of cache are refused or used.
+void UseMutations(int n) {
+  Random random(17);
+  std::vector<std::string> seeds;
+  for (const PolicyInfo* info : Policies()) {
+    MemoryOptions options;
+    options.policy.name = info->name;
+    if (info->evicts) options.budget = *ParseBudget("40%");
+    if (seeds.size() % 2 == 1) options.absorb = *ParseAbsorbSpec("states:matrix=1");
+    Memory memory = *Memory::Create(TestShape(), options);
+    memory.AddMedia({.first_token = 2, .rows = 4, .columns = 6});
+    for (const size_t tokens : {40, 9, 1, 1}) {
+      RandomUbatch(TestShape(), tokens, random).Run(memory, nullptr);
+    }
+    seeds.push_back(memory.Save());
+  }
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  rlimit limit{};
+  getrlimit(RLIMIT_AS, &limit);
+  limit.rlim_cur = rlim_t{1} << 30;
+  setrlimit(RLIMIT_AS, &limit);
+#endif
+  int n_used = 0;
+  for (const std::string& seed : seeds) {
+    for (int i = 0; i < n; ++i) {
+      Result<Memory> memory = Memory::Load(TestShape(), Mutated(seed, random));
+      if (!memory.ok()) {
+        const StatusCode code = memory.status().code();
+        if (code != StatusCode::kBadFile && code != StatusCode::kInvalidArgument) std::_Exit(2);
+        continue;
+      }
+      ++n_used;
+      // The engine bounds them by the context.
+      if (memory->tokens_seen() <= 65536) (void)memory->Inspect();
+      (void)memory->stats();
+      for (const size_t tokens : {1, 5, 1}) {
+        RandomUbatch(TestShape(), tokens, random).Run(*memory, nullptr);
+      }
+      (void)Memory::Load(TestShape(), memory->Save());
+      memory->Truncate(memory->tokens_seen() / 2);
+      RandomUbatch(TestShape(), 1, random).Run(*memory, nullptr);
+    }
+  }
+  std::_Exit(n_used > n ? 0 : 3);
+}
+
+TEST(RestoredMemoryDeathTest, BytesThatLieAreRefusedOrUsedInLittleMemory) {
+  EXPECT_EXIT(UseMutations(250), testing::ExitedWithCode(0), "");
+}
+
+TEST(RestoredMemoryTest, LiesOfEachKindAreRefused) {
+  MemoryOptions options;
+  options.policy = *ParsePolicySpec("retentive:window=8");
+  options.budget = *ParseBudget("25%");
+  Memory memory = *Memory::Create(TestShape(), options);
+  Random random(5);
+  memory.AddMedia({.first_token = 20, .rows = 4, .columns = 6});
+  RandomUbatch(TestShape(), 300, random).Run(memory, nullptr);
+  const std::string good = memory.Save();
+  ASSERT_TRUE(Memory::Load(TestShape(), good).ok());
+  // Where numbers are, from tokens seen on.
+  std::string seen(8, '\0');
+  seen[0] = static_cast<char>(300 & 255);
+  seen[1] = static_cast<char>(300 >> 8);
+  const size_t at = good.find(seen);
+  ASSERT_NE(at, std::string::npos);
+  const auto refused = [&](size_t offset, auto value) {
+    std::string bytes = good;
+    std::memcpy(bytes.data() + at + offset, &value, sizeof(value));
+    return Memory::Load(TestShape(), bytes).status().code() == StatusCode::kBadFile;
+  };
+  EXPECT_TRUE(refused(0, uint64_t{10}));        // tokens seen: fewer than are held
+  EXPECT_TRUE(refused(0, uint64_t{1} << 32));   // more than have numbers
+  EXPECT_TRUE(refused(8, std::nan("")));        // observed queries
+  EXPECT_TRUE(refused(8, HUGE_VAL));            //
+  EXPECT_TRUE(refused(16, uint64_t{301}));      // when rows were ordered: later than now
+  EXPECT_TRUE(refused(24, uint8_t{2}));         // whether the budget was pooled
+  EXPECT_TRUE(refused(27, -1.0));               // what states took
+  EXPECT_TRUE(refused(59, ~uint64_t{0}));       // number of pictures
+  EXPECT_TRUE(refused(67, uint64_t{1} << 31));  // where the picture starts
+  EXPECT_TRUE(refused(75, uint8_t{0}));         // which is none
+  EXPECT_TRUE(refused(76, uint32_t{0}));        // without rows
+  EXPECT_TRUE(refused(76, ~uint32_t{0}));       // of far too many
+  EXPECT_TRUE(refused(good.size() - at - 4, uint32_t{129}));  // room of the last store
+  EXPECT_FALSE(refused(0, uint64_t{300}));
+}
+
+}  // namespace
+}  // namespace rkv
