@@ -53,8 +53,9 @@ const std::map<std::string, std::set<std::string>> kAllowed = {
     {"memory", {"base", "kernels"}},
     {"policies", {"base", "kernels"}},
     {"cache", {"base", "kernels", "memory", "policies"}},
-    {"llama", {"base", "kernels", "memory", "policies", "cache"}},
-    {"engine", {"base", "kernels", "memory", "policies", "cache", "llama"}},
+    {"picture", {"base"}},
+    {"llama", {"base", "kernels", "memory", "policies", "cache", "picture"}},
+    {"engine", {"base", "kernels", "memory", "policies", "cache", "picture", "llama"}},
 };
 
 TEST(LayeringTest, RoomsIncludeOnlyWhatIsBelow) {

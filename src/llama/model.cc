@@ -248,7 +248,7 @@ Status Model::LoadVision() {
   params.print_timings = false;
   params.warmup = false;
   params.image_min_tokens = options_.image_min_tokens;
-  params.image_max_tokens = options_.image_max_tokens;
+  params.image_max_tokens = options_.image_max_tokens.value_or(-1);
   const LlamaErrorLog log;
   vision_.reset(LoadOrNull(
       [&] { return mtmd_init_from_file(options_.mmproj_path.c_str(), model_.get(), params); }));
