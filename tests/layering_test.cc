@@ -77,6 +77,17 @@ TEST(LayeringTest, OnlyTheLlamaRoomKnowsLlama) {
   }
 }
 
+TEST(LayeringTest, OnlyThePictureRoomDecodesPictures) {
+  const std::set<std::string> decoders = {"spng.h", "jpeglib.h", "gif_lib.h", "webp/decode.h"};
+  for (const char* folder : {"src", "apps"}) {
+    for (const Include& include : IncludesUnder(folder)) {
+      EXPECT_NE(include.target, "stb_image.h") << include.file;
+      if (include.file.parent_path().filename() == "picture") continue;
+      EXPECT_FALSE(decoders.contains(include.target)) << include.file;
+    }
+  }
+}
+
 TEST(LayeringTest, PublicHeadersStandAlone) {
   for (const Include& include : IncludesUnder("include")) {
     // The C interface is about a llama_context.

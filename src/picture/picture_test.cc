@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/process_memory.h"
 #include "support/encoded_pictures.h"
 
 namespace rkv {
@@ -546,6 +547,79 @@ TEST(PictureTest, SizesAreLimitedBeforeMemoryIsTaken) {
   limits = {};
   limits.max_file_bytes = 100;
   ExpectRefusal(png, "larger than", limits);
+}
+
+// A JPEG of one grey component in one scan: two bits a block.
+std::string FlatJpeg(uint64_t width, uint64_t height) {
+  std::string file = JpegOfScans(width, height, 1);
+  file[file.find("\xFF\xC2") + 1] = '\xC0';
+  file[file.find('\xE0')] = '\0';  // AC: the end of a block
+  file[file.find(std::string("\xFF\xDA\0\x8", 4)) + 8] = '\x3F';
+  const uint64_t n_blocks = (width + 7) / 8 * ((height + 7) / 8);
+  file.resize(file.size() - 2);
+  return file + std::string((n_blocks + 7) / 8, '\0') + "\xFF\xD9";
+}
+
+// Each is refused, or read in little memory; `--gtest_filter=*Hostile*` says how long it took.
+TEST(PictureTest, HostilePicturesTakeLittle) {
+  std::vector<std::string> files;
+  for (const std::string& file : OneOfEachFormat()) {
+    for (const size_t part : {1, 4, 7}) files.push_back(file.substr(0, file.size() * part / 8));
+  }
+  const std::string zeros(64, '\0');
+  // Formats that are not read: TGA, PIC, PSD, HDR, PNM.
+  files.push_back(std::string("\0\0\2\0\0\0\0\0\0\0\0\0\x40\x1F\x40\x1F\x20\0", 18));
+  files.push_back(std::string("\0\0\xA\0\0\0\0\0\0\0\0\0\xFF\xFF\xFF\xFF\x20\0", 18));
+  files.push_back("\x53\x80\xF6\x34" + std::string(84, '\0') + "PICT" + zeros);
+  files.push_back("8BPS" + zeros);
+  files.push_back("#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 32000 +X 32000\n");
+  files.push_back("P6 8000 8000 255\n");
+  // Headers that lie.
+  for (const auto& [width, height] : {std::pair<uint32_t, uint32_t>{8000, 8000},
+                                      {65535, 900},
+                                      {1u << 31, 1},
+                                      {1u << 30, 1u << 30}}) {
+    files.push_back(PngWithSize(width, height));
+    const auto w = static_cast<int>(width & INT32_MAX), h = static_cast<int>(height & INT32_MAX);
+    for (const int bits : {1, 8, 24, 32}) {
+      files.push_back(EncodeBmp({.width = w, .height = h, .bits = bits}, zeros));
+      files.push_back(EncodeBmp({.width = w, .height = -h, .bits = bits}, zeros));
+    }
+  }
+  std::string gif = EncodeGif(1, 1, kGifColors, {{.width = 1, .height = 1, .indexes = {0}}});
+  gif.replace(6, 4, "\x40\x1F\x40\x1F");
+  files.push_back(gif);  // nothing but a dot on 64 million pixels
+  const size_t frame = gif.find(',');
+  gif.replace(frame + 5, 4, "\x40\x1F\x40\x1F");
+  files.push_back(gif);
+  files.push_back(JpegOfScans(8000, 8000, 1));
+  files.push_back(JpegOfScans(65500, 65500, 1).substr(0, 1000));
+  files.push_back(JpegOfScans(3000, 3000, 20000));
+  files.push_back(JpegOfScans(3000, 3000, 100));
+  // Files that hold what they say.
+  files.push_back(FlatJpeg(8000, 8000));
+  files.push_back(EncodePng(
+      {.width = 8000, .height = 8000, .color_type = SPNG_COLOR_TYPE_GRAYSCALE, .depth = 1},
+      Bytes(8000000)));
+  files.push_back(EncodeRgbPng(5000, 5000, Bytes(75000000)));
+  files.push_back(EncodeRgbPng(3000, 3000, Bytes(27000000), true));
+  EXPECT_GE(files.size(), 60u);
+  uint64_t most = 0;
+  for (size_t i = 0; i < files.size(); ++i) {
+    const uint64_t before = ResidentBytes();
+    ResetPeakResidentBytes();
+    const auto info = ReadPictureInfo(files[i], "x");
+    if (info.ok()) {
+      const auto picture = ReadPicture(files[i], "x", {}, FitPicture(info->size, 1000000, 32768));
+      EXPECT_TRUE(picture.ok() || picture.status().code() == StatusCode::kBadFile);
+    }
+    const uint64_t taken = PeakResidentBytes() - std::min(PeakResidentBytes(), before);
+    most = std::max(most, taken);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    EXPECT_LT(taken, 100000000u) << i;
+#endif
+  }
+  RecordProperty("most_bytes", std::to_string(most));
 }
 
 TEST(PictureTest, TimeIsLimited) {
