@@ -12,11 +12,11 @@ namespace rkv {
 
 namespace {
 
-// Models that cut pictures into tiles of a fixed size, or bring them all to one size, see no more
-// than this.
-constexpr uint64_t kMostPixels = 3024 * 3024;
-// Those that take any resolution have pixels of up to 32 x 32 in a token.
-constexpr uint64_t kPixelsOfToken = 32 * 32;
+// Models that cut pictures into tiles see no more than this.
+constexpr uint64_t kMostTiledPixels = 3024 * 3024;
+// Others have up to 56 x 56 pixels in a token, and are given some more, as they scale once again.
+constexpr uint64_t kPixelsOfToken = 96 * 96;
+constexpr uint64_t kLeastPixels = 1024 * 1024;
 // mtmd resizes to no more than 65536 pixels a side, and rounds up to whole tokens.
 constexpr int kMaxSide = 32768;
 
@@ -105,8 +105,10 @@ Result<PicturePlan> PlanPicture(const Model& model, const PictureSize& size) {
     // A model that makes as many tokens of every size is given all pixels.
     if (!plan.fewer_tokens) plan = {.size = size, .tokens = own};
   }
-  const PictureSize fitting =
-      FitPicture(plan.size, std::max(kMostPixels, kPixelsOfToken * plan.tokens.n_tokens), kMaxSide);
+  const uint64_t useful = plan.tokens.n_pieces > 1
+                              ? kMostTiledPixels
+                              : std::max(kLeastPixels, kPixelsOfToken * plan.tokens.n_tokens);
+  const PictureSize fitting = FitPicture(plan.size, useful, kMaxSide);
   if (fitting == plan.size) return plan;
   plan.size = fitting;
   RKV_ASSIGN_OR_RETURN(plan.tokens, CountPictureTokens(model, fitting));
