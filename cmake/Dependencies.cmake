@@ -10,7 +10,14 @@ find_package(PkgConfig REQUIRED)
 pkg_check_modules(httplib REQUIRED IMPORTED_TARGET cpp-httplib)
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)
 find_library(RETENTIVEKV_LIBEDIT edit REQUIRED)
-find_path(RETENTIVEKV_STB_DIR stb_image.h PATH_SUFFIXES stb REQUIRED)
+find_path(RETENTIVEKV_STB_DIR stb_image_write.h PATH_SUFFIXES stb REQUIRED)
+
+# What decodes pictures; cmake/retentivekvConfig.cmake.in finds the same for users.
+find_package(JPEG REQUIRED)
+find_package(GIF REQUIRED)
+pkg_check_modules(spng REQUIRED IMPORTED_TARGET spng)
+pkg_check_modules(webp REQUIRED IMPORTED_TARGET libwebp libwebpdemux)
+set(picture_libraries JPEG::JPEG GIF::GIF PkgConfig::spng PkgConfig::webp)
 
 # llama.cpp: an installed prefix, by default the one that scripts/setup.sh makes.
 set(RETENTIVEKV_LLAMA_DIR "${PROJECT_SOURCE_DIR}/.deps/llama" CACHE PATH

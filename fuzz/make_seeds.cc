@@ -7,6 +7,7 @@
 
 #include "fuzz/session_shape.h"
 #include "retentivekv/model_maker.h"
+#include "support/encoded_pictures.h"
 
 namespace {
 
@@ -28,6 +29,11 @@ void WriteRequests(const fs::path& dir) {
       R"({"prompt":"Once","n_predict":4,"stop":"x","logprobs":1,"policy":"retentive","budget":"20%"})",
       R"({"content":"tokens of this"})", "data:image/png;base64,iVBORw0KGgo="};
   for (size_t i = 0; i < bodies.size(); ++i) Write(dir / std::to_string(i), bodies[i]);
+}
+
+void WritePictures(const fs::path& dir) {
+  const std::vector<std::string> files = rkv::PicturesOfEachFormat(12, 8);
+  for (size_t i = 0; i < files.size(); ++i) Write(dir / std::to_string(i), files[i]);
 }
 
 // Caches of each kind: full, on rungs, with states, with pictures.
@@ -75,5 +81,6 @@ int main(int argc, char** argv) {
   }
   const fs::path dir(argv[1]);
   WriteRequests(dir / "request");
+  WritePictures(dir / "picture");
   return WriteSessions(dir / "session") && WriteModels(dir / "gguf") ? 0 : 1;
 }

@@ -23,7 +23,8 @@ install_packages() {
   command -v dpkg-query > /dev/null || return 0 # Not Debian: CMake will say what is missing.
   local wanted=(g++ cmake ninja-build git libhwy-dev libcli11-dev
     nlohmann-json3-dev libspdlog-dev libfmt-dev libstb-dev libedit-dev libgtest-dev libgmock-dev
-    libbenchmark-dev libcpp-httplib-dev pkg-config)
+    libbenchmark-dev libcpp-httplib-dev pkg-config
+    libspng-dev libjpeg62-turbo-dev libwebp-dev libgif-dev)
   command -v npm > /dev/null || wanted+=(npm)
   if [ "$preset" = fuzz ]; then wanted+=(clang-16 libclang-rt-16-dev); fi
   local missing=()

@@ -53,8 +53,9 @@ const std::map<std::string, std::set<std::string>> kAllowed = {
     {"memory", {"base", "kernels"}},
     {"policies", {"base", "kernels"}},
     {"cache", {"base", "kernels", "memory", "policies"}},
-    {"llama", {"base", "kernels", "memory", "policies", "cache"}},
-    {"engine", {"base", "kernels", "memory", "policies", "cache", "llama"}},
+    {"picture", {"base"}},
+    {"llama", {"base", "kernels", "memory", "policies", "cache", "picture"}},
+    {"engine", {"base", "kernels", "memory", "policies", "cache", "picture", "llama"}},
 };
 
 TEST(LayeringTest, RoomsIncludeOnlyWhatIsBelow) {
@@ -73,6 +74,17 @@ TEST(LayeringTest, OnlyTheLlamaRoomKnowsLlama) {
   for (const Include& include : IncludesUnder("src")) {
     if (include.file.parent_path().filename() == "llama" || IsTest(include.file)) continue;
     EXPECT_FALSE(IsLlamaHeader(include.target)) << include.file << " includes " << include.target;
+  }
+}
+
+TEST(LayeringTest, OnlyThePictureRoomDecodesPictures) {
+  const std::set<std::string> decoders = {"spng.h", "jpeglib.h", "gif_lib.h", "webp/decode.h"};
+  for (const char* folder : {"src", "apps"}) {
+    for (const Include& include : IncludesUnder(folder)) {
+      EXPECT_NE(include.target, "stb_image.h") << include.file;
+      if (include.file.parent_path().filename() == "picture") continue;
+      EXPECT_FALSE(decoders.contains(include.target)) << include.file;
+    }
   }
 }
 

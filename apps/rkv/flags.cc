@@ -10,9 +10,11 @@
 #include <cctype>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "reference_model.h"
 #include "terminal.h"
@@ -122,7 +124,9 @@ void AddModelFlags(CLI::App& command, CommonFlags& flags) {
       ->type_name("SERVERS");
   AddFlag(command, "--image-min-tokens", engine.image_min_tokens, "least visual tokens per picture")
       ->type_name("N");
-  AddFlag(command, "--image-max-tokens", engine.image_max_tokens, "most visual tokens per picture")
+  AddFlag(command, "--image-max-tokens", engine.image_max_tokens,
+          "most visual tokens per picture, which is scaled down to them; 0: the model's own limit; "
+          "default: 1280 where the model takes any resolution")
       ->type_name("N");
   AddTemplateFlags(command, flags);
 }
@@ -335,6 +339,13 @@ Result<std::unique_ptr<Engine>> LoadEngine(CommonFlags& flags) {
   if (flags.n_batch > 0) flags.engine.n_ubatch = std::min(flags.engine.n_ubatch, flags.n_batch);
   if (flags.engine.model.empty()) {
     RKV_RETURN_IF_ERROR(UseReferenceModel(flags.engine));
+  }
+  if (!flags.engine.on_notice) {
+    // Once each, also where a picture is read for many questions.
+    flags.engine.on_notice =
+        [told = std::set<std::string, std::less<>>()](std::string_view notice) mutable {
+          if (told.emplace(notice).second) Tell("note: {}\n", notice);
+        };
   }
   ProgressLine progress;
   return Engine::Load(flags.engine, [&progress](std::string_view what, double fraction) {

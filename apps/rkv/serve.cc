@@ -106,6 +106,7 @@ class ServeCommand {
   }
 
   Status Serve(HttpServer& server, int port, const sigset_t& signals) {
+    flags_.common.engine.on_notice = [](std::string_view notice) { spdlog::info("{}", notice); };
     RKV_ASSIGN_OR_RETURN(auto engine, LoadEngine(flags_.common));
     // A policy and budget that cannot be are an error now, and not of each request.
     const auto trial = engine->NewConversation(flags_.http.defaults.memory);

@@ -49,7 +49,9 @@ struct EngineOptions {
   int n_gpu_layers = 0;
   int image_min_tokens =
       -1;  // visual tokens per picture, for models with a choice; -1: model's own
-  int image_max_tokens = -1;
+  // The most of them; larger pictures are scaled down. 0 or -1: the model's own limit. Unset: 1280
+  // where the model takes any resolution, or its own limit if that is less.
+  std::optional<int> image_max_tokens = {};
   int max_conversations = 1;  // answered at once
   // Embeddings of pictures and clips are kept in up to so many bytes, by what is in the files, so
   // that the encoder runs once for each. 0: none are kept.
@@ -57,7 +59,13 @@ struct EngineOptions {
   // "host:port" of llama.cpp's RPC servers, over which the layers are split. Attention, its output
   // projection and the cache stay here.
   std::vector<std::string> rpc_servers = {};
+  // Gets a sentence for the user when a message is added and something is not taken as it is, e.g.
+  // a picture is scaled down. On the thread that adds the message.
+  std::function<void(std::string_view notice)> on_notice = {};
 };
+
+// The most pictures and clips of one turn.
+inline constexpr size_t kMaxMediaFiles = 256;
 
 // A picture or audio file in memory.
 struct MediaFile {

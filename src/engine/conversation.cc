@@ -117,22 +117,22 @@ Status Conversation::Impl::CheckLength(const std::vector<PromptChunk>& chunks) c
           chunk.n_tokens, chunk.n_tokens));
     }
   }
-  if (end >= model_.n_ctx()) {
-    return ResourceExhausted(
-        fmt::format("the conversation would need {} positions, but the context ends at {}; shorten "
-                    "the prompt or "
-                    "raise --ctx-size (the model was trained for {})",
-                    end + 1, model_.n_ctx(), llama_model_n_ctx_train(model_.llama())));
-  }
-  return OkStatus();
+  return end >= model_.n_ctx() ? TooLong(end) : OkStatus();
+}
+
+Status Conversation::Impl::TooLong(int64_t end) const {
+  return ResourceExhausted(
+      fmt::format("the conversation would need {} positions, but the context ends at {}; shorten "
+                  "the prompt or "
+                  "raise --ctx-size (the model was trained for {})",
+                  end + 1, model_.n_ctx(), llama_model_n_ctx_train(model_.llama())));
 }
 
 Status Conversation::Impl::AddUserMessage(std::string_view text,
                                           std::span<const std::string> files) {
   std::vector<MediaFile> media;
   for (const std::string& file : files) {
-    RKV_ASSIGN_OR_RETURN(std::string bytes,
-                         ReadFile(file, "picture or audio file", kMaxMediaBytes));
+    RKV_ASSIGN_OR_RETURN(std::string bytes, ReadFile(file, "picture or audio file", kMaxFileBytes));
     media.push_back({.name = file, .bytes = std::move(bytes)});
   }
   return AddUserMessageWithMedia(text, media);
@@ -184,19 +184,39 @@ Status Conversation::Impl::AddText(std::string_view text) {
 
 Result<std::vector<LlamaPtr<mtmd_bitmap>>> Conversation::Impl::DecodeAll(
     std::span<const MediaFile> files) const {
-  std::vector<LlamaPtr<mtmd_bitmap>> media;
+  if (files.size() > kMaxMediaFiles) {
+    return InvalidArgument(fmt::format("there are {} pictures and clips; one turn takes up to {}",
+                                       files.size(), kMaxMediaFiles));
+  }
+  std::vector<LlamaPtr<mtmd_bitmap>> bitmaps;
   uint64_t n_bytes = 0;
+  uint64_t picture_bytes = 0;
+  uint64_t file_pixels = 0;
+  int64_t end = next_position_;
   for (const MediaFile& file : files) {
-    RKV_ASSIGN_OR_RETURN(auto bitmap, DecodeMedia(model_, file.bytes, file.name));
-    n_bytes += MediaBytes(*bitmap);
-    if (n_bytes > kMaxMediaBytes) {
+    RKV_ASSIGN_OR_RETURN(DecodedMedia media, DecodeMedia(model_, file.bytes, file.name));
+    n_bytes += media.n_bytes;
+    picture_bytes += media.is_picture ? media.n_bytes : 0;
+    file_pixels += media.file_pixels;
+    end += media.n_positions;
+    if (n_bytes > kMaxMediaBytes || picture_bytes > kMaxPictureBytes) {
       return BadFile(fmt::format(
           "the pictures of one message take more than {} MiB when decoded; scale them down first",
-          kMaxMediaBytes >> 20));
+          (picture_bytes > kMaxPictureBytes ? kMaxPictureBytes : kMaxMediaBytes) >> 20));
     }
-    media.push_back(std::move(bitmap));
+    if (file_pixels > kMaxTurnPixels) {
+      return BadFile(
+          fmt::format("the pictures of one message have more than {} million pixels; scale them "
+                      "down first",
+                      kMaxTurnPixels / 1000000));
+    }
+    if (end >= model_.n_ctx()) return TooLong(end);
+    bitmaps.push_back(std::move(media.bitmap));
+    if (!media.notice.empty() && model_.options().on_notice) {
+      model_.options().on_notice(media.notice);
+    }
   }
-  return media;
+  return bitmaps;
 }
 
 Status Conversation::Impl::AddTurn(std::vector<ChatMessage> messages, std::string_view prompt,

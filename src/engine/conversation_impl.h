@@ -85,6 +85,8 @@ class Conversation::Impl {
   // what has been read.
   Result<std::string> NewPromptText(std::vector<ChatMessage> messages) const;
   Status CheckLength(const std::vector<PromptChunk>& chunks) const;
+  // That the context ends before position `end`.
+  Status TooLong(int64_t end) const;
   std::optional<size_t> FinishTaking(size_t row);
   std::string SavePayload() const;
   bool LoadPayload(ByteReader& reader);

@@ -37,11 +37,12 @@ Status CheckOptions(const EngineOptions& options) {
   RKV_RETURN_IF_ERROR(check("the context size", options.n_ctx, 0, kMaxInt));
   RKV_RETURN_IF_ERROR(check("the number of threads", options.n_threads, 0, 512));
   RKV_RETURN_IF_ERROR(check("the number of conversations", options.max_conversations, 1, 256));
+  const int most_tokens = options.image_max_tokens.value_or(-1);
   // mtmd multiplies tokens by pixels in 32 bits.
   RKV_RETURN_IF_ERROR(check("the least tokens per picture", options.image_min_tokens, -1, 65536));
-  RKV_RETURN_IF_ERROR(check("the most tokens per picture", options.image_max_tokens, -1, 65536));
-  if (options.image_min_tokens == 0 || options.image_max_tokens == 0 ||
-      (options.image_max_tokens > 0 && options.image_min_tokens > options.image_max_tokens)) {
+  RKV_RETURN_IF_ERROR(check("the most tokens per picture", most_tokens, -1, 65536));
+  if (options.image_min_tokens == 0 ||
+      (most_tokens > 0 && options.image_min_tokens > most_tokens)) {
     return InvalidArgument("the limits of tokens per picture contradict each other");
   }
   return OkStatus();
@@ -67,7 +68,8 @@ Result<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options,
                                                 .image_max_tokens = options.image_max_tokens,
                                                 .n_seq_max = options.max_conversations,
                                                 .media_cache_bytes = options.media_cache_bytes,
-                                                .rpc_servers = options.rpc_servers},
+                                                .rpc_servers = options.rpc_servers,
+                                                .on_notice = options.on_notice},
                                                load_progress));
   RKV_ASSIGN_OR_RETURN(auto chat_template,
                        ChatTemplate::Create(model->llama(),

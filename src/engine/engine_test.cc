@@ -587,7 +587,8 @@ TEST(EngineTest, OptionsOutOfRangeAreRefused) {
   EXPECT_TRUE(refused([](EngineOptions& o) { o.n_threads = 100000; }));
   EXPECT_TRUE(refused([](EngineOptions& o) { o.max_conversations = 0; }));
   EXPECT_TRUE(refused([](EngineOptions& o) { o.image_max_tokens = 10000000; }));
-  EXPECT_TRUE(refused([](EngineOptions& o) { o.image_max_tokens = 0; }));
+  EXPECT_TRUE(refused([](EngineOptions& o) { o.image_max_tokens = -2; }));
+  EXPECT_TRUE(refused([](EngineOptions& o) { o.image_min_tokens = 0; }));
   EXPECT_TRUE(refused([](EngineOptions& o) {
     o.image_min_tokens = 100;
     o.image_max_tokens = 50;
@@ -1035,6 +1036,9 @@ TEST(EngineTest, BadPicturesAreRefusedAndTheConversationGoesOn) {
       {"truncated.png", png.substr(0, png.size() / 4)},
       {"header.png", png.substr(0, 40)},
       {"huge.bmp", huge},
+      {"lying.tga", std::string("\0\0\2\0\0\0\0\0\0\0\0\0\x80\0\x80\0\x18\x20", 18)},
+      {"cut.pic", "\x53\x80\xF6\x34" + std::string(84, '\0') + "PICT" +
+                      std::string("\x1F\x40\x1F\x40\0\0\0\0\0\0\0\0\0\x8\2\xF0", 16)},
   };
   for (const auto& [name, bytes] : bad) {
     const std::string path = WriteTestFile(TempPath(name), bytes);
@@ -1049,6 +1053,113 @@ TEST(EngineTest, BadPicturesAreRefusedAndTheConversationGoesOn) {
           .code(),
       StatusCode::kInvalidArgument);
   EXPECT_EQ(Ask(*engine, *conversation, "value of Z"), "27");
+}
+
+std::unique_ptr<Engine> LoadBundled(std::optional<int> image_max_tokens = {},
+                                    std::vector<std::string>* notices = nullptr) {
+  EngineOptions options = ReferenceOptions();
+  options.model = kReference + "reference-f16.gguf";
+  options.mmproj = kReference + "mmproj-reference-f16.gguf";
+  options.image_max_tokens = image_max_tokens;
+  if (notices != nullptr) {
+    options.on_notice = [notices](std::string_view notice) { notices->emplace_back(notice); };
+  }
+  auto engine = Engine::Load(options);
+  EXPECT_TRUE(engine.ok()) << engine.status().message();
+  return engine.ok() ? *std::move(engine) : nullptr;
+}
+
+TEST(EngineTest, PicturesAreReadAsProgramsSaveThem) {
+  const std::string folder = SourcePath("tests/data/pictures/");
+  const auto bundled = LoadBundled();
+  for (const char* name :
+       {"gray16.png", "bw1.png", "pal.png", "la_opaque.png", "anim.png", "a.gif", "anim.gif",
+        "prog.jpg", "a.bmp", "a.webp", "exif3.jpg", "exif6.jpg", "exif8.jpg"}) {
+    const auto conversation = *bundled->NewConversation({});
+    EXPECT_EQ(Ask(*bundled, *conversation, "Which track is given?", {folder + name}), "Tokyo")
+        << name;
+  }
+  // The grid is of the picture as it is seen.
+  const auto wide = *bundled->NewConversation({});
+  Ask(*bundled, *wide, "Which track is given?", {folder + "wide-exif6.jpg"});
+  const Inspection inspection = wide->Inspect();
+  ASSERT_EQ(inspection.media.size(), 1u);
+  EXPECT_EQ(inspection.media[0].columns, 2 * inspection.media[0].rows);
+  const auto engine = LoadReference();
+  const auto inks = *engine->NewConversation({});
+  EXPECT_EQ(Ask(*engine, *inks, "color of S", {folder + "scene-cmyk.jpg"}), "pink");
+}
+
+// An indexed BMP of one colour, which is as small as a large picture can be.
+std::string LargeBmp(int width, int height) {
+  std::string bmp = BmpBytes(1, 1, 1).substr(0, 54);
+  const auto set = [&](size_t at, int32_t value, size_t n) {
+    std::memcpy(bmp.data() + at, &value, n);
+  };
+  set(10, 62, 4);
+  set(18, width, 4);
+  set(22, height, 4);
+  set(28, 1, 2);
+  bmp += std::string(8, '\x80');
+  return bmp + std::string(static_cast<size_t>((width + 31) / 32 * 4 * height), '\0');
+}
+
+size_t TokensOf(Engine& engine, const std::string& bytes) {
+  const auto conversation = *engine.NewConversation({});
+  const MediaFile file{.name = "large", .bytes = bytes};
+  const size_t before = [&] {
+    const auto text = *engine.NewConversation({});
+    EXPECT_TRUE(text->AddUserMessage("x").ok());
+    return text->n_waiting_tokens();
+  }();
+  const Status added = conversation->AddUserMessageWithMedia("x", std::array{file});
+  EXPECT_TRUE(added.ok()) << added.message();
+  return conversation->n_waiting_tokens() - before;
+}
+
+TEST(EngineTest, LargePicturesAreScaledDownAndTheUserIsTold) {
+  std::vector<std::string> notices;
+  const auto engine = LoadBundled({}, &notices);
+  EXPECT_LE(TokensOf(*engine, LargeBmp(640, 480)), 1282u);
+  EXPECT_TRUE(notices.empty());
+  const size_t n = TokensOf(*engine, LargeBmp(4032, 3024));
+  EXPECT_LE(n, 1282u);  // with the tokens around it
+  EXPECT_GE(n, 1200u);
+  ASSERT_EQ(notices.size(), 1u);
+  EXPECT_NE(notices[0].find("'large' is scaled down from 4032 x 3024 to "), std::string::npos)
+      << notices[0];
+  EXPECT_NE(notices[0].find("--image-max-tokens"), std::string::npos);
+  EXPECT_LE(TokensOf(*LoadBundled(64), LargeBmp(4032, 3024)), 66u);
+  EXPECT_GT(TokensOf(*LoadBundled(2000), LargeBmp(4032, 3024)), 1800u);
+  EXPECT_GT(TokensOf(*LoadBundled(0), LargeBmp(4032, 3024)), 2000u);
+}
+
+TEST(EngineTest, ThinPicturesKeepTheLimit) {
+  const auto engine = LoadBundled();
+  const auto few = LoadBundled(64);
+  const auto own = LoadBundled(-1);
+  for (const auto& [width, height] :
+       {std::pair{100, 8000}, {1, 20000}, {20000, 1}, {65535, 1}, {1, 65535}, {65535, 40}}) {
+    const std::string bmp = LargeBmp(width, height);
+    EXPECT_LE(TokensOf(*engine, bmp), 1282u) << width << " x " << height;
+    EXPECT_LE(TokensOf(*few, bmp), 66u) << width << " x " << height;
+    EXPECT_LE(TokensOf(*own, bmp), 4100u) << width << " x " << height;
+  }
+}
+
+TEST(EngineTest, TurnsTakeSoManyPictures) {
+  const auto engine = LoadReference();
+  const auto conversation = *engine->NewConversation({});
+  std::vector<MediaFile> files(kMaxMediaFiles + 1, {.name = "dot", .bytes = BmpBytes(1, 1, 1)});
+  const Status many = conversation->AddUserMessageWithMedia("x", files);
+  EXPECT_EQ(many.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(many.message().find("257 pictures and clips; one turn takes up to 256"),
+            std::string::npos)
+      << many.message();
+  // Each takes little, and all of them more than there is.
+  files.assign(kMaxMediaFiles, {.name = "page", .bytes = LargeBmp(2000, 2000)});
+  EXPECT_FALSE(conversation->AddUserMessageWithMedia("x", files).ok());
+  EXPECT_EQ(Ask(*engine, *conversation, "color of S", {Picture("scene-1.png")}), "pink");
 }
 
 // Small and narrow pictures are scaled as stock llama.cpp does.

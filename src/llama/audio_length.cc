@@ -84,15 +84,17 @@ double WavSeconds(std::string_view bytes) {
   return 0;
 }
 
-bool IsAudio(std::string_view bytes) {
-  const bool sync = BigEndian(bytes, 0, 2) >> 5 == 0x7FF;
-  return sync || bytes.starts_with("RIFF") || bytes.starts_with("ID3") || bytes.starts_with("fLaC");
-}
-
 }  // namespace
 
+bool IsAudioFile(std::string_view bytes) {
+  if (bytes.size() < 12) return false;
+  const bool sync = BigEndian(bytes, 0, 2) >> 5 == 0x7FF;
+  const bool wav = bytes.starts_with("RIFF") && bytes.substr(8).starts_with("WAVE");
+  return sync || wav || bytes.starts_with("ID3") || bytes.starts_with("fLaC");
+}
+
 double ClaimedSeconds(std::string_view bytes) {
-  if (!IsAudio(bytes)) return 0;
+  if (!IsAudioFile(bytes)) return 0;
   const double wav = bytes.starts_with("RIFF") ? WavSeconds(bytes) : 0;
   return std::max(
       {wav, FlacSeconds(bytes), XingSeconds(bytes, "Xing"), XingSeconds(bytes, "Info")});

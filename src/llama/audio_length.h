@@ -6,6 +6,10 @@
 
 namespace rkv {
 
+// Whether the first bytes are those of a WAV, FLAC or MP3 file. mtmd takes what they say for audio
+// too, and everything else for a picture.
+bool IsAudioFile(std::string_view bytes);
+
 // Seconds of a WAV, FLAC or MP3 file by what its headers claim: the longest that any of the
 // decoders, which are tried one after the other, could find in it. Infinite if they claim no sample
 // rate. 0 for other files, and for MP3 files without a Xing or Info header, which last as long as

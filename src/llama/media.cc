@@ -4,88 +4,21 @@
 #include <mtmd-helper.h>
 #include <mtmd.h>
 
-#include <algorithm>
-#include <climits>
 #include <cmath>
 #include <map>
-#include <memory>
 
 #include "base/bytes.h"
 #include "llama/audio_length.h"
 #include "llama/log.h"
-
-// Only the header parser is used, to refuse pictures before they are decoded.
-#define STB_IMAGE_STATIC
-#define STB_IMAGE_IMPLEMENTATION
-#define STBI_NO_STDIO
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wunused-function"
-#include <stb_image.h>
-#pragma GCC diagnostic pop
+#include "llama/picture_size.h"
+#include "retentivekv/picture.h"
 
 namespace rkv {
 
 namespace {
 
-// Decoding and resizing take some twenty bytes a pixel; vision towers see far fewer pixels anyway.
-constexpr int64_t kMaxPixels = 64 * 1000 * 1000;
-
 // Two hashes of 64 bits name a file.
 constexpr uint64_t kSecondHashSeed = 0x9E3779B97F4A7C15;
-
-// A PNG may inflate to a thousand times its size and far beyond its pixels, and decoders only find
-// out once they hold all of it: inflates into what the pixels can need, and not more.
-Status CheckPngData(std::string_view bytes, int width, int height, std::string_view name) {
-  constexpr std::string_view kSignature = "\x89PNG\r\n\x1a\n";
-  constexpr size_t kChunkHeader = 8;  // length and type; a checksum of 4 bytes ends a chunk
-  if (!bytes.starts_with(kSignature)) return OkStatus();
-  bool without_zlib_header = false;  // Apple's variant
-  size_t bits_per_pixel = 0;
-  std::string data;
-  for (size_t at = kSignature.size(); at + kChunkHeader <= bytes.size();) {
-    const uint64_t length = BigEndian(bytes, at, 4);
-    const std::string_view type = bytes.substr(at + 4, 4);
-    const std::string_view body = bytes.substr(at + kChunkHeader, length);
-    if (type == "CgBI") without_zlib_header = true;
-    if (type == "IHDR" && body.size() >= 10) {
-      constexpr size_t kChannels[] = {1, 0, 3, 1, 2, 0, 4};  // by colour type
-      const size_t color = std::min<size_t>(static_cast<uint8_t>(body[9]), 6);
-      bits_per_pixel = kChannels[color] * static_cast<uint8_t>(body[8]);
-    }
-    if (type == "IDAT") data += body;
-    at += kChunkHeader + body.size() + 4;
-  }
-  // A byte before each row; interlaced pictures have up to twice as many rows, each rounded up.
-  const auto rows = static_cast<size_t>(height);
-  const size_t most = rows * ((static_cast<size_t>(width) * bits_per_pixel + 7) / 8 + 5) + 32;
-  if (most > INT_MAX) return BadFile(fmt::format("'{}' is too large a picture", name));
-  const auto inflated = std::make_unique_for_overwrite<char[]>(most);
-  const auto inflate =
-      without_zlib_header ? stbi_zlib_decode_noheader_buffer : stbi_zlib_decode_buffer;
-  const int n = inflate(inflated.get(), static_cast<int>(most), data.data(),
-                        static_cast<int>(data.size()));
-  if (n >= 0) return OkStatus();
-  return BadFile(fmt::format("'{}' is a damaged PNG file, or holds more than its {} x {} pixels",
-                             name, width, height));
-}
-
-Status CheckPictureSize(std::string_view bytes, std::string_view name) {
-  int width = 0;
-  int height = 0;
-  int channels = 0;
-  const auto* data = reinterpret_cast<const stbi_uc*>(bytes.data());
-  if (stbi_info_from_memory(data, static_cast<int>(bytes.size()), &width, &height, &channels) ==
-      0) {
-    return OkStatus();  // Not a picture that stb knows: perhaps audio.
-  }
-  if (static_cast<int64_t>(width) * height > kMaxPixels) {
-    return BadFile(
-        fmt::format("'{}' has {} x {} pixels; at most {} million are accepted, so scale "
-                    "it down first",
-                    name, width, height, kMaxPixels / 1000000));
-  }
-  return CheckPngData(bytes, width, height, name);
-}
 
 // An hour is 230 MB of samples, and tens of thousands of tokens.
 constexpr double kMaxSeconds = 3600;
@@ -97,59 +30,88 @@ Status CheckSeconds(double seconds, std::string_view name) {
                              seconds / 60, kMaxSeconds / 60));
 }
 
-}  // namespace
+void SetId(mtmd_bitmap* bitmap, std::string_view bytes) {
+  mtmd_bitmap_set_id(bitmap, fmt::format("{:016x}{:016x}-{}", Hash64(bytes),
+                                         Hash64(bytes, kSecondHashSeed), bytes.size())
+                                 .c_str());
+}
 
-std::string_view MediaMarker() { return mtmd_default_marker(); }
+Result<DecodedMedia> DecodePicture(const Model& model, std::string_view bytes,
+                                   std::string_view name) {
+  if (!PictureFormatOf(bytes).has_value() && mtmd_support_audio(model.vision())) {
+    return BadFile(
+        fmt::format("'{}' is neither a readable picture ({}) nor an audio file (WAV, MP3, FLAC)",
+                    name, PictureFormats()));
+  }
+  RKV_ASSIGN_OR_RETURN(const PictureInfo info, ReadPictureInfo(bytes, name));
+  if (!mtmd_support_vision(model.vision())) {
+    return InvalidArgument(fmt::format("'{}' is a picture, which this model does not take", name));
+  }
+  RKV_ASSIGN_OR_RETURN(const PicturePlan plan, PlanPicture(model, info.size));
+  RKV_ASSIGN_OR_RETURN(const Picture picture, ReadPicture(bytes, name, {}, plan.size));
+  DecodedMedia media;
+  media.bitmap.reset(mtmd_bitmap_init(static_cast<uint32_t>(picture.size.width),
+                                      static_cast<uint32_t>(picture.size.height),
+                                      picture.rgb.data()));
+  SetId(media.bitmap.get(), bytes);
+  media.n_bytes = picture.rgb.size();
+  media.is_picture = true;
+  media.file_pixels = info.size.n_pixels();
+  media.n_positions = plan.tokens.n_positions;
+  if (plan.fewer_tokens) {
+    media.notice = fmt::format(
+        "'{}' is scaled down from {} x {} to {} x {} pixels, {} visual tokens; "
+        "--image-max-tokens takes more or fewer",
+        name, info.size.width, info.size.height, picture.size.width, picture.size.height,
+        plan.tokens.n_tokens);
+  }
+  return media;
+}
 
-Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view bytes,
-                                          std::string_view name) {
-  if (model.vision() == nullptr) {
-    return InvalidArgument(fmt::format(
-        "'{}' cannot be read: the model has no vision or audio part; pass its --mmproj file",
-        name));
+Result<DecodedMedia> DecodeAudio(const Model& model, std::string_view bytes,
+                                 std::string_view name) {
+  if (!mtmd_support_audio(model.vision())) {
+    return InvalidArgument(fmt::format("'{}' is audio, which this model does not take", name));
   }
-  RKV_RETURN_IF_ERROR(CheckPictureSize(bytes, name));
-  if (mtmd_support_audio(model.vision())) {
-    RKV_RETURN_IF_ERROR(CheckSeconds(ClaimedSeconds(bytes), name));
-  }
+  RKV_RETURN_IF_ERROR(CheckSeconds(ClaimedSeconds(bytes), name));
   const LlamaErrorLog log;
   mtmd_helper_bitmap_wrapper decoded = {};
   try {
+    // It takes what IsAudioFile() says is audio for nothing else.
     decoded = mtmd_helper_bitmap_init_from_buf(model.vision(),
                                                reinterpret_cast<const unsigned char*>(bytes.data()),
                                                bytes.size(), false, mtmd_helper_init_opt_default());
   } catch (const std::exception&) {
     // A header that claims more samples than memory holds; bitmap stays null.
   }
-  LlamaPtr<mtmd_bitmap> bitmap(decoded.bitmap);
-  if (decoded.video_ctx != nullptr) {
-    mtmd_helper_video_free(decoded.video_ctx);
-    return Unsupported(fmt::format("'{}' is a video; pass pictures or audio", name));
+  DecodedMedia media;
+  media.bitmap.reset(decoded.bitmap);
+  if (decoded.video_ctx != nullptr) mtmd_helper_video_free(decoded.video_ctx);
+  if (media.bitmap == nullptr || !mtmd_bitmap_is_audio(media.bitmap.get())) {
+    return BadFile(fmt::format("'{}' is a damaged audio file (WAV, MP3, FLAC)", name));
   }
-  if (bitmap == nullptr) {
-    return BadFile(fmt::format(
-        "'{}' is not a readable picture (PNG, JPEG, BMP, GIF) or audio file (WAV, MP3, FLAC)",
-        name));
-  }
-  mtmd_bitmap_set_id(bitmap.get(), fmt::format("{:016x}{:016x}-{}", Hash64(bytes),
-                                               Hash64(bytes, kSecondHashSeed), bytes.size())
-                                       .c_str());
-  const bool audio = mtmd_bitmap_is_audio(bitmap.get());
-  if (audio && mtmd_bitmap_get_nx(bitmap.get()) < 2) {
-    return BadFile(fmt::format("'{}' has no sound in it", name));
-  }
-  if (audio ? !mtmd_support_audio(model.vision()) : !mtmd_support_vision(model.vision())) {
-    return InvalidArgument(fmt::format("'{}' is {}, which this model does not take", name,
-                                       audio ? "audio" : "a picture"));
-  }
-  if (audio) {
-    const double rate = mtmd_get_audio_sample_rate(model.vision());
-    RKV_RETURN_IF_ERROR(CheckSeconds(mtmd_bitmap_get_nx(bitmap.get()) / rate, name));
-  }
-  return bitmap;
+  SetId(media.bitmap.get(), bytes);
+  const uint32_t n_samples = mtmd_bitmap_get_nx(media.bitmap.get());
+  if (n_samples < 2) return BadFile(fmt::format("'{}' has no sound in it", name));
+  RKV_RETURN_IF_ERROR(CheckSeconds(
+      n_samples / static_cast<double>(mtmd_get_audio_sample_rate(model.vision())), name));
+  media.n_bytes = mtmd_bitmap_get_n_bytes(media.bitmap.get());
+  return media;
 }
 
-uint64_t MediaBytes(const mtmd_bitmap& bitmap) { return mtmd_bitmap_get_n_bytes(&bitmap); }
+}  // namespace
+
+std::string_view MediaMarker() { return mtmd_default_marker(); }
+
+Result<DecodedMedia> DecodeMedia(const Model& model, std::string_view bytes,
+                                 std::string_view name) {
+  if (model.vision() == nullptr) {
+    return InvalidArgument(fmt::format(
+        "'{}' cannot be read: the model has no vision or audio part; pass its --mmproj file",
+        name));
+  }
+  return IsAudioFile(bytes) ? DecodeAudio(model, bytes, name) : DecodePicture(model, bytes, name);
+}
 
 namespace {
 

@@ -12,17 +12,28 @@
 
 namespace rkv {
 
-// The largest picture or audio file that is read, and the most that those of a turn may take when
-// they are decoded.
-inline constexpr size_t kMaxMediaBytes = size_t{1} << 30;
+// The largest picture or audio file that is read.
+inline constexpr size_t kMaxFileBytes = size_t{1} << 30;
+// The most that the pictures and clips of a turn may take when they are decoded: an hour of sound
+// at 24 kHz, and of this the pictures at the size that the model reads them at.
+inline constexpr uint64_t kMaxMediaBytes = uint64_t{384} << 20;
+inline constexpr uint64_t kMaxPictureBytes = uint64_t{128} << 20;
+// The most pixels that the files of a turn's pictures may have together: some seconds of decoding.
+inline constexpr uint64_t kMaxTurnPixels = 512 * 1000 * 1000;
 
-// Decodes a picture (PNG, JPEG, BMP, GIF, ...) or audio (WAV, MP3, FLAC). kBadFile for what is
-// neither, is damaged, or has more pixels than fit; kInvalidArgument if the model cannot take it.
-Result<LlamaPtr<mtmd_bitmap>> DecodeMedia(const Model& model, std::string_view bytes,
-                                          std::string_view name);
+// A picture or clip as the model takes it.
+struct DecodedMedia {
+  LlamaPtr<mtmd_bitmap> bitmap;
+  uint64_t n_bytes = 0;
+  bool is_picture = false;
+  uint64_t file_pixels = 0;   // of a picture, before it is scaled down
+  llama_pos n_positions = 0;  // of a picture; of audio only known when it is tokenised
+  std::string notice;         // for the user, where it is read at less than its size
+};
 
-// What it takes decoded.
-uint64_t MediaBytes(const mtmd_bitmap& bitmap);
+// Decodes a picture (PictureFormats()) or audio (WAV, MP3, FLAC). kBadFile for what is neither, is
+// damaged, or is larger than the limits; kInvalidArgument if the model cannot take it.
+Result<DecodedMedia> DecodeMedia(const Model& model, std::string_view bytes, std::string_view name);
 
 // One piece of a prompt: text tokens, or a picture or audio clip that is yet to be encoded.
 struct PromptChunk {

@@ -286,7 +286,7 @@ Status Model::LoadVision() {
   params.print_timings = false;
   params.warmup = false;
   params.image_min_tokens = options_.image_min_tokens;
-  params.image_max_tokens = options_.image_max_tokens;
+  params.image_max_tokens = options_.image_max_tokens.value_or(-1);
   RKV_RETURN_IF_ERROR(CheckProjectorFile(options_.mmproj_path, params));
   const LlamaErrorLog log;
   vision_.reset(LoadOrNull(

@@ -27,12 +27,17 @@ struct ModelOptions {
   int n_threads = 0;        // 0: all cores
   int n_gpu_layers = 0;     // negative: all
   int image_min_tokens = -1;  // visual tokens per picture; -1: the model's own limits
-  int image_max_tokens = -1;
-  int n_seq_max = 1;                          // conversations decoded at once
-  size_t media_cache_bytes = 0;               // for embeddings of pictures and clips
-  std::vector<std::string> rpc_servers = {};  // as EngineOptions::rpc_servers
-  bool huge_pages = true;                     // for weights that llama.cpp copies
+  std::optional<int> image_max_tokens = {};              // as EngineOptions::image_max_tokens
+  int n_seq_max = 1;                                     // conversations decoded at once
+  size_t media_cache_bytes = 0;                          // for embeddings of pictures and clips
+  std::vector<std::string> rpc_servers = {};             // as EngineOptions::rpc_servers
+  std::function<void(std::string_view)> on_notice = {};  // as EngineOptions::on_notice
+  bool huge_pages = true;                                // for weights that llama.cpp copies
 };
+
+// Visual tokens that a picture is scaled down to where a model takes any resolution and nobody says
+// how many: the 1280 of 28 x 28 pixels that Qwen2-VL recommends.
+inline constexpr int kDefaultImageMaxTokens = 1280;
 
 // Fraction of loading that is done, 0 to 1.
 using LoadProgress = std::function<void(double fraction)>;

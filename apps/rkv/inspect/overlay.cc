@@ -4,21 +4,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <memory>
 
 #include "output.h"
+#include "retentivekv/picture.h"
 
-#define STB_IMAGE_STATIC
-#define STB_IMAGE_IMPLEMENTATION
-#define STBI_NO_STDIO
 #define STB_IMAGE_WRITE_STATIC
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #define STBI_WRITE_NO_STDIO
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include <stb_easy_font.h>
-#include <stb_image.h>
 #include <stb_image_write.h>
 #pragma GCC diagnostic pop
 
@@ -26,9 +21,10 @@ namespace rkv::app {
 
 namespace {
 
-constexpr int kLeastWidth = 512;     // pixels; smaller pictures are enlarged
-constexpr int kMostHeight = 4096;    // that pictures are enlarged to
-constexpr double kTint = 0.55;       // opacity
+constexpr int kLeastWidth = 512;                    // pixels; smaller pictures are enlarged
+constexpr int kMostHeight = 4096;                   // that pictures are enlarged to
+constexpr PictureSize kMostPicture = {2048, 2048};  // larger ones are scaled down
+constexpr double kTint = 0.55;                      // opacity
 constexpr double kLeastRead = 0.05;  // of the most-read cell: below it a cell has no outline
 constexpr int kLineHeight = 12;      // of stb_easy_font, as its other lengths
 constexpr Rgb kInk = {30, 30, 30};
@@ -389,20 +385,11 @@ std::string SvgShape(const Shape& shape) {
 }  // namespace
 
 Result<Raster> DecodePicture(std::string_view bytes, const std::string& name) {
-  Raster raster;
-  int channels = 0;
-  if (bytes.size() > static_cast<size_t>(std::numeric_limits<int>::max())) {
-    return BadFile(fmt::format("the picture '{}' is too large", name));
-  }
-  const std::unique_ptr<stbi_uc, void (*)(void*)> pixels(
-      stbi_load_from_memory(reinterpret_cast<const stbi_uc*>(bytes.data()),
-                            static_cast<int>(bytes.size()), &raster.width, &raster.height,
-                            &channels, 3),
-      stbi_image_free);
-  if (pixels == nullptr) return BadFile(fmt::format("cannot read the picture '{}'", name));
-  const size_t n = 3 * static_cast<size_t>(raster.width) * static_cast<size_t>(raster.height);
-  raster.pixels.assign(pixels.get(), pixels.get() + n);
-  return raster;
+  RKV_ASSIGN_OR_RETURN(const PictureInfo info, ReadPictureInfo(bytes, name));
+  const PictureSize size = FitPicture(info.size, kMostPicture.n_pixels(), kMostHeight);
+  RKV_ASSIGN_OR_RETURN(Picture picture, rkv::ReadPicture(bytes, name, {}, size));
+  return Raster{
+      .width = picture.size.width, .height = picture.size.height, .pixels = std::move(picture.rgb)};
 }
 
 std::string EncodePng(const Raster& raster) {
@@ -466,9 +453,11 @@ Raster DrawOverlay(const Overlay& overlay, const Raster& picture) {
 
 std::string SvgOverlay(const Overlay& overlay, const Raster& picture,
                        std::string_view picture_file) {
-  // What browsers show goes in as it is; the rest as PNG.
-  const bool jpeg = picture_file.starts_with("\xFF\xD8\xFF");
-  const bool png = picture_file.starts_with("\x89PNG");
+  // What every viewer of SVG shows, and upright, goes in as it is; the rest as PNG.
+  const auto info = ReadPictureInfo(picture_file, "");
+  const bool upright = info.ok() && info->orientation == 1;
+  const bool jpeg = upright && info->format == PictureFormat::kJpeg;
+  const bool png = upright && info->format == PictureFormat::kPng;
   const std::string data = Base64(jpeg || png ? picture_file : EncodePng(picture));
   std::string svg = fmt::format(
       "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
@@ -477,7 +466,7 @@ std::string SvgOverlay(const Overlay& overlay, const Raster& picture,
       "<filter id=\"grey\"><feColorMatrix type=\"saturate\" values=\"0\"/></filter>\n"
       "<rect width=\"{0}\" height=\"{1}\" fill=\"#ffffff\"/>\n"
       "<image width=\"{2}\" height=\"{3}\" preserveAspectRatio=\"none\" filter=\"url(#grey)\" "
-      "style=\"image-rendering:pixelated;image-orientation:none\" "
+      "style=\"image-rendering:pixelated\" "
       "href=\"data:image/{4};base64,{5}\"/>\n",
       overlay.width, overlay.height, overlay.picture_width, overlay.picture_height,
       jpeg ? "jpeg" : "png", data);

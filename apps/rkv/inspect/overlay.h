@@ -27,7 +27,8 @@ struct Raster {
   }
 };
 
-// kBadFile for bytes that are not a picture, with `name`.
+// The picture upright, as it is shown, and scaled down if it is very large. Fails as
+// rkv::ReadPicture(), with `name`.
 Result<Raster> DecodePicture(std::string_view bytes, const std::string& name);
 std::string EncodePng(const Raster& raster);
 

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <regex>
+#include <string>
 
 namespace rkv::app {
 namespace {
@@ -119,6 +122,18 @@ TEST(OverlayTest, PngDecodesToWhatWasDrawn) {
   EXPECT_EQ(decoded->height, drawn.height);
   EXPECT_EQ(decoded->pixels, drawn.pixels);
   EXPECT_FALSE(DecodePicture("no picture", "some.png").ok());
+}
+
+// A JPEG that is stored lying on its side is drawn, and put into the SVG, as viewers show it.
+TEST(OverlayTest, PicturesAreUpright) {
+  std::ifstream file(RKV_SOURCE_DIR "/tests/data/pictures/wide-exif6.jpg", std::ios::binary);
+  const std::string bytes(std::istreambuf_iterator<char>(file), {});
+  const auto picture = DecodePicture(bytes, "wide");
+  ASSERT_TRUE(picture.ok()) << picture.status().message();
+  EXPECT_EQ(picture->width, 256);
+  EXPECT_EQ(picture->height, 128);
+  const std::string svg = SvgOverlay(OverlayOf(MapOf({})), *picture, bytes);
+  EXPECT_NE(svg.find("href=\"data:image/png;base64,"), std::string::npos);
 }
 
 TEST(OverlayTest, SvgIsWellFormed) {

@@ -317,6 +317,21 @@ Result<Message> ParseMessage(const json& message, const std::string& where,
   return result;
 }
 
+// Before any of them is fetched or decoded.
+Status CheckMediaCount(const json& messages) {
+  size_t n = 0;
+  for (const json& message : messages) {
+    const auto content = message.is_object() ? message.find("content") : message.end();
+    if (content == message.end() || !content->is_array()) continue;
+    for (const json& part : *content) {
+      n += part.is_object() && (part.contains("image_url") || part.contains("input_audio"));
+    }
+  }
+  if (n <= kMaxMediaFiles) return OkStatus();
+  return InvalidArgument(fmt::format(
+      "'messages' have {} pictures and clips; a request takes up to {}", n, kMaxMediaFiles));
+}
+
 json EntryJson(const TokenLogprob::Entry& entry) {
   json bytes = json::array();
   for (const char c : entry.text) bytes.push_back(static_cast<unsigned char>(c));
@@ -453,6 +468,7 @@ Result<GenerationRequest> ParseChatRequest(const json& body, const ParseContext&
   if (messages == nullptr || !messages->is_array() || messages->empty()) {
     return fields.Wrong("messages", "a list with at least one message");
   }
+  RKV_RETURN_IF_ERROR(CheckMediaCount(*messages));
   for (size_t i = 0; i < messages->size(); ++i) {
     RKV_ASSIGN_OR_RETURN(
         Message message,

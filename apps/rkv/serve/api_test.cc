@@ -180,6 +180,19 @@ TEST(ApiTest, DeepNestingIsNoCrash) {
   EXPECT_NE(Why(WithFields("\"stop\":" + deep)), "");
 }
 
+TEST(ApiTest, PicturesAreCountedBeforeTheyAreDecoded) {
+  const auto body = [](size_t n) {
+    const json part = {{"type", "image_url"}, {"image_url", {{"url", "data:,"}}}};
+    json content = json::array();
+    for (size_t i = 0; i < n; ++i) content.push_back(part);
+    return json{{"messages", {{{"role", "user"}, {"content", content}}}}}.dump();
+  };
+  EXPECT_NE(Why(body(256)).find("data URL"), std::string::npos) << Why(body(256));
+  EXPECT_NE(Why(body(40000)).find("40000 pictures and clips; a request takes up to 256"),
+            std::string::npos)
+      << Why(body(40000));
+}
+
 TEST(ApiTest, KeysTellConversationsApart) {
   const auto text = [](const std::string& role, const std::string& said) {
     return Message{.role = role, .parts = {{.text = said, .media = {}}}};

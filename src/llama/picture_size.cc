@@ -1,0 +1,118 @@
+#include "llama/picture_size.h"
+
+#include <fmt/format.h>
+#include <mtmd.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "llama/log.h"
+
+namespace rkv {
+
+namespace {
+
+// Models that cut pictures into tiles see no more than this.
+constexpr uint64_t kMostTiledPixels = 3024 * 3024;
+// Others have up to 56 x 56 pixels in a token, and are given some more, as they scale once again.
+constexpr uint64_t kPixelsOfToken = 96 * 96;
+constexpr uint64_t kLeastPixels = 1024 * 1024;
+// mtmd resizes to no more than 65536 pixels a side, and rounds up to whole tokens.
+constexpr int kMaxSide = 32768;
+
+// A picture of nearly no content, and one that every model scales down.
+constexpr PictureSize kSmallPicture{64, 64};
+constexpr PictureSize kLargePicture{8192, 8192};
+
+// The size whose longer side has so many pixels.
+PictureSize WithLongerSide(const PictureSize& size, int side) {
+  const int longer = std::max(size.width, size.height);
+  const auto scaled = [&](int n) {
+    return static_cast<int>(std::max<int64_t>((int64_t{n} * side + longer / 2) / longer, 1));
+  };
+  return {.width = scaled(size.width), .height = scaled(size.height)};
+}
+
+// The most tokens that a picture may come to.
+Result<size_t> MostTokens(const Model& model) {
+  const ModelOptions& options = model.options();
+  const int asked = options.image_max_tokens.value_or(kDefaultImageMaxTokens);
+  if (asked <= 0) {
+    // The model's own limit, which it does not keep for pictures that are long and thin.
+    RKV_ASSIGN_OR_RETURN(const PictureTokens large, CountPictureTokens(model, kLargePicture));
+    return large.n_tokens;
+  }
+  const auto most = static_cast<size_t>(std::max(asked, options.image_min_tokens));
+  if (options.image_max_tokens.has_value()) return most;
+  // A model of tiles has been trained with all of them.
+  RKV_ASSIGN_OR_RETURN(const PictureTokens small, CountPictureTokens(model, kSmallPicture));
+  RKV_ASSIGN_OR_RETURN(const PictureTokens large, CountPictureTokens(model, kLargePicture));
+  const bool any_resolution = large.n_pieces == 1 && 4 * small.n_tokens <= most;
+  return any_resolution ? most : std::max(most, large.n_tokens);
+}
+
+}  // namespace
+
+Result<PictureTokens> CountPictureTokens(const Model& model, const PictureSize& size) {
+  const LlamaPtr<mtmd_bitmap> bitmap(mtmd_bitmap_init(static_cast<uint32_t>(size.width),
+                                                      static_cast<uint32_t>(size.height), nullptr));
+  const std::string_view marker = mtmd_default_marker();
+  const mtmd_input_text text{.text = marker.data(),
+                             .text_len = marker.size(),
+                             .add_special = false,
+                             .parse_special = true};
+  const mtmd_bitmap* bitmaps[] = {bitmap.get()};
+  const LlamaPtr<mtmd_input_chunks> chunks(mtmd_input_chunks_init());
+  const LlamaErrorLog log;
+  if (mtmd_tokenize(model.vision(), chunks.get(), &text, bitmaps, 1) != 0) {
+    return BadFile(fmt::format("a picture of {} x {} pixels cannot be prepared for the model{}",
+                               size.width, size.height, log.Reason()));
+  }
+  PictureTokens tokens;
+  for (size_t i = 0; i < mtmd_input_chunks_size(chunks.get()); ++i) {
+    const mtmd_input_chunk* chunk = mtmd_input_chunks_get(chunks.get(), i);
+    tokens.n_positions += mtmd_input_chunk_get_n_pos(chunk);
+    if (mtmd_input_chunk_get_type(chunk) == MTMD_INPUT_CHUNK_TYPE_TEXT) continue;
+    tokens.n_tokens += mtmd_input_chunk_get_n_tokens(chunk);
+    ++tokens.n_pieces;
+  }
+  return tokens;
+}
+
+Result<PicturePlan> PlanPicture(const Model& model, const PictureSize& size) {
+  RKV_ASSIGN_OR_RETURN(const size_t most, MostTokens(model));
+  RKV_ASSIGN_OR_RETURN(const PictureTokens own, CountPictureTokens(model, size));
+  PicturePlan plan{.size = size, .tokens = own};
+  if (own.n_tokens > most) {
+    // The least that the model can do with is allowed in any case.
+    int low = std::min(std::max(size.width, size.height), kSmallPicture.width);
+    plan.size = WithLongerSide(size, low);
+    RKV_ASSIGN_OR_RETURN(plan.tokens, CountPictureTokens(model, plan.size));
+    const size_t allowed = std::max(most, plan.tokens.n_tokens);
+    for (int high = std::max(size.width, size.height); high - low > 1;) {
+      const int side = low + (high - low) / 2;
+      const PictureSize tried = WithLongerSide(size, side);
+      RKV_ASSIGN_OR_RETURN(const PictureTokens tokens, CountPictureTokens(model, tried));
+      if (tokens.n_tokens <= allowed) {
+        low = side;
+        plan.size = tried;
+        plan.tokens = tokens;
+      } else {
+        high = side;
+      }
+    }
+    plan.fewer_tokens = plan.tokens.n_tokens < own.n_tokens;
+    // A model that makes as many tokens of every size is given all pixels.
+    if (!plan.fewer_tokens) plan = {.size = size, .tokens = own};
+  }
+  const uint64_t useful = plan.tokens.n_pieces > 1
+                              ? kMostTiledPixels
+                              : std::max(kLeastPixels, kPixelsOfToken * plan.tokens.n_tokens);
+  const PictureSize fitting = FitPicture(plan.size, useful, kMaxSide);
+  if (fitting == plan.size) return plan;
+  plan.size = fitting;
+  RKV_ASSIGN_OR_RETURN(plan.tokens, CountPictureTokens(model, fitting));
+  return plan;
+}
+
+}  // namespace rkv
