@@ -98,6 +98,46 @@ TEST(CliRunTest, PromptsComeFromFilesAndPipes) {
   EXPECT_EQ(RkvTiny({"run", "-f", "/no/such/prompt"}).exit_code, 1);
 }
 
+TEST(CliRunTest, WithoutAPromptAPipeIsOne) {
+  const std::string picture = kSamples + "scene-1.png";
+  const auto ask = [&](const std::string& input, std::vector<std::string> extra = {}) {
+    extra.insert(extra.begin(), {"run", "--image", picture, "--temp", "0"});
+    return RkvTiny(extra, input);
+  };
+  EXPECT_EQ(ask("color of S\n").out, "pink\n");
+  EXPECT_EQ(ask("\xEF\xBB\xBF"
+                "color of S\r\n")
+                .out,
+            "pink\n");  // a file of Windows
+  EXPECT_EQ(ask("not read", {"-p", "color of S"}).out, "pink\n");
+  const ProcessResult nothing = ask("");
+  EXPECT_EQ(nothing.exit_code, 2);
+  EXPECT_NE(nothing.err.find("through a pipe"), std::string::npos) << nothing.err;
+  EXPECT_EQ(ask(std::string("a\0\xFF"
+                            "b",
+                            4),
+                {"-n", "1"})
+                .exit_code,
+            0);
+}
+
+TEST(CliRunTest, ALongQuestionIsNotRepeatedWhole) {
+  const std::string file =
+      WriteTestFile(TempPath("prompt.txt"), "value of W\n" + std::string(300, 'x'));
+  const ProcessResult run = RkvTiny({"run", "--image", kSamples + "doc-1.png", "-p", "value of W",
+                                     "-f", file, "-n", "1", "--temp", "0"});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_NE(run.out.find("> value of W\n59\n> value of W ...\n"), std::string::npos) << run.out;
+}
+
+TEST(CliRunTest, AnAnswerThatIsCutSaysSo) {
+  const std::vector<std::string> model = {
+      "run", "-m", TestModelPath("qwen2-d64"), "-p", "hello", "--ignore-eos", "-n", "3"};
+  const ProcessResult run = Rkv(model);
+  EXPECT_NE(run.err.find("note: the answer was stopped after 3 tokens (-n)\n"), std::string::npos)
+      << run.err;
+}
+
 TEST(CliRunTest, PromptsKnowEscapes) {
   const auto seen = [](std::vector<std::string> extra) {
     std::vector<std::string> arguments = {"run",

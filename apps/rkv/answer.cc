@@ -6,10 +6,12 @@
 
 namespace rkv::app {
 
-Result<AnswerResult> StreamAnswer(Engine& engine, Conversation& conversation,
-                                  const CommonFlags& flags) {
+Result<AnswerResult> Ask(Engine& engine, Conversation& conversation, std::string_view message,
+                         std::span<const std::string> media, const CommonFlags& flags) {
   ProgressLine progress;
   const Interrupts::Answering answering;
+  progress.Show(media.empty() ? "reading the message" : "reading the files", 0);
+  RKV_RETURN_IF_ERROR(conversation.AddUserMessage(message, media));
   AnswerOptions options;
   options.max_tokens = flags.n_predict;
   options.sampling = flags.sampling;
@@ -17,9 +19,10 @@ Result<AnswerResult> StreamAnswer(Engine& engine, Conversation& conversation,
   options.on_progress = [&](std::string_view what, double f) { progress.Show(what, f); };
   options.on_text = [&](std::string_view piece) {
     progress.Clear();
-    std::cout << piece << std::flush;
+    std::cout << ForStdout(piece) << std::flush;
     return std::cout.good();
   };
+  progress.Show("reading the prompt", 0);
   RKV_ASSIGN_OR_RETURN(AnswerResult answer, engine.Answer(conversation, options));
   progress.Clear();
   std::cout << std::endl;

@@ -210,7 +210,7 @@ Status Bench(BenchFlags& flags, const std::string& command) {
                            : flags.format == "csv" ? BenchCsv(header, rows)
                                                    : BenchJson(header, rows);
   if (!flags.out.empty()) return WriteOutput(flags.out, text);
-  std::cout << text << std::flush;
+  std::cout << ForStdout(text) << std::flush;
   return std::cout ? OkStatus() : Internal("cannot write the results to the output");
 }
 

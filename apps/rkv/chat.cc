@@ -1,13 +1,19 @@
 // rkv chat: a conversation in the terminal.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <fstream>
 #include <iostream>
 #include <memory>
 
 #include "answer.h"
+#include "chat/history.h"
+#include "chat/paths.h"
 #include "commands.h"
 #include "flags.h"
+#include "input.h"
 #include "inspect/text.h"
+#include "line_reader.h"
 #include "report.h"
 #include "terminal.h"
 
@@ -15,27 +21,88 @@ namespace rkv::app {
 
 namespace {
 
-constexpr const char* kHelp =
-    "  /image PATH   show a picture with the next message\n"
-    "  /audio PATH   the same with an audio clip\n"
-    "  /stats        what the cache holds\n"
-    "  /undo         take back the last message and its answer\n"
-    "  /clear        start a new conversation\n"
-    "  /save PATH    write the conversation to a file\n"
-    "  /load PATH    go on with a saved conversation\n"
-    "  /exit         leave (also /quit or Ctrl-D)\n"
-    "Ctrl-C stops an answer; at the prompt it leaves.\n";
+struct ChatCommand {
+  std::string_view name;
+  std::string_view argument;
+  std::string_view help;
+};
+
+constexpr ChatCommand kCommands[] = {
+    {"/image", "PATH", "show a picture with the next message"},
+    {"/audio", "PATH", "the same with an audio clip"},
+    {"/read", "PATH", "put a text file before the next message"},
+    {"/regen", "", "answer the last message again"},
+    {"/stats", "", "what the cache holds"},
+    {"/undo", "", "take back the last message and its answer"},
+    {"/clear", "", "start a new conversation"},
+    {"/save", "PATH", "write the conversation to a file"},
+    {"/load", "PATH", "go on with a saved conversation"},
+    {"/help", "", "this list"},
+    {"/exit", "", "leave (also /quit, exit, quit or Ctrl-D)"},
+    {"/quit", "", ""},
+};
+
+constexpr std::string_view kMoreHelp =
+    "Several lines: end a line with \\, or press Alt+Enter or Ctrl-J, or put \"\"\" before and "
+    "after\n"
+    "them. Pasted lines are one message. The path of a picture alone, as dragging it here gives,\n"
+    "is /image of it. Tab completes commands and paths; up and Ctrl-R find what was typed before.\n"
+    "Ctrl-C stops an answer, pressed twice or at the prompt it leaves.\n";
+
+std::string Help() {
+  std::string text;
+  for (const ChatCommand& command : kCommands) {
+    if (command.help.empty()) continue;
+    const std::string usage = fmt::format("{} {}", command.name, command.argument);
+    text += fmt::format("  {:<14}{}\n", usage, command.help);
+  }
+  return text.append(kMoreHelp);
+}
+
+const ChatCommand* FindCommand(std::string_view name) {
+  const auto* command = std::ranges::find(kCommands, name, &ChatCommand::name);
+  return command == std::end(kCommands) ? nullptr : command;
+}
 
 std::string_view Trim(std::string_view text) {
-  const size_t begin = text.find_first_not_of(" \t");
+  constexpr std::string_view kSpace = " \t\n";
+  const size_t begin = text.find_first_not_of(kSpace);
   if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
+  return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
+}
+
+// Commands and the paths behind them; elsewhere a tab is a character.
+std::optional<Completion> Complete(std::string_view before) {
+  if (!before.starts_with('/') || before.find('\n') != std::string_view::npos) return std::nullopt;
+  const size_t space = before.find(' ');
+  const ChatCommand* command = FindCommand(before.substr(0, space));
+  if (space != std::string_view::npos && command != nullptr) {
+    if (command->argument.empty()) return Completion();
+    const size_t begin = std::min(before.find_first_not_of(' ', space), before.size());
+    return CompletePath(before.substr(begin));
+  }
+  Completion completion{.n_replaced = before.size(), .candidates = {}};
+  for (const ChatCommand& known : kCommands) {
+    if (known.name.starts_with(before)) {
+      completion.candidates.emplace_back(known.name);
+      if (!known.argument.empty()) completion.candidates.back() += ' ';
+    }
+  }
+  // A picture's path is a line of its own, too.
+  return completion.candidates.empty() ? CompletePath(before) : completion;
 }
 
 class ChatSession {
+  struct Said {
+    std::string text;
+    std::vector<std::string> media;
+  };
+
  public:
   ChatSession(Engine& engine, const CommonFlags& flags, const MemoryOptions& memory_options)
-      : engine_(engine), flags_(flags), memory_options_(memory_options), media_(flags.media()) {}
+      : engine_(engine), flags_(flags), memory_options_(memory_options) {
+    next_.media = flags.media();
+  }
 
   Status Start() {
     RKV_ASSIGN_OR_RETURN(conversation_,
@@ -44,54 +111,107 @@ class ChatSession {
   }
 
   // False when the user leaves.
-  bool Handle(std::string_view line) {
-    line = Trim(line);
-    if (line.empty()) return true;
-    if (!line.starts_with('/')) {
-      TellError(Say(line));
+  bool Handle(const TypedMessage& message) {
+    if (message.quoted) {
+      TellError(Say(message.text));
       return true;
     }
-    const size_t space = line.find(' ');
-    const std::string_view command = line.substr(0, space);
-    const std::string argument(space == std::string_view::npos ? std::string_view()
-                                                               : Trim(line.substr(space)));
-    if (command == "/exit" || command == "/quit") return false;
-    TellError(RunCommand(command, argument));
+    const std::string_view line = Trim(message.text);
+    if (line.empty()) return true;
+    if (line == "exit" || line == "quit") {
+      Tell("leaving; to say it to the model, write \"\"\"{}\"\"\"\n", line);
+      return false;
+    }
+    if (line == "/exit" || line == "/quit") return false;
+    TellError(Answer(message.text, line));
     return true;
   }
 
  private:
-  Status RunCommand(std::string_view command, const std::string& argument) {
-    if (command == "/help") return Print(kHelp);
+  // What a message of several lines begins with, be it spaces or a slash, belongs to it.
+  Status Answer(std::string_view text, std::string_view line) {
+    if (line.find('\n') != std::string_view::npos) {
+      return Say(text.substr(0, text.find_last_not_of(" \t\n") + 1));
+    }
+    const size_t space = line.find(' ');
+    const std::string_view name = line.substr(0, space);
+    if (FindCommand(name) != nullptr) {
+      const std::string_view argument =
+          space == std::string_view::npos ? std::string_view() : Trim(line.substr(space));
+      return RunCommand(name, argument);
+    }
+    if (engine_.takes_pictures()) {
+      if (const auto picture = PictureIn(line); picture.has_value()) return Attach(*picture);
+    }
+    if (!line.starts_with('/')) return Say(line);
+    return InvalidArgument(fmt::format("unknown command '{}'; /help lists them", name));
+  }
+
+  Status RunCommand(std::string_view command, std::string_view argument) {
+    if (command == "/help") return Print(Help());
     if (command == "/stats") return Print(Stats());
-    if (command == "/undo") return conversation_->Undo();
+    if (command == "/regen") return AnswerAgain();
+    if (command == "/undo") {
+      last_.reset();
+      return conversation_->Undo();
+    }
     if (command == "/clear") {
-      media_.clear();
+      next_ = {};
+      last_.reset();
       answer_ = {};
       return Start();
     }
-    const bool takes_path =
-        command == "/image" || command == "/audio" || command == "/save" || command == "/load";
-    if (!takes_path) {
-      return InvalidArgument(fmt::format("unknown command '{}'; /help lists them", command));
-    }
     if (argument.empty()) return InvalidArgument(fmt::format("{} needs a path", command));
-    if (command == "/save") return Save(argument);
-    if (command == "/load") return Load(argument);
-    media_.push_back(argument);
-    return Print(fmt::format("{} will be shown with the next message\n", argument));
+    const std::string path = ResolvePath(argument);
+    if (command == "/save") return Save(path);
+    if (command == "/load") return Load(path);
+    if (command == "/read") return ReadText(path);
+    return Attach(path);
+  }
+
+  Status ReadText(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) return BadFile(fmt::format("cannot read the text file '{}'", path));
+    RKV_ASSIGN_OR_RETURN(const std::string text,
+                         ReadPrompt(file, fmt::format("the text file '{}'", path)));
+    next_.text += text + "\n\n";
+    return Print(fmt::format("{} is put before the next message\n", path));
+  }
+
+  Status Attach(const std::string& path) {
+    next_.media.push_back(path);
+    return Print(fmt::format("{} will be shown with the next message\n", path));
   }
 
   Status Say(std::string_view text) {
     // Files that fail are dropped: the next message should not fail for them again.
-    const std::vector<std::string> media = std::exchange(media_, {});
-    RKV_RETURN_IF_ERROR(conversation_->AddUserMessage(text, media));
-    RKV_ASSIGN_OR_RETURN(answer_, StreamAnswer(engine_, *conversation_, flags_));
+    Said said = std::exchange(next_, {});
+    Said whole{.text = said.text + std::string(text), .media = said.media};
+    RKV_ASSIGN_OR_RETURN(answer_, Ask(engine_, *conversation_, whole.text, whole.media, flags_));
+    if (answer_.stop == StopReason::kCancelled && answer_.n_generated == 0) {
+      next_ = std::move(said);
+      return Print("(stopped; the message is taken back)\n");
+    }
+    last_ = std::move(whole);
     if (answer_.stop == StopReason::kCancelled) return Print("(stopped)\n");
     if (answer_.stop == StopReason::kContextFull) {
       return Print("(the context is full; /clear starts a new conversation)\n");
     }
+    if (answer_.stop == StopReason::kMaxTokens) {
+      RKV_RETURN_IF_ERROR(
+          Print(fmt::format("(stopped after {} tokens: -n)\n", answer_.n_generated)));
+    }
     return WriteReport(flags_.kv_report, *conversation_, answer_);
+  }
+
+  Status AnswerAgain() {
+    if (!last_.has_value()) return InvalidArgument("nothing was said yet that has an answer");
+    RKV_RETURN_IF_ERROR(conversation_->Undo());
+    const Said waiting = std::exchange(next_, {.text = "", .media = last_->media});
+    const std::string text = std::exchange(last_, std::nullopt)->text;
+    const Status status = Say(text);
+    next_ = waiting;
+    return status;
   }
 
   std::string Stats() const {
@@ -106,13 +226,14 @@ class ChatSession {
 
   Status Load(const std::string& path) {
     RKV_ASSIGN_OR_RETURN(conversation_, engine_.LoadConversation(path));
-    media_.clear();
+    next_ = {};
+    last_.reset();
     return Print(fmt::format("loaded {} messages; {}\n", conversation_->messages().size(),
                              DescribeCache(*conversation_)));
   }
 
   static Status Print(std::string_view text) {
-    std::cout << text << std::flush;
+    std::cout << ForStdout(text) << std::flush;
     return OkStatus();
   }
 
@@ -123,12 +244,13 @@ class ChatSession {
   Engine& engine_;
   const CommonFlags& flags_;
   MemoryOptions memory_options_;
-  std::vector<std::string> media_;  // for the next message
+  Said next_;                 // what the next message begins with
+  std::optional<Said> last_;  // the last message, if it has an answer
   std::unique_ptr<Conversation> conversation_;
   AnswerResult answer_;  // the last one
 };
 
-Status Chat(CommonFlags& flags) {
+Status Chat(CommonFlags& flags, bool no_history) {
   RKV_RETURN_IF_ERROR(StartLogging(flags));
   RKV_ASSIGN_OR_RETURN(const MemoryOptions memory_options, ParseMemoryOptions(flags));
   const Interrupts interrupts;
@@ -136,9 +258,9 @@ Status Chat(CommonFlags& flags) {
   ChatSession session(*engine, flags, memory_options);
   RKV_RETURN_IF_ERROR(session.Start());
   Tell("{}; /help lists the commands\n", engine->model_description());
-  LineReader lines;
-  while (const std::optional<std::string> line = lines.Next()) {
-    if (!session.Handle(*line)) break;
+  LineReader lines(Complete, no_history ? "" : HistoryPath());
+  while (const std::optional<TypedMessage> message = lines.Next()) {
+    if (!session.Handle(*message)) break;
     if (!std::cout) return Internal("cannot write to the output");
   }
   return OkStatus();
@@ -149,9 +271,12 @@ Status Chat(CommonFlags& flags) {
 void AddChatCommand(CLI::App& program, int& exit_code) {
   CLI::App* command = program.add_subcommand("chat", "talk in the terminal");
   auto flags = std::make_shared<CommonFlags>();
+  auto no_history = std::make_shared<bool>(false);
   AddCommonFlags(*command, *flags);
-  command->callback([flags, &exit_code] {
-    const Status status = Chat(*flags);
+  command->add_flag("--no-history", *no_history, "keep nothing of what is typed for the next run")
+      ->envname("RKV_NO_HISTORY");
+  command->callback([flags, no_history, &exit_code] {
+    const Status status = Chat(*flags, *no_history);
     exit_code = status.ok() ? 0 : Fail(status);
   });
 }

@@ -249,7 +249,7 @@ Status WriteOutputs(const EvalFlags& flags, EvalHeader& header, const SuiteResul
                              : format == "svg"  ? SvgCurves(header, result)
                                                 : CsvTable(header, result);
     if (flags.out.empty() && format == flags.formats.front()) {
-      std::cout << text << std::flush;
+      std::cout << ForStdout(text) << std::flush;
       if (!std::cout) return Internal("cannot write the results to the output");
       continue;
     }

@@ -1,4 +1,4 @@
-// What commands read in common: whole files.
+// What commands read in common: whole files, and prompts.
 #ifndef RETENTIVEKV_APPS_RKV_INPUT_H_
 #define RETENTIVEKV_APPS_RKV_INPUT_H_
 
@@ -6,8 +6,10 @@
 
 #include <filesystem>
 #include <fstream>
+#include <istream>
 #include <iterator>
 #include <string>
+#include <string_view>
 
 #include "retentivekv/status.h"
 
@@ -21,6 +23,30 @@ inline Result<std::string> ReadPicture(const std::string& path) {
     return BadFile(fmt::format("cannot read the picture '{}'", path));
   }
   return bytes;
+}
+
+// A prompt as it is in a file or comes through a pipe, without what is only a file's: a byte order
+// mark, Windows' line ends and the last line's end.
+inline Result<std::string> ReadPrompt(std::istream& file, const std::string& name) {
+  constexpr size_t kMaxPromptBytes = size_t{1} << 28;
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  std::string text;
+  char chunk[1 << 16];
+  while (file.read(chunk, sizeof(chunk)), file.gcount() > 0) {
+    text.append(chunk, static_cast<size_t>(file.gcount()));
+    if (text.size() > kMaxPromptBytes) {
+      return BadFile(
+          fmt::format("{} has more than the {} MiB of a prompt", name, kMaxPromptBytes >> 20));
+    }
+  }
+  if (!file.eof()) return BadFile(fmt::format("cannot read {}", name));
+  if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
+  std::string lines;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '\r' || text[i + 1] != '\n') lines += text[i];
+  }
+  if (lines.ends_with('\n')) lines.pop_back();
+  return lines;
 }
 
 }  // namespace rkv::app

@@ -57,7 +57,7 @@ class Inspector {
     inspection_ = conversation_->Inspect();
     pictures_ = Pictures(inspection_);
     RKV_RETURN_IF_ERROR(WriteDrawings());
-    std::cout << (flags_.format == "json" ? Json() : Text()) << std::flush;
+    std::cout << (flags_.format == "json" ? Json() : ForStdout(Text())) << std::flush;
     if (!std::cout) return Internal("cannot write to the output");
     return WriteReport(flags_.common.kv_report, *conversation_, answer_);
   }

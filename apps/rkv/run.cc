@@ -1,15 +1,18 @@
 // rkv run: questions from the command line, answers on stdout.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <iostream>
-#include <iterator>
 #include <memory>
+#include <span>
 
 #include "answer.h"
+#include "chat/characters.h"
 #include "commands.h"
 #include "flags.h"
+#include "input.h"
 #include "inspect/text.h"
 #include "report.h"
 #include "terminal.h"
@@ -25,25 +28,55 @@ struct RunFlags {
   std::string prompt_file;
 };
 
+constexpr size_t kMaxEchoed = 72;  // characters of a question
+
 Result<std::string> ReadPromptFile(const std::string& path) {
+  if (path == "-") return ReadPrompt(std::cin, "the prompt on stdin");
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) {
     return BadFile(fmt::format("the prompt file '{}' is a directory", path));
   }
-  if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
   std::ifstream file(path, std::ios::binary);
-  std::string text(std::istreambuf_iterator<char>(file), {});
   if (!file) return BadFile(fmt::format("cannot read the prompt file '{}'", path));
-  return text;
+  return ReadPrompt(file, fmt::format("the prompt file '{}'", path));
 }
 
-Status AnswerOne(Engine& engine, Conversation& conversation, const RunFlags& flags,
-                 AnswerResult& answer) {
-  RKV_ASSIGN_OR_RETURN(answer, StreamAnswer(engine, conversation, flags.common));
+// The questions in their order. Without any, what a pipe says is one.
+Result<std::vector<std::string>> Prompts(const RunFlags& flags) {
+  std::vector<std::string> prompts;
+  for (const std::string& prompt : flags.prompts) {
+    prompts.push_back(flags.no_escape ? prompt : Unescape(prompt));
+  }
+  std::string file = flags.prompt_file;
+  const bool piped = prompts.empty() && file.empty() && ::isatty(STDIN_FILENO) == 0;
+  if (piped) file = "-";
+  if (!file.empty()) {
+    RKV_ASSIGN_OR_RETURN(std::string text, ReadPromptFile(file));
+    if (!piped || !text.empty()) prompts.push_back(std::move(text));
+  }
+  if (!prompts.empty()) return prompts;
+  return InvalidArgument("nothing to answer: pass a prompt with -p or -f, or through a pipe");
+}
+
+// A question on one line, for the reader of several answers to know which is which.
+std::string Echoed(std::string_view prompt) {
+  std::wstring line = Widen(prompt.substr(0, prompt.find('\n')));
+  const bool cut = line.size() > kMaxEchoed;
+  if (cut) line.resize(kMaxEchoed);
+  return cut || prompt.find('\n') != std::string_view::npos ? Narrow(line) + " ..."
+                                                            : std::string(prompt);
+}
+
+Status AnswerOne(Engine& engine, Conversation& conversation, const std::string& prompt,
+                 std::span<const std::string> media, const RunFlags& flags, AnswerResult& answer) {
+  RKV_ASSIGN_OR_RETURN(answer, Ask(engine, conversation, prompt, media, flags.common));
   if (!std::cout) return Internal("cannot write the answer to the output");
   if (answer.stop == StopReason::kCancelled) return Cancelled("interrupted");
   if (answer.stop == StopReason::kContextFull) {
     Tell("note: the context of {} positions is full\n", engine.n_ctx());
+  }
+  if (answer.stop == StopReason::kMaxTokens) {
+    Tell("note: the answer was stopped after {} tokens (-n)\n", answer.n_generated);
   }
   return OkStatus();
 }
@@ -51,15 +84,7 @@ Status AnswerOne(Engine& engine, Conversation& conversation, const RunFlags& fla
 Status Run(RunFlags& flags) {
   RKV_RETURN_IF_ERROR(StartLogging(flags.common));
   RKV_ASSIGN_OR_RETURN(const MemoryOptions memory_options, ParseMemoryOptions(flags.common));
-  std::vector<std::string> prompts;
-  for (const std::string& prompt : flags.prompts) {
-    prompts.push_back(flags.no_escape ? prompt : Unescape(prompt));
-  }
-  if (!flags.prompt_file.empty()) {
-    RKV_ASSIGN_OR_RETURN(std::string text, ReadPromptFile(flags.prompt_file));
-    prompts.push_back(std::move(text));
-  }
-  if (prompts.empty()) return InvalidArgument("nothing to answer: pass a prompt with -p or -f");
+  RKV_ASSIGN_OR_RETURN(const std::vector<std::string> prompts, Prompts(flags));
   const Interrupts interrupts;
   RKV_ASSIGN_OR_RETURN(const auto engine, LoadEngine(flags.common));
   RKV_ASSIGN_OR_RETURN(const auto conversation,
@@ -68,9 +93,8 @@ Status Run(RunFlags& flags) {
   for (size_t turn = 0; turn < prompts.size(); ++turn) {
     const std::vector<std::string> media =
         turn == 0 ? flags.common.media() : std::vector<std::string>();
-    RKV_RETURN_IF_ERROR(conversation->AddUserMessage(prompts[turn], media));
-    if (prompts.size() > 1) std::cout << "> " << prompts[turn] << std::endl;
-    RKV_RETURN_IF_ERROR(AnswerOne(*engine, *conversation, flags, answer));
+    if (prompts.size() > 1) std::cout << ForStdout("> " + Echoed(prompts[turn])) << std::endl;
+    RKV_RETURN_IF_ERROR(AnswerOne(*engine, *conversation, prompts[turn], media, flags, answer));
   }
   Tell("{}\n", DescribeCache(*conversation));
   const MemoryStats stats = conversation->stats();
@@ -92,7 +116,9 @@ void AddRunCommand(CLI::App& program, int& exit_code) {
       ->type_name("TEXT");
   command->add_flag("--no-escape", flags->no_escape, "take \\n, \\t and the like in -p literally")
       ->envname("RKV_NO_ESCAPE");
-  command->add_option("-f,--file", flags->prompt_file, "read the question from a file; -: stdin")
+  command
+      ->add_option("-f,--file", flags->prompt_file,
+                   "read the question from a file; -: stdin, as without -p and -f")
       ->envname("RKV_FILE")
       ->type_name("FILE");
   command->callback([flags, &exit_code] {

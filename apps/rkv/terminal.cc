@@ -1,51 +1,121 @@
 #include "terminal.h"
 
 #include <fmt/format.h>
-#include <histedit.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
-#include <cstdlib>
-#include <iostream>
+#include <cstdio>
+
+#include "chat/characters.h"
 
 namespace rkv::app {
 
 namespace {
 
-constexpr int kExitInterrupted = 130;
-
 enum class State : int { kIdle, kAnswering, kEditing };
 std::atomic<State> state{State::kIdle};
 std::atomic<bool> interrupted{false};
+std::atomic<bool> progress_shown{false};
+std::atomic<bool> stderr_is_terminal{false};
 static_assert(std::atomic<State>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
 
+constexpr std::string_view kClearLine = "\r\x1b[K";
+
+// Safe in a signal handler.
+void WriteNow(std::string_view text) { (void)!::write(STDERR_FILENO, text.data(), text.size()); }
+
 void OnInterrupt(int) {
+  const int saved_errno = errno;
   const bool again = interrupted.exchange(true);
-  if (state == State::kIdle || (state == State::kAnswering && again)) ::_exit(kExitInterrupted);
+  if (state == State::kAnswering && !again) {
+    // On a line of its own, after what is shown of an answer.
+    WriteNow(progress_shown ? kClearLine : "\n");
+    WriteNow("stopping; Ctrl-C again leaves at once\n");
+  } else if (state != State::kEditing) {
+    if (stderr_is_terminal) WriteNow("\n");
+    ::_exit(kExitInterrupted);
+  }
+  errno = saved_errno;
+}
+
+void WriteToStderr(std::string_view text) {
+  (void)std::fwrite(text.data(), 1, text.size(), stderr);
 }
 
 }  // namespace
 
+void TellText(std::string_view text) {
+  WriteToStderr(::isatty(STDERR_FILENO) == 1 ? Printable(text) : std::string(text));
+}
+
+std::string ForStdout(std::string_view text) {
+  return ::isatty(STDOUT_FILENO) == 1 ? Printable(text) : std::string(text);
+}
+
 ProgressLine::ProgressLine() : enabled_(::isatty(STDERR_FILENO) == 1) {}
+
+ProgressLine::~ProgressLine() { Clear(); }
 
 void ProgressLine::Show(std::string_view what, double fraction) {
   if (!enabled_) return;
-  const std::string line = fmt::format("{} {:3.0f} %", what, 100.0 * fraction);
-  if (line == shown_) return;
-  shown_ = line;
-  Tell("\r\x1b[K{}", line);
+  const std::lock_guard guard(lock_);
+  if (what != what_) {
+    what_ = what;
+    start_ = std::chrono::steady_clock::now();
+    changed_.notify_one();
+  }
+  fraction_ = fraction;
+  Draw();
+  if (counter_.joinable()) return;
+  // Signals are for the thread that may wait for a key.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  counter_ = std::jthread([this](const std::stop_token& stop) { Count(stop); });
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void ProgressLine::Draw() {
+  const auto elapsed =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - start_);
+  std::string line = fmt::format("{} {:3.0f} %", what_, 100.0 * fraction_);
+  if (elapsed.count() > 0) line += fmt::format(" ({} s)", elapsed.count());
+  if (line == shown_ && progress_shown) return;
+  progress_shown = true;
+  shown_ = std::move(line);
+  WriteToStderr(fmt::format("{}{}", kClearLine, Printable(shown_)));
   std::fflush(stderr);
+}
+
+void ProgressLine::Count(const std::stop_token& stop) {
+  std::unique_lock lock(lock_);
+  while (!stop.stop_requested()) {
+    if (!changed_.wait(lock, stop, [this] { return !what_.empty(); })) return;
+    // Till the end of a second, or of the step.
+    const auto began = start_;
+    const auto seconds =
+        std::chrono::ceil<std::chrono::seconds>(std::chrono::steady_clock::now() - began);
+    changed_.wait_until(lock, stop, began + seconds,
+                        [&] { return what_.empty() || start_ != began; });
+    if (!what_.empty() && start_ == began && !stop.stop_requested()) Draw();
+  }
 }
 
 void ProgressLine::Clear() {
-  if (shown_.empty()) return;
-  Tell("\r\x1b[K");
-  std::fflush(stderr);
+  const std::lock_guard guard(lock_);
+  if (what_.empty()) return;
+  what_.clear();
   shown_.clear();
+  changed_.notify_one();
+  if (!progress_shown.exchange(false)) return;
+  WriteToStderr(kClearLine);
+  std::fflush(stderr);
 }
 
 Interrupts::Interrupts() {
+  stderr_is_terminal = ::isatty(STDERR_FILENO) == 1;
   struct sigaction action {};
   action.sa_handler = OnInterrupt;
   sigemptyset(&action.sa_mask);
@@ -53,70 +123,22 @@ Interrupts::Interrupts() {
   ::sigaction(SIGINT, &action, nullptr);
 }
 
+bool Interrupts::interrupted() { return app::interrupted; }
+
+Interrupts::Editing::Editing() {
+  app::interrupted = false;
+  state = State::kEditing;
+}
+Interrupts::Editing::~Editing() { state = State::kIdle; }
+
 Interrupts::Answering::Answering() {
-  interrupted = false;
+  app::interrupted = false;
   state = State::kAnswering;
 }
 Interrupts::Answering::~Answering() {
   state = State::kIdle;
-  interrupted = false;
+  app::interrupted = false;
 }
-const std::atomic<bool>* Interrupts::Answering::cancel() const { return &interrupted; }
-
-class LineReader::Editor {
- public:
-  Editor() : line_(::el_init("rkv", stdin, stdout, stderr)), history_(::history_init()) {
-    HistEvent event;
-    ::history(history_, &event, H_SETSIZE, 1000);
-    ::el_set(
-        line_, EL_PROMPT, +[](EditLine*) -> const char* { return "> "; });
-    ::el_set(line_, EL_EDITOR, "emacs");
-    ::el_set(line_, EL_HIST, ::history, history_);
-  }
-  ~Editor() {
-    ::history_end(history_);
-    ::el_end(line_);
-  }
-  Editor(const Editor&) = delete;
-  Editor& operator=(const Editor&) = delete;
-
-  std::optional<std::string> Next() {
-    int n = 0;
-    const char* text = ::el_gets(line_, &n);
-    if (text == nullptr || n <= 0) return std::nullopt;
-    HistEvent event;
-    if (n > 1) ::history(history_, &event, H_ENTER, text);
-    std::string line(text, static_cast<size_t>(n));
-    while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
-    return line;
-  }
-
- private:
-  EditLine* line_;
-  ::History* history_;
-};
-
-LineReader::LineReader() {
-  if (::isatty(STDIN_FILENO) == 1 && ::isatty(STDOUT_FILENO) == 1) {
-    editor_ = std::make_unique<Editor>();
-  }
-}
-LineReader::~LineReader() = default;
-
-std::optional<std::string> LineReader::Next() {
-  if (editor_ == nullptr) {
-    std::string line;
-    if (!std::getline(std::cin, line)) return std::nullopt;
-    return line;
-  }
-  state = State::kEditing;
-  std::optional<std::string> line = editor_->Next();
-  state = State::kIdle;
-  if (interrupted) {
-    editor_.reset();  // Gives the terminal back as it was.
-    std::exit(kExitInterrupted);
-  }
-  return line;
-}
+const std::atomic<bool>* Interrupts::Answering::cancel() const { return &app::interrupted; }
 
 }  // namespace rkv::app
