@@ -31,7 +31,8 @@ std::vector<std::string> Documents() {
 
 TEST(DocsTest, EveryFlagThatIsNamedExists) {
   std::string known;
-  for (const char* command : {"run", "chat", "serve", "eval", "bench", "inspect", "make-model"}) {
+  for (const char* command :
+       {"run", "chat", "serve", "eval", "bench", "inspect", "make-model", "completion"}) {
     known += RunProcess({RKV_BINARY_DIR "/apps/rkv", command, "--help"}).out;
   }
   known += " --help --version ";

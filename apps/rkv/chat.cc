@@ -147,9 +147,11 @@ Status Chat(CommonFlags& flags) {
 }  // namespace
 
 void AddChatCommand(CLI::App& program, int& exit_code) {
-  CLI::App* command = program.add_subcommand("chat", "talk in the terminal");
+  CLI::App* command = program.add_subcommand(
+      "chat", "talk in the terminal; --budget 20% saves 80 % of the KV cache");
   auto flags = std::make_shared<CommonFlags>();
   AddCommonFlags(*command, *flags);
+  AddStopFlag(*command, *flags);
   command->callback([flags, &exit_code] {
     const Status status = Chat(*flags);
     exit_code = status.ok() ? 0 : Fail(status);

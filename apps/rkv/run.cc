@@ -1,15 +1,13 @@
 // rkv run: questions from the command line, answers on stdout.
 #include <fmt/format.h>
 
-#include <filesystem>
-#include <fstream>
 #include <iostream>
-#include <iterator>
 #include <memory>
 
 #include "answer.h"
 #include "commands.h"
 #include "flags.h"
+#include "input.h"
 #include "inspect/text.h"
 #include "report.h"
 #include "terminal.h"
@@ -24,18 +22,6 @@ struct RunFlags {
   std::vector<std::string> prompts;
   std::string prompt_file;
 };
-
-Result<std::string> ReadPromptFile(const std::string& path) {
-  std::error_code error;
-  if (std::filesystem::is_directory(path, error)) {
-    return BadFile(fmt::format("the prompt file '{}' is a directory", path));
-  }
-  if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
-  std::ifstream file(path, std::ios::binary);
-  std::string text(std::istreambuf_iterator<char>(file), {});
-  if (!file) return BadFile(fmt::format("cannot read the prompt file '{}'", path));
-  return text;
-}
 
 Status AnswerOne(Engine& engine, Conversation& conversation, const RunFlags& flags,
                  AnswerResult& answer) {
@@ -56,7 +42,7 @@ Status Run(RunFlags& flags) {
     prompts.push_back(flags.no_escape ? prompt : Unescape(prompt));
   }
   if (!flags.prompt_file.empty()) {
-    RKV_ASSIGN_OR_RETURN(std::string text, ReadPromptFile(flags.prompt_file));
+    RKV_ASSIGN_OR_RETURN(std::string text, ReadTextFile("prompt", flags.prompt_file));
     prompts.push_back(std::move(text));
   }
   if (prompts.empty()) return InvalidArgument("nothing to answer: pass a prompt with -p or -f");
@@ -75,16 +61,18 @@ Status Run(RunFlags& flags) {
   Tell("{}\n", DescribeCache(*conversation));
   const MemoryStats stats = conversation->stats();
   if (stats.compressions > 0) Tell("held: {}\n", DescribeBytes(stats));
-  Tell("{}\n", DescribeSpeed(answer));
+  Tell("model: {}\n{}\n", engine->model_description(), DescribeSpeed(answer));
   return WriteReport(flags.common.kv_report, *conversation, answer);
 }
 
 }  // namespace
 
 void AddRunCommand(CLI::App& program, int& exit_code) {
-  CLI::App* command = program.add_subcommand("run", "answer questions and exit");
+  CLI::App* command = program.add_subcommand(
+      "run", "answer questions and exit; --budget 20% saves 80 % of the KV cache");
   auto flags = std::make_shared<RunFlags>();
   AddCommonFlags(*command, flags->common);
+  AddStopFlag(*command, flags->common);
   Repeatable(command
                  ->add_option("-p,--prompt", flags->prompts,
                               "question; repeated: the turns of a conversation")

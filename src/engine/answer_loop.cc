@@ -8,11 +8,14 @@
 
 namespace rkv {
 
-void AnswerLoop::Add(AnswerRequest& request) {
+Status AnswerLoop::Add(AnswerRequest& request) {
   Active active;
   active.request = &request;
   active.conversation = &request.conversation->impl();
-  active.sampler = std::make_unique<Sampler>(request.options.sampling, model_.vocab());
+  RKV_ASSIGN_OR_RETURN(active.sampler, Sampler::Create(request.options.sampling, model_.vocab()));
+  if (active.sampler->n_history() > 0) {
+    active.sampler->AcceptHistory(active.conversation->TextTokens());
+  }
   if (request.options.forced_text.has_value()) {
     active.forced = model_.Tokenize(*request.options.forced_text, false);
     active.forced.push_back(model_.EndOfAnswer());
@@ -21,6 +24,7 @@ void AnswerLoop::Add(AnswerRequest& request) {
   request.status = {};
   request.result.n_prompt_tokens = active.conversation->n_waiting_tokens();
   active_.push_back(std::move(active));
+  return OkStatus();
 }
 
 bool AnswerLoop::answers(const Conversation& conversation) const {
@@ -198,7 +202,7 @@ void AnswerLoop::Sample(Active& active) {
   active.next_token.reset();
   const bool forced = !active.forced.empty();
   if (forced ? active.n_forced == active.forced.size()
-             : llama_vocab_is_eog(model_.vocab(), token)) {
+             : token == LLAMA_TOKEN_NULL || llama_vocab_is_eog(model_.vocab(), token)) {
     Finish(active, StopReason::kEndOfAnswer);
     return;
   }

@@ -23,8 +23,9 @@ class AnswerLoop {
   explicit AnswerLoop(Model& model) : model_(model) {}
   const Model& model() const { return model_; }
 
-  // The request takes part from the next step on.
-  void Add(AnswerRequest& request);
+  // The request takes part from the next step on. kInvalidArgument for options that no answer can
+  // be sampled with; the request is as before then.
+  Status Add(AnswerRequest& request);
   size_t size() const { return active_.size(); }
   bool answers(const Conversation& conversation) const;
 

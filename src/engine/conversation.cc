@@ -243,6 +243,23 @@ size_t Conversation::Impl::n_waiting_tokens() const {
   return n - taken_;
 }
 
+std::vector<llama_token> Conversation::Impl::TextTokens() const {
+  const uint64_t n_before = turns_.empty() ? 0 : turns_.back().n_messages;
+  std::vector<ChatMessage> before(messages_.begin(),
+                                  messages_.begin() + static_cast<ptrdiff_t>(n_before));
+  std::string text = before.empty() ? "" : template_.Render(before, false);
+  for (size_t at = text.find(MediaMarker()); at != std::string::npos;
+       at = text.find(MediaMarker(), at)) {
+    text.erase(at, MediaMarker().size());
+  }
+  std::vector<llama_token> tokens;
+  if (!text.empty()) tokens = model_.Tokenize(text, true);
+  for (const PromptChunk& chunk : prompt_) {
+    tokens.insert(tokens.end(), chunk.tokens.begin(), chunk.tokens.end());
+  }
+  return tokens;
+}
+
 std::optional<size_t> Conversation::Impl::FinishTaking(size_t row) {
   memory_.impl().set_prompt_follows(true);
   if (taken_ < prompt_.front().n_tokens) return std::nullopt;
