@@ -84,7 +84,9 @@ std::string Replace(std::string text, std::string_view from, std::string_view to
 }
 
 // As one word of a shell.
-std::string Quoted(const std::string& text) { return "'" + Replace(text, "'", "'\\''") + "'"; }
+std::string Quoted(const std::string& text) {
+  return fmt::format("'{}'", Replace(text, "'", "'\\''"));
+}
 
 std::vector<const CLI::App*> Commands(const CLI::App& program) {
   std::vector<const CLI::App*> commands;
@@ -194,7 +196,7 @@ std::string ZshScript(const CLI::App& program) {
 
 std::string FishScript(const CLI::App& program) {
   const auto quoted = [](const std::string& text) {
-    return "'" + Replace(Replace(text, "\\", "\\\\"), "'", "\\'") + "'";
+    return fmt::format("'{}'", Replace(Replace(text, "\\", "\\\\"), "'", "\\'"));
   };
   std::string script = "# Completion of rkv in fish: rkv completion fish | source\n";
   for (const CLI::App* command : Commands(program)) {

@@ -1,5 +1,7 @@
 #include "llama_flags.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <numeric>
 
@@ -143,7 +145,7 @@ size_t EditDistance(std::string_view a, std::string_view b) {
 
 std::string_view InsteadOfLlamaFlag(std::string_view flag) {
   if (flag.size() < 2 || flag.find(' ') != std::string_view::npos) return {};
-  const std::string word = " " + std::string(flag) + " ";
+  const std::string word = fmt::format(" {} ", flag);
   for (const LlamaFlags& flags : kFlags) {
     if (std::string_view(flags.flags).find(word) != std::string_view::npos) return flags.instead;
   }

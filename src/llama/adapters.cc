@@ -32,7 +32,7 @@ Status AddDirections(const Adapter& vector, int n_embd, int n_layer, std::vector
   }));
   const std::unique_ptr<ggml_context, Deleter> owner(tensors);
   if (file == nullptr || tensors == nullptr) {
-    return refuse("it is not a readable GGUF file" + log.Reason());
+    return refuse(fmt::format("it is not a readable GGUF file{}", log.Reason()));
   }
   bool any = false;
   for (ggml_tensor* t = ggml_get_first_tensor(tensors); t != nullptr;

@@ -56,7 +56,7 @@ std::string ModelName(const ModelNames& names, uint64_t n_parameters, std::strin
   if (name.empty()) name = names.arch.empty() ? "model" : names.arch;
   const std::string file = std::filesystem::path(path).filename().string();
   if (ToLower(file).starts_with(ToLower(name))) name = OneLine(file.substr(0, name.size()));
-  if (!NamesSize(name)) name += " " + SizeText(n_parameters);
+  if (!NamesSize(name)) name += fmt::format(" {}", SizeText(n_parameters));
   return name;
 }
 

@@ -238,7 +238,7 @@ Status ReadSamplers(const Fields& fields, SamplingOptions& sampling) {
   for (const json& name : *field) {
     if (!field->is_array() || !name.is_string()) names.clear();
     if (!field->is_array() || !name.is_string()) break;
-    names += (names.empty() ? "" : ";") + name.get<std::string>();
+    names += fmt::format("{}{}", names.empty() ? "" : ";", name.get_ref<const std::string&>());
   }
   if (names.empty()) return fields.Wrong("samplers", "a list of samplers' names, or their letters");
   RKV_ASSIGN_OR_RETURN(sampling.samplers, ParseSamplers(names));
