@@ -106,7 +106,7 @@ TEST(CliFlagsTest, WithoutABudgetNothingIsCompressedAndThatIsSaid) {
 
 TEST(CliFlagsTest, TheModelIsCalledByItsName) {
   const ProcessResult run = RunQwen({});
-  EXPECT_TRUE(std::regex_search(run.err, std::regex("model: random qwen2 [0-9]+[KM] F16\n")))
+  EXPECT_TRUE(std::regex_search(run.err, std::regex("model: random qwen2 [0-9.]+[KM] F16\n")))
       << run.err;
 }
 

@@ -35,8 +35,10 @@ std::string Metadata(const llama_model* model, const char* key) {
 std::string SizeText(uint64_t n_parameters) {
   const auto n = static_cast<double>(n_parameters);
   if (n < 1e6) return fmt::format("{:.0f}K", n / 1e3);
-  if (n < 1e9) return fmt::format("{:.0f}M", n / 1e6);
-  return n < 1e10 ? fmt::format("{:.1f}B", n / 1e9) : fmt::format("{:.0f}B", n / 1e9);
+  const char unit = n < 1e9 ? 'M' : 'B';
+  const double number = n < 1e9 ? n / 1e6 : n / 1e9;
+  return number < 10 ? fmt::format("{:.1f}{}", number, unit)
+                     : fmt::format("{:.0f}{}", number, unit);
 }
 
 bool NamesSize(const std::string& name) {

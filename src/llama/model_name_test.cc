@@ -21,7 +21,7 @@ TEST(ModelNameTest, SaysWhatTheFileCallsItselfAndItsSize) {
        "SmolLM2-135M"},
       {{"Smollm2 135M", "smollm2", "135M", "llama"}, 134'515'008, "x.gguf", "smollm2-135M"},
       {{"Qwen2 VL 2B Instruct", "", "", "qwen2vl"}, 1'500'000'000, "x", "Qwen2 VL 2B Instruct"},
-      {{"RetentiveKV reference", "", "", "qwen2vl"}, 4'900'000, "", "RetentiveKV reference 5M"},
+      {{"RetentiveKV reference", "", "", "qwen2vl"}, 4'900'000, "", "RetentiveKV reference 4.9M"},
       {{"", "", "", "llama"}, 6'738'415'616, "a/b", "llama 6.7B"},
       {{"Mixtral", "", "", "llama"}, 46'700'000'000, "", "Mixtral 47B"},
       {{"Mixtral-8x7B", "", "", "llama"}, 46'700'000'000, "", "Mixtral-8x7B"},
