@@ -19,5 +19,5 @@ ask() {
   "${command[@]}"
 }
 ask --policy full
-ask --policy retentive --budget 15%
+ask --budget 15%
 ask --policy streaming --budget 50%

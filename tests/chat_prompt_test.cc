@@ -111,7 +111,8 @@ TEST(ChatPromptTest, WithAPictureItIsThatOfLlamaMtmdCli) {
     if (token >= 0) text.push_back(token);
   }
   std::vector<int32_t> expected = *(*engine)->Tokenize(formatted.substr(0, marker));
-  const auto after = *(*engine)->Tokenize(formatted.substr(marker + std::string("<__media__>").size()));
+  const auto after =
+      *(*engine)->Tokenize(formatted.substr(marker + std::string("<__media__>").size()));
   expected.insert(expected.end(), after.begin(), after.end());
   // The beginning-of-sequence token, and what surrounds a picture, are the model's.
   ASSERT_GE(text.size(), expected.size());

@@ -178,7 +178,8 @@ TEST(CliRunTest, WrongUsageExitsWith2AndSaysWhat) {
   const WrongUsage cases[] = {
       {{"run", "-p", "x", "--budget", "-1"}, "budget '-1'"},
       {{"run", "-p", "x", "--budget", "0.2"}, "has no unit"},
-      {{"run", "-p", "x", "--budget", "50%"}, "policy 'full' keeps every token"},
+      {{"run", "-p", "x", "--budget", "50%", "--policy", "full"},
+       "policy 'full' keeps every token"},
       {{"run", "-p", "x", "--policy", "streaming", "--budget", "2t"}, "smallest possible"},
       {{"run", "-p", "x", "--policy", "nonsense"}, "full, retentive"},
       {{"run", "-p", "x", "--policy", "streaming:sink=1"}, "sinks"},
@@ -197,7 +198,6 @@ TEST(CliRunTest, WrongUsageExitsWith2AndSaysWhat) {
       {{"run", "-p", "x", "--chat-template", "nonsense"}, "chatml"},
       {{"run", "-p", "x", "-m", TestModelPath("qwen2-d64"), "--image", kSamples + "doc-1.png"},
        "--mmproj"},
-      {{}, "subcommand"},
       {{"no-such-command"}, "no-such-command"},
       {{"make-model", "no-such-arch", "-o", "/tmp/x"}, "qwen2vl"},
       {{"bench", "--make", "no-such-model"}, "llava-1.5-7b"},

@@ -31,7 +31,8 @@ std::vector<std::string> Documents() {
 
 TEST(DocsTest, EveryFlagThatIsNamedExists) {
   std::string known;
-  for (const char* command : {"run", "chat", "serve", "eval", "bench", "inspect", "make-model"}) {
+  for (const char* command :
+       {"run", "chat", "serve", "eval", "bench", "inspect", "make-model", "completion"}) {
     known += RunProcess({RKV_BINARY_DIR "/apps/rkv", command, "--help"}).out;
   }
   known += " --help --version ";
@@ -84,7 +85,8 @@ TEST(DocsTest, TestsSitBesideTheirSourceOrInTests) {
     const std::string path = fs::relative(entry.path(), SourcePath("")).string();
     if (path.starts_with("build") || path.starts_with(".") || !path.ends_with("_test.cc")) continue;
     const bool collected = std::regex_match(
-        path, std::regex("(src/[a-z]+|apps/rkv/(bench|chat|eval|inspect|serve)|tests)/[a-z0-9_]+\\.cc"));
+        path,
+        std::regex("(src/[a-z]+|apps/rkv/(bench|chat|eval|inspect|serve)|tests)/[a-z0-9_]+\\.cc"));
     EXPECT_TRUE(collected) << path << " is in a folder whose tests are not collected";
   }
 }

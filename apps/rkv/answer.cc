@@ -2,6 +2,7 @@
 
 #include <iostream>
 
+#include "serve/stop_filter.h"
 #include "terminal.h"
 
 namespace rkv::app {
@@ -17,14 +18,17 @@ Result<AnswerResult> Ask(Engine& engine, Conversation& conversation, std::string
   options.sampling = flags.sampling;
   options.cancel = answering.cancel();
   options.on_progress = [&](std::string_view what, double f) { progress.Show(what, f); };
+  StopFilter stop(flags.stops);
   options.on_text = [&](std::string_view piece) {
     progress.Clear();
-    std::cout << ForStdout(piece) << std::flush;
-    return std::cout.good();
+    std::cout << ForStdout(stop.Push(piece)) << std::flush;
+    return std::cout.good() && !stop.stopped();
   };
   progress.Show("reading the prompt", 0);
   RKV_ASSIGN_OR_RETURN(AnswerResult answer, engine.Answer(conversation, options));
   progress.Clear();
+  if (stop.stopped()) answer.stop = StopReason::kEndOfAnswer;
+  std::cout << ForStdout(stop.Finish());
   std::cout << std::endl;
   RKV_RETURN_IF_ERROR(CheckFinite(answer));
   return answer;

@@ -13,6 +13,7 @@ void AddEvalCommand(CLI::App& program, int& exit_code);
 void AddBenchCommand(CLI::App& program, int& exit_code);
 void AddInspectCommand(CLI::App& program, int& exit_code);
 void AddMakeModelCommand(CLI::App& program, int& exit_code);
+void AddCompletionCommand(CLI::App& program, int& exit_code);
 
 }  // namespace rkv::app
 

@@ -43,8 +43,8 @@ struct CommonFlags {
   EngineOptions engine;
   SamplingOptions sampling;
   int n_predict = -1;
-  int n_batch = 0;  // 0: as n_ubatch
-  std::string policy = "full";
+  int n_batch = 0;     // 0: as n_ubatch
+  std::string policy;  // empty: retentive with a budget, else full
   std::string budget;
   std::string absorb, ladder, split;  // empty: what goes with the policy
   std::string type_k, type_v;
@@ -54,6 +54,9 @@ struct CommonFlags {
   std::string reasoning = "auto";
   std::string reasoning_format = "auto";
   std::string system_prompt;
+  std::string system_prompt_file;
+  std::string grammar_file;
+  std::vector<std::string> stops;  // texts that end an answer
   std::string kv_report;
   std::string log_file;
   bool verbose = false;
@@ -73,6 +76,8 @@ void AddTemplateFlags(CLI::App& command, CommonFlags& flags);
 void AddSamplingFlags(CLI::App& command, CommonFlags& flags);
 void AddCacheFlags(CLI::App& command, CommonFlags& flags);
 void AddLogFlags(CLI::App& command, CommonFlags& flags);
+// -r, for commands that write an answer as it comes.
+void AddStopFlag(CLI::App& command, CommonFlags& flags);
 
 // Makes each use of an option one more value of it, where otherwise the last one counts.
 inline CLI::Option* Repeatable(CLI::Option* option) {
@@ -83,6 +88,9 @@ inline CLI::Option* Repeatable(CLI::Option* option) {
 // must outlive the parse.
 CLI::Option* AddList(CLI::App& command, const std::string& names, std::string& list,
                      const std::string& help);
+
+// The command of that name, or null.
+CLI::App* FindCommand(const CLI::App& program, std::string_view name);
 
 // RKV_LONG_NAME for "--long-name".
 std::string EnvironmentName(const std::string& flag);
@@ -97,11 +105,19 @@ std::string CommandLine(const CLI::App& program, const CLI::App& command);
 std::string Unescape(std::string_view text);
 
 // llama.cpp has short flags of several letters (-mm, -ngl, -sys, -ub), which CLI11 would read as
-// several flags: gives the arguments with their long forms.
-std::vector<std::string> ExpandShortFlags(int argc, char** argv);
+// several flags: gives the arguments with their long forms, the last one first, as CLI11 wants
+// them. kInvalidArgument for flags that the command does not have: of llama.cpp's, with what to do
+// instead; of others, with the flag that was most likely meant.
+Result<std::vector<std::string>> ReadArguments(const CLI::App& program, int argc, char** argv);
+// The short form of several letters of "--long-name"; empty if it has none.
+std::string LongShortFlag(std::string_view long_name);
 
-// The policy and budget that the flags name.
+// The policy and budget that the flags name. Tells if the policy has nothing to do without a
+// budget.
 Result<MemoryOptions> ParseMemoryOptions(const CommonFlags& flags);
+
+// Reads the files that flags name in place of texts: system prompt, grammar. LoadEngine() does it.
+Status ReadFlagFiles(CommonFlags& flags);
 
 // "512MiB" or "2GiB" in bytes. kInvalidArgument, naming `flag`, for anything else.
 Result<size_t> ParseBytes(std::string_view flag, std::string_view text);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "output.h"
@@ -31,18 +33,28 @@ std::string DescribeCache(const Conversation& conversation) {
   const MemoryStats stats = conversation.stats();
   const MemoryOptions& options = conversation.memory_options();
   const ByteUnit unit = UnitFor(std::max(stats.full_bytes, stats.held_bytes));
-  std::string text = fmt::format(
-      "cache: holds {:.1f} of {:.1f} {} ({:.0f} % kept, compression ratio {:.2f}), policy {}",
-      static_cast<double>(stats.held_bytes) / unit.bytes,
-      static_cast<double>(stats.full_bytes) / unit.bytes, unit.name, 100 * stats.kept(),
-      1 - stats.kept(), ToString(options.policy));
+  const auto bytes = [&unit](uint64_t n) { return static_cast<double>(n) / unit.bytes; };
+  if (options.budget.unlimited() && stats.held_bytes >= stats.full_bytes) {
+    // Nothing is saved: what is there beside the rows that llama.cpp's cache would have?
+    const bool f16 = !options.type_k.has_value() && !options.type_v.has_value();
+    return fmt::format(
+        "cache: holds {:.1f} {}: {:.1f} {} of {}rows and {:.1f} {} of tables; "
+        "policy {}, no budget",
+        bytes(stats.held_bytes), unit.name, bytes(stats.exact_bytes), unit.name, f16 ? "f16 " : "",
+        bytes(stats.held_bytes - stats.exact_bytes), unit.name, ToString(options.policy));
+  }
+  const double kept = 100 * stats.kept();
+  std::string text =
+      fmt::format("cache: holds {:.1f} of {:.1f} {} ({:.0f} % kept, {:.0f} % saved), policy {}",
+                  bytes(stats.held_bytes), bytes(stats.full_bytes), unit.name, kept,
+                  std::max(100 - std::round(kept), 0.0), ToString(options.policy));
   if (options.budget.unlimited()) return text + ", no budget";
   text += fmt::format(", budget {}", ToString(options.budget));
   const double share = options.budget.amount / 100 * static_cast<double>(stats.full_bytes);
   if (options.budget.unit == Budget::Unit::kPercent &&
       static_cast<double>(stats.budget_bytes) > share + 1) {
     text += fmt::format(" (raised to {:.1f} {}, the least that sinks and window need)",
-                        static_cast<double>(stats.budget_bytes) / unit.bytes, unit.name);
+                        bytes(stats.budget_bytes), unit.name);
   }
   if (stats.tokens_evicted == 0 && stats.tokens_absorbed > 0) {
     return text + fmt::format(": states absorbed up to {} of {} tokens of a head",

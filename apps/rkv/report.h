@@ -9,7 +9,7 @@
 
 namespace rkv::app {
 
-// "holds 5.6 of 28.0 MiB (20 % kept, compression ratio 0.80), ..."
+// "cache: holds 5.6 of 28.0 MiB (20 % kept, 80 % saved), policy ..."
 std::string DescribeCache(const Conversation& conversation);
 
 // "read 130 tokens in 0.05 s (2600 t/s), ..."

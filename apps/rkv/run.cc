@@ -2,8 +2,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <span>
@@ -30,17 +28,6 @@ struct RunFlags {
 
 constexpr size_t kMaxEchoed = 72;  // characters of a question
 
-Result<std::string> ReadPromptFile(const std::string& path) {
-  if (path == "-") return ReadPrompt(std::cin, "the prompt on stdin");
-  std::error_code error;
-  if (std::filesystem::is_directory(path, error)) {
-    return BadFile(fmt::format("the prompt file '{}' is a directory", path));
-  }
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return BadFile(fmt::format("cannot read the prompt file '{}'", path));
-  return ReadPrompt(file, fmt::format("the prompt file '{}'", path));
-}
-
 // The questions in their order. Without any, what a pipe says is one.
 Result<std::vector<std::string>> Prompts(const RunFlags& flags) {
   std::vector<std::string> prompts;
@@ -51,7 +38,7 @@ Result<std::vector<std::string>> Prompts(const RunFlags& flags) {
   const bool piped = prompts.empty() && file.empty() && ::isatty(STDIN_FILENO) == 0;
   if (piped) file = "-";
   if (!file.empty()) {
-    RKV_ASSIGN_OR_RETURN(std::string text, ReadPromptFile(file));
+    RKV_ASSIGN_OR_RETURN(std::string text, ReadTextFile("prompt", file));
     if (!piped || !text.empty()) prompts.push_back(std::move(text));
   }
   if (!prompts.empty()) return prompts;
@@ -99,16 +86,18 @@ Status Run(RunFlags& flags) {
   Tell("{}\n", DescribeCache(*conversation));
   const MemoryStats stats = conversation->stats();
   if (stats.compressions > 0) Tell("held: {}\n", DescribeBytes(stats));
-  Tell("{}\n", DescribeSpeed(answer));
+  Tell("model: {}\n{}\n", engine->model_description(), DescribeSpeed(answer));
   return WriteReport(flags.common.kv_report, *conversation, answer);
 }
 
 }  // namespace
 
 void AddRunCommand(CLI::App& program, int& exit_code) {
-  CLI::App* command = program.add_subcommand("run", "answer questions and exit");
+  CLI::App* command = program.add_subcommand(
+      "run", "answer questions and exit; --budget 20% saves 80 % of the KV cache");
   auto flags = std::make_shared<RunFlags>();
   AddCommonFlags(*command, flags->common);
+  AddStopFlag(*command, flags->common);
   Repeatable(command
                  ->add_option("-p,--prompt", flags->prompts,
                               "question; repeated: the turns of a conversation")

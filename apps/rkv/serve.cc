@@ -77,6 +77,7 @@ class ServeCommand {
     RKV_RETURN_IF_ERROR(StartLogging(flags_.common));
     CommonFlags& common = flags_.common;
     RKV_ASSIGN_OR_RETURN(flags_.http.defaults.memory, ParseMemoryOptions(common));
+    RKV_RETURN_IF_ERROR(ReadFlagFiles(common));
     flags_.http.defaults.sampling = common.sampling;
     if (common.n_predict > 0) flags_.http.defaults.max_tokens = common.n_predict;
     RKV_ASSIGN_OR_RETURN(flags_.http.max_body_bytes, ParseBytes("--max-body", flags_.max_body));
@@ -108,9 +109,10 @@ class ServeCommand {
   Status Serve(HttpServer& server, int port, const sigset_t& signals) {
     flags_.common.engine.on_notice = [](std::string_view notice) { spdlog::info("{}", notice); };
     RKV_ASSIGN_OR_RETURN(auto engine, LoadEngine(flags_.common));
-    // A policy and budget that cannot be are an error now, and not of each request.
+    // What cannot be is an error now, and not of each request.
     const auto trial = engine->NewConversation(flags_.http.defaults.memory);
     if (!trial.ok()) return trial.status();
+    RKV_RETURN_IF_ERROR(engine->CheckSampling(flags_.http.defaults.sampling));
     const std::string model = engine->model_description();
     scheduler_ =
         std::make_unique<Scheduler>(std::move(engine), std::move(store_), scheduler_options_);
@@ -169,7 +171,7 @@ void AddServeCommand(CLI::App& program, int& exit_code) {
       ->type_name("S");
   add("--max-body", flags->max_body, "largest request (64MiB)")->type_name("SIZE");
   add("--timeout", flags->http.timeout_seconds,
-      "seconds after which a client that neither sends nor reads is given up (10)")
+      "seconds after which a client that neither sends nor reads is given up, -to (10)")
       ->check(kPositive)
       ->type_name("S");
   add("--media-cache", flags->media_cache, "encoded pictures that are kept (64MiB)")

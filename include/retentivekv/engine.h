@@ -18,6 +18,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "retentivekv/inspect.h"
@@ -30,12 +31,48 @@ namespace rkv {
 // A long step and how much of it is done, 0 to 1. `what` is e.g. "loading model".
 using ProgressFunction = std::function<void(std::string_view what, double fraction)>;
 
+// A GGUF file that is added to the model's weights or activations, and how much of it.
+struct Adapter {
+  std::string path = {};
+  float scale = 1.0f;
+};
+
+// How positions are rotated, as llama.cpp's --rope-* and --yarn-*; the defaults: as the model says.
+struct RopeOptions {
+  std::string scaling = {};  // "none", "linear" or "yarn"
+  float freq_base = 0.0f;
+  float freq_scale = 0.0f;  // 1/N: positions up to N times as far
+  int yarn_orig_ctx = 0;    // context that the model was trained for
+  float yarn_ext_factor = -1.0f;
+  float yarn_attn_factor = -1.0f;
+  float yarn_beta_slow = -1.0f;
+  float yarn_beta_fast = -1.0f;
+
+  bool operator==(const RopeOptions&) const = default;
+};
+
+// Where and how the threads of decoding run. The encoder of pictures has threads of its own.
+struct ThreadOptions {
+  std::vector<int> cpus = {};  // that they may run on; empty: all
+  bool strict = false;         // one CPU for each thread
+  int priority = 0;            // -1 (low), 0 (normal) to 3 (real time), as far as the system lets
+  int poll = 50;               // 0 (threads sleep while they wait for work) to 100
+
+  bool operator==(const ThreadOptions&) const = default;
+};
+
+// How weights come into memory, as llama.cpp's --load-mode.
+enum class LoadMode { kAuto, kNone, kMmap, kMlock, kMmapMlock, kDirectIo };
+
+// Of the whole process: the first engine that is loaded decides.
+enum class Numa { kNone, kDistribute, kIsolate, kNumactl };
+
 struct EngineOptions {
-  std::string model;          // GGUF file of the language model
-  std::string mmproj;         // GGUF file of the vision or audio projector; empty: text only
+  std::string model = {};   // GGUF file of the language model
+  std::string mmproj = {};  // GGUF file of the vision or audio projector; empty: text only
   // Empty: the model's own; Jinja; the name of one of llama.cpp's templates, such as "chatml"; or
   // "none": texts follow each other as they are, with special tokens in them.
-  std::string chat_template;
+  std::string chat_template = {};
   // Variables of the template: name, and value in JSON, e.g. {"enable_thinking", "false"}.
   std::map<std::string, std::string> chat_template_kwargs = {};
   bool enable_thinking = true;  // the variable of the template, for models with a choice
@@ -44,6 +81,9 @@ struct EngineOptions {
   int n_ctx = 0;       // longest conversation in positions; 0: what the model was trained for
   int n_ubatch = 512;  // tokens per decoding step of a prompt
   int n_threads = 0;   // 0: all cores
+  // Threads of steps of several tokens: prompts, and answers to several conversations. 0: as
+  // n_threads.
+  int n_threads_batch = 0;
   // Must be 0 where there is a GPU: attention runs on the CPU. With rpc_servers, the layers that
   // they hold; 0: all.
   int n_gpu_layers = 0;
@@ -62,6 +102,16 @@ struct EngineOptions {
   // Gets a sentence for the user when a message is added and something is not taken as it is, e.g.
   // a picture is scaled down. On the thread that adds the message.
   std::function<void(std::string_view notice)> on_notice = {};
+  ThreadOptions threads = {};
+  Numa numa = Numa::kNone;
+  LoadMode load_mode = LoadMode::kAuto;
+  RopeOptions rope = {};
+  std::vector<Adapter> loras = {};            // LoRA adapters
+  std::vector<Adapter> control_vectors = {};  // of one direction per layer
+  // Layers 1 and on that control vectors act on, both included; 0: from the first, to the last.
+  int control_vector_first_layer = 0;
+  int control_vector_last_layer = 0;
+  std::vector<std::string> overrides = {};  // of the model's metadata: "KEY=TYPE:VALUE"
 };
 
 // The most pictures and clips of one turn.
@@ -80,7 +130,40 @@ struct SamplingOptions {
   float min_p = 0.05f;
   uint32_t seed = 0xFFFFFFFF;  // 0xFFFFFFFF: random
   bool ignore_eos = false;     // never end the answer: go on to max_tokens
+
+  // llama.cpp's other samplers, with its names and defaults: off.
+  float typical_p = 1.0f;     // 1: off
+  float top_n_sigma = -1.0f;  // 0 or less: off
+  float xtc_probability = 0.0f;
+  float xtc_threshold = 0.1f;
+  float dynatemp_range = 0.0f;
+  float dynatemp_exponent = 1.0f;
+  int repeat_last_n = 64;  // tokens that the next three penalties look back
+  float repeat_penalty = 1.0f;
+  float presence_penalty = 0.0f;
+  float frequency_penalty = 0.0f;
+  float dry_multiplier = 0.0f;
+  float dry_base = 1.75f;
+  int dry_allowed_length = 2;
+  int dry_penalty_last_n = 64;
+  std::vector<std::string> dry_sequence_breakers = {"\n", ":", "\"", "*"};
+  int mirostat = 0;  // 1 or 2: in place of all samplers but temperature
+  float mirostat_tau = 5.0f;
+  float mirostat_eta = 0.1f;
+  float adaptive_target = -1.0f;  // of the sampler adaptive_p, which `samplers` must name
+  float adaptive_decay = 0.9f;
+  // Names in the order in which they run; empty: llama.cpp's order. See SamplerNames().
+  std::vector<std::string> samplers = {};
+  std::vector<std::pair<int32_t, float>> logit_bias = {};  // token, what is added to its logit
+  std::string grammar = {};  // GBNF, from its rule "root": the only answers there are
 };
+
+// What SamplingOptions::samplers may name; the first nine are the default, in its order.
+std::vector<std::string> SamplerNames();
+// The names in a text such as "top_k;temperature", with llama.cpp's other spellings, and in one of
+// its letters such as "kt". kInvalidArgument names what is unknown.
+Result<std::vector<std::string>> ParseSamplers(std::string_view text);
+Result<std::vector<std::string>> ParseSamplerLetters(std::string_view text);
 
 struct ChatMessage {
   std::string role;  // "system", "user", "assistant"
@@ -114,26 +197,26 @@ enum class StopReason {
 
 struct AnswerOptions {
   int max_tokens = -1;  // at least 1; -1: until the model ends its answer or the context is full
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
   // Gets the answer as it grows, in whole UTF-8 characters, so not the beginning of one that it
   // ends with; return false to stop it.
-  std::function<bool(std::string_view piece)> on_text;
+  std::function<bool(std::string_view piece)> on_text = {};
   // The same for what the model thinks before it answers, where its template marks that.
-  std::function<bool(std::string_view piece)> on_reasoning;
+  std::function<bool(std::string_view piece)> on_reasoning = {};
   // Gets each token of the answer once it is chosen, before on_text, with the next-token logits
   // [n_vocab] that it was chosen by. Not the end of the answer.
-  std::function<void(int32_t token, std::span<const float> logits)> on_token;
-  ProgressFunction on_progress;  // encoding pictures and reading the prompt
+  std::function<void(int32_t token, std::span<const float> logits)> on_token = {};
+  ProgressFunction on_progress = {};  // encoding pictures and reading the prompt
   // Set it, from any thread or signal handler, to stop: the step that is being computed ends at its
   // next operation, unless it also computes for others that are not stopped.
   const std::atomic<bool>* cancel = nullptr;
 
   // For evaluation. The answer is this text, then the model's end of an answer, whatever the model
   // would say; max_tokens does not apply.
-  std::optional<std::string> forced_text;
+  std::optional<std::string> forced_text = {};
   // Gets the next-token logits [n_vocab] before each token of the answer is chosen, its end
   // included. `forced`: the token that is going to be taken, or -1 without forced_text.
-  std::function<void(std::span<const float> logits, int32_t forced)> on_logits;
+  std::function<void(std::span<const float> logits, int32_t forced)> on_logits = {};
 };
 
 struct AnswerResult {
@@ -277,6 +360,10 @@ class Engine {
 
   std::unique_ptr<AnswerBatch> NewAnswerBatch();
 
+  // kInvalidArgument, with the reason, for options that no answer can be sampled with: values out
+  // of range, tokens that are not in the vocabulary, a grammar that is none.
+  Status CheckSampling(const SamplingOptions& options) const;
+
   // Next-token logits [n_vocab] after the prompt that is waiting in the conversation, which is
   // read. For evaluation and comparison; the turn stays open, so take it back with Undo().
   Result<std::vector<float>> ReadPrompt(Conversation& conversation);
@@ -291,7 +378,8 @@ class Engine {
   const EngineOptions& options() const;
   const MemoryShape& shape() const;
   int n_ctx() const;                      // longest conversation in positions
-  std::string model_description() const;  // e.g. "qwen2vl 1B F16"
+  int n_ctx_train() const;                // that the model was trained for; 0: not known
+  std::string model_description() const;  // e.g. "SmolLM2-135M Q4_1"
   bool takes_pictures() const;
   bool takes_audio() const;
 
@@ -304,6 +392,8 @@ class Engine {
 
 // Version of llama.cpp that this library runs on, e.g. "0.5.0".
 std::string LlamaVersion();
+// Whether that llama.cpp finds a GPU here. Known once an engine has been loaded.
+bool HasGpu();
 
 }  // namespace rkv
 

@@ -24,7 +24,8 @@ struct Budget {
   bool unlimited() const { return unit == Unit::kPercent && amount >= 100.0; }
 };
 
-// "20%" (kept), "512t" (the bytes of so many tokens of full cache), "64MiB" (also KiB, GiB, B).
+// "20%" (kept), "512t" (the bytes of so many tokens of full cache), "64MiB" (also KiB, GiB, B, and
+// MB, KB, GB of 1000s). Spaces before the unit, and the case of its letters, do not count.
 // A bare number is refused: half of the field reads 0.2 as kept and half as removed.
 Result<Budget> ParseBudget(std::string_view text);
 std::string ToString(const Budget& budget);
@@ -86,7 +87,8 @@ Result<Compression> ParseCompression(std::string_view text);
 std::string_view ToString(Compression compression);
 
 struct MemoryOptions {
-  PolicySpec policy = {.name = "full", .options = {}};
+  // Without a name: "retentive" with a budget, "full" without.
+  PolicySpec policy = {};
   Budget budget = {};
   std::optional<AbsorbSpec> absorb = std::nullopt;  // unset: what goes with the policy
   std::optional<Ladder> ladder = std::nullopt;      // unset: what goes with the policy
@@ -96,6 +98,9 @@ struct MemoryOptions {
   std::optional<ElementType> type_k = std::nullopt;
   std::optional<ElementType> type_v = std::nullopt;
 };
+
+// The policy of the options, also where they name none.
+PolicySpec ChosenPolicy(const MemoryOptions& options);
 
 // What a user sees in a list of policies; generated from the registry.
 struct PolicyDescription {

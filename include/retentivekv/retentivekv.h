@@ -42,9 +42,10 @@ struct rkv_stats {
  * n_batch and n_ctx: llama.cpp's own cache only holds one ubatch, and tokens per decode and
  * positions may go far beyond it. The n_ctx you set (0: the model's own) counts for models with
  * sliding windows, which are served up to the window. The model must be on the CPU (n_gpu_layers =
- * 0). policy: "full", "streaming", "streaming:sinks=8", ... ; budget: "20%", "512t", "64MiB", or
- * NULL for none. Returns NULL on an error, which rkv_last_error(NULL) tells. Use the cache with one
- * context only, and keep it until that context is freed. */
+ * 0). policy: "full", "streaming", "streaming:sinks=8", ..., or NULL for "retentive" with a budget
+ * and "full" without; budget: "20%", "512t", "64MiB", or NULL for none. Returns NULL on an error,
+ * which rkv_last_error(NULL) tells. Use the cache with one context only, and keep it until that
+ * context is freed. */
 rkv_cache* rkv_attach(struct llama_context_params* params, const char* policy, const char* budget);
 
 /* llama_decode with our cache. The batch may have any number of tokens; each token belongs to

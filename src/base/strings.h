@@ -1,6 +1,8 @@
 #ifndef RETENTIVEKV_BASE_STRINGS_H_
 #define RETENTIVEKV_BASE_STRINGS_H_
 
+#include <algorithm>
+#include <string>
 #include <string_view>
 
 namespace rkv {
@@ -11,6 +13,15 @@ inline std::string_view TrimSpace(std::string_view text) {
   const size_t begin = text.find_first_not_of(kSpace);
   if (begin == std::string_view::npos) return {};
   return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
+}
+
+// With the letters A to Z as a to z; other bytes as they are.
+inline std::string ToLower(std::string_view text) {
+  std::string lower(text);
+  std::ranges::transform(lower, lower.begin(), [](char c) {
+    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  });
+  return lower;
 }
 
 }  // namespace rkv

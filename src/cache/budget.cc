@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "base/strings.h"
 #include "retentivekv/options.h"
 
 namespace rkv {
@@ -23,6 +24,9 @@ constexpr Suffix kSuffixes[] = {
     {"MiB", Budget::Unit::kBytes, 1024.0 * 1024},
     {"GiB", Budget::Unit::kBytes, 1024.0 * 1024 * 1024},
     {"B", Budget::Unit::kBytes, 1},
+    {"KB", Budget::Unit::kBytes, 1e3},
+    {"MB", Budget::Unit::kBytes, 1e6},
+    {"GB", Budget::Unit::kBytes, 1e9},
 };
 
 }  // namespace
@@ -36,11 +40,11 @@ Result<Budget> ParseBudget(std::string_view text) {
   double amount = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), amount);
   if (error != std::errc() || !std::isfinite(amount)) return refuse("is not a number with a unit");
-  const std::string_view suffix = text.substr(static_cast<size_t>(end - text.data()));
+  const std::string_view suffix = TrimSpace(text.substr(static_cast<size_t>(end - text.data())));
   if (amount <= 0) return refuse("is not positive");
   if (suffix.empty()) return refuse("has no unit");
   for (const Suffix& known : kSuffixes) {
-    if (known.text != suffix) continue;
+    if (ToLower(known.text) != ToLower(suffix)) continue;
     if (known.unit == Budget::Unit::kPercent && amount > 100) return refuse("is over 100 %");
     return Budget{.unit = known.unit, .amount = amount * known.factor};
   }

@@ -17,7 +17,13 @@ TEST(BudgetTest, ParsesEveryUnit) {
                {"64MiB", Budget::Unit::kBytes, 64.0 * 1024 * 1024},
                {"1.5GiB", Budget::Unit::kBytes, 1.5 * 1024 * 1024 * 1024},
                {"300KiB", Budget::Unit::kBytes, 300.0 * 1024},
-               {"1000B", Budget::Unit::kBytes, 1000}};
+               {"1000B", Budget::Unit::kBytes, 1000},
+               {"20 %", Budget::Unit::kPercent, 20},
+               {"64 MiB", Budget::Unit::kBytes, 64.0 * 1024 * 1024},
+               {"64mib", Budget::Unit::kBytes, 64.0 * 1024 * 1024},
+               {"64MB", Budget::Unit::kBytes, 64e6},
+               {"2gb", Budget::Unit::kBytes, 2e9},
+               {"512T", Budget::Unit::kTokens, 512}};
   for (const auto& expected : cases) {
     const Result<Budget> budget = ParseBudget(expected.text);
     ASSERT_TRUE(budget.ok()) << expected.text;
@@ -31,7 +37,7 @@ TEST(BudgetTest, ParsesEveryUnit) {
 
 TEST(BudgetTest, RefusesWhatIsAmbiguousOrImpossible) {
   for (const char* text : {"", "0.2", "20", "-1", "-20%", "0%", "101%", "5x", "MiB", "1e400t",
-                           "nan%", "inft", "20 %", "64MB", "--", "512tt"}) {
+                           "nan%", "inft", "20 % x", "64M", "64k", "--", "512tt"}) {
     const Result<Budget> budget = ParseBudget(text);
     ASSERT_FALSE(budget.ok()) << text;
     EXPECT_EQ(budget.status().code(), StatusCode::kInvalidArgument);

@@ -32,12 +32,14 @@ Result<std::shared_ptr<const CacheConfig>> CacheConfig::Create(const MemoryShape
   const std::shared_ptr<CacheConfig> config(new CacheConfig);
   config->shape_ = shape;
   config->options_ = options;
-  RKV_ASSIGN_OR_RETURN(config->policy_, MakePolicy(options.policy));
+  config->options_.policy = ChosenPolicy(options);
+  RKV_ASSIGN_OR_RETURN(config->policy_, MakePolicy(config->options_.policy));
   const PolicyInfo& info = *config->policy_.info;
   if (!info.evicts && !options.budget.unlimited()) {
     return InvalidArgument(
         fmt::format("policy '{}' keeps every token and cannot meet the budget {}; choose another "
-                    "policy or leave the budget out",
+                    "policy, such as retentive (the default with a budget), or leave the budget "
+                    "out",
                     info.name, ToString(options.budget)));
   }
   config->needs_ = config->policy_.policy->needs();

@@ -649,7 +649,7 @@ Result<Memory> Memory::Create(const MemoryShape& shape, const MemoryOptions& opt
   if (budget.unit != Budget::Unit::kPercent && bytes < static_cast<double>(smallest)) {
     return InvalidArgument(fmt::format(
         "budget {} is too small for policy '{}' with this model; the smallest possible is {} ({}t)",
-        ToString(budget), options.policy.name, FormatBytes(smallest),
+        ToString(budget), ChosenPolicy(options).name, FormatBytes(smallest),
         static_cast<uint64_t>(static_cast<double>(smallest) / token_bytes) + 1));
   }
   return Memory(std::move(impl));

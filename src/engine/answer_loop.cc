@@ -13,7 +13,10 @@ Status AnswerLoop::Add(AnswerRequest& request) {
   Active active(conversation.reasoning());
   active.request = &request;
   active.conversation = &conversation;
-  active.sampler = std::make_unique<Sampler>(request.options.sampling, model_.vocab());
+  RKV_ASSIGN_OR_RETURN(active.sampler, Sampler::Create(request.options.sampling, model_.vocab()));
+  if (active.sampler->n_history() > 0) {
+    active.sampler->AcceptHistory(conversation.TextTokens());
+  }
   if (request.options.forced_text.has_value()) {
     RKV_ASSIGN_OR_RETURN(active.forced, model_.Tokenize(*request.options.forced_text, false));
     active.forced.push_back(model_.EndOfAnswer());
@@ -206,8 +209,7 @@ void AnswerLoop::ReportProgress(const Active& active, double computed) const {
   const auto total = static_cast<double>(active.request->result.n_prompt_tokens);
   const auto before = static_cast<double>(active.n_waiting);
   const auto after = static_cast<double>(active.conversation->n_waiting_tokens());
-  options.on_progress("reading the prompt",
-                      1.0 - (before + computed * (after - before)) / total);
+  options.on_progress("reading the prompt", 1.0 - (before + computed * (after - before)) / total);
 }
 
 std::span<const float> AnswerLoop::Logits(const Active& active) const {
@@ -248,7 +250,7 @@ void AnswerLoop::Sample(Active& active) {
   active.next_token.reset();
   const bool forced = !active.forced.empty();
   if (forced ? active.n_forced == active.forced.size()
-             : llama_vocab_is_eog(model_.vocab(), token)) {
+             : token == LLAMA_TOKEN_NULL || llama_vocab_is_eog(model_.vocab(), token)) {
     Finish(active, StopReason::kEndOfAnswer);
     return;
   }

@@ -24,7 +24,8 @@ class AnswerLoop {
   explicit AnswerLoop(Model& model) : model_(model) {}
   const Model& model() const { return model_; }
 
-  // The request takes part from the next step on. Fails for a forced text that cannot be tokenized.
+  // The request takes part from the next step on. Fails for options that no answer can be sampled
+  // with, and for a forced text that cannot be tokenized; the request is as before then.
   Status Add(AnswerRequest& request);
   size_t size() const { return active_.size(); }
   bool answers(const Conversation& conversation) const;

@@ -76,8 +76,7 @@ Result<std::string> Conversation::Impl::NewPromptText(std::vector<ChatMessage> m
   // A text that cannot fit is refused before anything is made of it.
   size_t n_bytes = 0;
   for (size_t i = messages_.size(); i < messages.size(); ++i) n_bytes += messages[i].content.size();
-  RKV_RETURN_IF_ERROR(
-      model_.tokenizer().CheckSize(n_bytes, static_cast<size_t>(model_.n_ctx())));
+  RKV_RETURN_IF_ERROR(model_.tokenizer().CheckSize(n_bytes, static_cast<size_t>(model_.n_ctx())));
   if (!template_.is_plain()) {
     // A model's own marks of reasoning stay what they are in its answers.
     std::vector<std::string> marks = template_.reasoning().end;
@@ -307,6 +306,27 @@ std::vector<int32_t> Conversation::Impl::waiting_tokens() const {
     if (chunk.media != nullptr) tokens.insert(tokens.end(), chunk.n_tokens, -1);
   }
   tokens.erase(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(taken_));
+  return tokens;
+}
+
+std::vector<llama_token> Conversation::Impl::TextTokens() const {
+  const uint64_t n_before = turns_.empty() ? 0 : turns_.back().n_messages;
+  const std::span<const ChatMessage> before(messages_.data(), n_before);
+  std::vector<llama_token> tokens;
+  if (!before.empty()) {
+    // What cannot be rendered any more is left out: only penalties look at it.
+    Result<std::string> text = template_.Render(before, false);
+    for (size_t at = text.ok() ? text->find(MediaMarker()) : std::string::npos;
+         at != std::string::npos; at = text->find(MediaMarker(), at)) {
+      text->erase(at, MediaMarker().size());
+    }
+    Result<std::vector<llama_token>> read =
+        text.ok() ? model_.Tokenize(*text, true) : Result<std::vector<llama_token>>(text.status());
+    if (read.ok()) tokens = *std::move(read);
+  }
+  for (const PromptChunk& chunk : prompt_) {
+    tokens.insert(tokens.end(), chunk.tokens.begin(), chunk.tokens.end());
+  }
   return tokens;
 }
 

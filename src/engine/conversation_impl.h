@@ -45,6 +45,11 @@ class Conversation::Impl {
   size_t n_waiting_tokens() const;
   std::vector<int32_t> waiting_tokens() const;
 
+  // Text tokens of the conversation up to the answer that is to come: of the messages before, as
+  // the template writes them, and of the prompt that waits. The same whether it was kept, copied or
+  // loaded.
+  std::vector<llama_token> TextTokens() const;
+
   // Moves up to `max_tokens` text tokens of the prompt into the ubatch, as memory `index`. Returns
   // the row of the prompt's last token if that is among them: its logits start the answer.
   std::optional<size_t> TakeText(size_t index, size_t max_tokens, Ubatch& ubatch);

@@ -36,6 +36,9 @@ Status CheckOptions(const EngineOptions& options) {
   RKV_RETURN_IF_ERROR(check("the ubatch size", options.n_ubatch, 1, 65536));
   RKV_RETURN_IF_ERROR(check("the context size", options.n_ctx, 0, kMaxInt));
   RKV_RETURN_IF_ERROR(check("the number of threads", options.n_threads, 0, 512));
+  RKV_RETURN_IF_ERROR(check("the number of threads for prompts", options.n_threads_batch, 0, 512));
+  RKV_RETURN_IF_ERROR(check("the priority of threads", options.threads.priority, -1, 3));
+  RKV_RETURN_IF_ERROR(check("the polling of threads", options.threads.poll, 0, 100));
   RKV_RETURN_IF_ERROR(check("the number of conversations", options.max_conversations, 1, 256));
   const int most_tokens = options.image_max_tokens.value_or(-1);
   // mtmd multiplies tokens by pixels in 32 bits.
@@ -58,25 +61,36 @@ Result<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options,
   RKV_RETURN_IF_ERROR(CheckOptions(options));
   LoadProgress load_progress;
   if (progress) load_progress = [&](double fraction) { progress("loading model", fraction); };
-  RKV_ASSIGN_OR_RETURN(auto model, Model::Load({.model_path = options.model,
-                                                .mmproj_path = options.mmproj,
-                                                .n_ctx = options.n_ctx,
-                                                .n_ubatch = options.n_ubatch,
-                                                .n_threads = options.n_threads,
-                                                .n_gpu_layers = options.n_gpu_layers,
-                                                .image_min_tokens = options.image_min_tokens,
-                                                .image_max_tokens = options.image_max_tokens,
-                                                .n_seq_max = options.max_conversations,
-                                                .media_cache_bytes = options.media_cache_bytes,
-                                                .rpc_servers = options.rpc_servers,
-                                                .on_notice = options.on_notice},
-                                               load_progress));
-  RKV_ASSIGN_OR_RETURN(auto chat_template,
-                       ChatTemplate::Create(model->llama(),
-                                            {.choice = options.chat_template,
-                                             .kwargs = options.chat_template_kwargs,
-                                             .enable_thinking = options.enable_thinking,
-                                             .split_reasoning = options.split_reasoning}));
+  RKV_ASSIGN_OR_RETURN(
+      auto model, Model::Load({.model_path = options.model,
+                               .mmproj_path = options.mmproj,
+                               .n_ctx = options.n_ctx,
+                               .n_ubatch = options.n_ubatch,
+                               .n_threads = options.n_threads,
+                               .n_gpu_layers = options.n_gpu_layers,
+                               .image_min_tokens = options.image_min_tokens,
+                               .image_max_tokens = options.image_max_tokens,
+                               .n_seq_max = options.max_conversations,
+                               .media_cache_bytes = options.media_cache_bytes,
+                               .rpc_servers = options.rpc_servers,
+                               .on_notice = options.on_notice,
+                               .n_threads_batch = options.n_threads_batch,
+                               .threads = options.threads,
+                               .numa = options.numa,
+                               .load_mode = options.load_mode,
+                               .rope = options.rope,
+                               .loras = options.loras,
+                               .control_vectors = options.control_vectors,
+                               .control_vector_first_layer = options.control_vector_first_layer,
+                               .control_vector_last_layer = options.control_vector_last_layer,
+                               .overrides = options.overrides},
+                              load_progress));
+  RKV_ASSIGN_OR_RETURN(
+      auto chat_template,
+      ChatTemplate::Create(model->llama(), {.choice = options.chat_template,
+                                            .kwargs = options.chat_template_kwargs,
+                                            .enable_thinking = options.enable_thinking,
+                                            .split_reasoning = options.split_reasoning}));
   return std::unique_ptr<Engine>(
       new Engine(std::make_unique<Impl>(options, std::move(model), std::move(chat_template))));
 }
@@ -171,6 +185,10 @@ Result<AnswerResult> Engine::Answer(Conversation& conversation, const AnswerOpti
   return std::move(request.result);
 }
 
+Status Engine::CheckSampling(const SamplingOptions& options) const {
+  return Sampler::Create(options, impl_->model->vocab()).status();
+}
+
 Result<std::vector<float>> Engine::ReadPrompt(Conversation& conversation) {
   RKV_RETURN_IF_ERROR(CheckOwn(conversation, *impl_->model));
   if (!conversation.impl().waiting()) return InvalidArgument("there is no prompt to read");
@@ -201,6 +219,7 @@ Result<std::string> Engine::Detokenize(std::span<const int32_t> tokens) const {
 const EngineOptions& Engine::options() const { return impl_->options; }
 const MemoryShape& Engine::shape() const { return impl_->model->shape(); }
 int Engine::n_ctx() const { return impl_->model->n_ctx(); }
+int Engine::n_ctx_train() const { return llama_model_n_ctx_train(impl_->model->llama()); }
 std::string Engine::model_description() const { return impl_->model->Description(); }
 bool Engine::takes_pictures() const {
   return impl_->model->vision() != nullptr && mtmd_support_vision(impl_->model->vision());
@@ -210,6 +229,7 @@ bool Engine::takes_audio() const {
 }
 
 std::string LlamaVersion() { return llama_version(); }
+bool HasGpu() { return llama_supports_gpu_offload(); }
 
 Status CheckFinite(const AnswerResult& answer) {
   if (answer.stop != StopReason::kNotFinite) return OkStatus();

@@ -21,9 +21,10 @@ class ReasoningSplitter {
   };
 
   explicit ReasoningSplitter(const ReasoningTags& tags)
-      : tags_(tags), place_(tags.start.empty() ? Place::kAnswer
-                            : tags.starts_open ? Place::kReasoning
-                                               : Place::kBegin) {}
+      : tags_(tags),
+        place_(tags.start.empty() ? Place::kAnswer
+               : tags.starts_open ? Place::kReasoning
+                                  : Place::kBegin) {}
 
   // The next piece; what of it, and of what was held back before, is known to be which.
   Parts Push(std::string_view piece) {

@@ -35,12 +35,15 @@ namespace {
 thread_local std::string attach_error;
 
 Status ParseOptions(const char* policy, const char* budget, MemoryOptions& options) {
-  RKV_ASSIGN_OR_RETURN(options.policy, ParsePolicySpec(policy != nullptr ? policy : "full"));
+  if (policy != nullptr) {
+    RKV_ASSIGN_OR_RETURN(options.policy, ParsePolicySpec(policy));
+  }
   if (budget != nullptr) {
     RKV_ASSIGN_OR_RETURN(options.budget, ParseBudget(budget));
   }
   // A shape of no model checks the names and options now rather than at the first decode.
   MemoryOptions unlimited = options;
+  unlimited.policy = ChosenPolicy(options);
   unlimited.budget = {};
   return Memory::Create({.layers = {{1, 1, 1, 1}}}, unlimited).status();
 }

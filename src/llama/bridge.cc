@@ -229,8 +229,8 @@ bool Bridge::OnAbortCheck(void* self) {
   const StepWatch& watch = *bridge->watch_;
   ++bridge->n_computed_;
   if (watch.on_progress) {
-    watch.on_progress(std::min(1.0, static_cast<double>(bridge->n_computed_) /
-                                        static_cast<double>(bridge->n_nodes_)));
+    watch.on_progress(std::min(
+        1.0, static_cast<double>(bridge->n_computed_) / static_cast<double>(bridge->n_nodes_)));
   }
   return watch.stop && watch.stop();
 }

@@ -48,7 +48,7 @@ struct Ubatch {
 
 // Looks at a step while it is computed, on the thread that asked for it.
 struct StepWatch {
-  std::function<bool()> stop;                     // true: give it up
+  std::function<bool()> stop;                    // true: give it up
   std::function<void(double done)> on_progress;  // 0 to 1, some hundred times
 };
 

@@ -80,17 +80,17 @@ ReasoningTags TagsOf(const common_chat_params& params, const llama_vocab* vocab)
   tags.end = params.thinking_end_tags;
   const std::string& prompt = params.generation_prompt;
   const size_t open = prompt.rfind(tags.start);
-  tags.starts_open = open != std::string::npos &&
-                     std::ranges::none_of(tags.end, [&](const std::string& end) {
-                       return prompt.find(end, open) != std::string::npos;
-                     });
+  tags.starts_open =
+      open != std::string::npos && std::ranges::none_of(tags.end, [&](const std::string& end) {
+        return prompt.find(end, open) != std::string::npos;
+      });
   std::vector<std::string> texts = tags.end;
   texts.push_back(tags.start);
   for (const std::string& text : texts) {
     std::vector<llama_token> tokens(text.size() + 2);
-    const int32_t n = llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()),
-                                     tokens.data(), static_cast<int32_t>(tokens.size()), false,
-                                     true);
+    const int32_t n =
+        llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()), tokens.data(),
+                       static_cast<int32_t>(tokens.size()), false, true);
     tokens.resize(static_cast<size_t>(std::max(n, 0)));
     std::ranges::copy_if(tokens, std::back_inserter(tags.tokens), [vocab](llama_token token) {
       return (llama_vocab_get_attr(vocab, token) & LLAMA_TOKEN_ATTR_CONTROL) != 0;
@@ -172,20 +172,21 @@ Result<ChatTemplate> ChatTemplate::Create(const llama_model* model,
     source = own;
   }
   if (source.size() > kMaxTemplateBytes || Nesting(source) > kMaxNesting) {
-    return BadFile(fmt::format("the chat template has {} bytes, nested {} deep; at most {} and {} "
-                               "are accepted",
-                               source.size(), Nesting(source), kMaxTemplateBytes, kMaxNesting));
+    return BadFile(
+        fmt::format("the chat template has {} bytes, nested {} deep; at most {} and {} "
+                    "are accepted",
+                    source.size(), Nesting(source), kMaxTemplateBytes, kMaxNesting));
   }
   const size_t stack_bytes = kLeastStackBytes + kStackBytesPerByte * source.size();
   // Most templates want a conversation that begins with the user.
   const ChatMessage probe{.role = "user", .content = "x"};
   common_chat_params params;
-  RKV_RETURN_IF_ERROR(Jinja::Guard(
-      stack_bytes, StatusCode::kBadFile,
-      fmt::format("the chat template cannot be run ({})", TheChoices()), [&] {
-        result.jinja_ = std::make_unique<Jinja>(model, options.choice, options);
-        params = result.jinja_->Apply({&probe, 1}, true);
-      }));
+  RKV_RETURN_IF_ERROR(
+      Jinja::Guard(stack_bytes, StatusCode::kBadFile,
+                   fmt::format("the chat template cannot be run ({})", TheChoices()), [&] {
+                     result.jinja_ = std::make_unique<Jinja>(model, options.choice, options);
+                     params = result.jinja_->Apply({&probe, 1}, true);
+                   }));
   result.jinja_->set_stack_bytes(stack_bytes);
   result.reasoning_ = TagsOf(params, llama_model_get_vocab(model));
   if (!options.split_reasoning) {
@@ -205,9 +206,9 @@ Result<std::string> ChatTemplate::Render(std::span<const ChatMessage> messages,
     for (const ChatMessage& message : messages) text += message.content;
     return text;
   }
-  RKV_RETURN_IF_ERROR(
-      jinja_->Guard(StatusCode::kInvalidArgument, "the chat template refuses these messages",
-                    [&] { text = jinja_->Apply(messages, add_assistant).prompt; }));
+  RKV_RETURN_IF_ERROR(jinja_->Guard(StatusCode::kInvalidArgument,
+                                    "the chat template refuses these messages",
+                                    [&] { text = jinja_->Apply(messages, add_assistant).prompt; }));
   return text;
 }
 

@@ -80,9 +80,8 @@ TEST(ChatTemplateTest, SwitchesOfThinking) {
   const std::string closed = "assistant\n<think>\n\n</think>\n\n";
   EXPECT_TRUE(
       Render(model.get(), {.choice = jinja, .enable_thinking = false}, user).ends_with(closed));
-  EXPECT_TRUE(
-      Render(model.get(), {.choice = jinja, .kwargs = {{"enable_thinking", "false"}}}, user)
-          .ends_with(closed));
+  EXPECT_TRUE(Render(model.get(), {.choice = jinja, .kwargs = {{"enable_thinking", "false"}}}, user)
+                  .ends_with(closed));
 
   const auto on = ChatTemplate::Create(model.get(), {.choice = jinja});
   ASSERT_TRUE(on.ok());

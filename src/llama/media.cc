@@ -125,8 +125,8 @@ Status AppendText(const Model& model, std::string_view text, bool add_special,
   return OkStatus();
 }
 
-// With the tokens that the model's pictures and clips begin and end with. A large picture may be cut
-// into several pieces; `n_pieces` counts those of each file.
+// With the tokens that the model's pictures and clips begin and end with. A large picture may be
+// cut into several pieces; `n_pieces` counts those of each file.
 Status AppendMedia(const Model& model, const mtmd_bitmap* bitmap,
                    std::map<std::string, size_t>& n_pieces, std::vector<PromptChunk>& chunks) {
   const std::string_view marker = MediaMarker();

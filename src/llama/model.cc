@@ -14,8 +14,11 @@
 #include "base/bytes.h"
 #include "base/huge_pages.h"
 #include "llama/abort_guard.h"
+#include "llama/adapters.h"
 #include "llama/gguf_check.h"
 #include "llama/log.h"
+#include "llama/model_name.h"
+#include "llama/model_parameters.h"
 
 namespace rkv {
 
@@ -174,8 +177,8 @@ bool OnEncoderNode(ggml_tensor* node, bool ask, void* encoder_state) {
   }
   ++state.n_done;
   if (state.watch->on_progress && state.n_layers > 0) {
-    state.watch->on_progress(std::min(
-        1.0, static_cast<double>(state.n_done) / static_cast<double>(state.n_layers)));
+    state.watch->on_progress(
+        std::min(1.0, static_cast<double>(state.n_done) / static_cast<double>(state.n_layers)));
   }
   state.stopped |= state.watch->stop && state.watch->stop();
   return !state.stopped;
@@ -186,22 +189,41 @@ bool OnEncoderNode(ggml_tensor* node, bool ask, void* encoder_state) {
 Result<std::unique_ptr<Model>> Model::Load(const ModelOptions& options,
                                            const LoadProgress& progress) {
   InitBackends();
+  InitNuma(options.numa);
   RKV_RETURN_IF_ERROR(CheckGgufFile(options.model_path, "model"));
   RKV_RETURN_IF_ERROR(CheckModelFile(options.model_path));
+  for (const Adapter& lora : options.loras) {
+    RKV_RETURN_IF_ERROR(CheckGgufFile(lora.path, "LoRA adapter"));
+  }
+  for (const Adapter& vector : options.control_vectors) {
+    RKV_RETURN_IF_ERROR(CheckGgufFile(vector.path, "control vector"));
+  }
   if (!options.mmproj_path.empty()) {
     RKV_RETURN_IF_ERROR(CheckGgufFile(options.mmproj_path, "mmproj"));
   }
   std::unique_ptr<Model> model(new Model(options));
   RKV_RETURN_IF_ERROR(model->LoadWeights(progress));
   RKV_RETURN_IF_ERROR(model->MakeContext());
+  RKV_RETURN_IF_ERROR(model->AddAdapters());
   if (!options.mmproj_path.empty()) RKV_RETURN_IF_ERROR(model->LoadVision());
   model->fingerprint_ = FileFingerprint(options.model_path);
+  // Keys and values of the same weights under other options are others.
+  std::string changes = DescribeChanges(options);
+  for (const auto* adapters : {&options.loras, &options.control_vectors}) {
+    for (const Adapter& adapter : *adapters) {
+      changes += fmt::format("{} {:a}\n", FileFingerprint(adapter.path), adapter.scale);
+    }
+  }
+  if (!changes.empty()) model->fingerprint_ = Hash64(changes, model->fingerprint_);
   return model;
 }
 
 Status Model::LoadWeights(const LoadProgress& progress) {
   llama_model_params params = llama_model_default_params();
   params.n_gpu_layers = options_.n_gpu_layers;
+  params.load_mode = ToLlama(options_.load_mode);
+  RKV_ASSIGN_OR_RETURN(const auto overrides, ParseOverrides(options_.overrides));
+  if (!options_.overrides.empty()) params.kv_overrides = overrides.data();
   std::vector<ggml_backend_dev_t> devices;
   // llama.cpp runs an operation where the weights next to it are. Attention stands between writing
   // the cache, which is here, and these.
@@ -251,12 +273,14 @@ Status Model::MakeContext() {
   llama_context_params params = llama_context_default_params();
   const auto cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   params.n_threads = options_.n_threads > 0 ? options_.n_threads : cores;
-  params.n_threads_batch = params.n_threads;
+  params.n_threads_batch =
+      options_.n_threads_batch > 0 ? options_.n_threads_batch : params.n_threads;
   // A ubatch cannot be longer than a conversation, and llama.cpp allocates for it.
   options_.n_ubatch = std::min(options_.n_ubatch, n_ctx_);
   params.n_ubatch = static_cast<uint32_t>(options_.n_ubatch);
   params.n_seq_max = static_cast<uint32_t>(options_.n_seq_max);
   params.no_perf = true;
+  RKV_RETURN_IF_ERROR(SetRope(options_.rope, params));
   bridge_.Prepare(params);
   const LlamaErrorLog log;
   context_.reset(LoadOrNull([&] { return llama_init_from_model(model_.get(), params); }));
@@ -264,6 +288,7 @@ Status Model::MakeContext() {
     return Internal(
         fmt::format("cannot make a context for '{}'{}", options_.model_path, log.Reason()));
   }
+  RKV_RETURN_IF_ERROR(thread_pools_.Attach(options_.threads, context_.get()));
   Result<MemoryShape> shape = bridge_.Probe(context_.get());
   if (!shape.ok()) {
     return Status(
@@ -273,6 +298,12 @@ Status Model::MakeContext() {
   shape_ = *std::move(shape);
   n_ctx_ = std::min(n_ctx_, bridge_.end_position());
   return OkStatus();
+}
+
+Status Model::AddAdapters() {
+  RKV_RETURN_IF_ERROR(AddLoras(options_.loras, model_.get(), context_.get()));
+  return AddControlVectors(options_.control_vectors, options_.control_vector_first_layer,
+                           options_.control_vector_last_layer, model_.get(), context_.get());
 }
 
 Status Model::LoadVision() {
@@ -303,11 +334,7 @@ bool UsesMrope(const llama_model* model) {
   return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE;
 }
 
-std::string Model::Description() const {
-  char text[256] = {};
-  llama_model_desc(model_.get(), text, sizeof(text));
-  return text;
-}
+std::string Model::Description() const { return DescribeModel(model_.get(), options_.model_path); }
 
 llama_token Model::EndOfAnswer() const {
   const llama_token end = llama_vocab_eos(vocab());

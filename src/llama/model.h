@@ -14,7 +14,9 @@
 
 #include "llama/bridge.h"
 #include "llama/embedding_cache.h"
+#include "llama/thread_pools.h"
 #include "llama/tokenizer.h"
+#include "retentivekv/engine.h"
 #include "retentivekv/status.h"
 
 namespace rkv {
@@ -33,6 +35,17 @@ struct ModelOptions {
   std::vector<std::string> rpc_servers = {};             // as EngineOptions::rpc_servers
   std::function<void(std::string_view)> on_notice = {};  // as EngineOptions::on_notice
   bool huge_pages = true;                                // for weights that llama.cpp copies
+  // As in EngineOptions.
+  int n_threads_batch = 0;
+  ThreadOptions threads = {};
+  Numa numa = Numa::kNone;
+  LoadMode load_mode = LoadMode::kAuto;
+  RopeOptions rope = {};
+  std::vector<Adapter> loras = {};
+  std::vector<Adapter> control_vectors = {};
+  int control_vector_first_layer = 0;
+  int control_vector_last_layer = 0;
+  std::vector<std::string> overrides = {};
 };
 
 // Visual tokens that a picture is scaled down to where a model takes any resolution and nobody says
@@ -94,11 +107,13 @@ class Model {
   // The token that ends an answer.
   llama_token EndOfAnswer() const;
 
-  // Identifies the weights: a hash over samples of the model file.
+  // Identifies what keys and values come from: a hash over samples of the model's file and its
+  // adapters', and over options that change what the model computes.
   uint64_t fingerprint() const { return fingerprint_; }
   // Of the weights, in huge pages as far as the system had some left.
   size_t huge_page_bytes() const { return huge_page_bytes_; }
-  std::string Description() const;  // e.g. "qwen2vl 1B Q4_0"
+  // "SmolLM2-135M Q4_1": name, size and type of the weights. The same everywhere.
+  std::string Description() const;
 
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   // As Tokenizer::Tokenize(), of as many tokens as a conversation can have.
@@ -113,11 +128,13 @@ class Model {
       : options_(options), embedding_cache_(options.media_cache_bytes) {}
   Status LoadWeights(const LoadProgress& progress);
   Status MakeContext();
+  Status AddAdapters();
   Status LoadVision();
 
   ModelOptions options_;
-  Bridge bridge_;  // before context_: it must outlive it
-  LlamaPtr<llama_model> model_;
+  Bridge bridge_;                // before context_: it must outlive it
+  LlamaPtr<llama_model> model_;  // frees its adapters too
+  ThreadPools thread_pools_;     // before context_, which uses them
   LlamaPtr<llama_context> context_;
   LlamaPtr<mtmd_context> vision_;
   std::optional<Tokenizer> tokenizer_;

@@ -227,11 +227,10 @@ Status Tokenizer::AppendText(std::string_view text, size_t max_tokens,
   }
   const size_t before = out.size();
   RKV_RETURN_IF_ERROR(AppendPlain(text, out));
-  const auto made = std::ranges::find_if(out.begin() + static_cast<ptrdiff_t>(before), out.end(),
-                                         [this](llama_token t) {
-                                           return (llama_vocab_get_attr(vocab_, t) &
-                                                   LLAMA_TOKEN_ATTR_CONTROL) != 0;
-                                         });
+  const auto made = std::ranges::find_if(
+      out.begin() + static_cast<ptrdiff_t>(before), out.end(), [this](llama_token t) {
+        return (llama_vocab_get_attr(vocab_, t) & LLAMA_TOKEN_ATTR_CONTROL) != 0;
+      });
   if (made == out.end()) return OkStatus();
   // Cut within each text of that token.
   const std::string_view control = llama_vocab_get_text(vocab_, *made);

@@ -23,9 +23,9 @@ LlamaPtr<llama_model> LoadVocabulary(const std::string& path) {
 std::vector<llama_token> Stock(const llama_vocab* vocab, const std::string& text, bool add_special,
                                bool parse_special) {
   std::vector<llama_token> tokens(text.size() + 8);
-  const int32_t n = llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()),
-                                   tokens.data(), static_cast<int32_t>(tokens.size()), add_special,
-                                   parse_special);
+  const int32_t n =
+      llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()), tokens.data(),
+                     static_cast<int32_t>(tokens.size()), add_special, parse_special);
   EXPECT_GE(n, 0);
   tokens.resize(static_cast<size_t>(std::max(n, 0)));
   return tokens;
@@ -58,8 +58,8 @@ std::vector<std::string> SpecialTexts(const llama_vocab* vocab) {
 
 // Words, white space, special tokens and pieces of these.
 std::string RandomText(std::mt19937& random, const std::vector<std::string>& specials) {
-  const std::vector<std::string> words = {"Hello", " world", "\n", "  ", "ö", "日本", "<", "|", ">",
-                                          "<|", "42", ".", " a", "im_end", "\t"};
+  const std::vector<std::string> words = {"Hello", " world", "\n", "  ", "ö",  "日本",   "<", "|",
+                                          ">",     "<|",     "42", ".",  " a", "im_end", "\t"};
   std::string text;
   for (size_t n = random() % 40; n > 0; --n) {
     const std::string& special = specials[random() % specials.size()];
@@ -153,8 +153,8 @@ TEST(TokenizerTest, LongRunsOfOneKindOfCharacter) {
   const std::string source =
       SmolLm2Path().empty() ? SourcePath("models/reference/reference-f16.gguf") : SmolLm2Path();
   for (const std::string pre : {"tekken", "gpt-4o", "deepseek-v3", "qwen35", "chatglm-bpe"}) {
-    const auto model = LoadVocabulary(WriteChangedModel(source, "pre-" + pre + ".gguf",
-                                                        {{"tokenizer.ggml.pre", pre}}, false));
+    const auto model = LoadVocabulary(
+        WriteChangedModel(source, "pre-" + pre + ".gguf", {{"tokenizer.ggml.pre", pre}}, false));
     ASSERT_NE(model, nullptr) << pre;
     const Tokenizer tokenizer(llama_model_get_vocab(model.get()));
     for (const std::string run : {"a", "A", " ", "\n", "=", "7", "ö", "語", "\n ", "a1"}) {

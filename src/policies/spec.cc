@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/strings.h"
 #include "retentivekv/options.h"
 
 namespace rkv {
@@ -25,8 +26,11 @@ Result<std::pair<std::string, double>> ParseOption(std::string_view text) {
       fmt::format("option '{}' is not name=number; write for example streaming:sinks=4", text));
 }
 
-Result<NamedSpec> ParseNamedSpec(std::string_view what, std::string_view text) {
+// Names are in lower case; "H2O" can only mean h2o.
+Result<NamedSpec> ParseNamedSpec(std::string_view what, std::string_view as_written) {
   NamedSpec spec;
+  const std::string lower = ToLower(as_written);
+  const std::string_view text = lower;
   const size_t colon = text.find(':');
   spec.name = std::string(text.substr(0, colon));
   if (spec.name.empty()) return InvalidArgument(fmt::format("the {} has no name", what));
@@ -49,7 +53,7 @@ constexpr std::string_view kCompressionNames[] = {"streaming", "prompt"};
 template <typename T, size_t n>
 Result<T> ParseName(std::string_view what, const std::string_view (&names)[n],
                     std::string_view text) {
-  const auto found = std::ranges::find(names, text);
+  const auto found = std::ranges::find(names, ToLower(text));
   if (found != std::end(names)) return static_cast<T>(found - std::begin(names));
   return InvalidArgument(
       fmt::format("unknown {} '{}'; there are: {}", what, text, fmt::join(names, ", ")));
@@ -58,6 +62,11 @@ Result<T> ParseName(std::string_view what, const std::string_view (&names)[n],
 }  // namespace
 
 Result<PolicySpec> ParsePolicySpec(std::string_view text) { return ParseNamedSpec("policy", text); }
+PolicySpec ChosenPolicy(const MemoryOptions& options) {
+  if (!options.policy.name.empty()) return options.policy;
+  return {.name = options.budget.unlimited() ? "full" : "retentive", .options = {}};
+}
+
 Result<AbsorbSpec> ParseAbsorbSpec(std::string_view text) {
   return ParseNamedSpec("memory of absorbed tokens", text);
 }
@@ -68,10 +77,10 @@ Result<ElementType> ParseElementType(std::string_view text) {
 std::string_view ToString(ElementType type) { return kTypeNames[static_cast<size_t>(type)]; }
 
 Result<Ladder> ParseLadder(std::string_view text) {
-  if (text == "auto") {
+  if (ToLower(text) == "auto") {
     return Ladder{{ElementType::kF16, ElementType::kQ8_0, ElementType::kQ4_0, ElementType::kQ2}};
   }
-  if (text == "none") return Ladder{{ElementType::kF16}};
+  if (ToLower(text) == "none") return Ladder{{ElementType::kF16}};
   Ladder ladder;
   while (true) {
     const size_t comma = text.find(',');

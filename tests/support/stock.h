@@ -72,7 +72,8 @@ inline double RelativeError(const std::vector<float>& logits, const std::vector<
 class StockLlama {
  public:
   explicit StockLlama(const std::string& model, const std::string& mmproj = "", int n_ctx = 4096,
-                      llama_flash_attn_type flash_attention = LLAMA_FLASH_ATTN_TYPE_ENABLED) {
+                      llama_flash_attn_type flash_attention = LLAMA_FLASH_ATTN_TYPE_ENABLED,
+                      const std::function<void(llama_context_params&)>& change = {}) {
     CaptureLlamaLogs();
     ggml_backend_load_all();
     model_.reset(llama_model_load_from_file(model.c_str(), llama_model_default_params()));
@@ -85,6 +86,7 @@ class StockLlama {
     params.n_threads = params.n_threads_batch = 2;
     params.kv_unified = true;
     params.flash_attn_type = flash_attention;
+    if (change) change(params);
     context_.reset(llama_init_from_model(model_.get(), params));
     if (context_ == nullptr)
       throw std::runtime_error("stock llama.cpp has no context for " + model);

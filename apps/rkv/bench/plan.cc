@@ -83,7 +83,7 @@ std::string BenchCache::budget() const {
 }
 
 std::string BenchCache::type() const {
-  const PolicyDescription* policy = stock ? nullptr : FindPolicy(options.policy.name);
+  const PolicyDescription* policy = stock ? nullptr : FindPolicy(ChosenPolicy(options).name);
   if (policy == nullptr || !policy->evicts) return TypeText(type_k, type_v);
   return ToString(options.ladder.has_value() ? *options.ladder : *ParseLadder(policy->ladder));
 }

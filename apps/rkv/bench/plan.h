@@ -25,7 +25,7 @@ struct BenchCache {
   ElementType type_v = ElementType::kF16;
 
   std::string engine() const { return stock ? "llama.cpp" : "rkv"; }
-  std::string policy() const { return stock ? "" : ToString(options.policy); }
+  std::string policy() const { return stock ? "" : ToString(ChosenPolicy(options)); }
   std::string budget() const;
   // "f16", "q8_0/q4_0" for K and V, or the ladder.
   std::string type() const;

@@ -265,7 +265,7 @@ void CompareWithStock(std::span<BenchRow> rows) {
 
 void CompareWithFull(std::span<BenchRow> rows) {
   const auto full = std::ranges::find_if(rows, [](const BenchRow& row) {
-    const PolicyDescription* policy = FindPolicy(row.cache.options.policy.name);
+    const PolicyDescription* policy = FindPolicy(ChosenPolicy(row.cache.options).name);
     return policy != nullptr && !policy->evicts;
   });
   if (full == rows.end()) return;

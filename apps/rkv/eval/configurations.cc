@@ -119,7 +119,8 @@ Result<std::vector<Budget>> ParseBudgetList(std::string_view list) {
 }
 
 Result<std::vector<Configuration>> MakeConfigurations(const ConfigurationChoices& choices) {
-  std::vector<Configuration> configurations = {{.label = "full", .options = {}}};
+  std::vector<Configuration> configurations = {
+      {.label = "full", .options = {.policy = {.name = "full", .options = {}}}}};
   for (const PolicySpec& policy : choices.policies) {
     Configuration configuration;
     configuration.options.policy = policy;

@@ -120,8 +120,7 @@ class ConversationPart : public SuitePart {
     std::vector<AnswerRequest> requests;
     for (const Place& place : places) {
       RKV_RETURN_IF_ERROR(Ask(*place.turn, *place.conversation));
-      AnswerRequest request{
-          .conversation = place.conversation, .options = {}, .result = {}};
+      AnswerRequest request{.conversation = place.conversation, .options = {}, .result = {}};
       request.options.forced_text = ForcedText(place);
       if (place.turn->measured) {
         request.options.on_logits = Record(place, *request.options.forced_text);
@@ -151,7 +150,7 @@ class ConversationPart : public SuitePart {
   }
 
   std::function<void(std::span<const float>, int32_t)> Record(const Place& place,
-                                                               const std::string& text) {
+                                                              const std::string& text) {
     const size_t n_places = engine_.Tokenize(text)->size() + (options_.measure_end ? 1 : 0);
     MeasuredTurn& measured = turns_[place.script].back();
     return [&measured, n_places, generated = options_.generate](std::span<const float> logits,
@@ -232,14 +231,13 @@ bool IsRightAnswer(std::string_view answer, const std::vector<std::string>& acce
 
 SuitePlan PlanConversations(Engine& engine, std::vector<ScriptRegime> regimes,
                             const ConversationOptions& options) {
-  SuitePlan plan{.accuracy_name = "accuracy", .unit_name = "conversations", .regimes = {},
-                 .parts = {}};
+  SuitePlan plan{
+      .accuracy_name = "accuracy", .unit_name = "conversations", .regimes = {}, .parts = {}};
   const auto at_once = static_cast<size_t>(engine.options().max_conversations);
   for (size_t r = 0; r < regimes.size(); ++r) {
     plan.regimes.push_back(
         {.name = regimes[r].name, .description = regimes[r].description, .cells = {}});
-    const auto scripts =
-        std::make_shared<const std::vector<Script>>(std::move(regimes[r].scripts));
+    const auto scripts = std::make_shared<const std::vector<Script>>(std::move(regimes[r].scripts));
     for (size_t begin = 0; begin < scripts->size(); begin += at_once) {
       const size_t n = std::min(at_once, scripts->size() - begin);
       plan.parts.push_back(

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -110,16 +111,8 @@ Status CheckUnsupported(const Fields& fields) {
   const auto refuse = [](const char* name, const std::string& possible) {
     return Unsupported(fmt::format("'{}' is not supported; {}", name, possible));
   };
-  constexpr std::pair<const char*, double> kNeutral[] = {
-      {"frequency_penalty", 0},  {"presence_penalty", 0}, {"repeat_penalty", 1},
-      {"repetition_penalty", 1}, {"dry_multiplier", 0},   {"mirostat", 0},
-      {"typical_p", 1},          {"xtc_probability", 0},  {"top_n_sigma", -1},
-      {"dynatemp_range", 0}};
-  for (const auto& [name, value] : kNeutral) {
-    const json* field = fields.Find(name);
-    if (field != nullptr && (!field->is_number() || field->get<double>() != value)) {
-      return refuse(name, fmt::format("leave it at {}", value));
-    }
+  if (const json* field = fields.Find("repetition_penalty"); field != nullptr && *field != 1) {
+    return refuse("repetition_penalty", "it is called repeat_penalty here");
   }
   if (const json* echo = fields.Find("echo"); echo != nullptr && *echo != false) {
     return refuse("echo", "leave it at false");
@@ -130,11 +123,11 @@ Status CheckUnsupported(const Fields& fields) {
       return refuse(name, "send one request for each answer");
     }
   }
-  for (const char* name : {"tools", "functions", "logit_bias"}) {
+  for (const char* name : {"tools", "functions"}) {
     const json* field = fields.Find(name);
     if (field != nullptr && !field->empty()) return refuse(name, "leave it out");
   }
-  for (const char* name : {"audio", "prediction", "grammar", "json_schema", "suffix"}) {
+  for (const char* name : {"audio", "prediction", "json_schema", "suffix"}) {
     if (fields.Find(name) != nullptr) return refuse(name, "leave it out");
   }
   const json* format = fields.Find("response_format");
@@ -189,8 +182,119 @@ Status ReadMemory(const Fields& fields, GenerationRequest& request) {
   }
   if (!budget.empty()) {
     RKV_ASSIGN_OR_RETURN(request.memory.budget, ParseBudget(budget));
+    // Without a policy of its own, a budget means the default of those that can meet it.
+    const PolicyDescription* known = FindPolicy(request.memory.policy.name);
+    if (policy.empty() && known != nullptr && !known->evicts) request.memory.policy = {};
+  }
+  request.memory.policy = ChosenPolicy(request.memory);
+  return OkStatus();
+}
+
+// {"15043": 1}, as OpenAI's, or [[15043, 1], [15044, false]], as llama.cpp's, where false is never.
+Status ReadLogitBias(const Fields& fields, SamplingOptions& sampling) {
+  const json* field = fields.Find("logit_bias");
+  if (field == nullptr) return OkStatus();
+  const Status wrong = fields.Wrong(
+      "logit_bias",
+      "an object {\"TOKEN\": BIAS, ...}, or a list [[TOKEN, BIAS], ...], of token ids");
+  if (!field->is_object() && !field->is_array()) return wrong;
+  sampling.logit_bias.clear();
+  const auto add = [&sampling](int64_t token, const json& bias) {
+    const bool never = bias.is_boolean() && !bias.get<bool>();
+    if ((!never && !bias.is_number()) || token < 0 || token > std::numeric_limits<int32_t>::max()) {
+      return false;
+    }
+    sampling.logit_bias.emplace_back(
+        static_cast<int32_t>(token),
+        never ? -std::numeric_limits<float>::infinity() : bias.get<float>());
+    return true;
+  };
+  if (field->is_object()) {
+    for (const auto& [key, bias] : field->items()) {
+      int64_t token = 0;
+      const char* const end = key.data() + key.size();
+      const auto [at, error] = std::from_chars(key.data(), end, token);
+      if (error != std::errc() || at != end || !add(token, bias)) return wrong;
+    }
+    return OkStatus();
+  }
+  for (const json& pair : *field) {
+    const bool good = pair.is_array() && pair.size() == 2 && pair[0].is_number_integer() &&
+                      add(pair[0].get<int64_t>(), pair[1]);
+    if (!good) return wrong;
   }
   return OkStatus();
+}
+
+Status ReadSamplers(const Fields& fields, SamplingOptions& sampling) {
+  const json* field = fields.Find("samplers");
+  if (field == nullptr) return OkStatus();
+  if (field->is_string()) {
+    RKV_ASSIGN_OR_RETURN(sampling.samplers,
+                         ParseSamplerLetters(field->get_ref<const std::string&>()));
+    return OkStatus();
+  }
+  std::string names;
+  for (const json& name : *field) {
+    if (!field->is_array() || !name.is_string()) names.clear();
+    if (!field->is_array() || !name.is_string()) break;
+    names += fmt::format("{}{}", names.empty() ? "" : ";", name.get_ref<const std::string&>());
+  }
+  if (names.empty()) return fields.Wrong("samplers", "a list of samplers' names, or their letters");
+  RKV_ASSIGN_OR_RETURN(sampling.samplers, ParseSamplers(names));
+  return OkStatus();
+}
+
+Status ReadTexts(const Fields& fields, const std::string& name, std::vector<std::string>& texts) {
+  const json* field = fields.Find(name);
+  if (field == nullptr) return OkStatus();
+  const auto is_text = [](const json& text) { return text.is_string(); };
+  if (!field->is_array() || !std::ranges::all_of(*field, is_text)) {
+    return fields.Wrong(name, "a list of texts");
+  }
+  texts = field->get<std::vector<std::string>>();
+  for (const std::string& text : texts) RKV_RETURN_IF_ERROR(fields.CheckText(name, text));
+  return OkStatus();
+}
+
+// llama.cpp's samplers beside temperature, top-k, top-p and min-p. What values are possible, the
+// engine says when the answer begins.
+Status ReadMoreSamplers(const Fields& fields, SamplingOptions& sampling) {
+  constexpr double kMost = std::numeric_limits<float>::max();
+  const std::pair<const char*, float*> numbers[] = {
+      {"typical_p", &sampling.typical_p},
+      {"top_n_sigma", &sampling.top_n_sigma},
+      {"xtc_probability", &sampling.xtc_probability},
+      {"xtc_threshold", &sampling.xtc_threshold},
+      {"dynatemp_range", &sampling.dynatemp_range},
+      {"dynatemp_exponent", &sampling.dynatemp_exponent},
+      {"repeat_penalty", &sampling.repeat_penalty},
+      {"presence_penalty", &sampling.presence_penalty},
+      {"frequency_penalty", &sampling.frequency_penalty},
+      {"dry_multiplier", &sampling.dry_multiplier},
+      {"dry_base", &sampling.dry_base},
+      {"mirostat_tau", &sampling.mirostat_tau},
+      {"mirostat_eta", &sampling.mirostat_eta},
+      {"adaptive_target", &sampling.adaptive_target},
+      {"adaptive_decay", &sampling.adaptive_decay}};
+  for (const auto& [name, value] : numbers) {
+    RKV_RETURN_IF_ERROR(fields.Read(name, -kMost, kMost, *value));
+  }
+  const std::pair<const char*, int*> counts[] = {
+      {"repeat_last_n", &sampling.repeat_last_n},
+      {"dry_allowed_length", &sampling.dry_allowed_length},
+      {"dry_penalty_last_n", &sampling.dry_penalty_last_n},
+      {"mirostat", &sampling.mirostat}};
+  for (const auto& [name, value] : counts) {
+    int64_t number = *value;
+    RKV_RETURN_IF_ERROR(fields.Read(name, std::numeric_limits<int>::min(),
+                                    std::numeric_limits<int>::max(), number));
+    *value = static_cast<int>(number);
+  }
+  RKV_RETURN_IF_ERROR(ReadTexts(fields, "dry_sequence_breakers", sampling.dry_sequence_breakers));
+  RKV_RETURN_IF_ERROR(fields.Read("grammar", sampling.grammar));
+  RKV_RETURN_IF_ERROR(ReadLogitBias(fields, sampling));
+  return ReadSamplers(fields, sampling);
 }
 
 Status ReadCommon(const Fields& fields, GenerationRequest& request) {
@@ -207,6 +311,7 @@ Status ReadCommon(const Fields& fields, GenerationRequest& request) {
                                   std::numeric_limits<int64_t>::max(), seed));
   sampling.seed = static_cast<uint32_t>(seed);  // -1: random
   RKV_RETURN_IF_ERROR(fields.Read("ignore_eos", sampling.ignore_eos));
+  RKV_RETURN_IF_ERROR(ReadMoreSamplers(fields, sampling));
   int64_t max_tokens = -1;
   for (const char* name : {"max_tokens", "max_completion_tokens", "n_predict"}) {
     const json* field = fields.Find(name);

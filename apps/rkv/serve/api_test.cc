@@ -73,6 +73,54 @@ TEST(ApiTest, WhatChangesNothingIsTaken) {
   EXPECT_TRUE(request->memory.budget.unlimited());
 }
 
+TEST(ApiTest, ReadsTheSamplersOfLlamaCpp) {
+  const auto request = ParseChat(WithFields(
+      R"("typical_p":0.9,"top_n_sigma":1,"xtc_probability":0.5,"xtc_threshold":0.2,)"
+      R"("dynatemp_range":0.5,"dynatemp_exponent":2,"repeat_last_n":128,"repeat_penalty":1.1,)"
+      R"("presence_penalty":0.25,"frequency_penalty":-0.5,"dry_multiplier":0.8,"dry_base":2,)"
+      R"("dry_allowed_length":3,"dry_penalty_last_n":32,"dry_sequence_breakers":["\n","."],)"
+      R"("mirostat":2,"mirostat_tau":4,"mirostat_eta":0.2,"grammar":"root ::= \"a\"",)"
+      R"("samplers":["top_k","temperature"],"logit_bias":{"15043":-100,"7":1.5})"));
+  ASSERT_TRUE(request.ok()) << request.status().message();
+  const SamplingOptions& sampling = request->sampling;
+  EXPECT_EQ(sampling.typical_p, 0.9f);
+  EXPECT_EQ(sampling.top_n_sigma, 1.0f);
+  EXPECT_EQ(sampling.xtc_probability, 0.5f);
+  EXPECT_EQ(sampling.xtc_threshold, 0.2f);
+  EXPECT_EQ(sampling.dynatemp_range, 0.5f);
+  EXPECT_EQ(sampling.dynatemp_exponent, 2.0f);
+  EXPECT_EQ(sampling.repeat_last_n, 128);
+  EXPECT_EQ(sampling.repeat_penalty, 1.1f);
+  EXPECT_EQ(sampling.presence_penalty, 0.25f);
+  EXPECT_EQ(sampling.frequency_penalty, -0.5f);
+  EXPECT_EQ(sampling.dry_multiplier, 0.8f);
+  EXPECT_EQ(sampling.dry_base, 2.0f);
+  EXPECT_EQ(sampling.dry_allowed_length, 3);
+  EXPECT_EQ(sampling.dry_penalty_last_n, 32);
+  EXPECT_EQ(sampling.dry_sequence_breakers, (std::vector<std::string>{"\n", "."}));
+  EXPECT_EQ(sampling.mirostat, 2);
+  EXPECT_EQ(sampling.mirostat_tau, 4.0f);
+  EXPECT_EQ(sampling.mirostat_eta, 0.2f);
+  EXPECT_EQ(sampling.grammar, "root ::= \"a\"");
+  EXPECT_EQ(sampling.samplers, (std::vector<std::string>{"top_k", "temperature"}));
+  ASSERT_EQ(sampling.logit_bias.size(), 2u);
+  EXPECT_EQ(sampling.logit_bias[0], (std::pair<int32_t, float>(15043, -100.0f)));
+  const auto list = ParseChat(WithFields(R"("logit_bias":[[7,false],[8,-1]],"samplers":"kt")"));
+  ASSERT_TRUE(list.ok()) << list.status().message();
+  EXPECT_LT(list->sampling.logit_bias[0].second, -1e38f);
+  EXPECT_EQ(list->sampling.samplers, (std::vector<std::string>{"top_k", "temperature"}));
+}
+
+TEST(ApiTest, ABudgetWithoutAPolicyMeansRetentive) {
+  ParseContext context;
+  context.defaults.memory.policy = *ParsePolicySpec("full");
+  EXPECT_EQ(ParseChat(WithFields(R"("kv":{"budget":"20%"})"), context)->memory.policy.name,
+            "retentive");
+  context.defaults.memory.policy = *ParsePolicySpec("h2o");
+  context.defaults.memory.budget = *ParseBudget("50%");
+  EXPECT_EQ(ParseChat(WithFields(R"("kv":{"budget":"20%"})"), context)->memory.policy.name, "h2o");
+}
+
 TEST(ApiTest, WrongRequestsNameTheField) {
   const std::pair<std::string, std::string> cases[] = {
       {"", "not valid JSON"},
@@ -118,10 +166,23 @@ TEST(ApiTest, WrongRequestsNameTheField) {
       {WithFields(R"("kv":{"budget":20})"), "'kv.budget'"},
       {WithFields(R"("n":2)"), "'n'"},
       {WithFields(R"("tools":[{}])"), "'tools'"},
-      {WithFields(R"("frequency_penalty":1)"), "'frequency_penalty'"},
-      {WithFields(R"("repeat_penalty":1.1)"), "'repeat_penalty' is not supported; leave it at 1"},
-      {WithFields(R"("dry_multiplier":0.8)"), "'dry_multiplier'"},
-      {WithFields(R"("mirostat":2)"), "'mirostat'"},
+      {WithFields(R"("frequency_penalty":"much")"), "'frequency_penalty'"},
+      {WithFields(R"("presence_penalty":1e300)"), "'presence_penalty'"},
+      {WithFields(R"("repetition_penalty":1.1)"), "'repetition_penalty' is not supported; it is"},
+      {WithFields(R"("dry_multiplier":[])"), "'dry_multiplier'"},
+      {WithFields(R"("dry_sequence_breakers":"x")"), "'dry_sequence_breakers'"},
+      {WithFields(R"("mirostat":1.5)"), "'mirostat'"},
+      {WithFields(R"("samplers":[])"), "'samplers'"},
+      {WithFields(R"("samplers":[1])"), "'samplers'"},
+      {WithFields(R"("samplers":{"a":"top_k"})"), "'samplers'"},
+      {WithFields(R"("samplers":["top-quark"])"), "top_n_sigma"},
+      {WithFields(R"("logit_bias":7)"), "'logit_bias'"},
+      {WithFields(R"("logit_bias":{"x":1})"), "'logit_bias'"},
+      {WithFields(R"("logit_bias":{"-1":1})"), "'logit_bias'"},
+      {WithFields(R"("logit_bias":{"1":true})"), "'logit_bias'"},
+      {WithFields(R"("logit_bias":[["Hello",1]])"), "'logit_bias'"},
+      {WithFields(R"("logit_bias":[[1,2,3]])"), "'logit_bias'"},
+      {WithFields(R"("grammar":7)"), "'grammar'"},
       {WithFields(R"("echo":true)"), "'echo'"},
       {WithFields(R"("response_format":{"type":"json_object"})"), "'response_format'"},
   };

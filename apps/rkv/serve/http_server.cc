@@ -70,10 +70,11 @@ bool ReadBody(const Request& request, Response& response, const httplib::Content
 
 // A file of the page, which may change with the program: browsers ask each time.
 void ServePageFile(httplib::Server& http, const std::string& name, std::string_view bytes) {
-  static const std::map<std::string, const char*> types = {{".html", "text/html; charset=utf-8"},
-                                                           {".css", "text/css; charset=utf-8"},
-                                                           {".js", "text/javascript; charset=utf-8"},
-                                                           {".png", "image/png"}};
+  static const std::map<std::string, const char*> types = {
+      {".html", "text/html; charset=utf-8"},
+      {".css", "text/css; charset=utf-8"},
+      {".js", "text/javascript; charset=utf-8"},
+      {".png", "image/png"}};
   const auto type = types.find(std::filesystem::path(name).extension().string());
   const char* content_type = type == types.end() ? "text/plain; charset=utf-8" : type->second;
   const std::string etag = '"' + Sha256(bytes) + '"';
@@ -373,7 +374,7 @@ HttpServer::HttpServer(const HttpOptions& options)
   // Takes bodies, which are read in any case: behind one may be the next request.
   const auto post = [this, &http, if_loaded](const char* path, auto handle) {
     http.Post(path, [this, if_loaded, handle](const Request& request, Response& response,
-                                        const httplib::ContentReader& reader) {
+                                              const httplib::ContentReader& reader) {
       std::string body;
       if (!ReadBody(request, response, reader, options_.max_body_bytes, body)) return;
       if_loaded(response,

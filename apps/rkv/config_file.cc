@@ -1,0 +1,176 @@
+#include "config_file.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <utility>
+
+#include "flags.h"
+#include "llama_flags.h"
+
+namespace rkv::app {
+
+namespace {
+
+constexpr const char* kPresets = "preset";  // [preset.NAME]
+
+std::string Environment(const char* name) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? "" : text;
+}
+
+// The value of a flag among arguments, the last of which comes first; empty if it is not there.
+std::string ValueOf(const std::string& flag, const std::vector<std::string>& arguments) {
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i] == flag && i > 0) return arguments[i - 1];
+    if (arguments[i].starts_with(flag + "=")) return arguments[i].substr(flag.size() + 1);
+  }
+  return Environment(EnvironmentName(flag).c_str());
+}
+
+CLI::Option* FindOption(const CLI::App& command, const std::string& name) {
+  for (const std::string& written : {"--" + name, "-" + name}) {
+    if (const CLI::Option* option = command.get_option_no_throw(written); option != nullptr) {
+      return const_cast<CLI::Option*>(option);
+    }
+  }
+  return nullptr;
+}
+
+// CLI11's reader of such files, with the settings of the command that runs only, in the order in
+// which they count: CLI11 takes the first value that it gets for a flag.
+class ConfigReader : public CLI::ConfigBase {
+ public:
+  ConfigReader(const CLI::App& program, std::string path, std::string preset)
+      : program_(program), path_(std::move(path)), preset_(std::move(preset)) {}
+
+  std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
+    enum Rank { kPreset, kCommand, kAll, kRanks };
+    std::vector<CLI::ConfigItem> items[kRanks];
+    const std::vector<CLI::App*> running = program_.get_subcommands();
+    if (running.empty()) return {};
+    const CLI::App& command = *running.front();
+    bool preset_found = preset_.empty();
+    for (CLI::ConfigItem& item : CLI::ConfigBase::from_config(input)) {
+      const std::vector<std::string>& section = item.parents;
+      const bool opens = item.name == "++";
+      const bool closes = item.name == "--";
+      if (section.size() == 2 && section[0] == kPresets) {
+        preset_found |= section[1] == preset_;
+        if (!opens && !closes) CheckKnown(item, nullptr);
+        if (section[1] == preset_) Add(command, item, items[kPreset]);
+      } else if (section.size() == 1 && section[0] == kPresets) {
+        if (!opens && !closes) Refuse(item, "belongs to no preset: write [preset.NAME]");
+      } else if (section.size() == 1) {
+        const CLI::App* named = FindCommand(program_, section[0]);
+        if (named == nullptr) {
+          throw CLI::ConfigError(fmt::format("{}: there is no command '{}' for the section [{}]",
+                                             path_, section[0], section[0]));
+        }
+        if (!opens && !closes) CheckKnown(item, named);
+        if (named == &command) Add(command, item, items[kCommand]);
+      } else if (section.empty()) {
+        if (!opens && !closes) CheckKnown(item, nullptr);
+        Add(command, item, items[kAll]);
+      } else if (!opens && !closes) {
+        Refuse(item, "is in a section of a section; only [COMMAND] and [preset.NAME] are known");
+      }
+    }
+    if (!preset_found) {
+      throw CLI::ConfigError(fmt::format("{}: there is no section [preset.{}]", path_, preset_));
+    }
+    std::vector<CLI::ConfigItem> all;
+    for (auto& part : items) {
+      for (CLI::ConfigItem& item : part) all.push_back(std::move(item));
+    }
+    return all;
+  }
+
+ private:
+  [[noreturn]] void Refuse(const CLI::ConfigItem& item, const std::string& why) const {
+    throw CLI::ConfigError(fmt::format("{}: '{}' {}", path_, item.name, why));
+  }
+
+  // Whether the command, or any if null, has a flag of that name.
+  void CheckKnown(const CLI::ConfigItem& item, const CLI::App* of) const {
+    std::vector<std::string> names;
+    for (const CLI::App* command : program_.get_subcommands({})) {
+      if (of != nullptr && command != of) continue;
+      if (FindOption(*command, item.name) != nullptr) return;
+      for (const CLI::Option* option : command->get_options()) {
+        for (const std::string& name : option->get_lnames()) names.push_back(name);
+      }
+    }
+    const std::string nearest = NearestName(item.name, names);
+    Refuse(item, nearest.empty()
+                     ? "is the name of no flag"
+                     : fmt::format("is the name of no flag; did you mean '{}'?", nearest));
+  }
+
+  void Add(const CLI::App& command, CLI::ConfigItem& item,
+           std::vector<CLI::ConfigItem>& items) const {
+    CLI::Option* option = FindOption(command, item.name);
+    if (option == nullptr || !option->get_configurable()) return;
+    // CLI11 would take the file before the environment.
+    if (!Environment(option->get_envname().c_str()).empty()) return;
+    const bool several = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll ||
+                         option->get_items_expected_max() > 1;
+    if (item.inputs.size() > 1 && !several) {
+      Refuse(item, "has several values; put what has commas or spaces in quotation marks");
+    }
+    item.parents = {command.get_name()};
+    items.push_back(std::move(item));
+  }
+
+  const CLI::App& program_;
+  std::string path_;
+  std::string preset_;
+};
+
+}  // namespace
+
+void AddConfigFlags(CLI::App& program) {
+  for (CLI::App* command : program.get_subcommands({})) {
+    // Their values are read before the others: UseConfigFile().
+    command->add_option("--config", "file with flags; default: ~/.config/rkv/config.ini")
+        ->configurable(false)
+        ->envname("RKV_CONFIG")
+        ->type_name("FILE");
+    command->add_option("--preset", "section [preset.NAME] of that file, which counts first")
+        ->configurable(false)
+        ->envname("RKV_PRESET")
+        ->type_name("NAME");
+  }
+}
+
+std::string DefaultConfigPath() {
+  std::string folder = Environment("XDG_CONFIG_HOME");
+  if (folder.empty()) {
+    const std::string home = Environment("HOME");
+    if (home.empty()) return {};
+    folder = home + "/.config";
+  }
+  return folder + "/rkv/config.ini";
+}
+
+Status UseConfigFile(CLI::App& program, const std::vector<std::string>& arguments) {
+  std::error_code error;
+  std::string path = ValueOf("--config", arguments);
+  const std::string preset = ValueOf("--preset", arguments);
+  const bool named = !path.empty();
+  if (!named) path = DefaultConfigPath();
+  if (!std::filesystem::is_regular_file(path, error)) {
+    if (named) return BadFile(fmt::format("cannot read the file of flags '{}'", path));
+    if (preset.empty()) return OkStatus();
+    return BadFile(fmt::format(
+        "there is no file of flags for the preset '{}': name one with --config, or make '{}'",
+        preset, path));
+  }
+  program.set_config("--config", path, "file with flags", true)->group("");
+  program.config_formatter(std::make_shared<ConfigReader>(program, path, preset));
+  return OkStatus();
+}
+
+}  // namespace rkv::app

@@ -1,0 +1,28 @@
+// What a model is called, wherever users read it.
+#ifndef RETENTIVEKV_LLAMA_MODEL_NAME_H_
+#define RETENTIVEKV_LLAMA_MODEL_NAME_H_
+
+#include <llama.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace rkv {
+
+// "SmolLM2-135M Q4_1": the name in the file, with its size, and the type of the weights. `path`: of
+// the file, whose spelling of the name is taken if it begins with it.
+std::string DescribeModel(const llama_model* model, std::string_view path);
+
+// The parts of it, as the file's metadata have them.
+struct ModelNames {
+  std::string name;        // general.name
+  std::string basename;    // general.basename
+  std::string size_label;  // general.size_label
+  std::string arch;        // general.architecture
+};
+std::string ModelName(const ModelNames& names, uint64_t n_parameters, std::string_view path);
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_LLAMA_MODEL_NAME_H_
