@@ -6,21 +6,45 @@
 
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <string>
+#include <string_view>
 
 #include "retentivekv/status.h"
 
 namespace rkv::app {
 
-inline Result<std::string> ReadPicture(const std::string& path) {
+inline constexpr size_t kMaxInputBytes = size_t{1} << 30;
+
+// A whole file, or what a pipe gives, such as a shell's <(command). `what` is its role in errors,
+// e.g. "picture". kBadFile for anything else, such as a device, which may have no end.
+inline Result<std::string> ReadInput(const std::string& path, std::string_view what) {
+  namespace fs = std::filesystem;
+  const auto refuse = [&](std::string_view why) {
+    return BadFile(fmt::format("cannot read the {} '{}': {}", what, path, why));
+  };
   std::error_code error;
-  std::ifstream file(path, std::ios::binary);
-  std::string bytes(std::istreambuf_iterator<char>(file), {});
-  if (!file || std::filesystem::is_directory(path, error)) {
-    return BadFile(fmt::format("cannot read the picture '{}'", path));
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) return refuse(error ? error.message() : "it does not exist");
+  if (fs::is_directory(status)) return refuse("it is a directory");
+  if (!fs::is_regular_file(status) && !fs::is_fifo(status)) {
+    return refuse("it is a device, and not a file");
   }
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return refuse("there is no permission");
+  std::string bytes;
+  char chunk[1 << 16];
+  while (file.read(chunk, sizeof(chunk)) || file.gcount() > 0) {
+    bytes.append(chunk, static_cast<size_t>(file.gcount()));
+    if (bytes.size() > kMaxInputBytes) {
+      return refuse(fmt::format("it is larger than {} MiB", kMaxInputBytes >> 20));
+    }
+  }
+  if (file.bad()) return refuse("the reading failed");
   return bytes;
+}
+
+inline Result<std::string> ReadPicture(const std::string& path) {
+  return ReadInput(path, "picture");
 }
 
 }  // namespace rkv::app

@@ -1,8 +1,6 @@
 // rkv run: questions from the command line, answers on stdout.
 #include <fmt/format.h>
 
-#include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <memory>
@@ -10,6 +8,7 @@
 #include "answer.h"
 #include "commands.h"
 #include "flags.h"
+#include "input.h"
 #include "inspect/text.h"
 #include "report.h"
 #include "terminal.h"
@@ -26,15 +25,8 @@ struct RunFlags {
 };
 
 Result<std::string> ReadPromptFile(const std::string& path) {
-  std::error_code error;
-  if (std::filesystem::is_directory(path, error)) {
-    return BadFile(fmt::format("the prompt file '{}' is a directory", path));
-  }
   if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
-  std::ifstream file(path, std::ios::binary);
-  std::string text(std::istreambuf_iterator<char>(file), {});
-  if (!file) return BadFile(fmt::format("cannot read the prompt file '{}'", path));
-  return text;
+  return ReadInput(path, "prompt file");
 }
 
 Status AnswerOne(Engine& engine, Conversation& conversation, const RunFlags& flags,
