@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <zlib.h>
 
 #include <atomic>
@@ -200,9 +201,11 @@ class RawConnection {
 
   void Send(const std::string& text) { (void)!::send(fd_, text.data(), text.size(), MSG_NOSIGNAL); }
   void SendPost(const std::string& path, const std::string& body) {
-    Send("POST " + path + " HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(body.size()) +
-         "\r\n\r\n" + body);
+    Send("POST " + path + " HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
+         std::to_string(body.size()) + "\r\n\r\n" + body);
   }
+  // As a client that has nothing more to send, and still reads.
+  void EndSending() { ::shutdown(fd_, SHUT_WR); }
   std::string ReadUntil(const std::string& text) {
     std::string read;
     char c = 0;
@@ -424,7 +427,7 @@ TEST(ServeTest, BodiesAreReadAsTheyCome) {
   EXPECT_EQ(server.Client().Get("/health")->status, 200);
   // No length is no body, and is answered at once; so is what follows in the same connection.
   RawConnection empty(server.port());
-  empty.Send("POST /tokenize HTTP/1.1\r\nHost: x\r\n\r\n");
+  empty.Send("POST /tokenize HTTP/1.1\r\nHost: localhost\r\n\r\n");
   empty.ReadUntil("not valid JSON\"");
   empty.SendPost("/tokenize", R"({"content":"value of W"})");
   EXPECT_NE(empty.ReadUntil("]}").find("{\"tokens\":["), std::string::npos);
@@ -457,10 +460,237 @@ TEST(ServeTest, AKeyIsAskedFor) {
   EXPECT_EQ(client.Get("/v1/models")->status, 200);
   // What a refused request has as its body is no request.
   RawConnection smuggler(server.port());
-  smuggler.SendPost("/tokenize", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+  smuggler.SendPost("/tokenize", "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
   const std::string answers = smuggler.ReadUntil("nothing, until it is closed");
   EXPECT_TRUE(answers.starts_with("HTTP/1.1 401")) << answers;
   EXPECT_EQ(answers.find("HTTP/1.1", 1), std::string::npos) << answers;
+}
+
+TEST(ServeTest, AKeyIsComparedAsItCame) {
+  for (const std::string key : {"ab%41cd", "a+b", "50%off", "k%2Fy", "ключ"}) {
+    const Server server({"--api-key", key});
+    const auto status = [&](const std::string& authorization) {
+      RawConnection connection(server.port());
+      connection.Send("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n" + authorization +
+                      "\r\n\r\n");
+      return connection.ReadUntil("\r\n").substr(9, 3);
+    };
+    EXPECT_EQ(status("Authorization: Bearer " + key), "200") << key;
+    EXPECT_EQ(status("authorization:\tBearer " + key + " "), "200") << key;
+    for (const std::string& other : {std::string("abAcd"), std::string("a b"), std::string("k/y"),
+                                     key + "x", std::string(), std::string(4000, 'a')}) {
+      EXPECT_EQ(status("Authorization: Bearer " + other), "401") << key << " " << other.size();
+    }
+    EXPECT_EQ(status("X: Authorization: Bearer " + key), "401");
+    // The key of a request is not that of the next one in the connection.
+    RawConnection two(server.port());
+    two.Send("GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + key +
+             "\r\n\r\n" + "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    EXPECT_NE(two.ReadUntil("\"error\"").find("HTTP/1.1 401"), std::string::npos);
+  }
+}
+
+TEST(ServeTest, OtherSitesCannotUseTheServer) {
+  for (const std::vector<std::string>& flags :
+       {std::vector<std::string>{}, std::vector<std::string>{"--api-key", "secret"}}) {
+    const Server server(flags);
+    httplib::Client client = server.Client();
+    client.set_bearer_token_auth("secret");
+    ASSERT_EQ(client.Get("/conversations")->status, 200);
+    // A name that was made to point here.
+    const httplib::Headers rebound = {{"Host", "attacker.example:8080"},
+                                      {"Origin", "http://attacker.example:8080"}};
+    for (const char* path :
+         {"/", "/health", "/conversations", "/conversations/x/memory", "/slots"}) {
+      const auto result = client.Get(path, rebound);
+      EXPECT_EQ(result->status, 403) << path;
+      EXPECT_NE(result->body.find("--allow-host attacker.example"), std::string::npos)
+          << result->body;
+    }
+    const std::string question = Greedy({User("color of S", {"scene-1.png"})}).dump();
+    const auto post = [&](const httplib::Headers& headers, const char* type) {
+      return client.Post("/v1/chat/completions", headers, question, type);
+    };
+    EXPECT_EQ(post(rebound, "application/json")->status, 403);
+    // What any page may send without asking, and what it has to ask for.
+    const httplib::Headers foreign = {{"Origin", "https://attacker.example"},
+                                      {"Sec-Fetch-Site", "cross-site"}};
+    for (const char* type : {"text/plain", "application/x-www-form-urlencoded",
+                             "multipart/form-data; boundary=x", "application/json"}) {
+      const auto result = post(foreign, type);
+      EXPECT_EQ(result->status, 403) << type;
+      EXPECT_FALSE(result->has_header("Access-Control-Allow-Origin"));
+    }
+    EXPECT_EQ(client.Get("/conversations", foreign)->status, 403);
+    EXPECT_EQ(client.Get("/", foreign)->status, 200);  // a link to the page
+    EXPECT_EQ(client.Options("/v1/chat/completions", foreign)->status, 403);
+    // The server's own page says that it sends JSON.
+    const std::string self = "http://127.0.0.1:" + std::to_string(server.port());
+    const httplib::Headers own = {{"Origin", self}, {"Sec-Fetch-Site", "same-origin"}};
+    EXPECT_EQ(post(own, "text/plain")->status, 415);
+    EXPECT_EQ(post(own, "application/json")->status, 200);
+    // curl -d, and a program of HTTP/1.0.
+    EXPECT_EQ(post({}, "application/x-www-form-urlencoded")->status, 200);
+    RawConnection old(server.port());
+    old.Send("GET /health HTTP/1.0\r\n\r\n");
+    EXPECT_NE(old.ReadUntil("ok").find(" 200 "), std::string::npos);
+    // What was refused is not the beginning of another request.
+    RawConnection smuggler(server.port());
+    const std::string next = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    smuggler.Send("POST /tokenize HTTP/1.1\r\nHost: attacker.example\r\nContent-Length: " +
+                  std::to_string(next.size()) + "\r\n\r\n" + next);
+    const std::string answers = smuggler.ReadUntil("nothing, until it is closed");
+    EXPECT_TRUE(answers.starts_with("HTTP/1.1 403")) << answers;
+    EXPECT_EQ(answers.find("HTTP/1.1", 1), std::string::npos) << answers;
+    if (flags.empty()) {
+      EXPECT_EQ(server.Metric("requests_total"), 2);
+    }
+  }
+}
+
+TEST(ServeTest, NamesAndSitesThatFlagsAllowAreServed) {
+  const Server server({"--api-key", "secret", "--allow-host", "chat.example.org", "--allow-origin",
+                       "https://chat.example.org", "--allow-origin", "app://obsidian.md"});
+  httplib::Client client = server.Client();
+  EXPECT_EQ(client.Get("/health", {{"Host", "chat.example.org"}})->status, 200);
+  EXPECT_EQ(client.Get("/health", {{"Host", "other.example.org"}})->status, 403);
+  // A preflight has no key.
+  for (const char* origin :
+       {"https://chat.example.org", "app://obsidian.md", "http://localhost:3000"}) {
+    const auto asked = client.Options(
+        "/v1/chat/completions",
+        {{"Origin", origin},
+         {"Access-Control-Request-Method", "POST"},
+         {"Access-Control-Request-Headers", "authorization,content-type,x-stainless-os"},
+         {"Access-Control-Request-Private-Network", "true"}});
+    EXPECT_EQ(asked->status, 204) << origin;
+    EXPECT_EQ(asked->get_header_value("Access-Control-Allow-Origin"), origin);
+    EXPECT_NE(asked->get_header_value("Access-Control-Allow-Methods").find("POST"),
+              std::string::npos);
+    EXPECT_EQ(asked->get_header_value("Access-Control-Allow-Headers"),
+              "authorization,content-type,x-stainless-os");
+    EXPECT_EQ(asked->get_header_value("Access-Control-Allow-Private-Network"), "true");
+    EXPECT_EQ(asked->get_header_value("Vary"), "Origin");
+    // Errors, answers and streams can be read.
+    const httplib::Headers page = {{"Origin", origin}, {"Sec-Fetch-Site", "cross-site"}};
+    const auto no_key = client.Post("/tokenize", page, R"({"content":"x"})", "application/json");
+    EXPECT_EQ(no_key->status, 401);
+    EXPECT_EQ(no_key->get_header_value("Access-Control-Allow-Origin"), origin);
+    json body = Greedy({User("color of S", {"scene-1.png"})});
+    for (const bool stream : {true, false}) {
+      body["stream"] = stream;
+      httplib::Headers with_key = page;
+      with_key.emplace("Authorization", "Bearer secret");
+      const auto answer =
+          client.Post("/v1/chat/completions", with_key, body.dump(), "application/json");
+      EXPECT_EQ(answer->status, 200) << answer->body;
+      EXPECT_EQ(answer->get_header_value("Access-Control-Allow-Origin"), origin);
+    }
+  }
+  const auto refused = client.Options(
+      "/v1/chat/completions",
+      {{"Origin", "https://other.example.org"}, {"Access-Control-Request-Method", "POST"}});
+  EXPECT_EQ(refused->status, 403);
+  EXPECT_FALSE(refused->has_header("Access-Control-Allow-Origin"));
+}
+
+TEST(ServeTest, ClientsThatSendNoMoreGetTheirAnswer) {
+  const Server server;
+  json body = Greedy({User("color of S", {"scene-1.png"})});
+  for (const bool stream : {false, true}) {
+    body["stream"] = stream;
+    RawConnection client(server.port());
+    client.SendPost("/v1/chat/completions", body.dump());
+    client.EndSending();
+    const std::string answer = client.ReadUntil("nothing, until it is closed");
+    EXPECT_NE(answer.find("HTTP/1.1 200"), std::string::npos) << answer;
+    EXPECT_NE(answer.find(stream ? "[DONE]" : "\"content\":\"pink\""), std::string::npos) << answer;
+  }
+  // One that waits behind others, and is told to go on in the meantime.
+  const Server busy({"-np", "1"});
+  RawConnection endless(busy.port());
+  endless.SendPost("/v1/chat/completions", Endless().dump());
+  endless.ReadUntil("\"content\":\"p");
+  RawConnection waiting(busy.port());
+  body["stream"] = false;
+  waiting.SendPost("/v1/chat/completions", body.dump());
+  waiting.EndSending();
+  EXPECT_EQ(waiting.ReadUntil("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+  // One that is really gone is not answered.
+  RawConnection gone(busy.port());
+  gone.SendPost("/v1/chat/completions", body.dump());
+  EXPECT_TRUE(busy.Becomes("requests_deferred", 2));
+  gone.Close();
+  EXPECT_TRUE(busy.Becomes("requests_deferred", 1));
+  endless.Close();
+  EXPECT_NE(waiting.ReadUntil("\"pink\"").find("HTTP/1.1 200"), std::string::npos);
+}
+
+TEST(ServeTest, LongTextsHoldNobodyUp) {
+  const Server server;
+  const double before = server.PeakMiB();
+  std::string text;
+  while (text.size() < (size_t{20} << 20)) text += "the cat sat on the mat. ";
+  const json refused = server.Chat(Greedy({User(text)}));
+  EXPECT_EQ(refused["error"]["code"], 400);
+  EXPECT_EQ(refused["error"]["type"], "exceed_context_size_error");
+  const auto tokens = server.Post("/tokenize", json({{"content", text}}).dump());
+  EXPECT_EQ(tokens->status, 400);
+  EXPECT_NE(tokens->body.find("longer than 4 MiB"), std::string::npos) << tokens->body;
+  EXPECT_EQ(server.Metric("n_decode_total"), 0);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  EXPECT_LT(server.PeakMiB(), before + 300);  // tokenized, they would take 600
+#else
+  EXPECT_GT(before, 0);
+#endif
+}
+
+TEST(ServeTest, WhatIsParkedIsTheOwnersAlone) {
+  const std::string folder = TempFolder();
+  json messages = json::array({User("value of W", {"doc-1.png"})});
+  fs::path file;
+  {
+    const Server server({"--park", folder}, kTinyVlm, "umask 000");
+    messages.push_back(Assistant(Said(server.Chat(Greedy(messages)))));
+    EXPECT_EQ(fs::status(folder).permissions(), fs::perms::owner_all);
+    for (const auto& entry : fs::directory_iterator(folder)) file = entry.path();
+    EXPECT_EQ(fs::status(file).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+  }
+  messages.push_back(User("value of Z"));
+  const auto ask = [&](size_t least_cached, size_t most_cached) {
+    const Server server({"--park", folder});
+    const json response = server.Chat(Greedy(messages));
+    EXPECT_EQ(Said(response), "27");
+    const size_t n_cached = response["usage"]["prompt_tokens_details"]["cached_tokens"];
+    EXPECT_GE(n_cached, least_cached);
+    EXPECT_LE(n_cached, most_cached);
+  };
+  // A pipe, an endless device, and a file elsewhere, in its place.
+  const std::string bytes = *ReadFile(file, "parked");
+  const auto forget = [&] {
+    for (const auto& entry : fs::directory_iterator(folder)) fs::remove(entry.path());
+  };
+  forget();
+  ASSERT_EQ(::mkfifo(file.c_str(), 0600), 0);
+  ask(0, 0);
+  forget();
+  fs::create_symlink("/dev/zero", file);
+  ask(0, 0);
+  forget();
+  const std::string elsewhere = testing::TempDir() + "elsewhere.rkvconv";
+  ASSERT_TRUE(WriteFileAtomically(elsewhere, bytes).ok());
+  fs::create_symlink(elsewhere, file);
+  ask(0, 0);
+  forget();
+  ASSERT_TRUE(WriteFileAtomically(file, bytes).ok());
+  ask(65, 1000);
+  // Others could forge what was said where they can write.
+  std::ofstream(folder + "/notes.txt") << "x";
+  fs::permissions(folder, fs::perms::all);
+  const ProcessResult shared =
+      RunProcess({RKV_BINARY_DIR "/apps/rkv", "serve", "--port", "0", "--park", folder});
+  EXPECT_EQ(shared.exit_code, 1);
+  EXPECT_NE(shared.err.find("others can write"), std::string::npos) << shared.err;
 }
 
 TEST(ServeTest, WrongUsageIsAnErrorAtOnce) {
@@ -474,6 +704,8 @@ TEST(ServeTest, WrongUsageIsAnErrorAtOnce) {
   EXPECT_NE(policy.err.find("policy 'full' keeps every token"), std::string::npos);
   EXPECT_EQ(RunProcess({rkv, "serve", "--memory", "20%"}).exit_code, 2);
   EXPECT_EQ(RunProcess({rkv, "serve", "--max-waiting", "-1"}).exit_code, 2);
+  EXPECT_EQ(RunProcess({rkv, "serve", "--allow-host", "http://x"}).exit_code, 2);
+  EXPECT_EQ(RunProcess({rkv, "serve", "--allow-origin", "localhost"}).exit_code, 2);
   EXPECT_EQ(RunProcess({rkv, "serve", "--port", "0", "--park", "/proc/x"}).exit_code, 1);
 }
 
@@ -530,7 +762,8 @@ TEST(ServeTest, NoiseHarmsNobody) {
   for (int i = 0; i < 20; ++i) {
     idle[static_cast<size_t>(i)]->Send("POST /v1/chat/completions HTTP/1.1\r\nContent-Le");
     idle[static_cast<size_t>(20 + i)]->Send(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{\"mess");
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+        "1000\r\n\r\n{\"mess");
     idle[static_cast<size_t>(40 + i)]->Send(std::string("\x16\x03\x01\x02\x00\x01\x00", 7));
   }
   // Readers that do not read, and clients that hang up: with a stream and without.

@@ -1,6 +1,7 @@
 #include "answer.h"
 
 #include <iostream>
+#include <utility>
 
 #include "serve/stop_filter.h"
 #include "terminal.h"
@@ -18,15 +19,28 @@ Result<AnswerResult> Ask(Engine& engine, Conversation& conversation, std::string
   options.sampling = flags.sampling;
   options.cancel = answering.cancel();
   options.on_progress = [&](std::string_view what, double f) { progress.Show(what, f); };
+  // Thoughts are no part of the answer, so stdout has none.
+  bool thinking = false;
+  options.on_reasoning = [&](std::string_view piece) {
+    progress.Clear();
+    if (!std::exchange(thinking, true)) TellText("[Start thinking]\n");
+    TellText(piece);
+    return true;
+  };
+  const auto end_thinking = [&] {
+    if (std::exchange(thinking, false)) TellText("\n[End thinking]\n\n");
+  };
   StopFilter stop(flags.stops);
   options.on_text = [&](std::string_view piece) {
     progress.Clear();
+    end_thinking();
     std::cout << ForStdout(stop.Push(piece)) << std::flush;
     return std::cout.good() && !stop.stopped();
   };
   progress.Show("reading the prompt", 0);
   RKV_ASSIGN_OR_RETURN(AnswerResult answer, engine.Answer(conversation, options));
   progress.Clear();
+  end_thinking();
   if (stop.stopped()) answer.stop = StopReason::kEndOfAnswer;
   std::cout << ForStdout(stop.Finish());
   std::cout << std::endl;

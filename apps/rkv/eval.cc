@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -23,6 +22,7 @@
 #include "eval/text_kl.h"
 #include "eval/text_kv.h"
 #include "flags.h"
+#include "input.h"
 #include "output.h"
 #include "reference_model.h"
 #include "retentivekv/version.h"
@@ -268,9 +268,8 @@ Result<std::string> ReadText(const std::string& path, const char* bundled) {
   if (name.empty()) {
     RKV_ASSIGN_OR_RETURN(name, FindReferenceFile(bundled));
   }
-  std::ifstream file(name, std::ios::binary);
-  std::string text(std::istreambuf_iterator<char>(file), {});
-  if (!file || text.empty()) return BadFile(fmt::format("cannot read the text '{}'", name));
+  RKV_ASSIGN_OR_RETURN(std::string text, ReadInput(name, "text"));
+  if (text.empty()) return BadFile(fmt::format("the text '{}' is empty", name));
   return text;
 }
 

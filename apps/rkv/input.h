@@ -15,31 +15,50 @@
 
 namespace rkv::app {
 
-inline Result<std::string> ReadPicture(const std::string& path) {
+inline constexpr size_t kMaxInputBytes = size_t{1} << 30;
+
+// A whole file, or what a pipe gives, such as a shell's <(command). `what` is its role in errors,
+// e.g. "picture". kBadFile for anything else, such as a device, which may have no end.
+inline Result<std::string> ReadInput(const std::string& path, std::string_view what) {
+  namespace fs = std::filesystem;
+  const auto refuse = [&](std::string_view why) {
+    return BadFile(fmt::format("cannot read the {} '{}': {}", what, path, why));
+  };
   std::error_code error;
-  std::ifstream file(path, std::ios::binary);
-  std::string bytes(std::istreambuf_iterator<char>(file), {});
-  if (!file || std::filesystem::is_directory(path, error)) {
-    return BadFile(fmt::format("cannot read the picture '{}'", path));
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) return refuse(error ? error.message() : "it does not exist");
+  if (fs::is_directory(status)) return refuse("it is a directory");
+  if (!fs::is_regular_file(status) && !fs::is_fifo(status)) {
+    return refuse("it is a device, and not a file");
   }
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return refuse("there is no permission");
+  std::string bytes;
+  char chunk[1 << 16];
+  while (file.read(chunk, sizeof(chunk)) || file.gcount() > 0) {
+    bytes.append(chunk, static_cast<size_t>(file.gcount()));
+    if (bytes.size() > kMaxInputBytes) {
+      return refuse(fmt::format("it is larger than {} MiB", kMaxInputBytes >> 20));
+    }
+  }
+  if (file.bad()) return refuse("the reading failed");
   return bytes;
 }
 
-// A text as it is in a file or comes through a pipe, without what is only a file's: a byte order
-// mark, Windows' line ends and the last line's end. `name` is for errors.
-inline Result<std::string> ReadText(std::istream& file, const std::string& name) {
-  constexpr size_t kMaxTextBytes = size_t{1} << 28;
+inline Result<std::string> ReadPicture(const std::string& path) {
+  return ReadInput(path, "picture");
+}
+
+// A text without what is only a file's: a byte order mark, Windows' line ends and the last line's
+// end. `what` is its role in errors, e.g. "prompt". "-" is the standard input.
+inline Result<std::string> ReadTextFile(std::string_view what, const std::string& path) {
   constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
   std::string text;
-  char chunk[1 << 16];
-  while (file.read(chunk, sizeof(chunk)), file.gcount() > 0) {
-    text.append(chunk, static_cast<size_t>(file.gcount()));
-    if (text.size() > kMaxTextBytes) {
-      return BadFile(
-          fmt::format("{} has more than the {} MiB that are read", name, kMaxTextBytes >> 20));
-    }
+  if (path == "-") {
+    text.assign(std::istreambuf_iterator<char>(std::cin), {});
+  } else {
+    RKV_ASSIGN_OR_RETURN(text, ReadInput(path, fmt::format("{} file", what)));
   }
-  if (!file.eof()) return BadFile(fmt::format("cannot read {}", name));
   if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
   std::string lines;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -47,18 +66,6 @@ inline Result<std::string> ReadText(std::istream& file, const std::string& name)
   }
   if (lines.ends_with('\n')) lines.pop_back();
   return lines;
-}
-
-// The same of a file. `what` is its role in errors, e.g. "prompt". "-" is the standard input.
-inline Result<std::string> ReadTextFile(std::string_view what, const std::string& path) {
-  if (path == "-") return ReadText(std::cin, fmt::format("the {} on stdin", what));
-  std::error_code error;
-  if (std::filesystem::is_directory(path, error)) {
-    return BadFile(fmt::format("the {} file '{}' is a directory", what, path));
-  }
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return BadFile(fmt::format("cannot read the {} file '{}'", what, path));
-  return ReadText(file, fmt::format("the {} file '{}'", what, path));
 }
 
 }  // namespace rkv::app

@@ -7,7 +7,10 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <optional>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "commands.h"
 #include "flags.h"
@@ -23,6 +26,7 @@ constexpr const char* kBundledModel = "reference";
 struct ServeFlags {
   CommonFlags common;
   HttpOptions http;
+  GuardOptions guard;
   int n_parallel = 4;
   std::string memory = "2GiB";
   std::string park;
@@ -62,7 +66,7 @@ class ServeCommand {
     ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
     // A file that may not grow is an error of its writing, and not the end.
     std::signal(SIGXFSZ, SIG_IGN);
-    HttpServer server(flags_.http);
+    HttpServer server(flags_.http, *std::move(guard_));
     RKV_ASSIGN_OR_RETURN(const int port, server.Bind());
     std::thread listening([&server] { server.Listen(); });
     const Status status = Serve(server, port, signals);
@@ -79,6 +83,8 @@ class ServeCommand {
     RKV_ASSIGN_OR_RETURN(flags_.http.defaults.memory, ParseMemoryOptions(common));
     RKV_RETURN_IF_ERROR(ReadFlagFiles(common));
     flags_.http.defaults.sampling = common.sampling;
+    flags_.guard.host = flags_.http.host;
+    RKV_ASSIGN_OR_RETURN(guard_, RequestGuard::Make(flags_.guard));
     if (common.n_predict > 0) flags_.http.defaults.max_tokens = common.n_predict;
     RKV_ASSIGN_OR_RETURN(flags_.http.max_body_bytes, ParseBytes("--max-body", flags_.max_body));
     RKV_ASSIGN_OR_RETURN(common.engine.media_cache_bytes,
@@ -131,6 +137,7 @@ class ServeCommand {
   }
 
   ServeFlags& flags_;
+  std::optional<RequestGuard> guard_;
   SchedulerOptions scheduler_options_;
   std::unique_ptr<ParkStore> store_;
   std::unique_ptr<Scheduler> scheduler_;
@@ -148,6 +155,11 @@ void AddServeCommand(CLI::App& program, int& exit_code) {
   const auto add = [command](const std::string& names, auto& value, const std::string& help) {
     return command->add_option(names, value, help)
         ->envname(EnvironmentName(names.substr(names.rfind("--"))));
+  };
+  const auto add_list = [&add](const std::string& name, std::vector<std::string>& values,
+                               const std::string& help) {
+    return Repeatable(
+        add(name, values, help + "; several: repeat, or separate by commas")->delimiter(','));
   };
   const auto add_switch = [command](const std::string& name, bool& value, const std::string& help) {
     command->add_flag(name, value, help)->envname(EnvironmentName(name));
@@ -178,6 +190,12 @@ void AddServeCommand(CLI::App& program, int& exit_code) {
       ->type_name("SIZE");
   add("--api-key", flags->http.api_key, "key that clients have to send; default: none")
       ->type_name("KEY");
+  add_list("--allow-host", flags->guard.allowed_hosts,
+           "name that clients reach the server by, beside addresses, localhost and --host; *: any")
+      ->type_name("NAME");
+  add_list("--allow-origin", flags->guard.allowed_origins,
+           "site whose pages may use the server, as https://chat.example.org; *: any")
+      ->type_name("ORIGIN");
   add("-a,--alias", flags->http.model_name, "name of the model for clients; default: its file's")
       ->type_name("NAME");
   add("--path", flags->http.static_files, "folder of files to serve at /")

@@ -5,9 +5,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
+#include <random>
 #include <utility>
 
 namespace rkv {
@@ -23,6 +24,7 @@ class Descriptor {
   }
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
 
   int get() const { return fd_; }
   int Close() {
@@ -41,6 +43,13 @@ Status WriteError(const std::string& path, int error) {
   return full ? ResourceExhausted(message) : BadFile(message);
 }
 
+// Opening a pipe or a device must not wait for its other end; reading and writing it may.
+Descriptor OpenWithoutWaiting(const std::string& path, int flags) {
+  Descriptor file(::open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (file.get() >= 0) ::fcntl(file.get(), F_SETFL, flags);
+  return file;
+}
+
 // 0, or the errno of the first failure.
 int WriteAll(int fd, std::string_view bytes) {
   while (!bytes.empty()) {
@@ -52,10 +61,7 @@ int WriteAll(int fd, std::string_view bytes) {
   return 0;
 }
 
-int WriteNewFile(const std::string& path, int flags,
-                 const std::function<std::string_view()>& next) {
-  Descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC | flags, 0644));
-  if (file.get() < 0) return errno;
+int WritePieces(Descriptor& file, const std::function<std::string_view()>& next) {
   for (std::string_view piece = next(); !piece.empty(); piece = next()) {
     if (const int error = WriteAll(file.get(), piece); error != 0) return error;
   }
@@ -64,17 +70,41 @@ int WriteNewFile(const std::string& path, int flags,
   return file.Close() == 0 ? 0 : errno;
 }
 
+// Creates a file beside `path` and nothing else: neither a file nor a link that lies there is
+// opened. `temporary` becomes its name; the errno of a failure is in `error`.
+Descriptor CreateBeside(const std::string& path, mode_t mode, std::string& temporary, int& error) {
+  std::random_device random;
+  for (int attempt = 0; attempt < 16; ++attempt) {
+    temporary = fmt::format("{}.{:08x}.tmp", path, random());
+    Descriptor file(
+        ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode));
+    error = file.get() < 0 ? errno : 0;
+    if (error != EEXIST) return file;
+  }
+  return Descriptor(-1);
+}
+
 }  // namespace
 
-Result<std::string> ReadFile(const std::string& path, std::string_view what, size_t max_bytes) {
-  Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+Result<std::string> ReadFile(const std::string& path, std::string_view what, size_t max_bytes,
+                             FileKind kind) {
+  const auto refuse = [&](std::string_view why) {
+    return BadFile(fmt::format("cannot read {} '{}': {}", what, path, why));
+  };
+  const auto check_kind = [&](mode_t mode) {
+    if (S_ISREG(mode)) return OkStatus();
+    if (S_ISDIR(mode)) return refuse("it is a directory");
+    if (!S_ISFIFO(mode)) return refuse("it is a device, and not a file");
+    if (kind == FileKind::kRegular) return refuse("it is a pipe, and not a file");
+    return OkStatus();
+  };
   struct stat info {};
-  if (file.get() < 0 || ::fstat(file.get(), &info) != 0) {
-    return BadFile(fmt::format("cannot read {} '{}': {}", what, path, std::strerror(errno)));
-  }
-  if (S_ISDIR(info.st_mode)) {
-    return BadFile(fmt::format("cannot read {} '{}': it is a directory", what, path));
-  }
+  if (::stat(path.c_str(), &info) != 0) return refuse(std::strerror(errno));
+  RKV_RETURN_IF_ERROR(check_kind(info.st_mode));
+  const Descriptor file = OpenWithoutWaiting(path, O_RDONLY);
+  if (file.get() < 0 || ::fstat(file.get(), &info) != 0) return refuse(std::strerror(errno));
+  RKV_RETURN_IF_ERROR(check_kind(info.st_mode));  // It may be another one now.
+  if (S_ISFIFO(info.st_mode)) max_bytes = std::min(max_bytes, kMaxPipeBytes);
   const auto too_large = [&] {
     return BadFile(
         fmt::format("{} '{}' is larger than the {} bytes allowed", what, path, max_bytes));
@@ -88,31 +118,41 @@ Result<std::string> ReadFile(const std::string& path, std::string_view what, siz
   while (true) {
     const ssize_t n = ::read(file.get(), chunk, sizeof(chunk));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) {
-      return BadFile(fmt::format("cannot read {} '{}': {}", what, path, std::strerror(errno)));
-    }
+    if (n < 0) return refuse(std::strerror(errno));
     if (n == 0) return bytes;
     bytes.append(chunk, static_cast<size_t>(n));
     if (bytes.size() > max_bytes) return too_large();
   }
 }
 
-Status WriteFileAtomically(const std::string& path, std::string_view bytes) {
-  return WriteFileAtomically(path, [&] { return std::exchange(bytes, {}); });
+Status WriteFileAtomically(const std::string& path, std::string_view bytes, Access access) {
+  return WriteFileAtomically(
+      path, [&] { return std::exchange(bytes, {}); }, access);
 }
 
-Status WriteFileAtomically(const std::string& path, const std::function<std::string_view()>& next) {
+Status WriteFileAtomically(const std::string& path, const std::function<std::string_view()>& next,
+                           Access access) {
   struct stat info {};
   const bool exists = ::stat(path.c_str(), &info) == 0;
   if (exists && S_ISDIR(info.st_mode)) {
     return BadFile(fmt::format("cannot write '{}': it is a directory", path));
   }
   if (exists && !S_ISREG(info.st_mode)) {  // A device or pipe must not be replaced by a file.
-    const int error = WriteNewFile(path, 0, next);
+    Descriptor file = OpenWithoutWaiting(path, O_WRONLY);
+    const int error = file.get() < 0 ? errno : WritePieces(file, next);
+    if (error == ENXIO && S_ISFIFO(info.st_mode)) {
+      return BadFile(fmt::format("cannot write '{}': nobody reads from this pipe", path));
+    }
     return error == 0 ? OkStatus() : WriteError(path, error);
   }
-  const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
-  int error = WriteNewFile(temporary, O_CREAT | O_TRUNC, next);
+  const bool shared = access == Access::kShared;
+  std::string temporary;
+  int error = 0;
+  Descriptor file = CreateBeside(path, shared && !exists ? 0644 : 0600, temporary, error);
+  if (error != 0) return WriteError(path, error);
+  // Not every file system has permissions.
+  if (shared && exists) (void)::fchmod(file.get(), info.st_mode & 0777);
+  error = WritePieces(file, next);
   if (error == 0 && ::rename(temporary.c_str(), path.c_str()) != 0) error = errno;
   if (error == 0) return OkStatus();
   ::unlink(temporary.c_str());

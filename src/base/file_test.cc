@@ -1,12 +1,18 @@
 #include "base/file.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <csignal>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 namespace rkv {
 namespace {
@@ -83,6 +89,125 @@ TEST_F(FileTest, DevicesAreWrittenNotReplaced) {
   struct stat info {};
   ASSERT_EQ(::stat("/dev/full", &info), 0);
   EXPECT_TRUE(S_ISCHR(info.st_mode));
+}
+
+mode_t ModeOf(const std::string& path) {
+  struct stat info {};
+  EXPECT_EQ(::lstat(path.c_str(), &info), 0) << path;
+  return info.st_mode & 07777;
+}
+
+// The umask for the length of a scope.
+class Umask {
+ public:
+  explicit Umask(mode_t mask) : old_(::umask(mask)) {}
+  ~Umask() { ::umask(old_); }
+
+ private:
+  mode_t old_;
+};
+
+TEST_F(FileTest, APrivateFileIsItsOwnersAloneWhateverTheUmaskSays) {
+  const Umask open(0);
+  ASSERT_TRUE(WriteFileAtomically(Path("new"), "x", Access::kPrivate).ok());
+  EXPECT_EQ(ModeOf(Path("new")), 0600u);
+  std::ofstream(Path("old")) << "x";
+  ASSERT_EQ(::chmod(Path("old").c_str(), 0666), 0);
+  // Nor can it be read while it is written.
+  const Status status = WriteFileAtomically(
+      Path("old"),
+      [&, n = 0]() mutable -> std::string_view {
+        for (const auto& file : fs::directory_iterator(dir_)) {
+          if (file.path().extension() == ".tmp") {
+            EXPECT_EQ(ModeOf(file.path()), 0600u);
+          }
+        }
+        return n++ == 0 ? "secret" : "";
+      },
+      Access::kPrivate);
+  ASSERT_TRUE(status.ok());
+  EXPECT_EQ(ModeOf(Path("old")), 0600u);
+}
+
+TEST_F(FileTest, ASharedFileIsAsTheUmaskSaysOrAsTheOneThatItReplaces) {
+  const Umask group(027);
+  ASSERT_TRUE(WriteFileAtomically(Path("f"), "x").ok());
+  EXPECT_EQ(ModeOf(Path("f")), 0640u);
+  ASSERT_EQ(::chmod(Path("f").c_str(), 0600), 0);
+  ASSERT_TRUE(WriteFileAtomically(Path("f"), "y").ok());
+  EXPECT_EQ(ModeOf(Path("f")), 0600u);
+}
+
+TEST_F(FileTest, PipesWithoutAnotherEndAreNotWaitedFor) {
+  ASSERT_EQ(::mkfifo(Path("pipe").c_str(), 0600), 0);
+  const Result<std::string> read = ReadFile(Path("pipe"), "text");
+  ASSERT_TRUE(read.ok());
+  EXPECT_EQ(*read, "");
+  const Status written = WriteFileAtomically(Path("pipe"), "x");
+  EXPECT_EQ(written.code(), StatusCode::kBadFile);
+  EXPECT_NE(written.message().find("nobody reads"), std::string::npos) << written.message();
+  EXPECT_TRUE(fs::is_fifo(Path("pipe")));
+  const Result<std::string> file =
+      ReadFile(Path("pipe"), "saved", kMaxFileBytes, FileKind::kRegular);
+  EXPECT_EQ(file.status().code(), StatusCode::kBadFile);
+  EXPECT_NE(file.status().message().find("it is a pipe"), std::string::npos);
+}
+
+TEST_F(FileTest, APipeIsReadToItsEnd) {
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  const std::string text(300000, 'x');  // More than a pipe holds.
+  std::thread writer([&] {
+    for (size_t at = 0; at < text.size(); at += 1000) {
+      ASSERT_EQ(::write(ends[1], text.data() + at, 1000), 1000);
+    }
+    ::close(ends[1]);
+  });
+  // As a shell gives what <(command) says.
+  const Result<std::string> read = ReadFile("/dev/fd/" + std::to_string(ends[0]), "text");
+  writer.join();
+  ::close(ends[0]);
+  ASSERT_TRUE(read.ok()) << read.status().message();
+  EXPECT_EQ(*read, text);
+}
+
+TEST_F(FileTest, DevicesSocketsAndLinksToThemAreNotRead) {
+  fs::create_symlink("/dev/zero", Path("endless"));
+  fs::create_symlink("/dev/zero-but-not-there", Path("dangling"));
+  fs::create_symlink(Path("itself"), Path("itself"));
+  const int socket = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+  const std::string old = fs::current_path();
+  fs::current_path(dir_);  // Names of sockets are short.
+  std::strcpy(address.sun_path, "socket");
+  ASSERT_EQ(::bind(socket, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  fs::current_path(old);
+  for (const std::string& path :
+       {std::string("/dev/zero"), std::string("/dev/null"), Path("endless"), Path("dangling"),
+        Path("itself"), Path("socket")}) {
+    const Result<std::string> read = ReadFile(path, "picture");
+    ASSERT_FALSE(read.ok()) << path;
+    EXPECT_EQ(read.status().code(), StatusCode::kBadFile);
+    EXPECT_NE(read.status().message().find(path), std::string::npos) << read.status().message();
+  }
+  ::close(socket);
+  EXPECT_NE(ReadFile(Path("endless"), "picture").status().message().find("device"),
+            std::string::npos);
+  // A link to a file is that file.
+  ASSERT_TRUE(WriteFileAtomically(Path("f"), "bytes").ok());
+  fs::create_symlink(Path("f"), Path("link"));
+  EXPECT_EQ(*ReadFile(Path("link"), "picture", kMaxFileBytes, FileKind::kRegular), "bytes");
+}
+
+TEST_F(FileTest, WhatIsWrittenGoesThroughNoLink) {
+  ASSERT_TRUE(WriteFileAtomically(Path("victim"), "precious").ok());
+  fs::create_symlink(Path("victim"), Path("f"));
+  // As a program with a known process id would name its temporary file.
+  fs::create_symlink(Path("victim"), Path("f." + std::to_string(::getpid()) + ".tmp"));
+  ASSERT_TRUE(WriteFileAtomically(Path("f"), "mine", Access::kPrivate).ok());
+  EXPECT_EQ(*ReadFile(Path("victim"), "file"), "precious");
+  EXPECT_EQ(*ReadFile(Path("f"), "file"), "mine");
+  EXPECT_FALSE(fs::is_symlink(Path("f")));
 }
 
 }  // namespace

@@ -98,12 +98,14 @@ Status Conversation::Impl::Save(const std::string& path) const {
   writer.Write<uint64_t>(Hash64(memory, Hash64(payload)));
   writer.WriteString(memory);
   writer.WriteString(payload);
-  return WriteFileAtomically(path, writer.buffer());
+  return WriteFileAtomically(path, writer.buffer(), Access::kPrivate);
 }
 
 Result<std::unique_ptr<Conversation::Impl>> Conversation::Impl::Load(
     const Model& model, const ChatTemplate& chat_template, const std::string& path) {
-  RKV_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path, "saved conversation"));
+  RKV_ASSIGN_OR_RETURN(
+      const std::string bytes,
+      ReadFile(path, "saved conversation", kMaxFileBytes, FileKind::kRegular));
   const auto refuse = [&path](std::string_view why) {
     return BadFile(fmt::format("cannot load conversation '{}': {}", path, why));
   };

@@ -39,6 +39,9 @@ Status CheckGgufFile(const std::string& path, std::string_view what) {
   if (std::filesystem::is_directory(path, error)) {
     return BadFile(fmt::format("{} '{}' is a directory; pass the GGUF file in it", what, path));
   }
+  if (!std::filesystem::is_regular_file(path, error)) {
+    return BadFile(fmt::format("{} '{}' is a device or a pipe, and not a file", what, path));
+  }
   std::ifstream file(path, std::ios::binary);
   char magic[4] = {};
   if (!file.read(magic, sizeof(magic)) || std::string_view(magic, 4) != "GGUF") {

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <utility>
+
+#include "input.h"
 
 namespace rkv::app {
 
@@ -114,8 +116,8 @@ Result<DataConversation> ParseLine(const std::string& line, const fs::path& fold
 }
 
 Status ReadLines(const fs::path& path, std::vector<DataConversation>& conversations) {
-  std::ifstream file(path);
-  if (!file) return BadFile(fmt::format("cannot read '{}'", path.string()));
+  RKV_ASSIGN_OR_RETURN(std::string text, ReadInput(path.string(), "data set"));
+  std::istringstream file(std::move(text));
   std::string line;
   for (size_t number = 1; std::getline(file, line); ++number) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;

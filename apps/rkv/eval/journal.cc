@@ -3,7 +3,8 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <iterator>
+
+#include "input.h"
 
 namespace rkv::app {
 
@@ -32,9 +33,7 @@ Result<Journal> Journal::Open(const std::string& path, const Json& settings) {
   std::string text;
   std::error_code error;
   if (std::filesystem::exists(path, error)) {
-    std::ifstream file(path, std::ios::binary);
-    text.assign(std::istreambuf_iterator<char>(file), {});
-    if (!file) return BadFile(fmt::format("cannot read '{}'", path));
+    RKV_ASSIGN_OR_RETURN(text, ReadInput(path, "results"));
     const size_t end = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
     // Only what is certainly ours may be cut.
     if (end < text.size() && text.starts_with(R"({"settings":)")) {

@@ -503,6 +503,16 @@ std::string Dump(const json& value) {
   return value.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
+std::string AsSent(std::string_view text) {
+  constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
+  // By the library that writes answers, so that it cannot see it otherwise.
+  auto sent = json::parse(Dump(text)).get<std::string>();
+  for (size_t at = sent.find('\0'); at != std::string::npos; at = sent.find('\0', at)) {
+    sent.replace(at, 1, kReplacement);
+  }
+  return sent;
+}
+
 json ErrorJson(const ApiError& error) {
   return {{"error", {{"code", error.status}, {"message", error.message}, {"type", error.type}}}};
 }

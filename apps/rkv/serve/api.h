@@ -116,6 +116,10 @@ class ResponseWriter {
 // One line, whatever bytes its strings have.
 std::string Dump(const nlohmann::json& json);
 
+// A model's text as its client gets it and can send it back: JSON has no bytes that are not UTF-8,
+// and requests no NUL characters. `text` must not end inside a character.
+std::string AsSent(std::string_view text);
+
 }  // namespace rkv::app
 
 #endif  // RETENTIVEKV_APPS_RKV_SERVE_API_H_

@@ -325,5 +325,22 @@ TEST(ApiTest, BytesThatAreNoTextStayJson) {
   EXPECT_TRUE(json::accept(Dump({{"token", "\xFF\xC3"}})));
 }
 
+TEST(ApiTest, WhatIsSentIsWhatAClientCanSendBack) {
+  EXPECT_EQ(AsSent("Gr\xC3\xB6\xC3\x9F"
+                   "e \xE6\x97\xA5 \xF0\x9F\x98\x80"),
+            "Größe 日 😀");
+  EXPECT_EQ(AsSent(""), "");
+  for (const std::string& text :
+       {std::string("\xFF"), std::string("a\xC3("), std::string("\xC0\x80"),
+        std::string("\xED\xA0\x80"), std::string("\xF5\x80\x80\x80"), std::string("\x80\x80"),
+        std::string("a\0b", 3)}) {
+    const std::string sent = AsSent(text);
+    EXPECT_NE(sent.find("\xEF\xBF\xBD"), std::string::npos) << sent;
+    EXPECT_EQ(sent.find('\0'), std::string::npos);
+    EXPECT_EQ(AsSent(sent), sent);
+    EXPECT_EQ(json::parse(Dump(sent)).get<std::string>(), sent);
+  }
+}
+
 }  // namespace
 }  // namespace rkv::app

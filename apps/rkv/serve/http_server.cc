@@ -28,6 +28,8 @@ constexpr size_t kMaxConnections = 4096;
 constexpr auto kPoll = std::chrono::milliseconds(50);  // how soon a hang-up is noticed
 constexpr auto kKeepAlive = std::chrono::seconds(10);  // a comment in a stream that says nothing
 constexpr size_t kMaxRemoteBytes = size_t{32} << 20;
+// For a client that still reads; one that has hung up does not.
+const ApiError kGivenUp{.status = 503, .type = "unavailable_error", .message = "shutting down"};
 
 void SendJson(Response& response, const json& body, int status = 200) {
   response.status = status;
@@ -42,6 +44,55 @@ void SendError(Response& response, const ApiError& error) {
 bool HasBody(const Request& request) {
   const std::string length = request.get_header_value("Content-Length");
   return (!length.empty() && length != "0") || request.has_header("Transfer-Encoding");
+}
+
+// What everybody may have: the page and its files, and whether the server is up.
+bool IsPublic(const Request& request) {
+  return request.method == "GET" && !request.path.starts_with("/v1/") &&
+         request.path != "/metrics" && request.path != "/slots" && request.path != "/props" &&
+         !request.path.starts_with("/conversations");
+}
+
+RequestSource SourceOf(const Request& request) {
+  RequestSource source{.method = request.method,
+                       .hosts = {},
+                       .origin = {},
+                       .fetch_site = request.get_header_value("Sec-Fetch-Site"),
+                       .has_fetch_metadata = request.has_header("Sec-Fetch-Site") ||
+                                             request.has_header("Sec-Fetch-Mode") ||
+                                             request.has_header("Sec-Fetch-Dest"),
+                       .content_type = request.get_header_value("Content-Type"),
+                       .has_body = HasBody(request),
+                       .is_preflight = request.method == "OPTIONS" &&
+                                       request.has_header("Access-Control-Request-Method"),
+                       .is_public = IsPublic(request)};
+  for (size_t i = 0; i < request.get_header_value_count("Host"); ++i) {
+    source.hosts.push_back(request.get_header_value("Host", i));
+  }
+  if (request.has_header("Origin")) source.origin = request.get_header_value("Origin");
+  return source;
+}
+
+// Lets a page of that origin read the answer.
+void AllowOrigin(const std::string& origin, Response& response) {
+  response.set_header("Access-Control-Allow-Origin", origin);
+  response.set_header("Access-Control-Expose-Headers", "Retry-After");
+  response.set_header("Vary", "Origin");
+}
+
+// What a page of an allowed origin may send.
+void AnswerPreflight(const Request& request, Response& response) {
+  constexpr size_t kMost = 1024;
+  std::string headers = request.get_header_value("Access-Control-Request-Headers");
+  if (headers.empty() || headers.size() > kMost) headers = "authorization, content-type";
+  response.status = 204;
+  response.set_header("Access-Control-Allow-Methods", "GET, POST");
+  response.set_header("Access-Control-Allow-Headers", headers);
+  response.set_header("Access-Control-Max-Age", "600");
+  // Chrome asks so for servers of the user's own network.
+  if (request.has_header("Access-Control-Request-Private-Network")) {
+    response.set_header("Access-Control-Allow-Private-Network", "true");
+  }
 }
 
 // Reads the body, whatever type it is said to be: httplib itself takes at most 8 KB of what curl
@@ -130,8 +181,9 @@ Result<std::string> FetchRemote(const std::string& url) {
 // What the endpoints do; a scheduler is there.
 class HttpServer::Handlers {
  public:
-  Handlers(const HttpServer& server, Scheduler& scheduler)
-      : server_(server), scheduler_(scheduler) {}
+  // `may_probe`: the client understands "100 Continue".
+  Handlers(const HttpServer& server, Scheduler& scheduler, bool may_probe)
+      : server_(server), scheduler_(scheduler), may_probe_(may_probe) {}
 
   void Models(Response& response) const {
     const json model = {{"id", server_.options_.model_name},
@@ -173,7 +225,8 @@ class HttpServer::Handlers {
     if (!body.ok()) return SendError(response, ToApiError(body.status()));
     const auto text = StringField(*body, "content");
     if (!text.ok()) return SendError(response, ToApiError(text.status()));
-    const auto tokens = scheduler_.Tokenize(*text);
+    const auto tokens = scheduler_.Tokenize(*text, Gone());
+    if (tokens.status().code() == StatusCode::kCancelled) return SendError(response, kGivenUp);
     if (!tokens.ok()) return SendError(response, ToApiError(tokens.status()));
     SendJson(response, {{"tokens", *tokens}});
   }
@@ -214,25 +267,35 @@ class HttpServer::Handlers {
     if (!parsed.ok()) return SendError(response, ToApiError(parsed.status()));
     const bool stream = parsed->stream;
     const ResponseWriter writer(*parsed, server_.options_.model_name);
-    const std::shared_ptr<Ticket> ticket = scheduler_.Submit(*std::move(parsed));
+    const std::shared_ptr<Ticket> ticket = scheduler_.Submit(*std::move(parsed), Gone());
     stream ? Stream(ticket, writer, response) : Whole(ticket, writer, response);
   }
 
  private:
+  // Whether nobody waits for the answer any more, before it begins.
+  GoneFunction Gone() const {
+    return [this, watch = std::make_shared<ClientWatch>()] {
+      const int socket = PollServer::current_socket();
+      return server_.stopping_ ||
+             watch->HungUp(socket, [&] { return may_probe_ && SendContinue(socket); });
+    };
+  }
+
   // The next event; an error if the client hangs up or the server stops meanwhile.
-  Ticket::Event Next(Ticket& ticket) const {
-    while (!server_.stopping_ && !HungUp(PollServer::current_socket())) {
+  Ticket::Event Next(Ticket& ticket, const GoneFunction& gone) const {
+    while (!gone()) {
       if (auto event = ticket.Next(kPoll); event.has_value()) return *std::move(event);
     }
     ticket.Cancel();
-    return ApiError{.status = 503, .type = "unavailable_error", .message = "shutting down"};
+    return kGivenUp;
   }
 
   void Whole(const std::shared_ptr<Ticket>& ticket, const ResponseWriter& writer,
              Response& response) const {
+    const GoneFunction gone = Gone();
     AnswerPiece answer;
     while (true) {
-      Ticket::Event event = Next(*ticket);
+      Ticket::Event event = Next(*ticket, gone);
       if (const auto* error = std::get_if<ApiError>(&event)) return SendError(response, *error);
       if (auto* piece = std::get_if<AnswerPiece>(&event)) {
         answer.text += piece->text;
@@ -248,14 +311,15 @@ class HttpServer::Handlers {
   void Stream(const std::shared_ptr<Ticket>& ticket, const ResponseWriter& writer,
               Response& response) const {
     // An error before the answer begins is one with a status.
-    const Ticket::Event first = Next(*ticket);
+    const Ticket::Event first = Next(*ticket, Gone());
     if (const auto* error = std::get_if<ApiError>(&first)) return SendError(response, *error);
     response.set_header("Cache-Control", "no-cache");
     response.set_header("X-Accel-Buffering", "no");
     response.set_chunked_content_provider(
         "text/event-stream",
-        [ticket, writer, &stopping = server_.stopping_](size_t offset, httplib::DataSink& sink) {
-          return WriteNext(*ticket, writer, stopping, offset == 0, sink);
+        [ticket, writer, &stopping = server_.stopping_, watch = std::make_shared<ClientWatch>()](
+            size_t offset, httplib::DataSink& sink) {
+          return WriteNext(*ticket, writer, stopping, *watch, offset == 0, sink);
         },
         // Called also if the client is gone.
         [ticket](bool) { ticket->Cancel(); });
@@ -268,22 +332,24 @@ class HttpServer::Handlers {
 
   // Waits for the next event and writes it; false ends the connection.
   static bool WriteNext(Ticket& ticket, const ResponseWriter& writer,
-                        const std::atomic<bool>& stopping, bool at_start, httplib::DataSink& sink) {
+                        const std::atomic<bool>& stopping, ClientWatch& watch, bool at_start,
+                        httplib::DataSink& sink) {
     const auto write = [&sink](const std::vector<json>& events) {
       return std::ranges::all_of(events,
                                  [&](const json& event) { return WriteEvent(sink, Dump(event)); });
     };
     if (at_start && !write(writer.Start())) return false;
+    const auto comment = [&sink] {
+      constexpr std::string_view kComment = ": still here\n\n";
+      return sink.write(kComment.data(), kComment.size());
+    };
     const auto begin = std::chrono::steady_clock::now();
     std::optional<Ticket::Event> event;
     while (!event.has_value()) {
       event = ticket.Next(kPoll);
       if (event.has_value()) break;
-      if (stopping || !sink.is_writable()) return false;
-      constexpr std::string_view kComment = ": still here\n\n";
-      if (std::chrono::steady_clock::now() - begin > kKeepAlive) {
-        return sink.write(kComment.data(), kComment.size());
-      }
+      if (stopping || watch.HungUp(PollServer::current_socket(), comment)) return false;
+      if (std::chrono::steady_clock::now() - begin > kKeepAlive) return comment();
     }
     if (const auto* piece = std::get_if<AnswerPiece>(&*event)) return write({writer.Piece(*piece)});
     if (const auto* error = std::get_if<ApiError>(&*event)) {
@@ -297,10 +363,11 @@ class HttpServer::Handlers {
 
   const HttpServer& server_;
   Scheduler& scheduler_;
+  const bool may_probe_;
 };
 
-HttpServer::HttpServer(const HttpOptions& options)
-    : options_(options), server_(std::make_unique<PollServer>()) {
+HttpServer::HttpServer(const HttpOptions& options, RequestGuard guard)
+    : options_(options), guard_(std::move(guard)), server_(std::make_unique<PollServer>()) {
   httplib::Server& http = *server_;
   http.new_task_queue = [] { return new ThreadPerConnection(kMaxConnections); };
   http.set_payload_max_length(options_.max_body_bytes);
@@ -314,13 +381,21 @@ HttpServer::HttpServer(const HttpOptions& options)
   http.set_pre_routing_handler([this](const Request& request, Response& response) {
     using enum httplib::Server::HandlerResponse;
     PollServer::SetUnread(HasBody(request));
-    const bool open = request.method == "GET" && !request.path.starts_with("/v1/") &&
-                      request.path != "/metrics" && request.path != "/slots" &&
-                      request.path != "/props" && !request.path.starts_with("/conversations");
-    if (options_.api_key.empty() || open) return Unhandled;
-    if (EqualSecrets(request.get_header_value("Authorization"), "Bearer " + options_.api_key)) {
-      return Unhandled;
+    const Verdict verdict = guard_.Check(SourceOf(request));
+    if (!verdict.allow_origin.empty()) AllowOrigin(verdict.allow_origin, response);
+    if (verdict.status == 204) {
+      AnswerPreflight(request, response);
+      return Handled;
     }
+    if (verdict.status != 0) {
+      SendError(response,
+                {.status = verdict.status,
+                 .type = verdict.status == 403 ? "permission_error" : "invalid_request_error",
+                 .message = verdict.message});
+      return Handled;
+    }
+    if (options_.api_key.empty() || IsPublic(request)) return Unhandled;
+    if (EqualSecrets(PollServer::authorization(), "Bearer " + options_.api_key)) return Unhandled;
     SendError(response, {.status = 401,
                          .type = "authentication_error",
                          .message = "this server needs an API key: Authorization: Bearer KEY"});
@@ -354,7 +429,7 @@ HttpServer::HttpServer(const HttpOptions& options)
   });
 
   // Runs a handler if the model has been loaded.
-  const auto if_loaded = [this](Response& response, const auto& handle) {
+  const auto if_loaded = [this](const Request& request, Response& response, const auto& handle) {
     Scheduler* scheduler = scheduler_;
     if (scheduler == nullptr || stopping_) {
       return SendError(response, {.status = 503,
@@ -362,11 +437,11 @@ HttpServer::HttpServer(const HttpOptions& options)
                                   .message = stopping_ ? "shutting down" : "loading the model",
                                   .retry_after = 1});
     }
-    handle(Handlers(*this, *scheduler), *scheduler);
+    handle(Handlers(*this, *scheduler, request.version != "HTTP/1.0"), *scheduler);
   };
   const auto when_loaded = [if_loaded](auto handle) {
     return [if_loaded, handle](const Request& request, Response& response) {
-      if_loaded(response, [&](const Handlers& handlers, Scheduler& scheduler) {
+      if_loaded(request, response, [&](const Handlers& handlers, Scheduler& scheduler) {
         handle(handlers, scheduler, request, response);
       });
     };
@@ -377,7 +452,7 @@ HttpServer::HttpServer(const HttpOptions& options)
                                               const httplib::ContentReader& reader) {
       std::string body;
       if (!ReadBody(request, response, reader, options_.max_body_bytes, body)) return;
-      if_loaded(response,
+      if_loaded(request, response,
                 [&](const Handlers& handlers, Scheduler&) { handle(handlers, body, response); });
     });
   };

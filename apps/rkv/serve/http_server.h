@@ -7,6 +7,7 @@
 #include <string>
 
 #include "serve/api.h"
+#include "serve/request_guard.h"
 #include "serve/scheduler.h"
 
 namespace rkv::app {
@@ -28,7 +29,7 @@ struct HttpOptions {
 
 class HttpServer {
  public:
-  explicit HttpServer(const HttpOptions& options);
+  HttpServer(const HttpOptions& options, RequestGuard guard);
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
@@ -46,6 +47,7 @@ class HttpServer {
   class Handlers;
 
   HttpOptions options_;
+  const RequestGuard guard_;
   std::atomic<Scheduler*> scheduler_ = nullptr;
   std::atomic<bool> stopping_ = false;
   std::atomic<bool> listened_ = false;  // Listen() is over

@@ -3,10 +3,13 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <regex>
 
 namespace rkv::app {
@@ -24,6 +27,17 @@ void SyncFolder(const fs::path& folder) {
   if (fd < 0) return;
   ::fsync(fd);
   ::close(fd);
+}
+
+// A file that is still written, or was when its server was killed.
+bool IsTemporary(const std::string& name) {
+  return name.find(".rkvconv.") != std::string::npos && name.ends_with(".tmp");
+}
+
+// Whether a regular file lies there, and not a link to one.
+bool IsRegular(const fs::path& path) {
+  std::error_code ignored;
+  return fs::is_regular_file(fs::symlink_status(path, ignored));
 }
 
 }  // namespace
@@ -45,22 +59,55 @@ std::optional<ParkStore::Entry> ParkStore::ParseName(const std::string& name) {
 }
 
 Result<ParkStore> ParkStore::Open(const std::string& folder, uint64_t max_bytes) {
+  const auto refuse = [&folder](std::string_view why) {
+    return BadFile(
+        fmt::format("cannot write into the folder '{}' for parked conversations: {}", folder, why));
+  };
   std::error_code error;
-  fs::create_directories(folder, error);
-  if (error || ::access(folder.c_str(), W_OK | X_OK) != 0) {
-    return BadFile(fmt::format("cannot write into the folder '{}' for parked conversations: {}",
-                               folder, error ? error.message() : "no permission"));
-  }
+  const fs::path parent = fs::path(folder).parent_path();
+  if (!parent.empty()) fs::create_directories(parent, error);
+  if (error) return refuse(error.message());
+  if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) return refuse(std::strerror(errno));
+  if (!fs::is_directory(folder, error)) return refuse("it is a file");
+  if (::access(folder.c_str(), W_OK | X_OK) != 0) return refuse("no permission");
   ParkStore store(folder, max_bytes);
+  RKV_RETURN_IF_ERROR(store.MakePrivate());
   const auto now = fs::file_time_type::clock::now();
   for (const auto& file : fs::directory_iterator(folder, error)) {
-    const std::string name = file.path().filename().string();
-    const bool ours = name.find(".rkvconv.") != std::string::npos && name.ends_with(".tmp");
     std::error_code ignored;
-    if (ours && now - file.last_write_time(ignored) > kStale) fs::remove(file.path(), ignored);
+    if (IsTemporary(file.path().filename().string()) && IsRegular(file.path()) &&
+        now - file.last_write_time(ignored) > kStale) {
+      fs::remove(file.path(), ignored);
+    }
   }
   store.Refresh();
   return store;
+}
+
+// What an earlier version made could be read by all.
+Status ParkStore::MakePrivate() {
+  using enum fs::perms;
+  constexpr fs::perms kOthers = group_all | others_all;
+  std::error_code error;
+  bool only_ours = true;
+  for (const auto& file : fs::directory_iterator(folder_, error)) {
+    const std::string name = file.path().filename().string();
+    const bool ours = ParseName(name).has_value() || IsTemporary(name);
+    only_ours = only_ours && ours;
+    std::error_code ignored;
+    if (ours && IsRegular(file.path())) {
+      fs::permissions(file.path(), kOthers | set_uid | set_gid, fs::perm_options::remove, ignored);
+    }
+  }
+  std::error_code ignored;
+  if (only_ours) fs::permissions(folder_, kOthers, fs::perm_options::remove, ignored);
+  const fs::perms mode = fs::status(folder_, error).permissions();
+  if (error || (mode & (group_write | others_write)) == none) return OkStatus();
+  return BadFile(
+      fmt::format("others can write into the folder '{}', and so could forge what was said in "
+                  "parked conversations; take that from them (chmod go-w) or name a folder of your "
+                  "own",
+                  folder_.string()));
 }
 
 std::string ParkStore::Path(const Entry& entry) const { return (folder_ / Name(entry)).string(); }
@@ -75,17 +122,19 @@ void ParkStore::Refresh() {
   by_key_.clear();
   for (const auto& file : fs::directory_iterator(folder_, error)) {
     const auto entry = ParseName(file.path().filename().string());
-    if (entry.has_value()) by_key_.insert_or_assign(entry->key, *entry);
+    if (entry.has_value() && IsRegular(file.path())) by_key_.insert_or_assign(entry->key, *entry);
   }
 }
 
 Status ParkStore::Put(const Entry& entry,
                       const std::function<Status(const std::string& path)>& save) {
   const std::optional<Entry> old = Find(entry.key);
+  // Whatever else lies there must not be written to.
+  std::error_code ignored;
+  if (!IsRegular(Path(entry))) fs::remove(Path(entry), ignored);
   RKV_RETURN_IF_ERROR(save(Path(entry)));
   SyncFolder(folder_);
   if (old.has_value() && Name(*old) != Name(entry)) {
-    std::error_code ignored;
     fs::remove(Path(*old), ignored);
   }
   by_key_.insert_or_assign(entry.key, entry);
@@ -120,8 +169,7 @@ void ParkStore::EnforceLimit(const std::string& newest) {
 
 std::optional<ParkStore::Entry> ParkStore::Find(const std::string& key) {
   const auto known = by_key_.find(key);
-  std::error_code error;
-  if (known != by_key_.end() && fs::exists(Path(known->second), error)) return known->second;
+  if (known != by_key_.end() && IsRegular(Path(known->second))) return known->second;
   Refresh();
   const auto found = by_key_.find(key);
   return found == by_key_.end() ? std::nullopt : std::optional(found->second);

@@ -16,7 +16,10 @@ namespace rkv::app {
 
 // A folder with one file per conversation. All that the store knows is in the files' names, so that
 // there is nothing that could contradict them: a file is renamed into its place when it is whole.
-// Several servers may share a folder. Not thread-safe.
+// Several servers of one user may share a folder. Not thread-safe.
+//
+// What is parked is what somebody said, so it is its owner's alone: only regular files that lie in
+// the folder itself are opened, and a folder into which others can write is refused.
 class ParkStore {
  public:
   struct Entry {
@@ -26,8 +29,9 @@ class ParkStore {
     uint64_t held_bytes = 0;  // when it was in memory
   };
 
-  // Makes the folder if there is none. `max_bytes`: the files that were not used for longest are
-  // removed beyond it; 0: no limit.
+  // Makes the folder if there is none. One that holds nothing else becomes private, with the files
+  // in it. `max_bytes`: the files that were not used for longest are removed beyond it; 0: no
+  // limit.
   static Result<ParkStore> Open(const std::string& folder, uint64_t max_bytes);
 
   // Writes an entry: `save` is given the path to write to. On an error nothing has changed.
@@ -46,6 +50,7 @@ class ParkStore {
  private:
   ParkStore(std::filesystem::path folder, uint64_t max_bytes)
       : folder_(std::move(folder)), max_bytes_(max_bytes) {}
+  Status MakePrivate();
   void Refresh();
   void EnforceLimit(const std::string& newest);
 

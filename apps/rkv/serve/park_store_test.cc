@@ -1,6 +1,7 @@
 #include "serve/park_store.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <fstream>
 
@@ -105,6 +106,71 @@ TEST(ParkStoreTest, AFolderThatCannotBeIsAnError) {
   const auto store = ParkStore::Open("/proc/no/such", 0);
   EXPECT_EQ(store.status().code(), StatusCode::kBadFile);
   EXPECT_NE(store.status().message().find("/proc/no/such"), std::string::npos);
+}
+
+mode_t ModeOf(const fs::path& path) {
+  struct stat info {};
+  EXPECT_EQ(::stat(path.c_str(), &info), 0) << path;
+  return info.st_mode & 07777;
+}
+
+TEST(ParkStoreTest, TheFolderAndWhatIsParkedAreTheOwnersAlone) {
+  const mode_t old = ::umask(0);
+  const fs::path folder = Folder();
+  (void)*ParkStore::Open(folder / "deep" / "er", 0);
+  EXPECT_EQ(ModeOf(folder / "deep" / "er"), 0700u);
+  // What an earlier version left, which all could read.
+  fs::create_directories(folder / "old");
+  const std::string name = ParkStore::Name(MakeEntry('a'));
+  for (const std::string& file : {name, name + ".7.tmp"}) {
+    std::ofstream(folder / "old" / file) << "x";
+    ASSERT_EQ(ModeOf(folder / "old" / file), 0666u);
+  }
+  ParkStore store = *ParkStore::Open(folder / "old", 0);
+  EXPECT_EQ(store.entries().size(), 1u);
+  EXPECT_EQ(ModeOf(folder / "old"), 0700u);
+  EXPECT_EQ(ModeOf(folder / "old" / name), 0600u);
+  EXPECT_EQ(ModeOf(folder / "old" / (name + ".7.tmp")), 0600u);
+  // A folder of something else is left as it is, and is none to park in if others can write there.
+  fs::create_directories(folder / "shared");
+  std::ofstream(folder / "shared" / "notes.txt") << "x";
+  const auto shared = ParkStore::Open(folder / "shared", 0);
+  ::umask(old);
+  EXPECT_EQ(shared.status().code(), StatusCode::kBadFile);
+  EXPECT_NE(shared.status().message().find("others can write"), std::string::npos);
+  EXPECT_EQ(ModeOf(folder / "shared"), 0777u);
+  fs::permissions(folder / "shared", fs::perms(0755));
+  EXPECT_TRUE(ParkStore::Open(folder / "shared", 0).ok());
+  EXPECT_EQ(ModeOf(folder / "shared"), 0755u);
+}
+
+TEST(ParkStoreTest, OnlyRegularFilesOfTheFolderAreParkedConversations) {
+  const fs::path folder = Folder();
+  fs::create_directories(folder);
+  std::ofstream(folder / "elsewhere") << "precious";
+  const auto path = [&](char key) { return folder / ParkStore::Name(MakeEntry(key)); };
+  ASSERT_EQ(::mkfifo(path('a').c_str(), 0600), 0);
+  fs::create_symlink("/dev/zero", path('b'));
+  fs::create_symlink(folder / "elsewhere", path('c'));
+  fs::create_symlink(path('d'), path('d'));
+  fs::create_directory(path('e'));
+  ParkStore store = *ParkStore::Open(folder, 0);
+  EXPECT_TRUE(store.entries().empty());
+  for (const char key : {'a', 'b', 'c', 'd', 'e'}) {
+    EXPECT_FALSE(store.Find(std::string(64, key)).has_value()) << key;
+  }
+  // They make way for what is parked, and nothing is written through them.
+  for (const char key : {'a', 'b', 'c', 'd', 'e'}) {
+    ASSERT_TRUE(store.Put(MakeEntry(key), Writes("said")).ok()) << key;
+    EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(path(key)))) << key;
+  }
+  std::string text;
+  std::ifstream(folder / "elsewhere") >> text;
+  EXPECT_EQ(text, "precious");
+  // One that becomes something else later is not found any more.
+  fs::remove(path('a'));
+  ASSERT_EQ(::mkfifo(path('a').c_str(), 0600), 0);
+  EXPECT_FALSE(store.Find(std::string(64, 'a')).has_value());
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <netdb.h>
 #include <poll.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 namespace rkv::app {
 
@@ -23,6 +25,49 @@ constexpr milliseconds kLinger{10000};   // what is sent to nobody is taken for 
 
 thread_local int current = -1;
 thread_local bool unread = false;
+thread_local std::string authorization_value;
+
+// Finds a header in the bytes of a request's head as they pass.
+class HeadReader {
+ public:
+  // At the first byte of a request.
+  void Start() {
+    in_head_ = true;
+    line_.clear();
+    authorization_value.clear();
+  }
+
+  void Read(std::string_view bytes) {
+    for (size_t i = 0; i < bytes.size() && in_head_; ++i) {
+      // Of a longer line, which is no key, httplib makes what it likes.
+      if (line_.size() < kMaxLineBytes) line_ += bytes[i];
+      if (bytes[i] == '\n') EndLine();
+    }
+  }
+
+ private:
+  static constexpr size_t kMaxLineBytes = 16384;
+
+  void EndLine() {
+    constexpr std::string_view kName = "authorization:";
+    in_head_ = line_ != "\r\n";
+    const bool found = line_.size() >= kName.size() && line_.ends_with("\r\n") &&
+                       ::strncasecmp(line_.data(), kName.data(), kName.size()) == 0;
+    if (found && authorization_value.empty()) {
+      const auto is_space = [](char c) { return c == ' ' || c == '\t'; };
+      std::string_view value(line_);
+      value.remove_prefix(kName.size());
+      value.remove_suffix(2);
+      while (!value.empty() && is_space(value.front())) value.remove_prefix(1);
+      while (!value.empty() && is_space(value.back())) value.remove_suffix(1);
+      authorization_value = value;
+    }
+    line_.clear();
+  }
+
+  bool in_head_ = false;
+  std::string line_;
+};
 
 // The events that came in time; 0: none.
 int Poll(int socket, int events, milliseconds timeout) {
@@ -40,12 +85,14 @@ class SocketStream : public httplib::Stream {
       : socket_(socket), read_timeout_(read_timeout), write_timeout_(write_timeout) {}
 
   bool has_buffered() const { return begin_ < end_; }
+  void StartRequest() { head_.Start(); }
 
   bool is_readable() const override {
     return has_buffered() || Poll(socket_, POLLIN, read_timeout_) != 0;
   }
   bool is_writable() const override {
-    return Poll(socket_, POLLOUT, write_timeout_) == POLLOUT && !HungUp(socket_);
+    // A client that has nothing more to send may still read.
+    return Poll(socket_, POLLOUT, write_timeout_) == POLLOUT;
   }
 
   // httplib reads headers byte by byte.
@@ -60,6 +107,7 @@ class SocketStream : public httplib::Stream {
     const size_t n = std::min(size, end_ - begin_);
     std::memcpy(data, buffer_.data() + begin_, n);
     begin_ += n;
+    head_.Read({data, n});
     return static_cast<ssize_t>(n);
   }
 
@@ -96,6 +144,7 @@ class SocketStream : public httplib::Stream {
   const int socket_;
   const milliseconds read_timeout_;
   const milliseconds write_timeout_;
+  HeadReader head_;
   std::array<char, 16384> buffer_;
   size_t begin_ = 0;
   size_t end_ = 0;
@@ -103,11 +152,23 @@ class SocketStream : public httplib::Stream {
 
 }  // namespace
 
-bool HungUp(int socket) {
-  return (Poll(socket, POLLRDHUP, milliseconds(0)) & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+bool ClientWatch::HungUp(int socket, const Probe& probe) {
+  const int events = Poll(socket, POLLRDHUP, milliseconds(0));
+  if ((events & (POLLHUP | POLLERR)) != 0) return true;
+  if ((events & POLLRDHUP) == 0 || probed_) return false;
+  probed_ = true;
+  return !probe();
+}
+
+bool SendContinue(int socket) {
+  constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+  const ssize_t n = ::send(socket, kContinue.data(), kContinue.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  return n == static_cast<ssize_t>(kContinue.size());
 }
 
 int PollServer::current_socket() { return current; }
+
+const std::string& PollServer::authorization() { return authorization_value; }
 
 void PollServer::SetUnread(bool is_unread) { unread = is_unread; }
 
@@ -143,6 +204,7 @@ bool PollServer::process_and_close_socket(socket_t socket) {
     if (!stream.has_buffered() && !WaitForRequest(socket)) break;
     bool closed = false;
     unread = false;
+    stream.StartRequest();
     good = process_request(stream, left == 1, closed, nullptr);
     if (!good || closed || unread) break;
   }

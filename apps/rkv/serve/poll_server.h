@@ -4,6 +4,9 @@
 
 #include <httplib.h>
 
+#include <functional>
+#include <string>
+
 namespace rkv::app {
 
 // httplib looks at each idle connection a hundred times a second, and at none beyond the 1024th
@@ -18,6 +21,10 @@ class PollServer : public httplib::Server {
   // that hang up have to be noticed before an answer is written.
   static int current_socket();
 
+  // The Authorization of the request that this thread answers, as it came: httplib decodes headers,
+  // so that a key with %41 in it would be another one. Empty: there is none.
+  static const std::string& authorization();
+
   // Of the request that this thread answers: whether it has a body, and whether that has been read.
   // Behind one that has not nothing can be read, so the connection ends with the answer.
   static void SetUnread(bool unread);
@@ -31,8 +38,24 @@ class PollServer : public httplib::Server {
   void Linger(socket_t socket) const;
 };
 
-// Whether the client has hung up.
-bool HungUp(int socket);
+// Whether the client of a request has hung up. One that only has nothing more to send still waits
+// for its answer, though TCP says the same of both; sending something tells them apart, since what
+// comes for a connection that is closed is answered with a reset.
+class ClientWatch {
+ public:
+  // Sends what a client takes no notice of; false if that cannot be.
+  using Probe = std::function<bool()>;
+
+  // `probe` is called at most once in the life of the watch.
+  bool HungUp(int socket, const Probe& probe);
+
+ private:
+  bool probed_ = false;
+};
+
+// A probe before the answer begins: "100 Continue", which every client of HTTP/1.1 has to expect at
+// any time.
+bool SendContinue(int socket);
 
 }  // namespace rkv::app
 

@@ -27,6 +27,14 @@ ApiError Unavailable(const std::string& message) {
           .retry_after = kRetryAfterSeconds};
 }
 
+// The longest beginning of `text` up to so many bytes that does not end inside a character.
+std::string_view Slice(std::string_view text, size_t most) {
+  if (text.size() <= most) return text;
+  size_t end = most;
+  for (int back = 0; back < 3 && (text[end] & 0xC0) == 0x80; ++back) --end;
+  return text.substr(0, end);
+}
+
 std::string WithoutMarkers(std::string text) {
   const std::string marker(MediaMarker());
   for (size_t at = text.find(marker); at != std::string::npos; at = text.find(marker, at)) {
@@ -52,11 +60,33 @@ json TurnsJson(const std::vector<ChatMessage>& messages) {
 
 std::optional<Ticket::Event> Ticket::Next(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, timeout, [this] { return !events_.empty(); });
-  if (events_.empty()) return std::nullopt;
-  Event event = std::move(events_.front());
-  events_.pop_front();
-  return event;
+  auto end = std::chrono::steady_clock::now() + timeout;
+  if (state_ == State::kWaiting) end = std::min(end, begin_ + max_wait_);
+  changed_.wait_until(lock, end, [this] { return !events_.empty(); });
+  if (!events_.empty()) {
+    Event event = std::move(events_.front());
+    events_.pop_front();
+    return event;
+  }
+  if (state_ != State::kWaiting || std::chrono::steady_clock::now() < begin_ + max_wait_) {
+    return std::nullopt;
+  }
+  state_ = State::kRefused;
+  return Unavailable(
+      fmt::format("not begun within {} s: {}; try again later",
+                  std::chrono::duration_cast<std::chrono::seconds>(max_wait_).count(),
+                  work_->Describe(begin_)));
+}
+
+bool Ticket::Admit() {
+  const std::lock_guard lock(mutex_);
+  if (state_ == State::kWaiting) state_ = State::kAdmitted;
+  return state_ == State::kAdmitted;
+}
+
+bool Ticket::refused() {
+  const std::lock_guard lock(mutex_);
+  return state_ == State::kRefused;
 }
 
 void Ticket::Push(Event event) {
@@ -65,6 +95,45 @@ void Ticket::Push(Event event) {
     events_.push_back(std::move(event));
   }
   changed_.notify_one();
+}
+
+void WorkInProgress::Set(size_t n_running, bool all_slots_taken) {
+  const std::lock_guard lock(mutex_);
+  n_running_ = n_running;
+  all_slots_taken_ = all_slots_taken;
+}
+
+void WorkInProgress::BeginStep() {
+  const std::lock_guard lock(mutex_);
+  step_begin_ = std::chrono::steady_clock::now();
+  report_.clear();
+}
+
+void WorkInProgress::Report(std::string_view what) {
+  const std::lock_guard lock(mutex_);
+  report_ = what;
+}
+
+void WorkInProgress::EndStep() {
+  const std::lock_guard lock(mutex_);
+  step_begin_.reset();
+}
+
+std::string WorkInProgress::Describe(std::chrono::steady_clock::time_point since) const {
+  const std::lock_guard lock(mutex_);
+  const auto now = std::chrono::steady_clock::now();
+  // A step that took most of the time is the reason, whatever else would have kept the request.
+  if (step_begin_.has_value() && now - *step_begin_ >= (now - since) / 2) {
+    return "the server is busy " +
+           (report_.empty() ? "reading the prompts of other requests" : report_);
+  }
+  if (all_slots_taken_) {
+    return fmt::format("{} answers are being generated, which is as many as may be at once (-np)",
+                       n_running_);
+  }
+  return fmt::format(
+      "there is no room: {} conversations are being answered, and their memory is taken",
+      n_running_);
 }
 
 // --- from other threads -------------------------------------------------------------------------
@@ -92,14 +161,17 @@ Scheduler::~Scheduler() {
   thread_.join();
 }
 
-std::shared_ptr<Ticket> Scheduler::Submit(GenerationRequest request) {
-  auto ticket = std::make_shared<Ticket>();
+std::shared_ptr<Ticket> Scheduler::Submit(GenerationRequest request, const GoneFunction& gone) {
+  auto ticket = std::make_shared<Ticket>(options_.max_wait, work_);
+  if (const Status fits = CheckLength(request, gone); !fits.ok()) {
+    ticket->Push(ToApiError(fits));
+    return ticket;
+  }
   auto job = std::make_unique<Job>();
   job->ticket = ticket;
   if (request.is_chat()) job->keys = PrefixKeys(Scope(request), request.messages);
   job->stops = StopFilter(request.stop);
   job->request = std::move(request);
-  job->deadline = Clock::now() + options_.max_wait;
   {
     const std::lock_guard lock(mutex_);
     const size_t most = options_.max_waiting + static_cast<size_t>(n_slots_);
@@ -115,6 +187,47 @@ std::shared_ptr<Ticket> Scheduler::Submit(GenerationRequest request) {
   }
   wake_.notify_one();
   return ticket;
+}
+
+// The engine finds out, too, but on the thread that answers everybody and after all has been
+// tokenized.
+Status Scheduler::CheckLength(const GenerationRequest& request, const GoneFunction& gone) const {
+  constexpr size_t kSliceBytes = 16384;
+  // Tokens that cutting a text may add, and those that a template may take by trimming it.
+  constexpr size_t kSlack = 16;
+  // Templates may leave parts of an answer out, such as what a model thought before it.
+  constexpr size_t kAnswerShare = 4;
+  const auto n_ctx = static_cast<size_t>(n_ctx_);
+  const Status too_long = ResourceExhausted(
+      fmt::format("the texts of the request have more tokens than the context of {} positions; "
+                  "shorten the prompt or raise --ctx-size",
+                  n_ctx_));
+  if (request.messages.size() >= n_ctx) return too_long;  // Each has a token at least.
+  // All are added up, since texts that are short by themselves may be many.
+  size_t n_bytes = request.text.size();
+  for (const Message& message : request.messages) {
+    for (const Message::Part& part : message.parts) n_bytes += part.text.size();
+  }
+  if (n_bytes < n_ctx) return OkStatus();
+  size_t n_tokens = 0;
+  const auto count = [&](std::string_view text, size_t share) {
+    while (!text.empty()) {
+      if (gone != nullptr && gone()) return Cancelled("the client has gone");
+      const std::string_view slice = Slice(text, kSliceBytes);
+      const size_t n = engine_->Tokenize(slice).size();
+      n_tokens += (n - std::min(n, kSlack)) / share;
+      if (n_tokens > n_ctx) return too_long;
+      text.remove_prefix(slice.size());
+    }
+    return OkStatus();
+  };
+  RKV_RETURN_IF_ERROR(count(request.text, 1));
+  for (const Message& message : request.messages) {
+    for (const Message::Part& part : message.parts) {
+      RKV_RETURN_IF_ERROR(count(part.text, message.role == "assistant" ? kAnswerShare : 1));
+    }
+  }
+  return OkStatus();
 }
 
 template <typename F>
@@ -218,12 +331,22 @@ std::optional<json> Scheduler::Inspect(const std::string& conversation_id) {
   });
 }
 
-Result<std::vector<int32_t>> Scheduler::Tokenize(const std::string& text) const {
+Result<std::vector<int32_t>> Scheduler::Tokenize(const std::string& text,
+                                                 const GoneFunction& gone) {
+  if (text.size() > kMaxTokenizedBytes) {
+    return InvalidArgument(
+        fmt::format("the text is longer than {} MiB; send it in parts", kMaxTokenizedBytes >> 20));
+  }
+  std::unique_lock lock(tokenizing_, std::defer_lock);
+  while (!lock.try_lock_for(std::chrono::milliseconds(50))) {
+    if (gone != nullptr && gone()) return Cancelled("the client has gone");
+  }
+  // llama.cpp's vocabularies do not change, so this may be while the scheduler uses the model.
   return engine_->Tokenize(text);
 }
 
-Result<std::string> Scheduler::Detokenize(std::span<const int32_t> tokens) {
-  return Call([&] { return engine_->Detokenize(tokens); });
+Result<std::string> Scheduler::Detokenize(std::span<const int32_t> tokens) const {
+  return engine_->Detokenize(tokens);
 }
 
 // --- the scheduler's thread ---------------------------------------------------------------------
@@ -245,6 +368,7 @@ void Scheduler::Run() {
     TakeInbox();
     DropWaiting();
     Admit();
+    work_->Set(running_.size(), batch_->size() >= static_cast<size_t>(n_slots_));
     if (!running_.empty()) Step();
   }
   TakeInbox();
@@ -272,21 +396,12 @@ void Scheduler::TakeInbox() {
 }
 
 void Scheduler::DropWaiting() {
-  const auto now = Clock::now();
   std::erase_if(waiting_, [&](const std::unique_ptr<Job>& job) {
-    if (!job->ticket->cancelled() && now <= job->deadline) return false;
+    const bool refused = job->ticket->refused();  // It knows that itself.
+    if (!refused && !job->ticket->cancelled()) return false;
     --n_open_;
-    if (job->ticket->cancelled()) {
-      ++stats_.requests_cancelled;
-      Reject(*job, Unavailable("the client has gone"));
-    } else {
-      ++stats_.requests_refused;
-      Reject(*job, Unavailable(fmt::format(
-                       "no room in {} s: {} conversations are being answered, and their memory is "
-                       "taken; try again later",
-                       std::chrono::duration_cast<std::chrono::seconds>(options_.max_wait).count(),
-                       running_.size())));
-    }
+    ++(refused ? stats_.requests_refused : stats_.requests_cancelled);
+    Reject(*job, Unavailable("nobody waits for the answer"));
     return true;
   });
 }
@@ -432,6 +547,7 @@ Status Scheduler::Start(Job& job) {
   options.max_tokens = job.max_tokens;
   options.sampling = job.request.sampling;
   options.cancel = &job.ticket->cancelled();
+  options.on_progress = [this](std::string_view what, double) { work_->Report(what); };
   options.on_text = [this, &job](std::string_view piece) { return OnText(job, piece); };
   if (job.request.top_logprobs.has_value()) {
     options.on_token = [this, &job](int32_t token, std::span<const float> logits) {
@@ -439,6 +555,10 @@ Status Scheduler::Start(Job& job) {
     };
   }
   job.answer = {.conversation = job.held->conversation.get(), .options = std::move(options)};
+  if (!job.ticket->Admit()) {
+    ++stats_.requests_refused;
+    return Cancelled("nobody waits for the answer");
+  }
   RKV_RETURN_IF_ERROR(batch_->Begin(job.answer));
   for (job.slot = 0;
        std::ranges::any_of(running_, [&](const auto& other) { return other->slot == job.slot; });) {
@@ -451,7 +571,9 @@ Status Scheduler::Start(Job& job) {
 }
 
 void Scheduler::Step() {
+  work_->BeginStep();
   const std::vector<AnswerRequest*> done = batch_->Step();
+  work_->EndStep();
   ++stats_.steps;
   Account();
   for (const AnswerRequest* answer : done) {
@@ -477,7 +599,8 @@ void Scheduler::Send(Job& job, std::string text) {
 }
 
 bool Scheduler::OnText(Job& job, std::string_view piece) {
-  Send(job, job.stops.Push(piece));
+  // As the client gets it: its next request has it so, and is known by it.
+  Send(job, job.stops.Push(AsSent(piece)));
   return !job.stops.stopped();
 }
 

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <variant>
 #include <vector>
@@ -25,11 +26,38 @@
 
 namespace rkv::app {
 
+// Whether nobody waits for an answer any more, asked while it is prepared.
+using GoneFunction = std::function<bool()>;
+
+// What the scheduler does, as those that wait for it are told. A step can take longer than they may
+// wait, so they read it themselves.
+class WorkInProgress {
+ public:
+  void Set(size_t n_running, bool all_slots_taken);
+  void BeginStep();
+  // What takes long in a step, as the engine reports it: "encoding pictures".
+  void Report(std::string_view what);
+  void EndStep();
+  // Why a request that came then still waits, as a part of a sentence.
+  std::string Describe(std::chrono::steady_clock::time_point since) const;
+
+ private:
+  mutable std::mutex mutex_;
+  size_t n_running_ = 0;
+  bool all_slots_taken_ = false;
+  std::optional<std::chrono::steady_clock::time_point> step_begin_;
+  std::string report_;  // of this step
+};
+
 // What the thread of a request and the scheduler say to each other.
 class Ticket {
  public:
   struct Admitted {};  // the answer is going to be computed
   using Event = std::variant<Admitted, AnswerPiece, AnswerSummary, ApiError>;
+
+  // After `max_wait` without being admitted the request is refused, for the reason that `work` has.
+  Ticket(std::chrono::milliseconds max_wait, std::shared_ptr<const WorkInProgress> work)
+      : begin_(std::chrono::steady_clock::now()), max_wait_(max_wait), work_(std::move(work)) {}
 
   // The next event; nothing if none came in time. AnswerSummary and ApiError are the last ones.
   std::optional<Event> Next(std::chrono::milliseconds timeout);
@@ -37,13 +65,22 @@ class Ticket {
   void Cancel() { cancelled_ = true; }
 
   void Push(Event event);
+  // False if the request was refused meanwhile. Once true it is not any more.
+  bool Admit();
   const std::atomic<bool>& cancelled() const { return cancelled_; }
+  bool refused();
 
  private:
+  enum class State { kWaiting, kAdmitted, kRefused };
+
+  const std::chrono::steady_clock::time_point begin_;
+  const std::chrono::milliseconds max_wait_;
+  const std::shared_ptr<const WorkInProgress> work_;
   std::atomic<bool> cancelled_ = false;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Event> events_;
+  State state_ = State::kWaiting;
 };
 
 struct SchedulerOptions {
@@ -93,16 +130,20 @@ class Scheduler {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // Any thread.
-  std::shared_ptr<Ticket> Submit(GenerationRequest request);
+  // Any thread. Looks first whether the texts can fit into the context, which takes a while for
+  // long ones; it stops when `gone`.
+  std::shared_ptr<Ticket> Submit(GenerationRequest request, const GoneFunction& gone = {});
   SchedulerStats stats();
   nlohmann::json Slots();
   // Every conversation that can be continued: id, state, tokens and bytes.
   nlohmann::json Conversations();
   // What `rkv inspect -o json` tells, of one conversation in memory; nothing if it is not there.
   std::optional<nlohmann::json> Inspect(const std::string& conversation_id);
-  Result<std::vector<int32_t>> Tokenize(const std::string& text) const;
-  Result<std::string> Detokenize(std::span<const int32_t> tokens);
+  // On the thread that asks, so that long texts hold nobody up; one text at a time, since each
+  // takes memory. kInvalidArgument for texts of more than kMaxTokenizedBytes.
+  Result<std::vector<int32_t>> Tokenize(const std::string& text, const GoneFunction& gone = {});
+  Result<std::string> Detokenize(std::span<const int32_t> tokens) const;
+  static constexpr size_t kMaxTokenizedBytes = size_t{4} << 20;
 
   // These do not change.
   const std::string& model_description() const { return model_description_; }
@@ -132,8 +173,7 @@ class Scheduler {
     std::shared_ptr<Ticket> ticket;
     GenerationRequest request;
     std::vector<std::string> keys;  // of each prefix of the messages
-    Clock::time_point deadline;
-    std::optional<Held> held;  // once its messages have been added
+    std::optional<Held> held;       // once its messages have been added
     size_t n_cached_tokens = 0;
     int max_tokens = 0;
     uint64_t reserved = 0;  // while it runs
@@ -146,6 +186,9 @@ class Scheduler {
     uint64_t absorbed_before = 0;
     uint64_t reactivations_before = 0;
   };
+
+  // An error for texts that cannot fit into the context, whatever the chat template makes of them.
+  Status CheckLength(const GenerationRequest& request, const GoneFunction& gone) const;
 
   void Run();
   template <typename F>
@@ -180,6 +223,7 @@ class Scheduler {
   std::string Scope(const GenerationRequest& request) const;
 
   const SchedulerOptions options_;
+  const std::shared_ptr<WorkInProgress> work_ = std::make_shared<WorkInProgress>();
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<ParkStore> store_;
   std::string model_description_;
@@ -204,6 +248,7 @@ class Scheduler {
   std::deque<std::function<void()>> calls_;
   std::atomic<size_t> n_open_ = 0;       // in inbox_, waiting_ and running_
   std::atomic<uint64_t> n_refused_ = 0;  // which have not come into inbox_
+  std::timed_mutex tokenizing_;
 
   std::thread thread_;
 };

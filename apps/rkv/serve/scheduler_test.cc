@@ -241,6 +241,110 @@ TEST(SchedulerTest, RequestsThatFindNoRoomAreRefused) {
   waiting->Cancel();
 }
 
+TEST(SchedulerTest, ARequestThatWaitedInVainLearnsWhy) {
+  const auto refusal = [](std::shared_ptr<WorkInProgress> work) {
+    Ticket ticket(milliseconds(0), std::move(work));
+    EXPECT_FALSE(ticket.refused());
+    const auto event = ticket.Next(milliseconds(60000));
+    if (!event.has_value() || !std::holds_alternative<ApiError>(*event)) return std::string();
+    EXPECT_TRUE(ticket.refused());
+    EXPECT_FALSE(ticket.Admit());
+    const auto& error = std::get<ApiError>(*event);
+    EXPECT_EQ(error.status, 503);
+    EXPECT_GT(error.retry_after, 0);
+    return error.message;
+  };
+  const auto work = std::make_shared<WorkInProgress>();
+  work->Set(3, false);
+  EXPECT_NE(refusal(work).find("3 conversations are being answered, and their memory is taken"),
+            std::string::npos);
+  work->Set(4, true);
+  EXPECT_NE(refusal(work).find("4 answers are being generated"), std::string::npos);
+  work->BeginStep();
+  work->Report("encoding pictures");
+  EXPECT_NE(refusal(work).find("busy encoding pictures"), std::string::npos);
+  work->EndStep();
+  EXPECT_EQ(refusal(work).find("busy"), std::string::npos);
+  work->BeginStep();
+  EXPECT_NE(refusal(work).find("busy reading the prompts"), std::string::npos);
+  // One that is admitted is not refused any more.
+  Ticket admitted(milliseconds(0), work);
+  EXPECT_TRUE(admitted.Admit());
+  EXPECT_FALSE(admitted.Next(milliseconds(0)).has_value());
+  EXPECT_FALSE(admitted.refused());
+}
+
+TEST(SchedulerTest, TextsThatCannotFitAreRefusedBeforeTheyAreRead) {
+  const auto scheduler = MakeScheduler();
+  std::string text;
+  while (text.size() < (size_t{8} << 20)) text += "color of S ";
+  const Outcome one = Ask(*scheduler, Greedy({Said("user", text)}));
+  EXPECT_EQ(one.error.status, 400);
+  EXPECT_EQ(one.error.type, "exceed_context_size_error");
+  EXPECT_NE(one.error.message.find("--ctx-size"), std::string::npos) << one.error.message;
+  // In many messages, or many parts, it is as long.
+  std::vector<Message> many(2000, Said("user", text.substr(0, 4000)));
+  EXPECT_EQ(Ask(*scheduler, Greedy(many)).error.status, 400);
+  std::vector<Message> empty(static_cast<size_t>(scheduler->n_ctx()), Said("user", "x"));
+  EXPECT_EQ(Ask(*scheduler, Greedy(empty)).error.status, 400);
+  // Characters that do not end where the text is cut.
+  std::string wide;
+  while (wide.size() < (size_t{1} << 20)) wide += "\xF0\x9F\x98\x80\xE6\x97\xA5";
+  EXPECT_EQ(Ask(*scheduler, Greedy({Said("user", wide)})).error.status, 400);
+  EXPECT_EQ(Ask(*scheduler, Greedy({Said("user", std::string(1 << 20, '\x80'))})).error.status,
+            400);
+  GenerationRequest completion = Greedy({});
+  completion.text = text;
+  EXPECT_EQ(Ask(*scheduler, completion).error.status, 400);
+  // Nothing of it has come to the thread that answers.
+  EXPECT_EQ(scheduler->stats().steps, 0u);
+  // A client that goes away ends the counting.
+  int n_asked = 0;
+  GenerationRequest request = Greedy({Said("user", text)});
+  (void)Wait(*scheduler->Submit(std::move(request), [&n_asked] { return ++n_asked > 0; }));
+  EXPECT_EQ(n_asked, 1);
+  // What fits is answered.
+  EXPECT_EQ(Ask(*scheduler, Greedy({Said("user", "color of S", "scene-1.png")})).text, "pink");
+}
+
+TEST(SchedulerTest, TokenizingIsBoundedAndEndsWithItsClient) {
+  const auto scheduler = MakeScheduler();
+  const std::string most(Scheduler::kMaxTokenizedBytes, ' ');
+  EXPECT_EQ(scheduler->Tokenize(most + " ").status().code(), StatusCode::kInvalidArgument);
+  const auto tokens = scheduler->Tokenize("value of W");
+  ASSERT_TRUE(tokens.ok());
+  EXPECT_EQ(*scheduler->Detokenize(*tokens), "value of W");
+}
+
+// The model writes any bytes: with a high temperature it does.
+TEST(SchedulerTest, AnAnswerThatIsNoUtf8GoesOn) {
+  const auto scheduler = MakeScheduler();
+  const Message question = Said("user", "value of W", "doc-1.png");
+  int n_replaced = 0;
+  for (uint32_t seed = 1; seed <= 200 && n_replaced < 3; ++seed) {
+    GenerationRequest request = Greedy({question}, 24);
+    request.sampling = {
+        .temperature = 50, .top_k = 0, .top_p = 1, .min_p = 0, .seed = seed, .ignore_eos = true};
+    request.session = std::to_string(seed);
+    const Outcome first = Ask(*scheduler, request);
+    ASSERT_TRUE(first.summary.has_value()) << first.error.message;
+    if (first.text.find("\xEF\xBF\xBD") == std::string::npos) continue;
+    ++n_replaced;
+    EXPECT_EQ(first.text.find('\0'), std::string::npos);
+    // As a client has it, which has read JSON.
+    const auto said = nlohmann::json::parse(Dump(first.text)).get<std::string>();
+    EXPECT_EQ(said, first.text);
+    GenerationRequest next =
+        Greedy({question, Said("assistant", said), Said("user", "value of Z")});
+    next.session = request.session;
+    const Outcome second = Ask(*scheduler, next);
+    ASSERT_TRUE(second.summary.has_value()) << second.error.message;
+    EXPECT_EQ(second.summary->conversation_id, first.summary->conversation_id);
+    EXPECT_GT(second.summary->n_cached_tokens, 64u);
+  }
+  EXPECT_GT(n_replaced, 0);
+}
+
 TEST(SchedulerTest, ShuttingDownEndsRequestsWithAnError) {
   auto scheduler = MakeScheduler({}, nullptr, 1);
   GenerationRequest endless = Greedy({Said("user", "color of S", "scene-1.png")}, 100000);

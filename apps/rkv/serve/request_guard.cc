@@ -1,0 +1,234 @@
+#include "serve/request_guard.h"
+
+#include <arpa/inet.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace rkv::app {
+
+namespace {
+
+constexpr size_t kMaxShownBytes = 100;  // of what a client says, in a message
+
+std::string Lower(std::string_view text) {
+  std::string lower(text);
+  std::ranges::transform(lower, lower.begin(),
+                         [](char c) { return c >= 'A' && c <= 'Z' ? char(c + ('a' - 'A')) : c; });
+  return lower;
+}
+
+std::string_view Trim(std::string_view text) {
+  const size_t begin = text.find_first_not_of(" \t");
+  if (begin == std::string_view::npos) return {};
+  return text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
+}
+
+std::string Shown(std::string_view text) {
+  return text.size() <= kMaxShownBytes ? std::string(text)
+                                       : std::string(text.substr(0, kMaxShownBytes)) + "...";
+}
+
+// A host in small letters, an IPv6 address without its brackets, and a port if there is one.
+struct Authority {
+  std::string host;
+  std::string port;
+  bool is_v6 = false;
+};
+
+std::optional<Authority> ParseAuthority(std::string_view text) {
+  Authority authority;
+  std::string_view rest;
+  if (text.starts_with('[')) {
+    const size_t end = text.find(']');
+    if (end == std::string_view::npos) return std::nullopt;
+    authority.host = Lower(text.substr(1, end - 1));
+    authority.is_v6 = true;
+    rest = text.substr(end + 1);
+  } else {
+    const size_t end = std::min(text.find(':'), text.size());
+    authority.host = Lower(text.substr(0, end));
+    rest = text.substr(end);
+    // The same name with the dot of the root.
+    if (authority.host.ends_with('.')) authority.host.pop_back();
+    constexpr std::string_view kAllowed = "abcdefghijklmnopqrstuvwxyz0123456789.-_";
+    if (authority.host.find_first_not_of(kAllowed) != std::string::npos) return std::nullopt;
+  }
+  if (authority.host.empty()) return std::nullopt;
+  if (rest.empty()) return authority;
+  rest.remove_prefix(1);  // The colon, if it is one.
+  const bool good = text[text.size() - rest.size() - 1] == ':' && rest.size() <= 5 &&
+                    rest.find_first_not_of("0123456789") == std::string_view::npos;
+  if (!good) return std::nullopt;
+  authority.port = rest;
+  return authority;
+}
+
+bool IsV4(const std::string& host) {
+  in_addr address{};
+  return ::inet_pton(AF_INET, host.c_str(), &address) == 1;
+}
+
+// Rebinding needs a name that its owner can point elsewhere, and an address has no owner: a page
+// that the browser has from an address is the page of who answers there. So any address will do,
+// which it has to, since containers and routers translate addresses.
+bool IsAddress(const Authority& authority) {
+  if (!authority.is_v6) return IsV4(authority.host);
+  in6_addr address{};
+  // A link-local address may name its interface: fe80::1%eth0.
+  const std::string host = authority.host.substr(0, authority.host.find('%'));
+  return ::inet_pton(AF_INET6, host.c_str(), &address) == 1;
+}
+
+bool IsLoopback(const Authority& authority) {
+  if (authority.is_v6) return authority.host == "::1";
+  return authority.host == "localhost" ||
+         (authority.host.starts_with("127.") && IsV4(authority.host));
+}
+
+struct Origin {
+  std::string scheme;
+  Authority authority;
+};
+
+std::string_view DefaultPort(std::string_view scheme) {
+  return scheme == "http" ? "80" : scheme == "https" ? "443" : "";
+}
+
+// "http://name:80" as "http://name"; nothing for what is no origin.
+std::optional<Origin> ParseOrigin(std::string_view text) {
+  const size_t colon = text.find("://");
+  if (colon == std::string_view::npos || colon == 0) return std::nullopt;
+  Origin origin{.scheme = Lower(text.substr(0, colon)), .authority = {}};
+  constexpr std::string_view kAllowed = "abcdefghijklmnopqrstuvwxyz0123456789+-.";
+  if (origin.scheme.find_first_not_of(kAllowed) != std::string::npos) return std::nullopt;
+  const auto authority = ParseAuthority(text.substr(colon + 3));
+  if (!authority.has_value()) return std::nullopt;
+  origin.authority = *authority;
+  if (origin.authority.port == DefaultPort(origin.scheme)) origin.authority.port.clear();
+  return origin;
+}
+
+std::string ToText(const Origin& origin) {
+  const Authority& at = origin.authority;
+  return fmt::format("{}://{}{}{}", origin.scheme, at.is_v6 ? "[" + at.host + "]" : at.host,
+                     at.port.empty() ? "" : ":", at.port);
+}
+
+bool IsWeb(const Origin& origin) { return !DefaultPort(origin.scheme).empty(); }
+
+// Whether the page came from where the request goes. Behind a proxy for TLS the scheme differs.
+bool IsOwn(const Origin& origin, const Authority& host) {
+  const std::string_view standard = DefaultPort(origin.scheme);
+  const auto port = [&](const Authority& at) { return at.port.empty() ? standard : at.port; };
+  return IsWeb(origin) && origin.authority.host == host.host &&
+         origin.authority.is_v6 == host.is_v6 && port(origin.authority) == port(host);
+}
+
+// application/json, or a kind of it such as application/problem+json.
+bool IsJson(std::string_view content_type) {
+  const std::string type = Lower(Trim(content_type.substr(0, content_type.find(';'))));
+  return type == "application/json" ||
+         (type.starts_with("application/") && type.ends_with("+json"));
+}
+
+}  // namespace
+
+Result<RequestGuard> RequestGuard::Make(const GuardOptions& options) {
+  RequestGuard guard;
+  // --host may be an IPv6 address, which has no brackets there and needs no entry.
+  if (const auto own = ParseAuthority(options.host)) guard.hosts_.push_back(own->host);
+  for (const std::string& name : options.allowed_hosts) {
+    const auto authority = ParseAuthority(name);
+    if (name == "*") {
+      guard.any_host_ = true;
+    } else if (authority.has_value()) {
+      guard.hosts_.push_back(authority->host);
+    } else {
+      return InvalidArgument(fmt::format(
+          "--allow-host '{}' is not the name of a host, such as chat.example.org", name));
+    }
+  }
+  for (std::string_view text : options.allowed_origins) {
+    if (text.ends_with('/') && !text.ends_with("//")) text.remove_suffix(1);
+    const auto origin = ParseOrigin(text);
+    if (text == "*") {
+      guard.any_origin_ = true;
+    } else if (text == "null") {
+      guard.origins_.emplace_back(text);
+    } else if (origin.has_value()) {
+      guard.origins_.push_back(ToText(*origin));
+    } else {
+      return InvalidArgument(fmt::format(
+          "--allow-origin '{}' is not the origin of a page, such as https://chat.example.org or "
+          "http://localhost:3000",
+          text));
+    }
+  }
+  return guard;
+}
+
+bool RequestGuard::ServesHost(std::string_view host) const {
+  if (any_host_) return true;
+  const auto authority = ParseAuthority(host);
+  if (!authority.has_value()) return false;
+  return IsAddress(*authority) || IsLoopback(*authority) ||
+         std::ranges::find(hosts_, authority->host) != hosts_.end();
+}
+
+bool RequestGuard::TrustsOrigin(const std::string& text, std::string_view host) const {
+  if (any_origin_) return true;
+  const auto origin = ParseOrigin(text);
+  const std::string normalized = origin.has_value() ? ToText(*origin) : text;
+  if (std::ranges::find(origins_, normalized) != origins_.end()) return true;
+  const auto own = ParseAuthority(host);
+  if (!origin.has_value() || !own.has_value()) return false;
+  // Whoever serves a page on this machine could as well connect to the server without a browser.
+  const bool both_here = IsWeb(*origin) && IsLoopback(origin->authority) && IsLoopback(*own);
+  return both_here || IsOwn(*origin, *own);
+}
+
+Verdict RequestGuard::Check(const RequestSource& request) const {
+  if (request.hosts.size() > 1) {
+    return {.status = 400, .message = "the request has several Host headers"};
+  }
+  // Browsers always say a host; programs of HTTP/1.0, and some probes, do not.
+  const std::string_view host = request.hosts.empty() ? std::string_view() : request.hosts[0];
+  if (!request.hosts.empty() && !ServesHost(host)) {
+    const auto authority = ParseAuthority(host);
+    return {.status = 403,
+            .message = fmt::format(
+                "this server is not known as '{}'; if that is a name of it, start it with "
+                "--allow-host {}",
+                Shown(host), authority.has_value() ? Shown(authority->host) : "NAME")};
+  }
+  const bool reads = request.method == "GET" || request.method == "HEAD";
+  Verdict verdict;
+  if (request.origin.has_value() && TrustsOrigin(*request.origin, host)) {
+    verdict.allow_origin = *request.origin;
+  } else if ((request.origin.has_value() || request.fetch_site == "cross-site") &&
+             !(reads && request.is_public)) {
+    const std::string origin = Shown(request.origin.value_or("ORIGIN"));
+    return {.status = 403,
+            .message = fmt::format(
+                "a page of another site{} asked for this; if it may, start the server with "
+                "--allow-origin {}",
+                request.origin.has_value() ? " (" + origin + ")" : "", origin)};
+  }
+  if (request.is_preflight && !verdict.allow_origin.empty()) {
+    verdict.status = 204;
+    return verdict;
+  }
+  // A browser asks a server first before it sends JSON for a page of another site, and sends other
+  // types at once. Programs without its marks may send what they like; curl says it is a form.
+  const bool from_browser = request.origin.has_value() || request.has_fetch_metadata;
+  if (!reads && request.has_body && from_browser && !IsJson(request.content_type)) {
+    verdict.status = 415;
+    verdict.message = "the body must be JSON, with Content-Type: application/json";
+  }
+  return verdict;
+}
+
+}  // namespace rkv::app
