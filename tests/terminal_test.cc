@@ -217,7 +217,7 @@ TEST_F(TerminalTest, ATerminalWithoutMovementsHasLines) {
 // Of random bytes, some control a terminal.
 TEST_F(TerminalTest, AnAnswerControlsNoTerminal) {
   const std::string command = "'" + kRkv + "' run -m '" + TestModelPath("qwen2-d64") +
-                              "' -p hello --ignore-eos -n 400 -s 1 2> /dev/null";
+                              "' -t 1 -p hello --ignore-eos -n 400 -s 1 2> /dev/null";
   const auto is_control = [](unsigned char c) {
     return (c < 0x20 && c != '\n' && c != '\t') || c == 0x7F;
   };
