@@ -24,6 +24,11 @@ constexpr const char* kPasteBegins = "\x1b[200~";
 constexpr const char* kPasteEnds = "\x1b[201~";
 constexpr const char* kUp = "\x1b[A";
 
+// With the model that the samples' answers are known of.
+const std::vector<std::string> kTiny = {"-m", SourcePath("models/reference/tiny-vlm-f16.gguf"),
+                                        "-mm",
+                                        SourcePath("models/reference/mmproj-tiny-vlm-f16.gguf")};
+
 class TerminalTest : public testing::Test {
  protected:
   TerminalTest() {
@@ -31,12 +36,10 @@ class TerminalTest : public testing::Test {
     fs::create_directories(folder_);
   }
 
-  std::unique_ptr<TerminalProcess> Chat(std::vector<std::string> flags = {"-n", "1"},
+  std::unique_ptr<TerminalProcess> Chat(std::vector<std::string> flags = {"-n", "1",
+                                                                          "--ignore-eos"},
                                         TerminalProcess::Environment environment = {}) {
-    std::vector<std::string> arguments = {kRkv, "chat", "-t", "1", "--temp", "0", "-m"};
-    arguments.push_back(SourcePath("models/reference/tiny-vlm-f16.gguf"));
-    arguments.insert(arguments.end(),
-                     {"-mm", SourcePath("models/reference/mmproj-tiny-vlm-f16.gguf")});
+    std::vector<std::string> arguments = {kRkv, "chat", "-t", "1", "--temp", "0"};
     arguments.insert(arguments.end(), flags.begin(), flags.end());
     environment.insert(environment.begin(), {{"LC_ALL", "C.UTF-8"}, {"XDG_STATE_HOME", folder_}});
     auto chat = std::make_unique<TerminalProcess>(arguments, environment);
@@ -47,7 +50,7 @@ class TerminalTest : public testing::Test {
   // Says `keys`, saves the conversation and gives what is in the file.
   std::string Saved(const std::string& keys, TerminalProcess::Environment environment = {},
                     const std::string& name = "saved") {
-    const auto chat = Chat({"-n", "1"}, std::move(environment));
+    const auto chat = Chat({"-n", "1", "--ignore-eos"}, std::move(environment));
     chat->Type(keys);
     chat->Type("\r/save " + folder_ + "/" + name + "\r");
     chat->ReadUntil("saved to");
@@ -74,7 +77,7 @@ TEST_F(TerminalTest, EveryCharacterIsKept) {
 
 TEST_F(TerminalTest, CharactersAreShownAsTheyAreTyped) {
   const std::string said = "grüße 日本語 e\u0301";
-  const auto chat = Chat({"-n", "1"}, {{"LC_ALL", "C"}});
+  const auto chat = Chat({"-n", "1", "--ignore-eos"}, {{"LC_ALL", "C"}});
   for (const char byte : said) chat->Type(std::string(1, byte));
   ExpectContains(chat->ReadUntil(said), said);
 }
@@ -158,7 +161,7 @@ TEST_F(TerminalTest, TabCompletesCommandsAndPaths) {
 TEST_F(TerminalTest, APictureThatIsDraggedInIsShown) {
   const std::string picture = folder_ + "/ein bild ü.png";
   fs::copy_file(SourcePath("models/reference/samples/doc-1.png"), picture);
-  const auto chat = Chat({}, {{"HOME", folder_}});
+  const auto chat = Chat(kTiny, {{"HOME", folder_}});
   for (const std::string& dragged :
        {picture, "'" + picture + "' ", "\"" + picture + "\"", std::string("~/ein\\ bild\\ ü.png"),
         "file://" + folder_ + "/ein%20bild%20%C3%BC.png\n"}) {
@@ -214,7 +217,7 @@ TEST_F(TerminalTest, ATerminalWithoutMovementsHasLines) {
 // Of random bytes, some control a terminal.
 TEST_F(TerminalTest, AnAnswerControlsNoTerminal) {
   const std::string command = "'" + kRkv + "' run -m '" + TestModelPath("qwen2-d64") +
-                              "' -p hello --ignore-eos -n 400 -s 1 2> /dev/null";
+                              "' -t 1 -p hello --ignore-eos -n 400 -s 1 2> /dev/null";
   const auto is_control = [](unsigned char c) {
     return (c < 0x20 && c != '\n' && c != '\t') || c == 0x7F;
   };
@@ -231,12 +234,7 @@ TEST_F(TerminalTest, AnAnswerControlsNoTerminal) {
 class PipeTest : public TerminalTest {
  protected:
   ProcessResult Pipe(const std::string& lines, std::vector<std::string> flags = {}) {
-    std::vector<std::string> arguments = {
-        kRkv,     "chat",
-        "-t",     "1",
-        "--temp", "0",
-        "-m",     SourcePath("models/reference/tiny-vlm-f16.gguf"),
-        "-mm",    SourcePath("models/reference/mmproj-tiny-vlm-f16.gguf")};
+    std::vector<std::string> arguments = {kRkv, "chat", "-t", "1", "--temp", "0"};
     arguments.insert(arguments.end(), flags.begin(), flags.end());
     return RunProcess(arguments, lines);
   }
@@ -245,7 +243,8 @@ class PipeTest : public TerminalTest {
 TEST_F(PipeTest, LinesOfWindowsAreLines) {
   const ProcessResult chat =
       Pipe("\xEF\xBB\xBF/image " + SourcePath("models/reference/samples/doc-1.png") +
-           "\r\nvalue of W\r\n/save " + folder_ + "/saved\r\n/exit\r\n/stats\r\n");
+               "\r\nvalue of W\r\n/save " + folder_ + "/saved\r\n/exit\r\n/stats\r\n",
+           kTiny);
   EXPECT_EQ(chat.exit_code, 0) << chat.err;
   ExpectContains(chat.out, "59\n");
   EXPECT_EQ(chat.out.find("cache:"), std::string::npos);
@@ -257,16 +256,16 @@ TEST_F(PipeTest, LinesOfWindowsAreLines) {
 
 TEST_F(PipeTest, SeveralLinesAreAMessageAsOnATerminal) {
   const std::string save = "\n/save " + folder_ + "/saved\n";
-  Pipe("one\\\ntwo" + save, {"-n", "1"});
+  Pipe("one\\\ntwo" + save, {"-n", "1", "--ignore-eos"});
   ExpectContains(*ReadFile(folder_ + "/saved", "conversation"), "one\ntwo");
-  Pipe("\"\"\"a\\\n  /b\n\"\"\"" + save, {"-n", "1"});
+  Pipe("\"\"\"a\\\n  /b\n\"\"\"" + save, {"-n", "1", "--ignore-eos"});
   ExpectContains(*ReadFile(folder_ + "/saved", "conversation"), "a\\\n  /b");
 }
 
 TEST_F(PipeTest, InputMayEndInALine) {
   const std::string picture = "/image " + SourcePath("models/reference/samples/doc-1.png") + "\n";
   for (const char* question : {"value of W", "\"\"\"value of W", "value of W\\"}) {
-    ExpectContains(Pipe(picture + question).out, "59\n");
+    ExpectContains(Pipe(picture + question, kTiny).out, "59\n");
   }
   EXPECT_EQ(Pipe("").exit_code, 0);
 }
@@ -279,7 +278,7 @@ TEST_F(PipeTest, PathsAreTakenAsTheyAreTyped) {
                                    "file://" + folder_ + "/ein%20bild%20%C3%BC.png"}) {
     lines += "/clear\n/image " + typed + "\nvalue of W\n";
   }
-  EXPECT_EQ(Pipe(lines).out, [&] {
+  EXPECT_EQ(Pipe(lines, kTiny).out, [&] {
     std::string out;
     for (int i = 0; i < 4; ++i) out += picture + " will be shown with the next message\n59\n";
     return out;
@@ -289,8 +288,9 @@ TEST_F(PipeTest, PathsAreTakenAsTheyAreTyped) {
 TEST_F(PipeTest, TheLastMessageIsAnsweredAgain) {
   const ProcessResult chat =
       Pipe("/regen\n/image " + SourcePath("models/reference/samples/doc-1.png") +
-           "\nvalue of W\n/regen\n/regen\n/save " + folder_ + "/saved\n/load " + folder_ +
-           "/saved\n/regen\n");
+               "\nvalue of W\n/regen\n/regen\n/save " + folder_ + "/saved\n/load " + folder_ +
+               "/saved\n/regen\n",
+           kTiny);
   EXPECT_EQ(chat.exit_code, 0);
   ExpectContains(chat.out, "59\n59\n59\nsaved");
   ExpectContains(chat.out, "loaded 2 messages");
@@ -301,7 +301,7 @@ TEST_F(PipeTest, ATextFileGoesBeforeAMessage) {
   std::ofstream(folder_ + "/text") << "\xEF\xBB\xBFwindows\r\nlines\r\n";
   const ProcessResult chat = Pipe(
       "/read " + folder_ + "\n/read " + folder_ + "/text\nand so on\n/save " + folder_ + "/saved\n",
-      {"-n", "1"});
+      {"-n", "1", "--ignore-eos"});
   ExpectContains(chat.err, "cannot read the text file '" + folder_ + "'");
   ExpectContains(*ReadFile(folder_ + "/saved", "conversation"), "windows\nlines\n\nand so on");
 }
