@@ -66,8 +66,8 @@ struct MemoryStats {
   double state_share = 0;       // of the softmax, taken by states in decoding; mean over heads
   uint64_t reactivations = 0;   // times that a state took over 5 % of a head's softmax in a step
   uint64_t compressions = 0;    // times that the budget was enforced by moving tokens
-  double compress_seconds = 0;  // spent on that
-  double observe_seconds = 0;   // spent by all threads on accounting for attention that was watched
+  double compress_seconds = 0;  // spent on that, in this process
+  double observe_seconds = 0;   // likewise, by all threads on accounting for watched attention
 
   double kept() const {  // share of the full cache that is held
     return full_bytes == 0 ? 1.0
@@ -127,8 +127,10 @@ class Memory {
   // REQUIRES: n_tokens <= tokens_seen().
   void Truncate(uint64_t n_tokens);
 
-  // Serialises everything, options included. Load() gives a Memory that attends bit for bit like
-  // the saved one; kBadFile for bytes that are damaged or belong to another shape.
+  // Serialises everything, options included, but what is in transit, traced or time. Load() gives a
+  // Memory that goes on bit for bit as the saved one; kBadFile for bytes that are damaged,
+  // contradict themselves or belong to another shape. It takes memory in proportion to the bytes,
+  // but Inspect() does so to tokens_seen(), which nothing bounds here: compare it with what can be.
   std::string Save() const;
   static Result<Memory> Load(const MemoryShape& shape, std::string_view bytes);
 

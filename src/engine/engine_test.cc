@@ -866,7 +866,7 @@ std::vector<float> AnswerLogits(Engine& engine, Conversation& conversation,
                                 const std::vector<std::string>& files) {
   std::vector<float> all;
   EXPECT_TRUE(conversation.AddUserMessage(question, files).ok());
-  AnswerOptions options = Greedy(12);
+  AnswerOptions options = Greedy(8);
   options.on_logits = [&](std::span<const float> logits, int32_t) {
     all.insert(all.end(), logits.begin(), logits.end());
   };
@@ -878,18 +878,19 @@ TEST(EngineTest, RestoredConversationsGoOnBitForBit) {
   EngineOptions options = ReferenceOptions();
   options.model = kReference + "reference-f16.gguf";
   options.mmproj = kReference + "mmproj-reference-f16.gguf";
+  options.media_cache_bytes = 1 << 20;
   const auto engine = *Engine::Load(options);
   for (const auto& [policy, budget] : std::initializer_list<std::pair<const char*, const char*>>{
-           {"retentive", "25%"}, {"retentive", "96t"}, {"snapkv", "25%"}, {"full", "100%"}}) {
+           {"retentive", "25%"}, {"retentive", "96t"}, {"snapkv", "25%"}}) {
     SCOPED_TRACE(fmt::format("{} {}", policy, budget));
     const MemoryOptions memory{.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)};
     const auto stays = *engine->NewConversation(memory);
     auto restored = *engine->NewConversation(memory);
     auto copy = *engine->NewConversation(memory);
-    for (int turn = 0; turn < 7; ++turn) {
+    for (int turn = 0; turn < 5; ++turn) {
       const std::vector<std::string> files =
-          turn % 4 == 0 ? std::vector<std::string>{kReference + "sample.png"}
-                        : std::vector<std::string>{};
+          turn == 0 ? std::vector<std::string>{kReference + "sample.png"}
+                    : std::vector<std::string>{};
       const std::string question = turn % 2 == 0 ? "Which track is given?" : "Read the seat.";
       const std::vector<float> expected = AnswerLogits(*engine, *stays, question, files);
       ASSERT_FALSE(expected.empty());

@@ -69,7 +69,7 @@ TEST(GgufCheckTest, ProjectorsThatMtmdWouldDieOfAreRefused) {
   const std::string good = *ReadFile(kProjector, "mmproj");
   const Status status = CheckProjector(good);
   ASSERT_TRUE(status.ok()) << status.message();
-  for (const char* name : {"qwen2vl-d64", "qwen2vl-d80"}) {
+  for (const char* name : {"qwen2vl-d64", "qwen2vl-d80", "llava-d64"}) {
     const Status made = CheckProjector(*ReadFile(TestMmprojPath(name), "mmproj"));
     EXPECT_TRUE(made.ok()) << name << made.message();
   }
