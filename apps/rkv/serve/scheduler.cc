@@ -462,10 +462,10 @@ Result<bool> Scheduler::FindConversation(Job& job, size_t& n_known) {
     return true;
   }
   const auto parked = store_ != nullptr ? store_->Find(key) : std::nullopt;
-  if (parked.has_value()) {
-    if (options_.memory_bytes > 0 && parked->held_bytes > options_.memory_bytes) {
-      return ResourceExhausted("the conversation is larger than --memory");
-    }
+  // One that could never be held, or whose name lies, is read again as far as it fits.
+  const bool fits = parked.has_value() &&
+                    (options_.memory_bytes == 0 || parked->held_bytes <= options_.memory_bytes);
+  if (fits) {
     if (!MakeRoom(parked->held_bytes)) return false;
     auto loaded = engine_->LoadConversation(store_->Path(*parked));
     if (loaded.ok()) {
