@@ -189,6 +189,14 @@ class GgufFile {
     if (n_head == 0 || n_embd / n_head % 4 != 0) {
       return Refuse(fmt::format("RoPE does not fit heads of {} / {} elements", n_embd, n_head));
     }
+    // Else the picture that the graph is for has another size than its convolution makes patches
+    // of.
+    const int64_t patch = gguf_find_tensor(gguf_.get(), "v.patch_embd.weight");
+    const uint32_t patch_size = Number("clip.vision.patch_size").value_or(0);
+    if (patch >= 0 && gguf_get_tensor_ne(gguf_.get(), patch)[0] != int64_t{patch_size}) {
+      return Refuse(fmt::format("clip.vision.patch_size is {}, and patches have {} pixels a side",
+                                patch_size, gguf_get_tensor_ne(gguf_.get(), patch)[0]));
+    }
     std::vector<std::string> needed = {"v.patch_embd.weight", "v.patch_embd.weight.1",
                                        "mm.0.weight",         "mm.0.bias",
                                        "mm.2.weight",         "mm.2.bias"};

@@ -88,6 +88,7 @@ TEST(GgufCheckTest, ProjectorsThatMtmdWouldDieOfAreRefused) {
            {"clip.vision.embedding_length", 1 << 20},
            {"clip.vision.patch_size", 0},
            {"clip.vision.patch_size", 3},
+           {"clip.vision.patch_size", 64},
            {"clip.vision.spatial_merge_size", 1},
            {"clip.vision.spatial_merge_size", 3},
            {"clip.vision.spatial_merge_size", 64},
