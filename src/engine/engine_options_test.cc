@@ -22,6 +22,9 @@ constexpr const char* kText = "What is written on the third line of this page?";
 // Our attention adds in another order, and LoRA products of activations that differ a little.
 constexpr double kSame = 5e-3;
 constexpr double kOther = 2e-2;
+// Widths of the model that most tests run on: of its embeddings, and of its query heads together.
+constexpr int kEmbd = 256;
+constexpr int kHeads = 6 * 64;
 
 EngineOptions Options(const std::string& model = TestModelPath("qwen2-d64")) {
   EngineOptions options;
@@ -114,23 +117,25 @@ TEST(EngineOptionsTest, RopeAndYarnChangeLogitsAsInStock) {
 TEST(EngineOptionsTest, LoraAdaptersGiveTheLogitsOfStock) {
   const std::string model = TestModelPath("qwen2-d64");
   constexpr int kRank = 4;
-  const auto write = [](const std::string& name, int n_embd, uint64_t seed) {
+  const auto write = [](const std::string& name, int width, uint64_t seed) {
     FileBuilder file("qwen2", *FindWeightType("f32"), seed);
     file.Set("general.type", "adapter");
     file.Set("adapter.type", "lora");
     file.Set("adapter.lora.alpha", 8.0);
-    for (const char* weight : {"blk.0.attn_q", "blk.0.attn_output", "blk.2.attn_output"}) {
-      file.Matrix(std::string(weight) + ".weight.lora_a", {n_embd, kRank});
-      file.Matrix(std::string(weight) + ".weight.lora_b", {kRank, n_embd});
-    }
+    const auto add = [&file](const std::string& weight, int n_in, int n_out) {
+      file.Matrix(weight + ".weight.lora_a", {n_in, kRank});
+      file.Matrix(weight + ".weight.lora_b", {kRank, n_out});
+    };
+    add("blk.0.attn_q", width, kHeads);
+    add("blk.0.attn_output", kHeads, width);
+    add("blk.2.attn_output", kHeads, width);
     const std::string path = testing::TempDir() + name;
     EXPECT_TRUE(file.Write(path).ok());
     return path;
   };
-  const int n_embd = 6 * 64;  // of the model; query heads together are as wide
   EngineOptions options = Options(model);
   const std::vector<float> plain = OurLogits(options);
-  options.loras = {{write("one.gguf", n_embd, 1), 0.5f}, {write("two.gguf", n_embd, 2), 0.25f}};
+  options.loras = {{write("one.gguf", kEmbd, 1), 0.5f}, {write("two.gguf", kEmbd, 2), 0.25f}};
   const std::vector<float> ours = OurLogits(options);
   ASSERT_EQ(ours.size(), plain.size());
   const std::vector<float> stock = StockLogits(model, {}, [&options](llama_context* context) {
@@ -158,7 +163,7 @@ TEST(EngineOptionsTest, LoraAdaptersGiveTheLogitsOfStock) {
   }
   EXPECT_EQ(Load(Options(model))->LoadConversation(saved).status().code(), StatusCode::kBadFile);
 
-  options.loras = {{write("narrow.gguf", n_embd / 2, 3), 1.0f}};
+  options.loras = {{write("narrow.gguf", kEmbd / 2, 3), 1.0f}};
   EXPECT_EQ(LoadStatus(options).code(), StatusCode::kBadFile);
   options.loras = {{model, 1.0f}};
   const Status no_adapter = LoadStatus(options);
@@ -169,7 +174,6 @@ TEST(EngineOptionsTest, LoraAdaptersGiveTheLogitsOfStock) {
 }
 
 TEST(EngineOptionsTest, ControlVectorsGiveTheLogitsOfStock) {
-  const int n_embd = 6 * 64;
   const auto write = [](const std::string& name, int width, const char* layer) {
     FileBuilder file("controlvector", *FindWeightType("f32"), 5);
     file.Vector(std::string("direction.") + layer, width, 0.0, 0.2);
@@ -179,7 +183,7 @@ TEST(EngineOptionsTest, ControlVectorsGiveTheLogitsOfStock) {
   };
   EngineOptions options = Options();
   const std::vector<float> plain = OurLogits(options);
-  options.control_vectors = {{write("direction.gguf", n_embd, "1"), 2.0f}};
+  options.control_vectors = {{write("direction.gguf", kEmbd, "1"), 2.0f}};
   const std::vector<float> ours = OurLogits(options);
   ASSERT_EQ(ours.size(), plain.size());
   const std::vector<float> stock = StockLogits(options.model, {}, [&](llama_context* context) {
@@ -188,15 +192,15 @@ TEST(EngineOptionsTest, ControlVectorsGiveTheLogitsOfStock) {
         options.control_vectors[0].path.c_str(), {.no_alloc = false, .ctx = &tensors}));
     const std::unique_ptr<ggml_context, Deleter> owner(tensors);
     const auto* data = static_cast<const float*>(ggml_get_tensor(tensors, "direction.1")->data);
-    std::vector<float> sum(static_cast<size_t>(n_embd) * 2);
-    for (int i = 0; i < n_embd; ++i) sum[static_cast<size_t>(i)] = 2 * data[i];
-    llama_set_adapter_cvec(context, sum.data(), sum.size(), n_embd, 1, 3);
+    std::vector<float> sum(static_cast<size_t>(kEmbd) * 2);
+    for (int i = 0; i < kEmbd; ++i) sum[static_cast<size_t>(i)] = 2 * data[i];
+    llama_set_adapter_cvec(context, sum.data(), sum.size(), kEmbd, 1, 3);
   });
   EXPECT_LT(RelativeError(ours, stock), kSame);
   EXPECT_GT(RelativeError(ours, plain), kOther);
 
   for (const auto& path : {write("narrow-direction.gguf", 8, "1"),
-                           write("zero-direction.gguf", n_embd, "0"), options.model}) {
+                           write("zero-direction.gguf", kEmbd, "0"), options.model}) {
     options.control_vectors = {{path, 1.0f}};
     EXPECT_EQ(LoadStatus(options).code(), StatusCode::kBadFile) << path;
   }
