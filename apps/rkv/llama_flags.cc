@@ -20,11 +20,13 @@ constexpr LlamaFlags kFlags[] = {
      "--docker-repo --offline -cl --cache-list ",
      "rkv downloads nothing: pass files with -m and -mm"},
     {" --usage ", "rkv help COMMAND shows the flags"},
-    {" --jinja --no-jinja --chat-template-file --chat-template-kwargs --skip-chat-parsing "
-     "--no-skip-chat-parsing --prefill-assistant --no-prefill-assistant -rea --reasoning "
-     "--reasoning-format --reasoning-effort --reasoning-budget --reasoning-budget-message "
+    {" --no-jinja --skip-chat-parsing --no-skip-chat-parsing --prefill-assistant "
+     "--no-prefill-assistant --reasoning-budget --reasoning-budget-message "
      "--reasoning-preserve --no-reasoning-preserve ",
-     "--chat-template names a template"},
+     "chat templates are run by Jinja; --chat-template names another, and --reasoning off asks for "
+     "no thoughts"},
+    {" --reasoning-effort ",
+     "pass --chat-template-kwargs '{\"reasoning_effort\":\"low\"}' to the chat template"},
     {" --no-mmproj --mmproj-auto --no-mmproj-auto ",
      "a projector is only used if -mm names it: leave the flag out"},
     {" -fa --flash-attn ", "attention always runs fused, over rkv's own cache: leave the flag out"},

@@ -220,8 +220,8 @@ struct AnswerOptions {
 };
 
 struct AnswerResult {
-  std::string text;
-  std::string reasoning;  // what the model thought before, where its template marks that
+  std::string text = {};
+  std::string reasoning = {};  // what the model thought before, where its template marks that
   StopReason stop = StopReason::kEndOfAnswer;
   size_t n_prompt_tokens = 0;  // read for this answer, visual tokens included
   size_t n_generated = 0;

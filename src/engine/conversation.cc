@@ -131,7 +131,8 @@ Status Conversation::Impl::AddUserMessage(std::string_view text,
                                           std::span<const std::string> files) {
   std::vector<MediaFile> media;
   for (const std::string& file : files) {
-    RKV_ASSIGN_OR_RETURN(std::string bytes, ReadFile(file, "picture or audio file", kMaxFileBytes));
+    RKV_ASSIGN_OR_RETURN(std::string bytes,
+                         ReadFile(file, "picture or audio file", kMaxMediaFileBytes));
     media.push_back({.name = file, .bytes = std::move(bytes)});
   }
   return AddUserMessageWithMedia(text, media);
@@ -178,7 +179,9 @@ Status Conversation::Impl::AddMessages(std::span<const Message> added) {
 Status Conversation::Impl::AddText(std::string_view text) {
   std::vector<ChatMessage> messages = messages_;
   messages.push_back({.role = "user", .content = std::string(text)});
-  return AddTurn(std::move(messages), text, {});
+  RKV_RETURN_IF_ERROR(AddTurn(std::move(messages), text, {}));
+  goes_on_ = true;
+  return OkStatus();
 }
 
 Result<std::vector<LlamaPtr<mtmd_bitmap>>> Conversation::Impl::DecodeAll(
@@ -244,6 +247,7 @@ Status Conversation::Impl::AddTurn(std::vector<ChatMessage> messages, std::strin
   memory_.impl().BeginAnswer();
   answer_.clear();
   turn_open_ = true;
+  goes_on_ = false;
   return OkStatus();
 }
 

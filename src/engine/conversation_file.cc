@@ -103,9 +103,8 @@ Status Conversation::Impl::Save(const std::string& path) const {
 
 Result<std::unique_ptr<Conversation::Impl>> Conversation::Impl::Load(
     const Model& model, const ChatTemplate& chat_template, const std::string& path) {
-  RKV_ASSIGN_OR_RETURN(
-      const std::string bytes,
-      ReadFile(path, "saved conversation", kMaxFileBytes, FileKind::kRegular));
+  RKV_ASSIGN_OR_RETURN(const std::string bytes,
+                       ReadFile(path, "saved conversation", kMaxFileBytes, FileKind::kRegular));
   const auto refuse = [&path](std::string_view why) {
     return BadFile(fmt::format("cannot load conversation '{}': {}", path, why));
   };

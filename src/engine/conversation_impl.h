@@ -22,7 +22,11 @@ class Conversation::Impl {
       : model_(model), template_(chat_template), memory_(std::move(memory)) {}
 
   const Model& model() const { return model_; }
-  const ReasoningTags& reasoning() const { return template_.reasoning(); }
+  // How the answer of the open turn has its reasoning; text that goes on has none.
+  const ReasoningTags& reasoning() const {
+    static const ReasoningTags kNone;
+    return goes_on_ ? kNone : template_.reasoning();
+  }
   Status AddUserMessage(std::string_view text, std::span<const std::string> files);
   Status AddUserMessageWithMedia(std::string_view text, std::span<const MediaFile> files);
   Status AddMessages(std::span<const Message> messages);
@@ -106,6 +110,7 @@ class Conversation::Impl {
   llama_pos next_position_ = 0;
   std::optional<llama_token> undecoded_;
   bool turn_open_ = false;           // a message has been added and not been answered
+  bool goes_on_ = false;             // the last turn is text without a chat template
   std::vector<llama_token> answer_;  // tokens of the last answer, not its end
   uint64_t answer_begin_ = 0;        // number of the first of these among the memory's tokens
 

@@ -1,4 +1,5 @@
 // Options that pass through to llama.cpp: each has the effect that it has in stock llama.cpp.
+#include <fmt/format.h>
 #include <gguf.h>
 #include <gtest/gtest.h>
 
@@ -358,8 +359,7 @@ TEST(EngineOptionsTest, GrammarsAreKeptTo) {
 TEST(EngineOptionsTest, GrammarsThatAreNoneAreErrors) {
   const auto engine = Load(Options());
   std::string chain = "root ::= r1\n";
-  for (int i = 1; i < 9000; ++i)
-    chain += "r" + std::to_string(i) + " ::= r" + std::to_string(i + 1) + "\n";
+  for (int i = 1; i < 9000; ++i) chain += fmt::format("r{} ::= r{}\n", i, i + 1);
   const std::pair<std::string, const char*> cases[] = {
       {"root ::= (", "grammar"},
       {" \n# nothing\n", "grammar"},

@@ -774,6 +774,41 @@ TEST(EngineTest, ControlTokensAndPlaceholdersInTextsAreText) {
   EXPECT_EQ(next.find("answer 0"), std::string::npos) << next;
 }
 
+TEST(EngineTest, ReasoningIsToldFromTheAnswer) {
+  EngineOptions engine_options;
+  engine_options.model = TestModelPath("qwen2-d64");
+  engine_options.n_ctx = 512;
+  engine_options.chat_template =
+      *ReadFile(SourcePath("tests/data/templates/think.jinja"), "template");
+  const auto answer = [](Engine& engine, bool as_text) {
+    const auto conversation = *engine.NewConversation({});
+    EXPECT_TRUE(
+        (as_text ? conversation->AddText("hello") : conversation->AddUserMessage("hello")).ok());
+    AnswerOptions options = Greedy();
+    options.forced_text = "pondering\n</think>\n\nYes, <b>.";
+    std::string shown;
+    std::string thought;
+    options.on_text = [&](std::string_view piece) { return shown += piece, true; };
+    options.on_reasoning = [&](std::string_view piece) { return thought += piece, true; };
+    const auto result = engine.Answer(*conversation, options);
+    EXPECT_TRUE(result.ok()) << result.status().message();
+    EXPECT_EQ(result->text, shown);
+    EXPECT_EQ(result->reasoning, thought);
+    EXPECT_EQ(conversation->messages().back().content, shown);
+    return std::pair(result->reasoning, result->text);
+  };
+  using Parts = std::pair<std::string, std::string>;
+  const auto engine = Engine::Load(engine_options);
+  ASSERT_TRUE(engine.ok()) << engine.status().message();
+  EXPECT_EQ(answer(**engine, false), Parts("pondering", "Yes, <b>."));
+  // Text that goes on has no template, and so no marks.
+  EXPECT_EQ(answer(**engine, true), Parts("", "pondering\n</think>\n\nYes, <b>."));
+  engine_options.split_reasoning = false;
+  const auto whole = Engine::Load(engine_options);
+  ASSERT_TRUE(whole.ok());
+  EXPECT_EQ(answer(**whole, false), Parts("", "pondering\n</think>\n\nYes, <b>."));
+}
+
 // --- saving ---------------------------------------------------------------------------------
 
 uint64_t LogitsHash(const std::vector<float>& logits) {

@@ -13,7 +13,7 @@
 namespace rkv {
 
 // The largest picture or audio file that is read.
-inline constexpr size_t kMaxFileBytes = size_t{1} << 30;
+inline constexpr size_t kMaxMediaFileBytes = size_t{1} << 30;
 // The most that the pictures and clips of a turn may take when they are decoded: an hour of sound
 // at 24 kHz, and of this the pictures at the size that the model reads them at.
 inline constexpr uint64_t kMaxMediaBytes = uint64_t{384} << 20;

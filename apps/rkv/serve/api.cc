@@ -669,9 +669,12 @@ json ResponseWriter::Choice(bool chunk, const AnswerPiece& piece) const {
   if (!chat_) {
     choice["text"] = piece.text;
   } else if (chunk) {
-    choice["delta"] = {{"content", piece.text}};
+    choice["delta"] = json::object();
+    if (!piece.reasoning.empty()) choice["delta"]["reasoning_content"] = piece.reasoning;
+    if (!piece.text.empty() || piece.reasoning.empty()) choice["delta"]["content"] = piece.text;
   } else {
     choice["message"] = {{"role", "assistant"}, {"content", piece.text}};
+    if (!piece.reasoning.empty()) choice["message"]["reasoning_content"] = piece.reasoning;
   }
   if (logprobs_) {
     choice["logprobs"] = chat_ ? ChatLogprobs(piece.logprobs) : CompletionLogprobs(piece.logprobs);

@@ -77,8 +77,9 @@ struct TokenLogprob {
 
 // A part of an answer, as it is generated.
 struct AnswerPiece {
-  std::string text;
-  std::vector<TokenLogprob> logprobs;
+  std::string text = {};
+  std::vector<TokenLogprob> logprobs = {};
+  std::string reasoning = {};  // before the answer, where the template marks it
 };
 
 // How an answer ended.

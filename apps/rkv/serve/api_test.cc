@@ -314,6 +314,10 @@ TEST(ApiTest, AnswersHaveTheFormThatClientsKnow) {
   EXPECT_EQ(writer.Start()[0]["choices"][0]["delta"]["role"], "assistant");
   EXPECT_EQ(writer.Piece(piece)["object"], "chat.completion.chunk");
   EXPECT_EQ(writer.Piece(piece)["choices"][0]["delta"]["content"], "hi");
+  const json thought = writer.Piece({.reasoning = "hm"});
+  EXPECT_EQ(thought["choices"][0]["delta"], (json{{"reasoning_content", "hm"}}));
+  EXPECT_EQ(writer.Whole({.text = "hi", .reasoning = "hm"}, summary)["choices"][0]["message"],
+            (json{{"role", "assistant"}, {"content", "hi"}, {"reasoning_content", "hm"}}));
   const auto end = writer.End(summary);
   ASSERT_EQ(end.size(), 2u);
   EXPECT_EQ(end[0]["choices"][0]["finish_reason"], "length");

@@ -299,6 +299,7 @@ class HttpServer::Handlers {
       if (const auto* error = std::get_if<ApiError>(&event)) return SendError(response, *error);
       if (auto* piece = std::get_if<AnswerPiece>(&event)) {
         answer.text += piece->text;
+        answer.reasoning += piece->reasoning;
         std::move(piece->logprobs.begin(), piece->logprobs.end(),
                   std::back_inserter(answer.logprobs));
       }

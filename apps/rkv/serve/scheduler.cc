@@ -210,11 +210,13 @@ Status Scheduler::CheckLength(const GenerationRequest& request, const GoneFuncti
   }
   if (n_bytes < n_ctx) return OkStatus();
   size_t n_tokens = 0;
-  const auto count = [&](std::string_view text, size_t share) {
+  const auto count = [&](std::string_view text, size_t share) -> Status {
     while (!text.empty()) {
       if (gone != nullptr && gone()) return Cancelled("the client has gone");
       const std::string_view slice = Slice(text, kSliceBytes);
-      const size_t n = engine_->Tokenize(slice).size();
+      const auto tokens = engine_->Tokenize(slice);
+      if (!tokens.ok()) return tokens.status();
+      const size_t n = tokens->size();
       n_tokens += (n - std::min(n, kSlack)) / share;
       if (n_tokens > n_ctx) return too_long;
       text.remove_prefix(slice.size());
@@ -549,6 +551,11 @@ Status Scheduler::Start(Job& job) {
   options.cancel = &job.ticket->cancelled();
   options.on_progress = [this](std::string_view what, double) { work_->Report(what); };
   options.on_text = [this, &job](std::string_view piece) { return OnText(job, piece); };
+  options.on_reasoning = [&job](std::string_view piece) {
+    job.ticket->Push(AnswerPiece{.logprobs = std::exchange(job.logprobs, {}),
+                                 .reasoning = std::string(AsSent(piece))});
+    return true;
+  };
   if (job.request.top_logprobs.has_value()) {
     options.on_token = [this, &job](int32_t token, std::span<const float> logits) {
       OnToken(job, token, logits);
