@@ -251,7 +251,7 @@ class PictureConformanceTest : public testing::TestWithParam<std::string> {
       Ubatch ubatch;
       ubatch.memories.push_back(&conversation.memory());
       const auto n_ubatch = static_cast<size_t>(ours.model().options().n_ubatch);
-      const auto row = conversation.next_is_media() ? *conversation.TakeMedia(n_ubatch, ubatch)
+      const auto row = conversation.next_is_media() ? *conversation.TakeMedia(n_ubatch, {}, ubatch)
                                                     : conversation.TakeText(0, n_ubatch, ubatch);
       ours.DecodeUbatch(ubatch);
       if (row.has_value()) return ours.LogitsAt(*row);
@@ -263,7 +263,8 @@ class PictureConformanceTest : public testing::TestWithParam<std::string> {
     const std::string mmproj = TestMmprojPath(GetParam());
     StockLlama stock(path, mmproj);
     OurLlama ours(path, n_ubatch, mmproj);
-    const ChatTemplate plain = *ChatTemplate::Create(ours.model().llama(), "none");
+    const ChatTemplate plain =
+        ChatTemplate::Create(ours.model().llama(), {.choice = "none"}).value();
     Conversation::Impl conversation(ours.model(), plain, *Memory::Create(ours.model().shape(), {}));
     const auto file = [](const char* name, int width, int height, uint64_t seed) {
       return WriteTestFile(testing::TempDir() + "conformance-" + name + ".bmp",
@@ -345,7 +346,7 @@ TEST_F(RealModelConformanceTest, SmolLm2AtF16) {
   const std::string path = TestModelPath("smollm2-f16");
   StockLlama stock(path);
   OurLlama ours(path);
-  const std::vector<llama_token> tokens = ours.model().Tokenize(Prose(1, 40), true);
+  const std::vector<llama_token> tokens = *ours.model().Tokenize(Prose(1, 40), true);
   const std::vector<Logits> expected = Read(stock, tokens);
   const std::vector<Logits> actual = Read(ours, tokens);
   Comparison comparison(kMaxErrorAgainstStock);
@@ -357,7 +358,7 @@ TEST_F(RealModelConformanceTest, SmolLm2AtF16) {
 // differ as much as ours from stock's, and must not differ less.
 TEST_F(RealModelConformanceTest, SmolLm2AtQ4IsWithinTheNoiseOfStock) {
   const std::vector<llama_token> tokens =
-      OurLlama(SmolLm2Path()).model().Tokenize(Prose(1, 40), true);
+      *OurLlama(SmolLm2Path()).model().Tokenize(Prose(1, 40), true);
   StockLlama stock_side(SmolLm2Path());
   const std::vector<Logits> stock = Read(stock_side, tokens);
   StockLlama eager_side(SmolLm2Path(), "", 4096, LLAMA_FLASH_ATTN_TYPE_DISABLED);

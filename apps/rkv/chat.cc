@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <iostream>
 #include <memory>
 
@@ -170,10 +169,7 @@ class ChatSession {
   }
 
   Status ReadText(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    if (!file) return BadFile(fmt::format("cannot read the text file '{}'", path));
-    RKV_ASSIGN_OR_RETURN(const std::string text,
-                         ReadPrompt(file, fmt::format("the text file '{}'", path)));
+    RKV_ASSIGN_OR_RETURN(const std::string text, ReadTextFile("text", path));
     next_.text += text + "\n\n";
     return Print(fmt::format("{} is put before the next message\n", path));
   }

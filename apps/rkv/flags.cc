@@ -424,7 +424,8 @@ void AddTemplateFlags(CLI::App& command, CommonFlags& flags) {
           "Jinja, a llama.cpp template name, or none; default: the model's own")
       ->type_name("TEMPLATE");
   // As llama.cpp's programs have it; templates are always run here.
-  command.add_flag("--jinja", "run the model's chat template, as always")->envname("RKV_JINJA");
+  command.add_flag("--jinja", flags.jinja, "run the model's chat template, as always")
+      ->envname("RKV_JINJA");
   AddFlag(command, "--chat-template-file", flags.chat_template_file,
           "a file of Jinja in place of the model's chat template")
       ->type_name("FILE");

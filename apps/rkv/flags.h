@@ -49,6 +49,7 @@ struct CommonFlags {
   std::string absorb, ladder, split;  // empty: what goes with the policy
   std::string type_k, type_v;
   std::string compression;
+  bool jinja = true;
   std::string chat_template_file;
   std::string chat_template_kwargs;
   std::string reasoning = "auto";
