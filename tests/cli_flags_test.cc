@@ -60,6 +60,11 @@ class Environment {
   const char* name_;
 };
 
+// What is said, but for the note that an answer was cut by -n.
+std::string WithoutCutNote(const std::string& text) {
+  return std::regex_replace(text, std::regex("note: the answer was stopped after[^\n]*\n"), "");
+}
+
 TEST(CliFlagsTest, HelpComesWithAndWithoutDashes) {
   for (const std::vector<std::string>& arguments :
        {std::vector<std::string>{}, {"help"}, {"--help"}, {"-h"}}) {
@@ -82,7 +87,7 @@ TEST(CliFlagsTest, ABudgetAloneSavesAndSaysSo) {
     const ProcessResult run = RunQwen({"--budget", budget});
     EXPECT_EQ(run.exit_code, 0) << run.err;
     EXPECT_NE(run.err.find("policy retentive, budget 20%"), std::string::npos) << run.err;
-    EXPECT_TRUE(run.err.starts_with("cache: holds ")) << run.err;
+    EXPECT_NE(run.err.find("cache: holds "), std::string::npos) << run.err;
     EXPECT_NE(run.err.find(" % saved)"), std::string::npos) << run.err;
   }
   EXPECT_EQ(RunQwen({"--budget", "2MB"}).exit_code, 0);
@@ -98,7 +103,7 @@ TEST(CliFlagsTest, WithoutABudgetNothingIsCompressedAndThatIsSaid) {
   EXPECT_NE(run.err.find("no --budget, so policy streaming compresses nothing"), std::string::npos)
       << run.err;
   const ProcessResult plain = RunQwen({});
-  EXPECT_EQ(plain.err.find("note"), std::string::npos) << plain.err;
+  EXPECT_EQ(plain.err.find("compresses nothing"), std::string::npos) << plain.err;
   EXPECT_NE(plain.err.find("of f16 rows and "), std::string::npos) << plain.err;
   EXPECT_NE(plain.err.find("KiB of tables; policy full, no budget"), std::string::npos);
   EXPECT_EQ(plain.err.find('%'), std::string::npos) << plain.err;
@@ -143,8 +148,7 @@ TEST(CliFlagsTest, NoFlagOfLlamaIsReadAsAnother) {
   EXPECT_EQ(run.exit_code, 2);
   EXPECT_EQ(run.out, "");
   for (size_t i = 1; i < arguments.size(); ++i) {
-    EXPECT_NE(run.err.find("'" + arguments[i] + "' is a flag of llama.cpp that rkv run does not"),
-              std::string::npos)
+    EXPECT_NE(run.err.find("'" + arguments[i] + "' is a flag of "), std::string::npos)
         << arguments[i];
   }
 }
@@ -219,7 +223,7 @@ TEST(CliFlagsTest, NumbersMeanWhatTheyMeanInLlama) {
         {"--override-kv", "qwen2.rope.freq_base=float:500"}}) {
     const ProcessResult run = RunQwen(arguments);
     EXPECT_EQ(run.exit_code, 0) << testing::PrintToString(arguments) << run.err;
-    EXPECT_EQ(run.err.find("note"), std::string::npos) << run.err;
+    EXPECT_EQ(WithoutCutNote(run.err).find("note"), std::string::npos) << run.err;
   }
   EXPECT_EQ(RunQwen({"-n", "-2", "-c", "12", "--ignore-eos"}).exit_code, 0);
   const struct {
@@ -267,7 +271,7 @@ TEST(CliFlagsTest, ANoteTellsOfFlagsThatDoNothing) {
   EXPECT_NE(far.err.find("was trained for 32768 positions"), std::string::npos) << far.err;
   const ProcessResult stretched =
       RunQwen({"-c", "100000", "--rope-scaling", "yarn", "--rope-scale", "4"});
-  EXPECT_EQ(stretched.err.find("note"), std::string::npos) << stretched.err;
+  EXPECT_EQ(WithoutCutNote(stretched.err).find("note"), std::string::npos) << stretched.err;
 }
 
 TEST(CliFlagsTest, SamplersAndGrammarsReachTheAnswer) {

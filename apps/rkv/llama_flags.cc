@@ -163,7 +163,7 @@ std::string NearestName(std::string_view written, const std::vector<std::string>
   size_t least = written.size() / 3 + 1;  // and no further
   for (const std::string& name : names) {
     // The end that is missing counts little: --temperatur, --rep.
-    const bool begins = written.size() >= 5 && name.starts_with(written);
+    const bool begins = written.size() >= 5 && name != written && name.starts_with(written);
     const size_t distance = begins ? 1 : EditDistance(written, name);
     if (distance >= least && !(nearest.empty() && distance == least)) continue;
     nearest = name;

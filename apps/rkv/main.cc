@@ -26,8 +26,8 @@ std::string VersionText() {
 }
 
 // Help is good for something only if it could be written.
-int PrintHelp(const CLI::App& app) {
-  std::cout << app.help() << std::flush;
+int PrintHelp(const CLI::App& app, const std::string& before = "") {
+  std::cout << app.help(before) << std::flush;
   return std::cout ? 0 : 1;
 }
 
@@ -44,7 +44,7 @@ int UnknownCommand(const CLI::App& program, const std::string& name) {
 int Help(const CLI::App& program, int argc, char** argv) {
   if (argc < 3) return PrintHelp(program);
   const CLI::App* command = rkv::app::FindCommand(program, argv[2]);
-  return command != nullptr ? PrintHelp(*command) : UnknownCommand(program, argv[2]);
+  return command != nullptr ? PrintHelp(*command, program.get_name()) : UnknownCommand(program, argv[2]);
 }
 
 int Main(int argc, char** argv) {

@@ -154,7 +154,9 @@ Status AnswerLoop::DecodeUbatch() {
                                 }
                               }
                             }};
-  return model_.bridge().Decode(model_.context(), ubatch_, &watch);
+  RKV_RETURN_IF_ERROR(model_.bridge().Decode(model_.context(), ubatch_, &watch));
+  watch.on_progress(1.0);
+  return OkStatus();
 }
 
 Status AnswerLoop::FillMedia(Active& active) {

@@ -229,7 +229,7 @@ bool Engine::takes_audio() const {
 }
 
 std::string LlamaVersion() { return llama_version(); }
-bool HasGpu() { return llama_supports_gpu_offload(); }
+bool HasGpu() { return HasGpuDevice(); }
 
 Status CheckFinite(const AnswerResult& answer) {
   if (answer.stop != StopReason::kNotFinite) return OkStatus();

@@ -332,6 +332,12 @@ Status Model::LoadVision() {
   return OkStatus();
 }
 
+bool HasGpuDevice() {
+  InitBackends();
+  return ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_GPU) != nullptr ||
+         ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_IGPU) != nullptr;
+}
+
 bool UsesMrope(const llama_model* model) {
   const llama_rope_type type = llama_model_rope_type(model);
   return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE;

@@ -71,6 +71,9 @@ using LlamaPtr = std::unique_ptr<T, LlamaDeleter>;
 // `n_ctx` positions, as far as its metadata tell; Bridge::Probe() finds the rest.
 Status CheckServable(const llama_model* model, int n_ctx);
 
+// Whether llama.cpp found a GPU in this machine.
+bool HasGpuDevice();
+
 // True if positions have several components, so that embeddings come with four each.
 bool UsesMrope(const llama_model* model);
 
