@@ -62,13 +62,15 @@ make_llama() {
   local source=$1 targets=$2
   shift 2
   rm -rf "$llama_build"
-  # The libraries and programs find each other wherever the prefix is.
+  # The libraries and programs find each other wherever the prefix is. libllama-common has a cpp-httplib of its own,
+  # which must not take the place of the one that a program uses.
   CXXFLAGS="${CXXFLAGS:-} -include \"$root/cmake/gcc_amx.h\"" \
     cmake -S "$source" -B "$llama_build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
     -DLLAMA_BUILD_APP=OFF -DLLAMA_TOOLS_INSTALL=OFF -DLLAMA_OPENSSL=OFF -DGGML_RPC=ON \
     -DCMAKE_INSTALL_LIBDIR=lib \
     -DCMAKE_INSTALL_RPATH="\$ORIGIN/../lib" -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON \
+    -DCMAKE_SHARED_LINKER_FLAGS=-Wl,--exclude-libs,libcpp-httplib.a \
     "$@" > "$root/.deps/llama-configure.log" 2>&1
   # shellcheck disable=SC2086
   ninja -C "$llama_build" $targets > "$root/.deps/llama-build.log" ||

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "flags.h"
-#include "llama_flags.h"
+#include "refused_flags.h"
 
 namespace rkv::app {
 

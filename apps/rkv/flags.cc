@@ -19,8 +19,8 @@
 
 #include "choices.h"
 #include "input.h"
-#include "llama_flags.h"
 #include "reference_model.h"
+#include "refused_flags.h"
 #include "terminal.h"
 
 namespace rkv::app {

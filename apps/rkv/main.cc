@@ -13,7 +13,7 @@
 #include "commands.h"
 #include "config_file.h"
 #include "flags.h"
-#include "llama_flags.h"
+#include "refused_flags.h"
 #include "retentivekv/engine.h"
 #include "retentivekv/version.h"
 #include "terminal.h"
@@ -44,7 +44,8 @@ int UnknownCommand(const CLI::App& program, const std::string& name) {
 int Help(const CLI::App& program, int argc, char** argv) {
   if (argc < 3) return PrintHelp(program);
   const CLI::App* command = rkv::app::FindCommand(program, argv[2]);
-  return command != nullptr ? PrintHelp(*command, program.get_name()) : UnknownCommand(program, argv[2]);
+  return command != nullptr ? PrintHelp(*command, program.get_name())
+                            : UnknownCommand(program, argv[2]);
 }
 
 int Main(int argc, char** argv) {

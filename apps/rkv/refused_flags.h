@@ -1,6 +1,6 @@
 // Flags of llama.cpp's programs that rkv does not have, to refuse them by name.
-#ifndef RETENTIVEKV_APPS_RKV_LLAMA_FLAGS_H_
-#define RETENTIVEKV_APPS_RKV_LLAMA_FLAGS_H_
+#ifndef RETENTIVEKV_APPS_RKV_REFUSED_FLAGS_H_
+#define RETENTIVEKV_APPS_RKV_REFUSED_FLAGS_H_
 
 #include <string>
 #include <string_view>
@@ -17,4 +17,4 @@ std::string NearestName(std::string_view written, const std::vector<std::string>
 
 }  // namespace rkv::app
 
-#endif  // RETENTIVEKV_APPS_RKV_LLAMA_FLAGS_H_
+#endif  // RETENTIVEKV_APPS_RKV_REFUSED_FLAGS_H_

@@ -1,4 +1,4 @@
-#include "llama_flags.h"
+#include "refused_flags.h"
 
 #include <fmt/format.h>
 
