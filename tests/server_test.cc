@@ -699,7 +699,8 @@ TEST(ServeTest, WrongUsageIsAnErrorAtOnce) {
   const ProcessResult taken = RunProcess({rkv, "serve", "--port", std::to_string(server.port())});
   EXPECT_EQ(taken.exit_code, 1);
   EXPECT_NE(taken.err.find("port is taken"), std::string::npos) << taken.err;
-  const ProcessResult policy = RunProcess({rkv, "serve", "--port", "0", "--budget", "20%"});
+  const ProcessResult policy =
+      RunProcess({rkv, "serve", "--port", "0", "--policy", "full", "--budget", "20%"});
   EXPECT_EQ(policy.exit_code, 2);
   EXPECT_NE(policy.err.find("policy 'full' keeps every token"), std::string::npos);
   EXPECT_EQ(RunProcess({rkv, "serve", "--memory", "20%"}).exit_code, 2);
@@ -726,7 +727,12 @@ TEST(ServeTest, NoiseHarmsNobody) {
   refused(R"({"messages":7})", 400);
   refused(R"({"messages":[{"role":"user","content":"x"}],"session_id":"../../../etc/passwd"})",
           400);
-  refused(R"({"messages":[{"role":"user","content":"<__media__>"}]})", 400);
+  // What stands for pictures in prompts is text, which the model may not be able to read.
+  const auto marker =
+      server.Post("/v1/chat/completions",
+                  R"({"messages":[{"role":"user","content":"<__media__>"}],"max_tokens":1})");
+  ASSERT_TRUE(marker);
+  EXPECT_NE(marker->status, 400) << marker->body;
   refused(R"({"messages":[{"role":"user","content":""}]})", 400);
   refused(R"({"messages":[{"role":"user","content":"x"}],"kv":{"policy":"nonsense"}})", 400);
   refused(Greedy({User(std::string(200000, 'a'))}).dump(), 400);  // longer than the context
