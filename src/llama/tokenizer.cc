@@ -13,8 +13,13 @@ namespace rkv {
 namespace {
 
 // Some pre-tokenizers are std::regex, which recurses for each character of a match. 300 bytes of
-// stack a character have been seen with GCC's library.
-constexpr size_t kStackBytesPerChar = 1024;
+// stack a character have been seen with GCC's library, and more where it is not optimised, or
+// instrumented.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr size_t kStackBytesPerChar = 8192;
+#else
+constexpr size_t kStackBytesPerChar = 2048;
+#endif
 constexpr size_t kUsualStackChars = 2000;
 constexpr size_t kMaxLineBytes = size_t{1} << 20;
 constexpr size_t kLeastStackBytes = size_t{1} << 20;
