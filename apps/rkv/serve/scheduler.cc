@@ -340,8 +340,9 @@ Result<std::vector<int32_t>> Scheduler::Tokenize(const std::string& text,
         fmt::format("the text is longer than {} MiB; send it in parts", kMaxTokenizedBytes >> 20));
   }
   std::unique_lock lock(tokenizing_, std::defer_lock);
-  while (!lock.try_lock_for(std::chrono::milliseconds(50))) {
+  while (!lock.try_lock()) {
     if (gone != nullptr && gone()) return Cancelled("the client has gone");
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   // llama.cpp's vocabularies do not change, so this may be while the scheduler uses the model.
   return engine_->Tokenize(text);

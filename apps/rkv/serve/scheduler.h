@@ -248,7 +248,7 @@ class Scheduler {
   std::deque<std::function<void()>> calls_;
   std::atomic<size_t> n_open_ = 0;       // in inbox_, waiting_ and running_
   std::atomic<uint64_t> n_refused_ = 0;  // which have not come into inbox_
-  std::timed_mutex tokenizing_;
+  std::mutex tokenizing_;
 
   std::thread thread_;
 };
