@@ -5,23 +5,15 @@
 #include <ctime>
 
 #include "base/file.h"
-#include "llama/log.h"
-#include "llama/model.h"
 #include "support/changed_model.h"
 #include "support/test_models.h"
+#include "support/vocabulary.h"
 
 namespace rkv {
 namespace {
 
 const std::vector<ChatMessage> kMessages = {
     {"system", "Be brief."}, {"user", "Hello"}, {"assistant", "Hi"}, {"user", "Bye"}};
-
-LlamaPtr<llama_model> LoadVocabulary(const std::string& path) {
-  CaptureLlamaLogs();
-  llama_model_params params = llama_model_default_params();
-  params.vocab_only = true;
-  return LlamaPtr<llama_model>(llama_model_load_from_file(path.c_str(), params));
-}
 
 // A vocabulary with another template, or with none.
 LlamaPtr<llama_model> WithTemplate(const std::string& jinja) {

@@ -5,20 +5,12 @@
 
 #include <random>
 
-#include "llama/log.h"
-#include "llama/model.h"
 #include "support/changed_model.h"
 #include "support/test_models.h"
+#include "support/vocabulary.h"
 
 namespace rkv {
 namespace {
-
-LlamaPtr<llama_model> LoadVocabulary(const std::string& path) {
-  CaptureLlamaLogs();
-  llama_model_params params = llama_model_default_params();
-  params.vocab_only = true;
-  return LlamaPtr<llama_model>(llama_model_load_from_file(path.c_str(), params));
-}
 
 std::vector<llama_token> Stock(const llama_vocab* vocab, const std::string& text, bool add_special,
                                bool parse_special) {
