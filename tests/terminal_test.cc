@@ -297,6 +297,25 @@ TEST_F(PipeTest, TheLastMessageIsAnsweredAgain) {
   EXPECT_EQ(std::ranges::count(chat.err, '\n'), 3) << chat.err;  // The first and last are errors.
 }
 
+TEST_F(PipeTest, WhatGotNoNewAnswerIsAskedAgain) {
+  const std::string picture = folder_ + "/picture.png";
+  const std::string sample = SourcePath("models/reference/samples/doc-1.png");
+  fs::copy_file(sample, picture);
+  std::vector<std::string> arguments = {RKV_BINARY_DIR "/apps/rkv", "chat", "--temp", "0"};
+  arguments.insert(arguments.end(), kTiny.begin(), kTiny.end());
+  InteractiveProcess chat(arguments);
+  chat.Write("/image " + picture + "\nvalue of W\n/stats\n");
+  ExpectContains(chat.ReadUntil("speed: "), "59\n");
+  fs::remove(picture);
+  chat.Write("/regen\n/stats\n");
+  ExpectContains(chat.ReadUntil("speed: "), "tokens     0 seen");
+  fs::copy_file(sample, picture);
+  chat.Write("/regen\n/stats\n/clear\n/stats\n/exit\n");
+  ExpectContains(chat.ReadUntil("speed: "), "59\n");
+  EXPECT_EQ(chat.ReadUntil("speed: ").find("speed: "), std::string::npos);  // Nothing was said yet.
+  EXPECT_EQ(chat.Wait(), 0);
+}
+
 TEST_F(PipeTest, ATextFileGoesBeforeAMessage) {
   std::ofstream(folder_ + "/text") << "\xEF\xBB\xBFwindows\r\nlines\r\n";
   const ProcessResult chat = Pipe(

@@ -152,12 +152,14 @@ class ChatSession {
     if (command == "/regen") return AnswerAgain();
     if (command == "/undo") {
       last_.reset();
+      unanswered_.reset();
       return conversation_->Undo();
     }
     if (command == "/clear") {
       next_ = {};
       last_.reset();
-      answer_ = {};
+      unanswered_.reset();
+      answer_.reset();
       return Start();
     }
     if (argument.empty()) return InvalidArgument(fmt::format("{} needs a path", command));
@@ -183,36 +185,44 @@ class ChatSession {
     // Files that fail are dropped: the next message should not fail for them again.
     Said said = std::exchange(next_, {});
     Said whole{.text = said.text + std::string(text), .media = said.media};
-    RKV_ASSIGN_OR_RETURN(answer_, Ask(engine_, *conversation_, whole.text, whole.media, flags_));
-    if (answer_.stop == StopReason::kCancelled && answer_.n_generated == 0) {
+    RKV_ASSIGN_OR_RETURN(AnswerResult answer,
+                         Ask(engine_, *conversation_, whole.text, whole.media, flags_));
+    if (answer.stop == StopReason::kCancelled && answer.n_generated == 0) {
       next_ = std::move(said);
       return Print("(stopped; the message is taken back)\n");
     }
+    answer_ = std::move(answer);
     last_ = std::move(whole);
-    if (answer_.stop == StopReason::kCancelled) return Print("(stopped)\n");
-    if (answer_.stop == StopReason::kContextFull) {
+    unanswered_.reset();
+    if (answer_->stop == StopReason::kCancelled) return Print("(stopped)\n");
+    if (answer_->stop == StopReason::kContextFull) {
       return Print("(the context is full; /clear starts a new conversation)\n");
     }
-    if (answer_.stop == StopReason::kMaxTokens) {
+    if (answer_->stop == StopReason::kMaxTokens) {
       RKV_RETURN_IF_ERROR(
-          Print(fmt::format("(stopped after {} tokens: -n)\n", answer_.n_generated)));
+          Print(fmt::format("(stopped after {} tokens: -n)\n", answer_->n_generated)));
     }
-    return WriteReport(flags_.kv_report, *conversation_, answer_);
+    return WriteReport(flags_.kv_report, *conversation_, *answer_);
   }
 
+  // Where no new answer comes, because it failed or was stopped, /regen asks the same once more.
   Status AnswerAgain() {
-    if (!last_.has_value()) return InvalidArgument("nothing was said yet that has an answer");
-    RKV_RETURN_IF_ERROR(conversation_->Undo());
-    const Said waiting = std::exchange(next_, {.text = "", .media = last_->media});
-    const std::string text = std::exchange(last_, std::nullopt)->text;
-    const Status status = Say(text);
+    if (!last_.has_value() && !unanswered_.has_value()) {
+      return InvalidArgument("nothing was said yet that has an answer");
+    }
+    if (last_.has_value()) RKV_RETURN_IF_ERROR(conversation_->Undo());
+    Said again = last_.has_value() ? *std::exchange(last_, std::nullopt) : *unanswered_;
+    const Said waiting = std::exchange(next_, {.text = "", .media = again.media});
+    const Status status = Say(again.text);
+    if (!last_.has_value()) unanswered_ = std::move(again);
     next_ = waiting;
     return status;
   }
 
   std::string Stats() const {
     return fmt::format("{}\n{}{}\n", DescribeCache(*conversation_),
-                       StatsText(conversation_->stats()), DescribeSpeed(answer_));
+                       StatsText(conversation_->stats()),
+                       answer_.has_value() ? DescribeSpeed(*answer_) : "");
   }
 
   Status Save(const std::string& path) {
@@ -224,6 +234,7 @@ class ChatSession {
     RKV_ASSIGN_OR_RETURN(conversation_, engine_.LoadConversation(path));
     next_ = {};
     last_.reset();
+    unanswered_.reset();
     return Print(fmt::format("loaded {} messages; {}\n", conversation_->messages().size(),
                              DescribeCache(*conversation_)));
   }
@@ -240,10 +251,11 @@ class ChatSession {
   Engine& engine_;
   const CommonFlags& flags_;
   MemoryOptions memory_options_;
-  Said next_;                 // what the next message begins with
-  std::optional<Said> last_;  // the last message, if it has an answer
+  Said next_;                       // what the next message begins with
+  std::optional<Said> last_;        // the last message, if it has an answer
+  std::optional<Said> unanswered_;  // what /regen took back and got no new answer to
   std::unique_ptr<Conversation> conversation_;
-  AnswerResult answer_;  // the last one
+  std::optional<AnswerResult> answer_;  // the last one
 };
 
 Status Chat(CommonFlags& flags, bool no_history) {
