@@ -11,7 +11,7 @@
 #include "base/read_bandwidth.h"
 #include "base/widest_vectors.h"
 #include "kernels/attention.h"
-#include "memory/page_pool.h"
+#include "rows/page_pool.h"
 
 namespace rkv {
 namespace {
@@ -26,7 +26,7 @@ benchmark::Counter Rate(double n) {
                                        benchmark::Counter::kAvgThreads)};
 }
 
-// Memory of the pool that the cache's pages come from.
+// KvCache of the pool that the cache's pages come from.
 class Blocks {
  public:
   Blocks(size_t n, size_t bytes) : bytes_(bytes) {

@@ -5,8 +5,8 @@
 
 #include "base/f16.h"
 #include "base/random.h"
-#include "cache/memory_impl.h"
-#include "retentivekv/memory.h"
+#include "cache/kv_cache_impl.h"
+#include "retentivekv/kv_cache.h"
 
 namespace rkv {
 namespace {
@@ -15,8 +15,8 @@ constexpr size_t kTokens = 4096;
 constexpr size_t kUbatch = 512;
 constexpr size_t kSteps = 128;
 
-MemoryOptions Options(double percent) {
-  MemoryOptions options;
+CacheOptions Options(double percent) {
+  CacheOptions options;
   options.policy.name = "retentive";
   options.budget = {.unit = Budget::Unit::kPercent, .amount = percent};
   return options;
@@ -24,12 +24,12 @@ MemoryOptions Options(double percent) {
 
 class Conversation {
  public:
-  Conversation(const MemoryShape& shape, double percent)
-      : shape_(shape), memory_(*Memory::Create(shape, Options(percent))) {}
+  Conversation(const CacheShape& shape, double percent)
+      : shape_(shape), cache_(*KvCache::Create(shape, Options(percent))) {}
 
   void Append(size_t n, bool prompt_follows) {
-    memory_.impl().set_prompt_follows(prompt_follows);
-    memory_.BeginAppend(n);
+    cache_.impl().set_prompt_follows(prompt_follows);
+    cache_.BeginAppend(n);
     for (size_t layer = 0; layer < shape_.layers.size(); ++layer) {
       const LayerShape& own = shape_.layers[layer];
       k_.resize(own.d_k);
@@ -38,37 +38,37 @@ class Conversation {
         for (size_t i = 0; i < n; ++i) {
           for (uint16_t& x : k_) x = F16FromF32(static_cast<float>(random_.NextGaussian()));
           for (uint16_t& x : v_) x = F16FromF32(static_cast<float>(random_.NextGaussian()));
-          memory_.Stage(layer, head, i, k_.data(), v_.data());
+          cache_.Stage(layer, head, i, k_.data(), v_.data());
         }
       }
     }
-    memory_.CommitAppend();
+    cache_.CommitAppend();
   }
-  const Memory& memory() const { return memory_; }
+  const KvCache& cache() const { return cache_; }
 
  private:
-  MemoryShape shape_;
-  Memory memory_;
+  CacheShape shape_;
+  KvCache cache_;
   Random random_{1};
   std::vector<uint16_t> k_, v_;
 };
 
 // Seconds are those of one KV head.
 void BM_CompressSteps(benchmark::State& bench) {
-  const MemoryShape shape{
+  const CacheShape shape{
       .layers = std::vector<LayerShape>(2, {.n_head = 12, .n_kv_head = 2, .d_k = 128, .d_v = 128})};
   constexpr double kHeads = 4;
   Conversation start(shape, static_cast<double>(bench.range(0)));
   for (size_t i = 0; i < kTokens; i += kUbatch) start.Append(kUbatch, i + kUbatch < kTokens);
-  const double prompt = start.memory().stats().compress_seconds;
+  const double prompt = start.cache().stats().compress_seconds;
   for (auto _ : bench) {
     Conversation conversation = start;
     for (size_t step = 0; step < kSteps; ++step) conversation.Append(1, false);
-    const MemoryStats stats = conversation.memory().stats();
+    const CacheStats stats = conversation.cache().stats();
     bench.SetIterationTime((stats.compress_seconds - prompt) / kHeads / kSteps);
     bench.counters["prompt"] = prompt / kHeads / kTokens;
     bench.counters["runs"] =
-        static_cast<double>(stats.compressions - start.memory().stats().compressions);
+        static_cast<double>(stats.compressions - start.cache().stats().compressions);
   }
 }
 BENCHMARK(BM_CompressSteps)

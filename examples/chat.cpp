@@ -19,10 +19,10 @@ int main(int argc, char** argv) {
   auto engine = rkv::Engine::Load(options);
   if (!engine.ok()) return Fail(engine.status());
 
-  rkv::MemoryOptions memory;
-  memory.policy.name = "retentive";
-  memory.budget = {.unit = rkv::Budget::Unit::kPercent, .amount = 20};
-  auto conversation = (*engine)->NewConversation(memory);
+  rkv::CacheOptions cache;
+  cache.policy.name = "retentive";
+  cache.budget = {.unit = rkv::Budget::Unit::kPercent, .amount = 20};
+  auto conversation = (*engine)->NewConversation(cache);
   if (!conversation.ok()) return Fail(conversation.status());
 
   std::vector<std::string> pictures = {argv[3]};
@@ -36,7 +36,7 @@ int main(int argc, char** argv) {
     if (!answer.ok()) return Fail(answer.status());
     std::printf("%s\n%s\n", argv[i], answer->text.c_str());
   }
-  const rkv::MemoryStats stats = (*conversation)->stats();
+  const rkv::CacheStats stats = (*conversation)->stats();
   std::printf("held %llu of %llu bytes\n", static_cast<unsigned long long>(stats.held_bytes),
               static_cast<unsigned long long>(stats.full_bytes));
   return 0;

@@ -39,20 +39,20 @@ void WritePictures(const fs::path& dir) {
 // Caches of each kind: full, on rungs, with states, with pictures.
 bool WriteSessions(const fs::path& dir) {
   for (const rkv::PolicyDescription& policy : rkv::DescribePolicies()) {
-    rkv::MemoryOptions options;
+    rkv::CacheOptions options;
     options.policy = {.name = policy.name, .options = {}};
     if (policy.evicts) options.budget = {.unit = rkv::Budget::Unit::kPercent, .amount = 40};
-    rkv::Result<rkv::Memory> memory = rkv::Memory::Create(rkv::FuzzedShape(), options);
-    if (!memory.ok()) {
+    rkv::Result<rkv::KvCache> cache = rkv::KvCache::Create(rkv::FuzzedShape(), options);
+    if (!cache.ok()) {
       std::fprintf(stderr, "error: %s: %s\n", policy.name.c_str(),
-                   std::string(memory.status().message()).c_str());
+                   std::string(cache.status().message()).c_str());
       return false;
     }
-    memory->AddMedia({.first_token = 2, .rows = 4, .columns = 6});
+    cache->AddMedia({.first_token = 2, .rows = 4, .columns = 6});
     for (const size_t n : {26, 9, 1, 1, 1}) {
-      rkv::AppendTokens(*memory, n, 0.1f * static_cast<float>(n));
+      rkv::AppendTokens(*cache, n, 0.1f * static_cast<float>(n));
     }
-    Write(dir / policy.name, memory->Save());
+    Write(dir / policy.name, cache->Save());
   }
   return true;
 }

@@ -5,25 +5,25 @@
 #include <vector>
 
 #include "base/f16.h"
-#include "retentivekv/memory.h"
+#include "retentivekv/kv_cache.h"
 
 namespace rkv {
 
 constexpr size_t kFuzzedHeadSize = 32;
 
-inline MemoryShape FuzzedShape() {
+inline CacheShape FuzzedShape() {
   return {
       .layers = {{.n_head = 2, .n_kv_head = 1, .d_k = kFuzzedHeadSize, .d_v = kFuzzedHeadSize}}};
 }
 
-inline void AppendTokens(Memory& memory, size_t n, float value) {
-  memory.BeginAppend(n);
+inline void AppendTokens(KvCache& cache, size_t n, float value) {
+  cache.BeginAppend(n);
   for (size_t i = 0; i < n; ++i) {
     std::vector<uint16_t> row(kFuzzedHeadSize, F16FromF32(value));
     row[i % kFuzzedHeadSize] = F16FromF32(-value);
-    memory.Stage(0, 0, i, row.data(), row.data());
+    cache.Stage(0, 0, i, row.data(), row.data());
   }
-  memory.CommitAppend();
+  cache.CommitAppend();
 }
 
 }  // namespace rkv

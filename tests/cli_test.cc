@@ -123,10 +123,9 @@ TEST(CliRunTest, WithoutAPromptAPipeIsOne) {
 }
 
 TEST(CliRunTest, ALongQuestionIsNotRepeatedWhole) {
-  const std::string file =
-      WriteTestFile(TempPath("prompt.txt"), "value of W\nvalue of Z");
-  const ProcessResult run = RkvTiny({"run", "--image", kSamples + "doc-1.png", "-p", "value of W",
-                                     "-f", file, "--temp", "0"});
+  const std::string file = WriteTestFile(TempPath("prompt.txt"), "value of W\nvalue of Z");
+  const ProcessResult run = RkvTiny(
+      {"run", "--image", kSamples + "doc-1.png", "-p", "value of W", "-f", file, "--temp", "0"});
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_NE(run.out.find("> value of W\n59\n> value of W ...\n"), std::string::npos) << run.out;
 }
@@ -635,7 +634,7 @@ TEST(CliBenchTest, StockAndOursAreInOneTable) {
 }
 
 // Four rows: full and within a budget, with as many clients as each of them holds.
-void ExpectServeRows(const nlohmann::json& json, double least_ratio) {
+void ExpectServeRows(const nlohmann::json& json, double min_ratio) {
   ASSERT_EQ(json["results"].size(), 4u);
   const auto& rows = json["results"];
   for (size_t i = 0; i < 4; ++i) {
@@ -652,7 +651,7 @@ void ExpectServeRows(const nlohmann::json& json, double least_ratio) {
     EXPECT_EQ(row["conversations_restored"] > 0, full && i > 1);
   }
   EXPECT_GT(rows[0]["conversations_held"], 0);
-  EXPECT_GE(rows[1]["conversations_held_ratio"], least_ratio);
+  EXPECT_GE(rows[1]["conversations_held_ratio"], min_ratio);
 }
 
 TEST(CliBenchTest, ServersHoldMoreConversationsWithinABudget) {
@@ -727,7 +726,7 @@ TEST(CliInspectTest, JsonAgreesWithItsStats) {
     EXPECT_GT(json["answer_tokens"], 0);
     std::map<std::string, uint64_t> rows;  // by rung
     uint64_t exact_rows = 0;
-    double most_absorbed = 0;
+    double max_absorbed = 0;
     size_t n_states = 0;
     for (const auto& head : json["heads"]) {
       ASSERT_EQ(head["rung"].size(), n_tokens);
@@ -756,11 +755,11 @@ TEST(CliInspectTest, JsonAgreesWithItsStats) {
       EXPECT_NEAR(mass, absorbed, 0.01);
       n_states += head["states"].size();
       exact_rows += exact;
-      most_absorbed = std::max(most_absorbed, absorbed);
+      max_absorbed = std::max(max_absorbed, absorbed);
     }
     const uint64_t n_heads = json["heads"].size();
     EXPECT_EQ((exact_rows + n_heads - 1) / n_heads, json["kv"]["tokens_exact"]);
-    EXPECT_NEAR(most_absorbed, json["kv"]["tokens_absorbed"].get<double>(), 1);
+    EXPECT_NEAR(max_absorbed, json["kv"]["tokens_absorbed"].get<double>(), 1);
     EXPECT_EQ(n_states, json["kv"]["states"]);
     for (const auto& [rung, type] : json["kv"]["types"].items()) {
       EXPECT_EQ(rows[rung], type["rows"]) << rung;

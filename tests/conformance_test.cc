@@ -73,7 +73,7 @@ class Comparison {
   int argmax_differs_ = 0;
 };
 
-// Our side: a model, and one Memory with policy `full` per sequence.
+// Our side: a model, and one KvCache with policy `full` per sequence.
 class OurLlama {
  public:
   explicit OurLlama(const std::string& path, int n_ubatch = 512, const std::string& mmproj = "") {
@@ -86,7 +86,7 @@ class OurLlama {
                              {});
     if (!model.ok()) throw std::runtime_error(model.status().message());
     model_ = *std::move(model);
-    for (int i = 0; i < 4; ++i) memories_.push_back(*Memory::Create(model_->shape(), {}));
+    for (int i = 0; i < 4; ++i) caches_.push_back(*KvCache::Create(model_->shape(), {}));
   }
 
   std::vector<Logits> Decode(const std::vector<BatchEntry>& entries) {
@@ -94,10 +94,10 @@ class OurLlama {
     const auto n_ubatch = static_cast<size_t>(model_->options().n_ubatch);
     for (size_t begin = 0; begin < entries.size(); begin += n_ubatch) {
       Ubatch ubatch;
-      for (Memory& memory : memories_) ubatch.memories.push_back(&memory);
+      for (KvCache& cache : caches_) ubatch.caches.push_back(&cache);
       const size_t end = std::min(entries.size(), begin + n_ubatch);
       for (size_t i = begin; i < end; ++i) {
-        ubatch.tokens.push_back({.memory = static_cast<size_t>(entries[i].seq),
+        ubatch.tokens.push_back({.cache = static_cast<size_t>(entries[i].seq),
                                  .token = entries[i].token,
                                  .position = {entries[i].position},
                                  .output = true});
@@ -119,11 +119,11 @@ class OurLlama {
   }
 
   Model& model() { return *model_; }
-  Memory& memory(int seq) { return memories_[static_cast<size_t>(seq)]; }
+  KvCache& cache(int seq) { return caches_[static_cast<size_t>(seq)]; }
 
  private:
   std::unique_ptr<Model> model_;
-  std::vector<Memory> memories_;
+  std::vector<KvCache> caches_;
 };
 
 // Random tokens of a sequence from position `first`.
@@ -204,7 +204,7 @@ TEST_P(ConformanceTest, RollbackOfTheLastTurn) {
   Feed(stock, ours, RandomTokens(11, 0, 90, n_vocab), comparison);
   FeedOneByOne(stock, ours, RandomTokens(12, 0, 10, n_vocab, 90), comparison);
   stock.RollBack(0, 75);
-  ours.memory(0).Truncate(75);
+  ours.cache(0).Truncate(75);
   Feed(stock, ours, RandomTokens(13, 0, 30, n_vocab, 75), comparison);
   FeedOneByOne(stock, ours, RandomTokens(14, 0, kDecodeSteps, n_vocab, 105), comparison);
 }
@@ -249,7 +249,7 @@ class PictureConformanceTest : public testing::TestWithParam<std::string> {
   static Logits ReadAll(OurLlama& ours, Conversation::Impl& conversation) {
     while (true) {
       Ubatch ubatch;
-      ubatch.memories.push_back(&conversation.memory());
+      ubatch.caches.push_back(&conversation.cache());
       const auto n_ubatch = static_cast<size_t>(ours.model().options().n_ubatch);
       const auto row = conversation.next_is_media() ? *conversation.TakeMedia(n_ubatch, {}, ubatch)
                                                     : conversation.TakeText(0, n_ubatch, ubatch);
@@ -265,7 +265,8 @@ class PictureConformanceTest : public testing::TestWithParam<std::string> {
     OurLlama ours(path, n_ubatch, mmproj);
     const ChatTemplate plain =
         ChatTemplate::Create(ours.model().llama(), {.choice = "none"}).value();
-    Conversation::Impl conversation(ours.model(), plain, *Memory::Create(ours.model().shape(), {}));
+    Conversation::Impl conversation(ours.model(), plain,
+                                    *KvCache::Create(ours.model().shape(), {}));
     const auto file = [](const char* name, int width, int height, uint64_t seed) {
       return WriteTestFile(testing::TempDir() + "conformance-" + name + ".bmp",
                            BmpBytes(width, height, seed));
@@ -296,7 +297,7 @@ class PictureConformanceTest : public testing::TestWithParam<std::string> {
     const int n_vocab = llama_vocab_n_tokens(stock.vocab());
     for (const BatchEntry& entry : RandomTokens(21, 0, kDecodeSteps, n_vocab, position)) {
       Ubatch ubatch;
-      ubatch.memories.push_back(&conversation.memory());
+      ubatch.caches.push_back(&conversation.cache());
       const size_t row = conversation.TakeAnswerToken(0, entry.token, ubatch);
       ours.DecodeUbatch(ubatch);
       comparison.Add(ours.LogitsAt(row), stock.Decode({entry})[0]);

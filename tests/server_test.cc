@@ -257,16 +257,16 @@ TEST(ServeTest, AnswersAboutPicturesAndContinuesWithoutReadingAgain) {
   EXPECT_NE(other["conversation_id"], first["conversation_id"]);
 
   const std::string id = first["conversation_id"];
-  const json memory = server.Get("/conversations/" + id + "/memory");
-  EXPECT_EQ(memory["turns"], (json{{{"question", "value of W"}, {"answer", "59"}},
-                                   {{"question", "value of Z"}, {"answer", "27"}}}));
-  EXPECT_EQ(memory["kv"]["policy"], "retentive");
-  EXPECT_TRUE(memory.contains("heads"));
+  const json cache = server.Get("/conversations/" + id + "/memory");
+  EXPECT_EQ(cache["turns"], (json{{{"question", "value of W"}, {"answer", "59"}},
+                                  {{"question", "value of Z"}, {"answer", "27"}}}));
+  EXPECT_EQ(cache["kv"]["policy"], "retentive");
+  EXPECT_TRUE(cache.contains("heads"));
   // What each token of the answer read, of which the shares are a mean.
-  ASSERT_EQ(memory["answer"].size(), memory["answer_tokens"]);
+  ASSERT_EQ(cache["answer"].size(), cache["answer_tokens"]);
   std::string said;
   double read = 0;
-  for (const json& token : memory["answer"]) {
+  for (const json& token : cache["answer"]) {
     said += token["text"];
     ASSERT_EQ(token["read"].size(), 1u);
     ASSERT_EQ(token["read"][0].size(), 64u);
@@ -274,16 +274,16 @@ TEST(ServeTest, AnswersAboutPicturesAndContinuesWithoutReadingAgain) {
   }
   EXPECT_EQ(said, "27");
   double share = 0;
-  const size_t first_cell = memory["media"][0]["first_token"];
-  for (const json& head : memory["heads"]) {
+  const size_t first_cell = cache["media"][0]["first_token"];
+  for (const json& head : cache["heads"]) {
     for (size_t i = 0; i < 64; ++i) share += head["share"][first_cell + i].get<double>();
     for (const json& state : head["states"]) {
       const size_t root = state["root"];
       if (root - first_cell < 64) share += state["share"].get<double>();
     }
   }
-  EXPECT_NEAR(read / static_cast<double>(memory["answer"].size()),
-              share / static_cast<double>(memory["heads"].size()), 0.01);
+  EXPECT_NEAR(read / static_cast<double>(cache["answer"].size()),
+              share / static_cast<double>(cache["heads"].size()), 0.01);
   EXPECT_GT(read, 0.1);
   EXPECT_EQ(server.Get("/slots").size(), 4u);
   EXPECT_EQ(server.Metric("conversations_continued_total"), 1);
@@ -657,13 +657,13 @@ TEST(ServeTest, WhatIsParkedIsTheOwnersAlone) {
     EXPECT_EQ(fs::status(file).permissions(), fs::perms::owner_read | fs::perms::owner_write);
   }
   messages.push_back(User("value of Z"));
-  const auto ask = [&](size_t least_cached, size_t most_cached) {
+  const auto ask = [&](size_t min_cached, size_t max_cached) {
     const Server server({"--park", folder});
     const json response = server.Chat(Greedy(messages));
     EXPECT_EQ(Said(response), "27");
     const size_t n_cached = response["usage"]["prompt_tokens_details"]["cached_tokens"];
-    EXPECT_GE(n_cached, least_cached);
-    EXPECT_LE(n_cached, most_cached);
+    EXPECT_GE(n_cached, min_cached);
+    EXPECT_LE(n_cached, max_cached);
   };
   // A pipe, an endless device, and a file elsewhere, in its place.
   const std::string bytes = *ReadFile(file, "parked");

@@ -98,14 +98,14 @@ class ChatSession {
   };
 
  public:
-  ChatSession(Engine& engine, const CommonFlags& flags, const MemoryOptions& memory_options)
-      : engine_(engine), flags_(flags), memory_options_(memory_options) {
+  ChatSession(Engine& engine, const CommonFlags& flags, const CacheOptions& cache_options)
+      : engine_(engine), flags_(flags), cache_options_(cache_options) {
     next_.media = flags.media();
   }
 
   Status Start() {
     RKV_ASSIGN_OR_RETURN(conversation_,
-                         engine_.NewConversation(memory_options_, flags_.system_prompt));
+                         engine_.NewConversation(cache_options_, flags_.system_prompt));
     return OkStatus();
   }
 
@@ -250,7 +250,7 @@ class ChatSession {
 
   Engine& engine_;
   const CommonFlags& flags_;
-  MemoryOptions memory_options_;
+  CacheOptions cache_options_;
   Said next_;                       // what the next message begins with
   std::optional<Said> last_;        // the last message, if it has an answer
   std::optional<Said> unanswered_;  // what /regen took back and got no new answer to
@@ -260,10 +260,10 @@ class ChatSession {
 
 Status Chat(CommonFlags& flags, bool no_history) {
   RKV_RETURN_IF_ERROR(StartLogging(flags));
-  RKV_ASSIGN_OR_RETURN(const MemoryOptions memory_options, ParseMemoryOptions(flags));
+  RKV_ASSIGN_OR_RETURN(const CacheOptions cache_options, ParseCacheOptions(flags));
   const Interrupts interrupts;
   RKV_ASSIGN_OR_RETURN(const auto engine, LoadEngine(flags));
-  ChatSession session(*engine, flags, memory_options);
+  ChatSession session(*engine, flags, cache_options);
   RKV_RETURN_IF_ERROR(session.Start());
   Tell("{}; /help lists the commands\n", engine->model_description());
   LineReader lines(Complete, no_history ? "" : HistoryPath());

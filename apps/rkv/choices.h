@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "retentivekv/memory.h"
+#include "retentivekv/kv_cache.h"
 #include "retentivekv/options.h"
 #include "retentivekv/status.h"
 
@@ -31,10 +31,10 @@ inline const PolicyDescription* FindPolicy(std::string_view name) {
 }
 
 // Unknown names and options, found on a small cache without a budget.
-inline Status CheckOptions(MemoryOptions options) {
+inline Status CheckOptions(CacheOptions options) {
   options.budget = {};
-  const MemoryShape shape{.layers = {{.n_head = 1, .n_kv_head = 1, .d_k = 64, .d_v = 64}}};
-  return Memory::Create(shape, options).status();
+  const CacheShape shape{.layers = {{.n_head = 1, .n_kv_head = 1, .d_k = 64, .d_v = 64}}};
+  return KvCache::Create(shape, options).status();
 }
 
 }  // namespace rkv::app

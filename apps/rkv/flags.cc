@@ -446,35 +446,35 @@ namespace {
 
 // llama.cpp's samplers beside temperature, top-k, top-p and min-p.
 void AddMoreSamplers(CLI::App& command, SamplingOptions& sampling) {
-  constexpr double kMost = std::numeric_limits<float>::max();
+  constexpr double kMax = std::numeric_limits<float>::max();
   // What is endless, or no number, the engine refuses.
   const auto number = [&command](const char* names, auto& value, double min, double max,
                                  const char* help) {
     static const CLI::Validator kAny = NumberThat(CLI::Number, "a number", "");
     AddFlag(command, names, value, help)
-        ->check(max < kMost    ? Between(min, max)
-                : min == 0     ? kNonNegative
-                : min > -kMost ? kPositive
-                               : kAny);
+        ->check(max < kMax    ? Between(min, max)
+                : min == 0    ? kNonNegative
+                : min > -kMax ? kPositive
+                              : kAny);
   };
   number("--typical-p,--typical", sampling.typical_p, 0, 1, "locally typical mass (1: off)");
-  number("--top-n-sigma,--top-nsigma", sampling.top_n_sigma, -kMost, kMost,
+  number("--top-n-sigma,--top-nsigma", sampling.top_n_sigma, -kMax, kMax,
          "tokens within so many standard deviations of the best logit (-1: off)");
   number("--xtc-probability", sampling.xtc_probability, 0, 1,
          "how often the likeliest tokens are left out (0: never)");
   number("--xtc-threshold", sampling.xtc_threshold, 0, 1, "probability of those (0.1)");
-  number("--dynatemp-range", sampling.dynatemp_range, 0, kMost,
+  number("--dynatemp-range", sampling.dynatemp_range, 0, kMax,
          "temperature moves with entropy by so much (0)");
-  number("--dynatemp-exp", sampling.dynatemp_exponent, 0, kMost, "exponent of that (1)");
+  number("--dynatemp-exp", sampling.dynatemp_exponent, 0, kMax, "exponent of that (1)");
   number("--repeat-last-n", sampling.repeat_last_n, 0, 1 << 20,
          "tokens that penalties look back (64); 0: none");
   number("--repeat-penalty", sampling.repeat_penalty, 1e-6, 1e6,
          "divides logits of tokens that are there already (1: off)");
-  number("--presence-penalty", sampling.presence_penalty, -kMost, kMost,
+  number("--presence-penalty", sampling.presence_penalty, -kMax, kMax,
          "is taken off logits of tokens that are there already (0)");
-  number("--frequency-penalty", sampling.frequency_penalty, -kMost, kMost,
+  number("--frequency-penalty", sampling.frequency_penalty, -kMax, kMax,
          "the same for each time that they are (0)");
-  number("--dry-multiplier", sampling.dry_multiplier, 0, kMost,
+  number("--dry-multiplier", sampling.dry_multiplier, 0, kMax,
          "DRY penalty of repeated sequences (0: off)");
   number("--dry-base", sampling.dry_base, 1, 1e6, "how it grows with each token (1.75)");
   number("--dry-allowed-length", sampling.dry_allowed_length, 0, 1 << 20,
@@ -500,8 +500,8 @@ void AddMoreSamplers(CLI::App& command, SamplingOptions& sampling) {
       ->type_name("TEXT");
   number("--mirostat", sampling.mirostat, 0, 2,
          "1 or 2: Mirostat in place of all samplers but temperature (0)");
-  number("--mirostat-ent", sampling.mirostat_tau, 0, kMost, "its target entropy (5)");
-  number("--mirostat-lr", sampling.mirostat_eta, 0, kMost, "its learning rate (0.1)");
+  number("--mirostat-ent", sampling.mirostat_tau, 0, kMax, "its target entropy (5)");
+  number("--mirostat-lr", sampling.mirostat_eta, 0, kMax, "its learning rate (0.1)");
   number("--adaptive-target", sampling.adaptive_target, -1, 1,
          "probability that the sampler adaptive_p goes for (-1: off)");
   number("--adaptive-decay", sampling.adaptive_decay, 0, 0.99, "how slowly it adapts (0.9)");
@@ -726,8 +726,8 @@ Result<std::vector<std::string>> ReadArguments(const CLI::App& program, int argc
   return arguments;
 }
 
-Result<MemoryOptions> ParseMemoryOptions(const CommonFlags& flags) {
-  MemoryOptions options;
+Result<CacheOptions> ParseCacheOptions(const CommonFlags& flags) {
+  CacheOptions options;
   if (!flags.policy.empty()) {
     RKV_ASSIGN_OR_RETURN(options.policy, ParsePolicySpec(flags.policy));
   }

@@ -115,7 +115,7 @@ std::string LongShortFlag(std::string_view long_name);
 
 // The policy and budget that the flags name. Tells if the policy has nothing to do without a
 // budget.
-Result<MemoryOptions> ParseMemoryOptions(const CommonFlags& flags);
+Result<CacheOptions> ParseCacheOptions(const CommonFlags& flags);
 
 // Reads the files that flags name in place of texts: system prompt, grammar. LoadEngine() does it.
 Status ReadFlagFiles(CommonFlags& flags);

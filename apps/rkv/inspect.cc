@@ -45,7 +45,7 @@ class Inspector {
 
   Status Run() {
     RKV_RETURN_IF_ERROR(CheckFlags());
-    RKV_ASSIGN_OR_RETURN(const MemoryOptions options, ParseMemoryOptions(flags_.common));
+    RKV_ASSIGN_OR_RETURN(const CacheOptions options, ParseCacheOptions(flags_.common));
     const Interrupts interrupts;
     RKV_ASSIGN_OR_RETURN(engine_, LoadEngine(flags_.common));
     RKV_RETURN_IF_ERROR(CheckFilter(engine_->shape(), flags_.filter));
@@ -73,7 +73,7 @@ class Inspector {
     return StartLogging(flags_.common);
   }
 
-  Status Talk(const MemoryOptions& options) {
+  Status Talk(const CacheOptions& options) {
     RKV_ASSIGN_OR_RETURN(conversation_,
                          engine_->NewConversation(options, flags_.common.system_prompt));
     conversation_->StartTracing();
@@ -128,7 +128,7 @@ class Inspector {
     const std::string& path = files[flags_.picture - 1];
     RKV_ASSIGN_OR_RETURN(const std::string bytes, ReadPicture(path));
     RKV_ASSIGN_OR_RETURN(const Raster picture, DecodePicture(bytes, path));
-    const MemoryOptions& options = conversation_->memory_options();
+    const CacheOptions& options = conversation_->cache_options();
     const std::string title =
         fmt::format("{}, policy {}, {}: {}", std::filesystem::path(path).filename().string(),
                     ToString(options.policy),

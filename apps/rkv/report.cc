@@ -30,8 +30,8 @@ double PerSecond(size_t n, double seconds) {
 }  // namespace
 
 std::string DescribeCache(const Conversation& conversation) {
-  const MemoryStats stats = conversation.stats();
-  const MemoryOptions& options = conversation.memory_options();
+  const CacheStats stats = conversation.stats();
+  const CacheOptions& options = conversation.cache_options();
   const ByteUnit unit = UnitFor(std::max(stats.full_bytes, stats.held_bytes));
   const auto bytes = [&unit](uint64_t n) { return static_cast<double>(n) / unit.bytes; };
   if (options.budget.unlimited() && stats.held_bytes >= stats.full_bytes) {
@@ -77,8 +77,8 @@ std::string DescribeSpeed(const AnswerResult& answer) {
 }
 
 nlohmann::json CacheJson(const Conversation& conversation) {
-  const MemoryStats stats = conversation.stats();
-  const MemoryOptions& options = conversation.memory_options();
+  const CacheStats stats = conversation.stats();
+  const CacheOptions& options = conversation.cache_options();
   nlohmann::json types = nlohmann::json::object();
   for (size_t i = 0; i < kElementTypes; ++i) {
     if (stats.bytes_by_type[i] == 0) continue;

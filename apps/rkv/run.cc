@@ -70,12 +70,12 @@ Status AnswerOne(Engine& engine, Conversation& conversation, const std::string& 
 
 Status Run(RunFlags& flags) {
   RKV_RETURN_IF_ERROR(StartLogging(flags.common));
-  RKV_ASSIGN_OR_RETURN(const MemoryOptions memory_options, ParseMemoryOptions(flags.common));
+  RKV_ASSIGN_OR_RETURN(const CacheOptions cache_options, ParseCacheOptions(flags.common));
   RKV_ASSIGN_OR_RETURN(const std::vector<std::string> prompts, Prompts(flags));
   const Interrupts interrupts;
   RKV_ASSIGN_OR_RETURN(const auto engine, LoadEngine(flags.common));
   RKV_ASSIGN_OR_RETURN(const auto conversation,
-                       engine->NewConversation(memory_options, flags.common.system_prompt));
+                       engine->NewConversation(cache_options, flags.common.system_prompt));
   AnswerResult answer;
   for (size_t turn = 0; turn < prompts.size(); ++turn) {
     const std::vector<std::string> media =
@@ -84,7 +84,7 @@ Status Run(RunFlags& flags) {
     RKV_RETURN_IF_ERROR(AnswerOne(*engine, *conversation, prompts[turn], media, flags, answer));
   }
   Tell("{}\n", DescribeCache(*conversation));
-  const MemoryStats stats = conversation->stats();
+  const CacheStats stats = conversation->stats();
   if (stats.compressions > 0) Tell("held: {}\n", DescribeBytes(stats));
   Tell("model: {}\n{}\n", engine->model_description(), DescribeSpeed(answer));
   return WriteReport(flags.common.kv_report, *conversation, answer);

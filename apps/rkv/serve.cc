@@ -28,7 +28,7 @@ struct ServeFlags {
   HttpOptions http;
   GuardOptions guard;
   int n_parallel = 4;
-  std::string memory = "2GiB";
+  std::string cache = "2GiB";
   std::string park;
   std::string park_max = "10GiB";
   std::string max_body = "64MiB";
@@ -80,7 +80,7 @@ class ServeCommand {
   Status Configure() {
     RKV_RETURN_IF_ERROR(StartLogging(flags_.common));
     CommonFlags& common = flags_.common;
-    RKV_ASSIGN_OR_RETURN(flags_.http.defaults.memory, ParseMemoryOptions(common));
+    RKV_ASSIGN_OR_RETURN(flags_.http.defaults.cache, ParseCacheOptions(common));
     RKV_RETURN_IF_ERROR(ReadFlagFiles(common));
     flags_.http.defaults.sampling = common.sampling;
     flags_.guard.host = flags_.http.host;
@@ -89,7 +89,7 @@ class ServeCommand {
     RKV_ASSIGN_OR_RETURN(flags_.http.max_body_bytes, ParseBytes("--max-body", flags_.max_body));
     RKV_ASSIGN_OR_RETURN(common.engine.media_cache_bytes,
                          ParseBytes("--media-cache", flags_.media_cache));
-    RKV_ASSIGN_OR_RETURN(scheduler_options_.memory_bytes, ParseBytes("--memory", flags_.memory));
+    RKV_ASSIGN_OR_RETURN(scheduler_options_.memory_bytes, ParseBytes("--memory", flags_.cache));
     scheduler_options_.max_waiting = flags_.max_waiting;
     scheduler_options_.max_wait = std::chrono::seconds(flags_.max_wait);
     scheduler_options_.trace = flags_.trace;
@@ -116,19 +116,19 @@ class ServeCommand {
     flags_.common.engine.on_notice = [](std::string_view notice) { spdlog::info("{}", notice); };
     RKV_ASSIGN_OR_RETURN(auto engine, LoadEngine(flags_.common));
     // What cannot be is an error now, and not of each request.
-    const auto trial = engine->NewConversation(flags_.http.defaults.memory);
+    const auto trial = engine->NewConversation(flags_.http.defaults.cache);
     if (!trial.ok()) return trial.status();
     RKV_RETURN_IF_ERROR(engine->CheckSampling(flags_.http.defaults.sampling));
     const std::string model = engine->model_description();
     scheduler_ =
         std::make_unique<Scheduler>(std::move(engine), std::move(store_), scheduler_options_);
     server.SetScheduler(scheduler_.get());
-    const MemoryOptions& memory = flags_.http.defaults.memory;
+    const CacheOptions& cache = flags_.http.defaults.cache;
     std::cout << fmt::format(
         "serving {} ({}) at http://{}:{}\npolicy {}, {}, {} answers at once, {} for all caches{}\n",
-        flags_.http.model_name, model, flags_.http.host, port, ToString(memory.policy),
-        memory.budget.unlimited() ? "no budget" : "budget " + ToString(memory.budget),
-        flags_.n_parallel, flags_.memory,
+        flags_.http.model_name, model, flags_.http.host, port, ToString(cache.policy),
+        cache.budget.unlimited() ? "no budget" : "budget " + ToString(cache.budget),
+        flags_.n_parallel, flags_.cache,
         flags_.park.empty() ? "" : ", idle conversations in " + flags_.park);
     std::cout.flush();
     int signal = 0;
@@ -171,7 +171,7 @@ void AddServeCommand(CLI::App& program, int& exit_code) {
   add("--parallel", flags->n_parallel, "answers generated at once, -np (4)")
       ->check(CLI::Range(1, 256))
       ->type_name("N");
-  add("--memory", flags->memory, "what all caches together may hold (2GiB)")->type_name("SIZE");
+  add("--memory", flags->cache, "what all caches together may hold (2GiB)")->type_name("SIZE");
   add("--park", flags->park, "folder where idle conversations are kept, also for the next start")
       ->type_name("DIR");
   add("--park-max", flags->park_max, "what that folder may hold (10GiB)")->type_name("SIZE");

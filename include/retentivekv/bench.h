@@ -8,7 +8,7 @@
 #include <optional>
 #include <string>
 
-#include "retentivekv/memory.h"
+#include "retentivekv/kv_cache.h"
 #include "retentivekv/options.h"
 #include "retentivekv/status.h"
 
@@ -28,7 +28,7 @@ struct BenchCacheUse {
   uint64_t held_bytes = 0;  // stock: K and V of the tokens that are in its cache
   uint64_t read_bytes = 0;  // K and V of tokens and states, which a step of decoding reads
   uint64_t full_bytes = 0;  // a full f16 cache of the same tokens
-  // Stock: none. Ours: spent on moving tokens, and on accounting for attention.
+  // Stock: none. Ours: spent on moving tokens, and on observing attention.
   double compress_seconds = 0;
   double observe_seconds = 0;
 };
@@ -97,10 +97,10 @@ class BenchModel {
   // it.
   Result<std::unique_ptr<BenchSession>> NewStockSession(ElementType type_k, ElementType type_v,
                                                         const BenchSessionOptions& options);
-  Result<std::unique_ptr<BenchSession>> NewSession(const MemoryOptions& memory,
+  Result<std::unique_ptr<BenchSession>> NewSession(const CacheOptions& cache,
                                                    const BenchSessionOptions& options);
 
-  const MemoryShape& shape() const;
+  const CacheShape& shape() const;
   std::string description() const;  // e.g. "qwen2 1.5B Q4_0"
   uint64_t size() const;            // bytes of all tensors
   uint64_t n_params() const;

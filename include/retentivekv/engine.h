@@ -22,7 +22,7 @@
 #include <vector>
 
 #include "retentivekv/inspect.h"
-#include "retentivekv/memory.h"
+#include "retentivekv/kv_cache.h"
 #include "retentivekv/options.h"
 #include "retentivekv/status.h"
 
@@ -274,12 +274,12 @@ class Conversation {
   Status Save(const std::string& path) const;
 
   const std::vector<ChatMessage>& messages() const;
-  MemoryStats stats() const;
-  // As Memory::StartTracing() and Memory::Inspect(); the last answer's shares are those since the
+  CacheStats stats() const;
+  // As KvCache::StartTracing() and KvCache::Inspect(); the last answer's shares are those since the
   // last user message.
   void StartTracing();
   Inspection Inspect() const;
-  const MemoryOptions& memory_options() const;
+  const CacheOptions& cache_options() const;
 
   class Impl;
   Impl& impl() { return *impl_; }
@@ -339,7 +339,7 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  Result<std::unique_ptr<Conversation>> NewConversation(const MemoryOptions& options,
+  Result<std::unique_ptr<Conversation>> NewConversation(const CacheOptions& options,
                                                         std::string_view system_prompt = {});
 
   // An independent conversation that goes on from the same state. kInvalidArgument while a message
@@ -376,7 +376,7 @@ class Engine {
   Result<std::string> Detokenize(std::span<const int32_t> tokens) const;
 
   const EngineOptions& options() const;
-  const MemoryShape& shape() const;
+  const CacheShape& shape() const;
   int n_ctx() const;                      // longest conversation in positions
   int n_ctx_train() const;                // that the model was trained for; 0: not known
   std::string model_description() const;  // e.g. "SmolLM2-135M Q4_1"

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "retentivekv/memory.h"
+#include "retentivekv/kv_cache.h"
 
 namespace rkv {
 
@@ -42,11 +42,11 @@ struct AnswerTokenInspection {
 };
 
 struct Inspection {
-  MemoryShape shape;
+  CacheShape shape;
   std::vector<ElementType> rungs;     // of K, the most precise first
   std::vector<MediaSpan> media;       // pictures and clips among the tokens
   std::vector<HeadInspection> heads;  // by layer, then KV head
-  MemoryStats stats;
+  CacheStats stats;
   // Tokens that the shares are a mean over: those that the answer's tokens were chosen with, which
   // are the last of the prompt and all of the answer but its end.
   uint64_t answer_tokens = 0;

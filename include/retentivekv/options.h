@@ -86,7 +86,7 @@ enum class Compression : uint8_t {
 Result<Compression> ParseCompression(std::string_view text);
 std::string_view ToString(Compression compression);
 
-struct MemoryOptions {
+struct CacheOptions {
   // Without a name: "retentive" with a budget, "full" without.
   PolicySpec policy = {};
   Budget budget = {};
@@ -100,7 +100,7 @@ struct MemoryOptions {
 };
 
 // The policy of the options, also where they name none.
-PolicySpec ChosenPolicy(const MemoryOptions& options);
+PolicySpec ChosenPolicy(const CacheOptions& options);
 
 // What a user sees in a list of policies; generated from the registry.
 struct PolicyDescription {

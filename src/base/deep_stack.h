@@ -9,7 +9,7 @@
 
 namespace rkv {
 
-// Runs `work` on a thread of its own with a stack of `stack_bytes`, and waits for it. Memory is
+// Runs `work` on a thread of its own with a stack of `stack_bytes`, and waits for it. KvCache is
 // taken only as far as the stack is used. What `work` throws is thrown here. kResourceExhausted if
 // there is no room for such a stack; `work` has not run then.
 Status RunOnStackOf(size_t stack_bytes, const std::function<void()>& work);

@@ -1,4 +1,4 @@
-// Memory in pages of 2 MiB, where Linux has them: reading much of it takes fewer look-ups of
+// KvCache in pages of 2 MiB, where Linux has them: reading much of it takes fewer look-ups of
 // addresses (docs/decisions/011).
 #ifndef RETENTIVEKV_BASE_HUGE_PAGES_H_
 #define RETENTIVEKV_BASE_HUGE_PAGES_H_

@@ -12,7 +12,7 @@ namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
 
-// Memory that no allocator stands between.
+// KvCache that no allocator stands between.
 class Mapping {
  public:
   explicit Mapping(size_t n)

@@ -11,8 +11,8 @@
 #include <optional>
 #include <vector>
 
-#include "cache/memory_impl.h"
-#include "memory/page_pool.h"
+#include "cache/kv_cache_impl.h"
+#include "rows/page_pool.h"
 #include "support/random_ubatch.h"
 
 namespace {
@@ -24,25 +24,25 @@ const rkv::PagePool* pool = nullptr;  // whose pages count as well, from when it
 
 void* TryAllocate(size_t n) {
   ++allocations;
-  void* memory = std::malloc(n == 0 ? 1 : n);
-  if (memory == nullptr) return memory;
-  size_t live = live_bytes += malloc_usable_size(memory);
+  void* cache = std::malloc(n == 0 ? 1 : n);
+  if (cache == nullptr) return cache;
+  size_t live = live_bytes += malloc_usable_size(cache);
   if (pool != nullptr) live += pool->used_bytes();
   size_t peak = peak_bytes;
   while (peak < live && !peak_bytes.compare_exchange_weak(peak, live)) {
   }
-  return memory;
+  return cache;
 }
 
 void* Allocate(size_t n) {
-  void* memory = TryAllocate(n);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
+  void* cache = TryAllocate(n);
+  if (cache == nullptr) throw std::bad_alloc();
+  return cache;
 }
 
-void Free(void* memory) {
-  live_bytes -= malloc_usable_size(memory);
-  std::free(memory);
+void Free(void* cache) {
+  live_bytes -= malloc_usable_size(cache);
+  std::free(cache);
 }
 
 }  // namespace
@@ -51,26 +51,26 @@ void Free(void* memory) {
 void* operator new(size_t n) { return Allocate(n); }
 void* operator new[](size_t n) { return Allocate(n); }
 void* operator new(size_t n, const std::nothrow_t&) noexcept { return TryAllocate(n); }
-void operator delete(void* memory, const std::nothrow_t&) noexcept { Free(memory); }
-void operator delete(void* memory) noexcept { Free(memory); }
-void operator delete[](void* memory) noexcept { Free(memory); }
-void operator delete(void* memory, size_t) noexcept { Free(memory); }
-void operator delete[](void* memory, size_t) noexcept { Free(memory); }
+void operator delete(void* cache, const std::nothrow_t&) noexcept { Free(cache); }
+void operator delete(void* cache) noexcept { Free(cache); }
+void operator delete[](void* cache) noexcept { Free(cache); }
+void operator delete(void* cache, size_t) noexcept { Free(cache); }
+void operator delete[](void* cache, size_t) noexcept { Free(cache); }
 
 namespace rkv {
 namespace {
 
-MemoryShape TestShape() {
+CacheShape TestShape() {
   return {.layers = {{.n_head = 4, .n_kv_head = 2, .d_k = 32, .d_v = 32},
                      {.n_head = 3, .n_kv_head = 3, .d_k = 16, .d_v = 24}}};
 }
 
 // Allocations in each of ten steps after a prompt and two steps that warm up.
-std::vector<size_t> StepAllocations(const MemoryOptions& options) {
-  Memory memory = *Memory::Create(TestShape(), options);
+std::vector<size_t> StepAllocations(const CacheOptions& options) {
+  KvCache cache = *KvCache::Create(TestShape(), options);
   Random random(1);
   Transit transit;
-  RandomUbatch(TestShape(), 300, random).Run(memory, &transit);
+  RandomUbatch(TestShape(), 300, random).Run(cache, &transit);
   AttentionScratch scratch;
   scratch.Resize(TestShape());
   scratch.logits().reserve(kMaxQueryRows * 400);
@@ -78,11 +78,11 @@ std::vector<size_t> StepAllocations(const MemoryOptions& options) {
   for (int i = 0; i < 12; ++i) steps.emplace_back(TestShape(), 1, random);
   std::vector<size_t> counts;
   for (size_t i = 0; i < steps.size(); ++i) {
-    const uint64_t compressions = memory.stats().compressions;
+    const uint64_t compressions = cache.stats().compressions;
     const size_t before = allocations;
-    steps[i].Run(memory, &transit, scratch);
+    steps[i].Run(cache, &transit, scratch);
     const size_t after = allocations;
-    if (i >= 2 && memory.stats().compressions == compressions) counts.push_back(after - before);
+    if (i >= 2 && cache.stats().compressions == compressions) counts.push_back(after - before);
   }
   return counts;
 }
@@ -114,13 +114,13 @@ TEST(DecodeAllocationTest, StepsBetweenCompressionsAllocateNothing) {
 // What a step costs is the rows it reads, and those that are scored when it compresses.
 TEST(DecodeCostTest, StepsVisitNoMoreRowsThanTheBudgetHolds) {
   for (const char* policy : {"streaming", "h2o", "retentive:window=16", "paper"}) {
-    Memory memory = *Memory::Create(
+    KvCache cache = *KvCache::Create(
         TestShape(), {.policy = *ParsePolicySpec(policy), .budget = *ParseBudget("64t")});
-    const CacheConfig& config = memory.impl().config();
-    size_t least_row_bytes = std::numeric_limits<size_t>::max();
+    const CacheConfig& config = cache.impl().config();
+    size_t min_row_bytes = std::numeric_limits<size_t>::max();
     for (size_t head = 0; head < config.n_heads(); ++head) {
       for (size_t tier = 0; tier < config.n_tiers(); ++tier) {
-        least_row_bytes = std::min(least_row_bytes, config.layout(head, tier).row_bytes());
+        min_row_bytes = std::min(min_row_bytes, config.layout(head, tier).row_bytes());
       }
     }
     Random random(2);
@@ -129,17 +129,17 @@ TEST(DecodeCostTest, StepsVisitNoMoreRowsThanTheBudgetHolds) {
     scratch.Resize(TestShape());
     constexpr int kSteps = 1500;
     for (int step = 0; step < kSteps; ++step) {
-      RandomUbatch(TestShape(), 1, random).Run(memory, &transit, scratch);
+      RandomUbatch(TestShape(), 1, random).Run(cache, &transit, scratch);
       size_t rows = 0;
       for (size_t head = 0; head < config.n_heads(); ++head) {
         for (size_t tier = 0; tier < config.n_tiers(); ++tier) {
-          rows += memory.impl().store(head, tier).size();
+          rows += cache.impl().store(head, tier).size();
         }
       }
-      ASSERT_LE(rows * least_row_bytes, memory.stats().budget_bytes) << policy << step;
+      ASSERT_LE(rows * min_row_bytes, cache.stats().budget_bytes) << policy << step;
     }
     // Each compression scores the rows that are held and the new one.
-    EXPECT_LE(memory.stats().compressions, static_cast<uint64_t>(kSteps)) << policy;
+    EXPECT_LE(cache.stats().compressions, static_cast<uint64_t>(kSteps)) << policy;
   }
 }
 
@@ -153,7 +153,7 @@ TEST(PromptAllocationTest, StreamingTakesTheBudgetAndPartOfAUbatch) {
     double most;  // beside the budget, of a ubatch
     std::optional<Split> split = std::nullopt;
   };
-  const MemoryShape shape = {
+  const CacheShape shape = {
       .layers = std::vector<LayerShape>(16, {.n_head = 2, .n_kv_head = 2, .d_k = 64, .d_v = 64})};
   constexpr size_t kUbatch = 128;
   for (const Case& c : {Case{"streaming", "20%", 0.1}, Case{"streaming", "5%", 0.1},
@@ -169,12 +169,12 @@ TEST(PromptAllocationTest, StreamingTakesTheBudgetAndPartOfAUbatch) {
     peak_bytes = before;
     Transit transit;
     transit.set_n_threads(2);
-    Memory memory = *Memory::Create(
+    KvCache cache = *KvCache::Create(
         shape,
         {.policy = *ParsePolicySpec(c.policy), .budget = *ParseBudget(c.budget), .split = c.split});
-    for (size_t i = 0; i < 12; ++i) ubatch.Run(memory, &transit, scratch);
+    for (size_t i = 0; i < 12; ++i) ubatch.Run(cache, &transit, scratch);
     const auto peak = static_cast<double>(peak_bytes - before);
-    const auto budget = static_cast<double>(memory.stats().budget_bytes);
+    const auto budget = static_cast<double>(cache.stats().budget_bytes);
     const auto n_ubatch = static_cast<double>(kUbatch * shape.full_token_bytes());
     EXPECT_LE(peak, budget + c.most * n_ubatch)
         << c.policy << " " << c.budget << ": " << (peak - budget) / n_ubatch;

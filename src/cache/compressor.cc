@@ -69,7 +69,7 @@ class Compressor::CandidateRows : public TokenRows {
         plan_(plan),
         d_k_(compressor.config_.layer_shape(head).d_k),
         d_(d_k_ + compressor.config_.layer_shape(head).d_v),
-        is_decoded_(compressor.rests_ ? std::min(plan.candidates.size(), kMostDecoded) : 0) {}
+        is_decoded_(compressor.rests_ ? std::min(plan.candidates.size(), kMaxDecoded) : 0) {}
 
   void Read(size_t i, float* key, float* value) const override {
     if (i >= is_decoded_.size()) return Decode(i, key, value);
@@ -84,7 +84,7 @@ class Compressor::CandidateRows : public TokenRows {
   }
 
  private:
-  static constexpr size_t kMostDecoded = 512;  // The first so many.
+  static constexpr size_t kMaxDecoded = 512;  // The first so many.
 
   void Decode(size_t i, float* key, float* value) const {
     compressor_.Decode(head_, plan_.codec, plan_.candidates[i], key, value);
@@ -99,14 +99,14 @@ class Compressor::CandidateRows : public TokenRows {
   mutable std::unique_ptr<float[]> decoded_;  // [candidates, d], once any has been read
 };
 
-Compressor::Compressor(Memory::Impl& memory, uint64_t budget)
-    : memory_(memory), config_(memory.config()), budget_(budget) {
+Compressor::Compressor(KvCache::Impl& cache, uint64_t budget)
+    : cache_(cache), config_(cache.config()), budget_(budget) {
   const uint64_t tokens = budget / std::max<size_t>(1, config_.shape().full_token_bytes());
   const size_t incoming = config_.incoming_tier();
   const uint64_t rows = tokens * config_.layout(0, 0).row_bytes() /
                         (kSpareShare * config_.layout(0, incoming).row_bytes());
   const uint64_t few = incoming > 0 ? std::min(2 * rows, kFewSpareRows) : 0;
-  most_spare_ = std::clamp(rows, few, kMaxSpareRows);
+  max_spare_ = std::clamp(rows, few, kMaxSpareRows);
   for (size_t layer = 0; layer < config_.shape().layers.size(); ++layer) {
     std::vector<LadderRung>& rungs = shapes_.emplace_back();
     const size_t head = config_.head(layer, 0);
@@ -123,8 +123,8 @@ void Compressor::Run(size_t n_new) {
   const Stopwatch clock;
   n_new_ = n_new;
   uint64_t n_media = 0;
-  for (const MediaSpan& span : memory_.media()) n_media += span.n_tokens();
-  text_share_ = 1.0 - static_cast<double>(n_media) / static_cast<double>(memory_.tokens_seen());
+  for (const MediaSpan& span : cache_.media()) n_media += span.n_tokens();
+  text_share_ = 1.0 - static_cast<double>(n_media) / static_cast<double>(cache_.tokens_seen());
   pooled_ =
       config_.split() == Split::kPooled || (config_.split() == Split::kAuto && text_share_ < 0.5);
   // Before it is decided who stays, as their bytes are everybody's.
@@ -132,9 +132,9 @@ void Compressor::Run(size_t n_new) {
     MakeMatrix(head);
     MakeCentre(head);
   }
-  const Memory::Impl::Order& order = memory_.order_;
+  const KvCache::Impl::Order& order = cache_.order_;
   Decide(order.tokens_seen > 0 && order.pooled == pooled_ &&
-         memory_.tokens_seen() - order.tokens_seen < kRestingTokens);
+         cache_.tokens_seen() - order.tokens_seen < kRestingTokens);
   if (pooled_) {
     std::vector<HeadPlan> plans(config_.n_heads());
     ForHeads([this, &plans](size_t head) { plans[head] = Weigh(head); });
@@ -157,27 +157,27 @@ void Compressor::Run(size_t n_new) {
     });
   }
   if (!rests_) {
-    memory_.order_ = {.tokens_seen = orders_ ? memory_.tokens_seen() : 0, .pooled = pooled_};
+    cache_.order_ = {.tokens_seen = orders_ ? cache_.tokens_seen() : 0, .pooled = pooled_};
   }
-  ++memory_.compressions_;
-  memory_.compress_seconds_ += clock.Seconds();
+  ++cache_.compressions_;
+  cache_.compress_seconds_ += clock.Seconds();
 }
 
 void Compressor::Decide(bool may_rest) {
-  const uint64_t least = LeastBytes();
+  const uint64_t least = MinBytes();
   const bool can_sample = !config_.needs().all_tokens;
   room_ = std::min(1.0, static_cast<double>(budget_) / static_cast<double>(least));
   orders_ = can_sample && least > budget_;
   samples_ = can_sample && least <= budget_ && AllStay(budget_ - least);
   rests_ = orders_ && may_rest;
-  if (FitsAtLeast()) return;
+  if (FitsMinimum()) return;
   // Those who compete may not be enough, say where most must be kept.
   samples_ = false;
   rests_ = false;
-  FitsAtLeast();
+  FitsMinimum();
 }
 
-bool Compressor::FitsAtLeast() {
+bool Compressor::FitsMinimum() {
   const size_t n_heads = config_.n_heads();
   const size_t lowest = config_.n_rungs() - 1;
   n_candidates_ = 0;
@@ -186,23 +186,23 @@ bool Compressor::FitsAtLeast() {
     n_candidates_ += CountCandidates(head);
     all_stay_ = all_stay_ || (samples_ && SampleOf(head, lowest).stride > 1);
   }
-  const uint64_t fixed = memory_.FixedBytes();
+  const uint64_t fixed = cache_.FixedBytes();
   rows_budget_ = budget_ - std::min(budget_, fixed);
-  least_bytes_.clear();
+  min_bytes_.clear();
   uint64_t least = 0;
   uint64_t spare_bytes = 0;  // of one spare row per head
   for (size_t head = 0; head < n_heads; ++head) {
-    least += least_bytes_.emplace_back(MustHoldBytes(head));
+    least += min_bytes_.emplace_back(MustHoldBytes(head));
     spare_bytes += config_.layout(head, config_.incoming_tier()).row_bytes();
   }
   // Spare room comes after what must be kept.
   const uint64_t room = rows_budget_ - std::min(rows_budget_, least);
-  for (spare_ = std::min<uint64_t>(most_spare_, room / spare_bytes); spare_ > 0; --spare_) {
+  for (spare_ = std::min<uint64_t>(max_spare_, room / spare_bytes); spare_ > 0; --spare_) {
     uint64_t taken = 0;  // with their tables
     for (size_t head = 0; head < n_heads; ++head) taken += SpareBytes(head);
     if (taken <= room) break;
   }
-  for (size_t head = 0; head < n_heads; ++head) least_bytes_[head] += SpareBytes(head);
+  for (size_t head = 0; head < n_heads; ++head) min_bytes_[head] += SpareBytes(head);
   return least <= rows_budget_;
 }
 
@@ -221,7 +221,7 @@ uint64_t Compressor::MustHoldBytes(size_t head) const {
   if (config_.absorb().has_states()) {
     const size_t tier = config_.state_tier();
     // Tokens that do not compete take no room from states. Where all stay, none is made.
-    const size_t n_held = samples_ || rests_ ? memory_.store(head, tier).size() : 0;
+    const size_t n_held = samples_ || rests_ ? cache_.store(head, tier).size() : 0;
     bytes += StoreBytesFor(std::max<size_t>(all_stay_ ? 0 : 1, n_held), config_.layout(head, tier));
   }
   return bytes;
@@ -230,12 +230,12 @@ uint64_t Compressor::MustHoldBytes(size_t head) const {
 template <typename Work>
 void Compressor::ForHeads(const Work& work) const {
   const size_t most = 1 + n_candidates_ / kRowsPerThread;
-  const size_t n_threads = memory_.transit_ == nullptr ? 1 : memory_.transit_->n_threads();
+  const size_t n_threads = cache_.transit_ == nullptr ? 1 : cache_.transit_->n_threads();
   ParallelFor(std::min(n_threads, most), config_.n_heads(), work);
 }
 
 std::vector<uint64_t> Compressor::Distribute(std::span<const uint64_t> weights) const {
-  std::vector<uint64_t> shares(least_bytes_);
+  std::vector<uint64_t> shares(min_bytes_);
   std::vector<bool> at_least(shares.size());
   // Whoever is lifted to the least lowers the others, of whom some may have to be lifted, too.
   for (bool lifts = true; lifts;) {
@@ -253,8 +253,8 @@ std::vector<uint64_t> Compressor::Distribute(std::span<const uint64_t> weights) 
       if (at_least[head]) continue;
       const double part = sum > 0 ? static_cast<double>(weights[head]) / sum : 0.0;
       shares[head] = static_cast<uint64_t>(static_cast<double>(room) * part);
-      if (shares[head] >= least_bytes_[head]) continue;
-      shares[head] = least_bytes_[head];
+      if (shares[head] >= min_bytes_[head]) continue;
+      shares[head] = min_bytes_[head];
       at_least[head] = true;
       lifts = true;
     }
@@ -302,7 +302,7 @@ bool Compressor::AllStay(uint64_t room) const {
   uint64_t states = 0;
   bool any = false;
   for (size_t head = 0; head < config_.n_heads(); ++head) {
-    any = any || memory_.store(head, config_.state_tier()).size() > 0;
+    any = any || cache_.store(head, config_.state_tier()).size() > 0;
     states += StoreBytesFor(1, config_.layout(head, config_.state_tier()));
   }
   if (!any) return true;
@@ -311,17 +311,17 @@ bool Compressor::AllStay(uint64_t room) const {
   return states <= room;
 }
 
-uint64_t Compressor::LeastBytes() const {
-  uint64_t bytes = memory_.FixedBytes();
+uint64_t Compressor::MinBytes() const {
+  uint64_t bytes = cache_.FixedBytes();
   for (size_t head = 0; head < config_.n_heads(); ++head) {
-    bytes += StoreBytesFor(memory_.tokens_seen(), config_.layout(head, config_.n_rungs() - 1));
+    bytes += StoreBytesFor(cache_.tokens_seen(), config_.layout(head, config_.n_rungs() - 1));
   }
   return bytes;
 }
 
 Compressor::Sample Compressor::SampleOf(size_t head, size_t tier) const {
   if (tier + 1 != config_.n_rungs() || !(samples_ || rests_)) return {};
-  size_t n = memory_.store(head, tier).size();
+  size_t n = cache_.store(head, tier).size();
   if (rests_) n -= std::min(n, kCompetingRows);
   const size_t most = rests_ ? kSampledResting : kSampledRows;
   return {.n = n, .stride = std::max<size_t>(1, (n + most - 1) / most)};
@@ -329,7 +329,7 @@ Compressor::Sample Compressor::SampleOf(size_t head, size_t tier) const {
 
 size_t Compressor::CountTokens(size_t head) const {
   size_t n = n_new_;
-  for (size_t tier = 0; tier < config_.n_rungs(); ++tier) n += memory_.store(head, tier).size();
+  for (size_t tier = 0; tier < config_.n_rungs(); ++tier) n += cache_.store(head, tier).size();
   return n;
 }
 
@@ -340,7 +340,7 @@ size_t Compressor::CountCandidates(size_t head) const {
 
 Compressor::HeadPlan Compressor::Weigh(size_t head) const {
   HeadPlan plan;
-  plan.codec = RowCodec(memory_, head);
+  plan.codec = RowCodec(cache_, head);
   Gather(head, plan);
   Score(head, plan);
   return plan;
@@ -349,7 +349,7 @@ Compressor::HeadPlan Compressor::Weigh(size_t head) const {
 void Compressor::Gather(size_t head, HeadPlan& plan) const {
   plan.candidates.reserve(CountCandidates(head));
   for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
-    const RowStore& rows = memory_.store(head, tier);
+    const RowStore& rows = cache_.store(head, tier);
     const Sample sample = SampleOf(head, tier);
     for (size_t slot = 0; slot < rows.size();) {
       const size_t stands_for =
@@ -362,7 +362,7 @@ void Compressor::Gather(size_t head, HeadPlan& plan) const {
       slot += stands_for;
     }
   }
-  const uint64_t first_new = memory_.tokens_seen() - n_new_;
+  const uint64_t first_new = cache_.tokens_seen() - n_new_;
   for (uint32_t i = 0; i < n_new_; ++i) {
     plan.candidates.push_back(
         {.index = static_cast<uint32_t>(first_new + i), .slot = i, .is_new = true});
@@ -373,35 +373,35 @@ void Compressor::Gather(size_t head, HeadPlan& plan) const {
 void Compressor::Decode(size_t head, const RowCodec& codec, const Candidate& candidate, float* k,
                         float* v) const {
   if (candidate.is_new) {
-    Transit& transit = memory_.transit();
+    Transit& transit = cache_.transit();
     codec.DecodeStaged(transit.key(head, candidate.slot), transit.value(head, candidate.slot), k,
                        v);
   } else {
-    codec.DecodeStored(memory_.store(head, candidate.tier), config_.rotated(candidate.tier),
+    codec.DecodeStored(cache_.store(head, candidate.tier), config_.rotated(candidate.tier),
                        candidate.slot, k, v);
   }
 }
 
 std::span<const float> Compressor::Stats(size_t head, const Candidate& candidate) const {
-  if (!candidate.is_new) return memory_.store(head, candidate.tier).stats(candidate.slot);
+  if (!candidate.is_new) return cache_.store(head, candidate.tier).stats(candidate.slot);
   const size_t n = config_.n_stats();
-  return {memory_.transit().new_stats(head) + candidate.slot * n, n};
+  return {cache_.transit().new_stats(head) + candidate.slot * n, n};
 }
 
 void Compressor::MakeCentre(size_t head) {
   const LayerShape& shape = config_.layer_shape(head);
   const size_t n = CountTokens(head);
-  if (!config_.rotates() || config_.n_rungs() == 1 || memory_.centre(head) != nullptr || n == 0 ||
+  if (!config_.rotates() || config_.n_rungs() == 1 || cache_.centre(head) != nullptr || n == 0 ||
       budget_ < kCentreShare * CentreBytes(shape) * config_.n_heads() ||
-      budget_ < memory_.smallest_budget_bytes() + CentreBytes(shape)) {
+      budget_ < cache_.min_budget_bytes() + CentreBytes(shape)) {
     return;
   }
   // What is on quantised rungs already was coded without a centre.
   for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
-    if (config_.rotated(tier) && memory_.store(head, tier).size() > 0) return;
+    if (config_.rotated(tier) && cache_.store(head, tier).size() > 0) return;
   }
   HeadPlan plan;
-  plan.codec = RowCodec(memory_, head);
+  plan.codec = RowCodec(cache_, head);
   Gather(head, plan);
   std::vector<float> k(shape.d_k), v(shape.d_v), k_mean(shape.d_k), v_mean(shape.d_v);
   const float share = 1.0f / static_cast<float>(n);
@@ -414,24 +414,24 @@ void Compressor::MakeCentre(size_t head) {
   EncodeRow(ElementType::kQ8_0, k_mean.data(), shape.d_k, centre.get());
   EncodeRow(ElementType::kQ8_0, v_mean.data(), shape.d_v,
             centre.get() + RowBytes(ElementType::kQ8_0, shape.d_k));
-  memory_.centres_[head] = std::move(centre);
+  cache_.centres_[head] = std::move(centre);
 }
 
 void Compressor::MakeMatrix(size_t head) {
-  if (memory_.matrices_.empty() || memory_.matrices_[head] != nullptr) return;
+  if (cache_.matrices_.empty() || cache_.matrices_[head] != nullptr) return;
   const LayerShape& shape = config_.layer_shape(head);
   if (budget_ < kMatrixShare * MatrixBytes(shape) * config_.n_heads() ||
-      budget_ < memory_.smallest_budget_bytes() + MatrixBytes(shape)) {
+      budget_ < cache_.min_budget_bytes() + MatrixBytes(shape)) {
     return;
   }
-  memory_.matrices_[head] = std::make_unique<uint16_t[]>(MatrixElements(shape));
+  cache_.matrices_[head] = std::make_unique<uint16_t[]>(MatrixElements(shape));
 }
 
 void Compressor::UpdateMatrix(size_t head, const RowCodec& codec,
                               const std::vector<StateSums>& points, const std::vector<size_t>& went,
                               double before, double retention) {
   const LayerShape& shape = config_.layer_shape(head);
-  uint16_t* matrix = memory_.matrices_[head].get();
+  uint16_t* matrix = cache_.matrices_[head].get();
   const std::vector<StateSums> states = LoadStates(head, codec);
   std::vector<float> k(shape.d_k), v(shape.d_v), k_state(shape.d_k), v_state(shape.d_v);
   std::vector<float> sum(MatrixElements(shape));
@@ -464,13 +464,13 @@ void Compressor::Score(size_t head, HeadPlan& plan) const {
   std::vector<TokenInfo> infos(n);
   for (size_t i = 0; i < n; ++i) {
     indices[i] = candidates[i].index;
-    infos[i] = memory_.token_info(indices[i]);
+    infos[i] = cache_.token_info(indices[i]);
   }
   const CandidateRows rows(*this, head, plan);
   ScoreContext context;
   context.layer = config_.layer_of(head);
   context.kv_head = config_.kv_head_of(head);
-  context.tokens_seen = memory_.tokens_seen();
+  context.tokens_seen = cache_.tokens_seen();
   context.token_index = indices;
   context.tokens = infos;
   context.rows = &rows;
@@ -486,7 +486,7 @@ void Compressor::Score(size_t head, HeadPlan& plan) const {
     for (const Candidate& candidate : candidates) {
       const std::span<const float> stats = Stats(head, candidate);
       attention.push_back(stats.empty() ? 0.0f : stats[0]);
-      if (needs.entropy) entropy.push_back(static_cast<float>(memory_.Entropy(stats)));
+      if (needs.entropy) entropy.push_back(static_cast<float>(cache_.Entropy(stats)));
     }
     context.attention = attention;
     context.entropy = entropy;
@@ -499,7 +499,7 @@ void Compressor::Score(size_t head, HeadPlan& plan) const {
     plan.items[i] = {.shape = static_cast<uint16_t>(config_.layer_of(head)),
                      .rung = candidates[i].tier,
                      .keep = indices[i] < keep.sinks ||
-                             uint64_t{indices[i]} + keep.window >= memory_.tokens_seen()};
+                             uint64_t{indices[i]} + keep.window >= cache_.tokens_seen()};
   }
   std::vector<float> scores(n);
   const bool are_errors = config_.policy().info->scores_are_errors;
@@ -584,7 +584,7 @@ void Compressor::SolveRows(size_t head, HeadPlan& plan, const LadderSolver& solv
   plan.n_states = 0;
   solver.Solve(budget, plan.items);
   if (!config_.absorb().has_states()) return;
-  const size_t n_held = memory_.store(head, config_.state_tier()).size();
+  const size_t n_held = cache_.store(head, config_.state_tier()).size();
   const size_t n_rungs = config_.n_rungs();
   const auto forgotten = [n_rungs](const LadderItem& item) { return item.rung == n_rungs; };
   if (n_held == 0 && std::ranges::none_of(plan.items, forgotten)) return;
@@ -630,7 +630,7 @@ void Compressor::SolveRows(size_t head, HeadPlan& plan, const LadderSolver& solv
 bool Compressor::NeedsMetric(size_t head) const {
   const AbsorbChoice& absorb = config_.absorb();
   return absorb.has_states() &&
-         (room_ < 1 || absorb.share < 0 || memory_.store(head, config_.state_tier()).size() > 0);
+         (room_ < 1 || absorb.share < 0 || cache_.store(head, config_.state_tier()).size() > 0);
 }
 
 void Compressor::MeasureMetric(size_t head, const CandidateRows& rows, HeadPlan& plan) const {
@@ -708,12 +708,12 @@ void Compressor::Apply(size_t head, HeadPlan& plan) {
     const RowLayout& layout = config_.layout(head, rung);
     uint8_t* v_row = row + layout.k_bytes();
     if (!candidate.is_new && candidate.tier == rung) {
-      const RowView held = memory_.store(head, rung).row(candidate.slot);
+      const RowView held = cache_.store(head, rung).row(candidate.slot);
       std::memcpy(row, held.k, layout.k_bytes());
       std::memcpy(v_row, held.v, layout.v_bytes());
     } else if (candidate.is_new && layout.k_type == ElementType::kF16 &&
                layout.v_type == ElementType::kF16 && !config_.rotated(rung)) {
-      Transit& transit = memory_.transit();
+      Transit& transit = cache_.transit();
       std::memcpy(row, transit.key(head, candidate.slot), layout.k_bytes());
       std::memcpy(v_row, transit.value(head, candidate.slot), layout.v_bytes());
     } else {
@@ -758,9 +758,9 @@ void Compressor::Apply(size_t head, HeadPlan& plan) {
   std::vector<size_t> arriving(n_rungs);
   for (const Placed& row : placed) ++arriving[row.tier];
   for (size_t tier = 0; tier < n_rungs; ++tier) {
-    if (!leaving[tier].empty()) memory_.mutable_store(head, tier).Remove(leaving[tier]);
+    if (!leaving[tier].empty()) cache_.mutable_store(head, tier).Remove(leaving[tier]);
     const size_t spare = tier == config_.incoming_tier() ? spare_ : 0;
-    memory_.SetCapacity(head, tier, memory_.store(head, tier).size() + arriving[tier] + spare);
+    cache_.SetCapacity(head, tier, cache_.store(head, tier).size() + arriving[tier] + spare);
   }
   std::vector<uint8_t> new_row;
   for (const Placed& row : placed) {
@@ -775,7 +775,7 @@ void Compressor::Apply(size_t head, HeadPlan& plan) {
         own = shown.data();
       }
     }
-    memory_.mutable_store(head, row.tier)
+    cache_.mutable_store(head, row.tier)
         .Append({.k = k_row,
                  .v = k_row + config_.layout(head, row.tier).k_bytes(),
                  .index = candidate.index,
@@ -789,7 +789,7 @@ void Compressor::Apply(size_t head, HeadPlan& plan) {
 }
 
 std::vector<StateSums> Compressor::LoadStates(size_t head, const RowCodec& codec) const {
-  const RowStore& rows = memory_.store(head, config_.state_tier());
+  const RowStore& rows = cache_.store(head, config_.state_tier());
   const LayerShape& shape = config_.layer_shape(head);
   std::vector<float> k(shape.d_k), v(shape.d_v);
   std::vector<StateSums> states;
@@ -808,14 +808,14 @@ void Compressor::StoreStates(size_t head, const RowCodec& codec,
   const LayerShape& shape = config_.layer_shape(head);
   const size_t tier = config_.state_tier();
   const RowLayout& layout = config_.layout(head, tier);
-  if (states.empty()) return memory_.SetCapacity(head, tier, 0);
+  if (states.empty()) return cache_.SetCapacity(head, tier, 0);
   RowStore rows(layout);
   rows.SetCapacity(states.size());
   std::vector<float> k(shape.d_k), v(shape.d_v);
   std::vector<uint8_t> k_row(layout.k_bytes()), v_row(layout.v_bytes());
   for (size_t i = 0; i < states.size(); ++i) {
     if (same_as[i] != kChanged) {
-      rows.Append(memory_.store(head, tier).row(same_as[i]));
+      rows.Append(cache_.store(head, tier).row(same_as[i]));
       continue;
     }
     const StateSums& state = states[i];
@@ -827,13 +827,13 @@ void Compressor::StoreStates(size_t head, const RowCodec& codec,
                  .log_mass = std::log(state.mass),
                  .spread = state.Spread()});
   }
-  memory_.mutable_store(head, tier) = std::move(rows);
+  cache_.mutable_store(head, tier) = std::move(rows);
 }
 
 void Compressor::Absorb(size_t head, const HeadPlan& plan, std::vector<StateSums> forgotten,
                         double entropy) {
   const size_t limit = plan.n_states;
-  if (forgotten.empty() && limit >= memory_.store(head, config_.state_tier()).size()) return;
+  if (forgotten.empty() && limit >= cache_.store(head, config_.state_tier()).size()) return;
   std::vector<StateSums> states = LoadStates(head, plan.codec);
   double mass = 0;
   for (const StateSums& state : states) mass += static_cast<double>(state.mass);
@@ -844,7 +844,7 @@ void Compressor::Absorb(size_t head, const HeadPlan& plan, std::vector<StateSums
     for (StateSums& state : states) state.Retain(static_cast<float>(retention));
   }
   std::vector<StateSums> points;  // for the matrix
-  if (memory_.matrix(head) != nullptr) {
+  if (cache_.matrix(head) != nullptr) {
     points = states;
     points.insert(points.end(), forgotten.begin(), forgotten.end());
   }
@@ -862,20 +862,20 @@ void Compressor::Absorb(size_t head, const HeadPlan& plan, std::vector<StateSums
   } else {
     const std::vector<size_t> placed = AbsorbByPlace(states, forgotten);
     const auto same_media = [](const void* context, uint32_t a, uint32_t b) {
-      const auto* memory = static_cast<const Memory::Impl*>(context);
-      const TokenInfo x = memory->token_info(a);
-      const TokenInfo y = memory->token_info(b);
+      const auto* cache = static_cast<const KvCache::Impl*>(context);
+      const TokenInfo x = cache->token_info(a);
+      const TokenInfo y = cache->token_info(b);
       return x.modality == y.modality && x.media == y.media;
     };
     const std::vector<size_t> merged =
-        MergeNeighbours(states, limit, plan.metric, same_media, &memory_);
+        MergeNeighbours(states, limit, plan.metric, same_media, &cache_);
     for (const size_t i : placed) went.push_back(merged[i]);
   }
   StoreStates(head, plan.codec, states, SameAs(went, roots_before.size(), states, retention));
-  if (memory_.matrix(head) != nullptr) {
+  if (cache_.matrix(head) != nullptr) {
     UpdateMatrix(head, plan.codec, points, went, mass, retention);
   }
-  if (memory_.tracing()) TraceRoots(head, roots_before, tokens, states, went);
+  if (cache_.tracing()) TraceRoots(head, roots_before, tokens, states, went);
 }
 
 std::vector<uint32_t> Compressor::SameAs(std::span<const size_t> went, size_t n_before,
@@ -909,7 +909,7 @@ double Compressor::ForgottenEntropy(size_t head, const HeadPlan& plan) const {
   size_t n = 0;
   for (size_t i = 0; i < plan.items.size(); ++i) {
     if (plan.items[i].rung < config_.n_rungs()) continue;
-    sum += memory_.Entropy(Stats(head, plan.candidates[i]));
+    sum += cache_.Entropy(Stats(head, plan.candidates[i]));
     ++n;
   }
   return n == 0 ? 1.0 : sum / static_cast<double>(n);
@@ -918,13 +918,13 @@ double Compressor::ForgottenEntropy(size_t head, const HeadPlan& plan) const {
 void Compressor::TraceRoots(size_t head, const std::vector<uint32_t>& roots_before,
                             const std::vector<uint32_t>& tokens,
                             const std::vector<StateSums>& states, const std::vector<size_t>& went) {
-  std::vector<int64_t>& root = memory_.trace_->heads[head].root;
-  root.resize(memory_.tokens_seen(), -1);
+  std::vector<int64_t>& root = cache_.trace_->heads[head].root;
+  root.resize(cache_.tokens_seen(), -1);
   const auto now = [&](size_t point) {
     return point < went.size() ? static_cast<int64_t>(states[went[point]].index) : -1;
   };
   // Shares go where the states went that took them.
-  std::vector<float>& shares = memory_.trace_->heads[head].state_share;
+  std::vector<float>& shares = cache_.trace_->heads[head].state_share;
   std::vector<float> shares_now(shares.size());
   for (size_t i = 0; i < roots_before.size(); ++i) {
     const int64_t to = now(i);
@@ -949,11 +949,11 @@ std::vector<size_t> Compressor::AbsorbByPlace(std::vector<StateSums>& states,
   const auto n_roots = static_cast<double>(config_.absorb().roots);
   const auto segment = static_cast<uint32_t>(config_.absorb().segment);
   for (StateSums& single : forgotten) {
-    const TokenInfo cell = memory_.token_info(single.index);
+    const TokenInfo cell = cache_.token_info(single.index);
     uint32_t root = single.index;
     if (cell.modality == Modality::kImage) {
       // The grid is cut into about `roots` blocks; a block's middle cell is its root.
-      const MediaSpan& span = memory_.media()[cell.media];
+      const MediaSpan& span = cache_.media()[cell.media];
       const double side = std::sqrt(n_roots * span.rows / static_cast<double>(span.columns));
       const auto block_rows =
           static_cast<uint32_t>(std::clamp(std::round(side), 1.0, static_cast<double>(span.rows)));
@@ -967,7 +967,7 @@ std::vector<size_t> Compressor::AbsorbByPlace(std::vector<StateSums>& states,
     } else {
       root = single.index / segment * segment;
       // A segment does not reach back into a picture.
-      while (memory_.token_info(root).modality == Modality::kImage) ++root;
+      while (cache_.token_info(root).modality == Modality::kImage) ++root;
     }
     single.index = root;
     const auto same = std::ranges::find(states, root, &StateSums::index);
@@ -1000,7 +1000,7 @@ void Compressor::MergeIntoKept(size_t head, const RowCodec& codec,
   if (forgotten.empty()) return;
   std::vector<Kept> kept;
   for (size_t tier = 0; tier < config_.n_rungs(); ++tier) {
-    const RowStore& rows = memory_.store(head, tier);
+    const RowStore& rows = cache_.store(head, tier);
     for (size_t slot = 0; slot < rows.size(); ++slot) {
       Kept& row = kept.emplace_back(Kept{.tier = tier, .slot = slot});
       row.k.resize(shape.d_k);
@@ -1045,7 +1045,7 @@ void Compressor::MergeIntoKept(size_t head, const RowCodec& codec,
     std::vector<uint8_t> k_row(layout.k_bytes()), v_row(layout.v_bytes());
     codec.Encode(layout, config_.rotated(row.tier), row.k_merged.data(), row.v_merged.data(),
                  k_row.data(), v_row.data());
-    memory_.mutable_store(head, row.tier).SetKeyAndValue(row.slot, k_row.data(), v_row.data());
+    cache_.mutable_store(head, row.tier).SetKeyAndValue(row.slot, k_row.data(), v_row.data());
   }
 }
 

@@ -1,5 +1,5 @@
-// Makes a Memory fit its budget: scores its tokens, decides who sits on which rung, moves them, and
-// lets states absorb what leaves.
+// Makes a KvCache fit its budget: scores its tokens, decides who sits on which rung, moves them,
+// and lets states absorb what leaves.
 #ifndef RETENTIVEKV_CACHE_COMPRESSOR_H_
 #define RETENTIVEKV_CACHE_COMPRESSOR_H_
 
@@ -9,10 +9,10 @@
 #include <span>
 #include <vector>
 
+#include "cache/kv_cache_impl.h"
 #include "cache/ladder_solver.h"
-#include "cache/memory_impl.h"
 #include "cache/row_codec.h"
-#include "memory/states.h"
+#include "rows/states.h"
 
 namespace rkv {
 
@@ -38,9 +38,9 @@ class Compressor {
   static constexpr uint64_t kMaxSpareRows = 128;
 
   // Down to `budget` bytes.
-  Compressor(Memory::Impl& memory, uint64_t budget);
+  Compressor(KvCache::Impl& cache, uint64_t budget);
 
-  // The last `n_new` tokens are in the Memory's transit and not yet held.
+  // The last `n_new` tokens are in the KvCache's transit and not yet held.
   void Run(size_t n_new);
 
  private:
@@ -66,10 +66,10 @@ class Compressor {
   // Who competes. may_rest: most of the lowest rung need not.
   void Decide(bool may_rest);
   // Whether no token has to leave the lowest rung for what remembers those that left, with `room`
-  // bytes beside LeastBytes().
+  // bytes beside MinBytes().
   bool AllStay(uint64_t room) const;
   // To have every token of the conversation on the lowest rung.
-  uint64_t LeastBytes() const;
+  uint64_t MinBytes() const;
   // Of a tier's first `n` rows, every stride-th stands for those up to the next, which stay where
   // they are.
   struct Sample {
@@ -86,7 +86,7 @@ class Compressor {
   uint64_t SpareBytes(size_t head) const;  // of spare_, with their tables
   // By samples_ and rests_: who competes, and what each head gets at the least, spare rows after
   // all that must be held. False if that is more than the budget.
-  bool FitsAtLeast();
+  bool FitsMinimum();
 
   // Heads do not depend on each other, except where the budget is distributed: each is planned
   // and applied on its own, as plans of all heads take more memory than one ubatch.
@@ -148,7 +148,7 @@ class Compressor {
                                       const std::vector<StateSums>& states, double retention);
   std::span<const float> Stats(size_t head, const Candidate& candidate) const;
 
-  Memory::Impl& memory_;
+  KvCache::Impl& cache_;
   const CacheConfig& config_;
   uint64_t budget_;
   size_t n_new_ = 0;
@@ -162,9 +162,9 @@ class Compressor {
   bool rests_ = false;     // all but the last of the lowest rung, by that order
   // Rows per head that stay free on the incoming tier, so that steps to come need not compress.
   size_t spare_ = 0;
-  size_t most_spare_ = 0;
+  size_t max_spare_ = 0;
   uint64_t rows_budget_ = 0;                     // without what belongs to no head
-  std::vector<uint64_t> least_bytes_;            // [head] MustHoldBytes() and the spare rows
+  std::vector<uint64_t> min_bytes_;              // [head] MustHoldBytes() and the spare rows
   size_t n_candidates_ = 0;                      // of all heads
   std::vector<std::vector<LadderRung>> shapes_;  // [layer]
 };

@@ -11,7 +11,7 @@ namespace {
 // GaussianError() of rows that are as good as exact.
 constexpr double kIncomingError = 1e-4;
 
-Status CheckShape(const MemoryShape& shape) {
+Status CheckShape(const CacheShape& shape) {
   if (shape.layers.empty()) return InvalidArgument("the model has no attention layers");
   for (const LayerShape& layer : shape.layers) {
     if (layer.n_kv_head == 0 || layer.n_head % layer.n_kv_head != 0 || layer.d_k == 0 ||
@@ -26,8 +26,8 @@ Status CheckShape(const MemoryShape& shape) {
 
 }  // namespace
 
-Result<std::shared_ptr<const CacheConfig>> CacheConfig::Create(const MemoryShape& shape,
-                                                               const MemoryOptions& options) {
+Result<std::shared_ptr<const CacheConfig>> CacheConfig::Create(const CacheShape& shape,
+                                                               const CacheOptions& options) {
   RKV_RETURN_IF_ERROR(CheckShape(shape));
   const std::shared_ptr<CacheConfig> config(new CacheConfig);
   config->shape_ = shape;

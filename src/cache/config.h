@@ -5,10 +5,10 @@
 #include <memory>
 #include <vector>
 
-#include "memory/absorb.h"
-#include "memory/row_store.h"
 #include "policies/policy.h"
-#include "retentivekv/memory.h"
+#include "retentivekv/kv_cache.h"
+#include "rows/absorb.h"
+#include "rows/row_store.h"
 
 namespace rkv {
 
@@ -16,11 +16,11 @@ namespace rkv {
 // the absorber has any. Heads of all layers are numbered through.
 class CacheConfig {
  public:
-  static Result<std::shared_ptr<const CacheConfig>> Create(const MemoryShape& shape,
-                                                           const MemoryOptions& options);
+  static Result<std::shared_ptr<const CacheConfig>> Create(const CacheShape& shape,
+                                                           const CacheOptions& options);
 
-  const MemoryShape& shape() const { return shape_; }
-  const MemoryOptions& options() const { return options_; }
+  const CacheShape& shape() const { return shape_; }
+  const CacheOptions& options() const { return options_; }
   const PolicyChoice& policy() const { return policy_; }
   const PolicyNeeds& needs() const { return needs_; }
   const AbsorbChoice& absorb() const { return absorb_; }
@@ -64,8 +64,8 @@ class CacheConfig {
   CacheConfig() = default;
   Status MakeLayouts();
 
-  MemoryShape shape_;
-  MemoryOptions options_;
+  CacheShape shape_;
+  CacheOptions options_;
   PolicyChoice policy_;
   PolicyNeeds needs_;
   AbsorbChoice absorb_;

@@ -1,10 +1,10 @@
-// Looking into a Memory.
+// Looking into a KvCache.
 #include "retentivekv/inspect.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "cache/memory_impl.h"
+#include "cache/kv_cache_impl.h"
 
 namespace rkv {
 
@@ -25,19 +25,19 @@ void Trace::Truncate(size_t n, size_t n_cells) {
   }
 }
 
-size_t Memory::Impl::n_cells() const {
+size_t KvCache::Impl::n_cells() const {
   size_t n = 0;
   for (const MediaSpan& span : media_) n += span.n_tokens();
   return n;
 }
 
-void Memory::Impl::StartTracing() {
+void KvCache::Impl::StartTracing() {
   if (trace_ != nullptr) return;
   trace_ = std::make_unique<Trace>();
   trace_->heads.resize(config_->n_heads());
 }
 
-void Memory::Impl::BeginAnswer() {
+void KvCache::Impl::BeginAnswer() {
   if (trace_ == nullptr) return;
   trace_->answer_tokens = 0;
   trace_->answer.clear();
@@ -47,7 +47,7 @@ void Memory::Impl::BeginAnswer() {
   }
 }
 
-void Memory::Impl::TraceShares() {
+void KvCache::Impl::TraceShares() {
   if (trace_ == nullptr || !transit_->traces()) return;
   ++trace_->answer_tokens;
   const size_t n_tokens = tokens_seen_ + transit_->n();
@@ -87,7 +87,7 @@ void Memory::Impl::TraceShares() {
   trace_->answer.push_back(std::move(chosen));
 }
 
-Inspection Memory::Impl::Inspect() const {
+Inspection KvCache::Impl::Inspect() const {
   Inspection inspection;
   inspection.shape = shape();
   inspection.stats = stats();

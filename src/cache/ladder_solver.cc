@@ -11,7 +11,7 @@ namespace {
 
 // Of a step within its item, in a key to sort by.
 constexpr uint32_t kNumberBits = 3;
-constexpr uint32_t kMostNumber = (1u << kNumberBits) - 1;
+constexpr uint32_t kMaxNumber = (1u << kNumberBits) - 1;
 
 }  // namespace
 
@@ -79,7 +79,7 @@ LadderSolver::LadderSolver(std::span<const std::vector<LadderRung>> shapes,
       rate = std::min(rate, static_cast<double>(error) * steps[n].avoided /
                                 static_cast<double>(steps[n].bytes));
       order_.push_back(uint64_t{std::bit_cast<uint32_t>(static_cast<float>(rate))} << 32 |
-                       i << kNumberBits | (kMostNumber - n));
+                       i << kNumberBits | (kMaxNumber - n));
     }
   }
   std::ranges::sort(order_, std::greater{});
@@ -95,7 +95,7 @@ uint64_t LadderSolver::Solve(uint64_t budget, std::span<LadderItem> items) const
   std::vector<uint8_t> taken(items.size(), 0);
   for (const uint64_t key : order_) {
     const auto low = static_cast<uint32_t>(key);
-    const uint32_t number = kMostNumber - (low & kMostNumber);
+    const uint32_t number = kMaxNumber - (low & kMaxNumber);
     const uint32_t i = low >> kNumberBits;
     const Step& step = hulls_[items[i].shape][hull_of_[i]][number];
     if (number != taken[i] || used + step.bytes > budget) continue;

@@ -7,7 +7,7 @@
 
 #include "base/f16.h"
 #include "base/random.h"
-#include "cache/memory_impl.h"
+#include "cache/kv_cache_impl.h"
 
 namespace rkv {
 namespace {
@@ -15,7 +15,7 @@ namespace {
 constexpr size_t kD = 16;
 constexpr float kScale = 0.25f;
 
-MemoryShape OneHead() { return {.layers = {{.n_head = 1, .n_kv_head = 1, .d_k = kD, .d_v = kD}}}; }
+CacheShape OneHead() { return {.layers = {{.n_head = 1, .n_kv_head = 1, .d_k = kD, .d_v = kD}}}; }
 
 struct Tokens {
   std::vector<uint16_t> k, v;  // [n, kD]
@@ -44,38 +44,38 @@ Tokens JointlyGaussian(size_t n, Random& random) {
   return tokens;
 }
 
-Memory Remember(const Tokens& tokens, const std::string& absorb, size_t per_append,
-                const char* policy = "streaming:sinks=1,window=4") {
-  MemoryOptions options{.policy = *ParsePolicySpec(policy)};
+KvCache Remember(const Tokens& tokens, const std::string& absorb, size_t per_append,
+                 const char* policy = "streaming:sinks=1,window=4") {
+  CacheOptions options{.policy = *ParsePolicySpec(policy)};
   if (!absorb.empty()) {
     options.budget = *ParseBudget("48t");
     options.absorb = *ParseAbsorbSpec(absorb);
   }
-  Memory memory = *Memory::Create(OneHead(), options);
+  KvCache cache = *KvCache::Create(OneHead(), options);
   for (size_t i = 0; i < tokens.n(); i += per_append) {
     const size_t n = std::min(per_append, tokens.n() - i);
-    memory.BeginAppend(n);
+    cache.BeginAppend(n);
     for (size_t j = 0; j < n; ++j) {
-      memory.Stage(0, 0, j, tokens.k.data() + (i + j) * kD, tokens.v.data() + (i + j) * kD);
+      cache.Stage(0, 0, j, tokens.k.data() + (i + j) * kD, tokens.v.data() + (i + j) * kD);
     }
-    memory.CommitAppend();
+    cache.CommitAppend();
   }
-  return memory;
+  return cache;
 }
 
-std::vector<float> Attend(const Memory& memory, const std::vector<float>& q) {
+std::vector<float> Attend(const KvCache& cache, const std::vector<float>& q) {
   std::vector<float> out(kD);
-  memory.Attend(0, 0, q.data(), 1, kScale, 0.0f, out.data());
+  cache.Attend(0, 0, q.data(), 1, kScale, 0.0f, out.data());
   return out;
 }
 
-double MeanError(const Memory& memory, const Memory& full, uint64_t seed) {
+double MeanError(const KvCache& cache, const KvCache& full, uint64_t seed) {
   Random random(seed);
   double error = 0;
   for (int round = 0; round < 20; ++round) {
     std::vector<float> q(kD);
     for (float& x : q) x = static_cast<float>(random.NextGaussian());
-    const std::vector<float> actual = Attend(memory, q);
+    const std::vector<float> actual = Attend(cache, q);
     const std::vector<float> exact = Attend(full, q);
     for (size_t e = 0; e < kD; ++e) error += std::abs(static_cast<double>(actual[e] - exact[e]));
   }
@@ -87,9 +87,9 @@ TEST(MatrixStateTest, JointlyGaussianTokensAreReadOutExactlyAsTheirNumberGrows) 
   for (const size_t n : {200, 1000, 5000}) {
     Random random(3);
     const Tokens tokens = JointlyGaussian(n, random);
-    const Memory full = Remember(tokens, "", n, "full");
-    const Memory with = Remember(tokens, "clusters:share=0.001,matrix=1", n);
-    const Memory without = Remember(tokens, "clusters:share=0.001", n);
+    const KvCache full = Remember(tokens, "", n, "full");
+    const KvCache with = Remember(tokens, "clusters:share=0.001,matrix=1", n);
+    const KvCache without = Remember(tokens, "clusters:share=0.001", n);
     ASSERT_NE(with.impl().matrix(0), nullptr);
     ASSERT_EQ(with.stats().states, 1u);
     const double error = MeanError(with, full, 4);
@@ -104,19 +104,19 @@ TEST(MatrixStateTest, OneByOneEqualsInBatch) {
   Random random(5);
   const Tokens tokens = JointlyGaussian(300, random);
   const std::string absorb = "clusters:share=0.001,matrix=1";
-  const Memory batch = Remember(tokens, absorb, 300);
-  const Memory single = Remember(tokens, absorb, 1);
+  const KvCache batch = Remember(tokens, absorb, 300);
+  const KvCache single = Remember(tokens, absorb, 1);
   // Both keep the same tokens only where their spare rows are the same.
-  const Memory full = Remember(tokens, "", 300, "full");
+  const KvCache full = Remember(tokens, "", 300, "full");
   EXPECT_NEAR(MeanError(batch, full, 6), MeanError(single, full, 6), 0.01);
 }
 
 TEST(MatrixStateTest, AdditiveReadoutIsThePapersFormula) {
   Random random(7);
   const Tokens tokens = JointlyGaussian(400, random);
-  const Memory memory = Remember(tokens, "clusters:share=0.1,additive=0.5,matrix=1", 100);
-  const HeadInspection seen = memory.Inspect().heads[0];
-  const RowStore& states = memory.impl().store(0, memory.impl().config().state_tier());
+  const KvCache cache = Remember(tokens, "clusters:share=0.1,additive=0.5,matrix=1", 100);
+  const HeadInspection seen = cache.Inspect().heads[0];
+  const RowStore& states = cache.impl().store(0, cache.impl().config().state_tier());
   ASSERT_GT(states.size(), 1u);
   for (int round = 0; round < 10; ++round) {
     std::vector<float> q(kD);
@@ -140,7 +140,7 @@ TEST(MatrixStateTest, AdditiveReadoutIsThePapersFormula) {
       for (size_t e = 0; e < kD; ++e) dot += static_cast<double>(q[e]) * static_cast<double>(k[e]);
       normaliser += std::exp(static_cast<double>(states.row(slot).log_mass)) * std::abs(dot);
     }
-    const std::vector<float> actual = Attend(memory, q);
+    const std::vector<float> actual = Attend(cache, q);
     for (size_t e = 0; e < kD; ++e) {
       const double expected = exact[e] / total + 0.5 * readout[e] / normaliser;
       EXPECT_NEAR(static_cast<double>(actual[e]), expected, 5e-3 * (1 + std::abs(expected)));
@@ -152,46 +152,46 @@ TEST(MatrixStateTest, AdditiveReadoutIsThePapersFormula) {
 TEST(MatrixStateTest, IsMadeOnlyWhereItIsSmall) {
   Random random(8);
   const Tokens tokens = JointlyGaussian(300, random);
-  MemoryOptions options{.policy = *ParsePolicySpec("streaming:sinks=1,window=4"),
-                        .budget = *ParseBudget("24t"),
-                        .absorb = *ParseAbsorbSpec("clusters:matrix=1")};
-  Memory memory = *Memory::Create(OneHead(), options);
-  memory.BeginAppend(tokens.n());
+  CacheOptions options{.policy = *ParsePolicySpec("streaming:sinks=1,window=4"),
+                       .budget = *ParseBudget("24t"),
+                       .absorb = *ParseAbsorbSpec("clusters:matrix=1")};
+  KvCache cache = *KvCache::Create(OneHead(), options);
+  cache.BeginAppend(tokens.n());
   for (size_t i = 0; i < tokens.n(); ++i) {
-    memory.Stage(0, 0, i, tokens.k.data() + i * kD, tokens.v.data() + i * kD);
+    cache.Stage(0, 0, i, tokens.k.data() + i * kD, tokens.v.data() + i * kD);
   }
-  memory.CommitAppend();
-  EXPECT_EQ(memory.impl().matrix(0), nullptr);
-  EXPECT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
+  cache.CommitAppend();
+  EXPECT_EQ(cache.impl().matrix(0), nullptr);
+  EXPECT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
 }
 
 // The budget grows until a matrix may be made, which then takes what the lowest rung's tokens had.
 TEST(MatrixStateTest, StaysWithinTheBudgetThatAllTokensHadRoomIn) {
-  const MemoryShape shape{.layers = {{.n_head = 2, .n_kv_head = 2, .d_k = 64, .d_v = 64}}};
-  Memory memory = *Memory::Create(shape, {.policy = *ParsePolicySpec("retentive:window=8"),
-                                          .budget = *ParseBudget("20%"),
-                                          .absorb = *ParseAbsorbSpec("clusters:matrix=1"),
-                                          .ladder = *ParseLadder("auto")});
+  const CacheShape shape{.layers = {{.n_head = 2, .n_kv_head = 2, .d_k = 64, .d_v = 64}}};
+  KvCache cache = *KvCache::Create(shape, {.policy = *ParsePolicySpec("retentive:window=8"),
+                                           .budget = *ParseBudget("20%"),
+                                           .absorb = *ParseAbsorbSpec("clusters:matrix=1"),
+                                           .ladder = *ParseLadder("auto")});
   Random random(9);
   std::vector<uint16_t> row(64);
   const auto append = [&](size_t n) {
-    memory.BeginAppend(n);
+    cache.BeginAppend(n);
     for (size_t head = 0; head < 2; ++head) {
       for (size_t i = 0; i < n; ++i) {
         for (uint16_t& x : row) x = F16FromF32(static_cast<float>(random.NextGaussian()));
-        memory.Stage(0, head, i, row.data(), row.data());
+        cache.Stage(0, head, i, row.data(), row.data());
       }
     }
-    memory.CommitAppend();
+    cache.CommitAppend();
   };
   append(500);
-  ASSERT_EQ(memory.impl().matrix(0), nullptr);
-  ASSERT_EQ(memory.stats().tokens_evicted, 0u);
+  ASSERT_EQ(cache.impl().matrix(0), nullptr);
+  ASSERT_EQ(cache.stats().tokens_evicted, 0u);
   for (int i = 0; i < 400; ++i) {
     append(1);
-    ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes) << "step " << i;
+    ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes) << "step " << i;
   }
-  EXPECT_NE(memory.impl().matrix(0), nullptr);
+  EXPECT_NE(cache.impl().matrix(0), nullptr);
 }
 
 }  // namespace

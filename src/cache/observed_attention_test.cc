@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "cache/memory_impl.h"
+#include "cache/kv_cache_impl.h"
 #include "retentivekv/inspect.h"
 #include "support/random_ubatch.h"
 
@@ -14,7 +14,7 @@ namespace rkv {
 namespace {
 
 // A group of one, of several, and one that does not divide a kernel call's queries.
-MemoryShape TestShape() {
+CacheShape TestShape() {
   return {.layers = {{.n_head = 6, .n_kv_head = 2, .d_k = 16, .d_v = 16},
                      {.n_head = 2, .n_kv_head = 2, .d_k = 24, .d_v = 8}}};
 }
@@ -23,7 +23,7 @@ MemoryShape TestShape() {
 // and summed up with decay when asked.
 class ObservedReference {
  public:
-  ObservedReference(const MemoryShape& shape, size_t layer, size_t kv_head)
+  ObservedReference(const CacheShape& shape, size_t layer, size_t kv_head)
       : shape_(shape.layers[layer]), layer_(layer), kv_head_(kv_head) {}
 
   void Add(const RandomUbatch& ubatch, const std::vector<bool>& observed) {
@@ -85,9 +85,9 @@ class ObservedReference {
 void ExpectObservesAsReference(const std::string& policy, size_t window, double decay,
                                bool with_media, size_t n_before = 0) {
   SCOPED_TRACE(policy);
-  const MemoryShape shape = TestShape();
-  Memory memory = *Memory::Create(shape, {.policy = *ParsePolicySpec(policy)});
-  ASSERT_EQ(memory.impl().config().needs().decay, decay);
+  const CacheShape shape = TestShape();
+  KvCache cache = *KvCache::Create(shape, {.policy = *ParsePolicySpec(policy)});
+  ASSERT_EQ(cache.impl().config().needs().decay, decay);
   std::vector<ObservedReference> references;
   for (size_t l = 0; l < shape.layers.size(); ++l) {
     for (size_t h = 0; h < shape.layers[l].n_kv_head; ++h) references.emplace_back(shape, l, h);
@@ -96,16 +96,16 @@ void ExpectObservesAsReference(const std::string& policy, size_t window, double 
   Transit transit;
   if (n_before > 0) {
     const RandomUbatch before(shape, n_before, random);
-    memory.BeginAppend(n_before);
+    cache.BeginAppend(n_before);
     for (size_t l = 0; l < shape.layers.size(); ++l) {
       for (size_t h = 0; h < shape.layers[l].n_kv_head; ++h) {
         for (size_t i = 0; i < n_before; ++i) {
           // Values do not matter.
-          memory.Stage(l, h, i, before.k(l, i, h), before.k(l, i, h));
+          cache.Stage(l, h, i, before.k(l, i, h), before.k(l, i, h));
         }
       }
     }
-    memory.CommitAppend();
+    cache.CommitAppend();
     for (ObservedReference& reference : references) {
       reference.Add(before, std::vector<bool>(n_before));
     }
@@ -113,10 +113,10 @@ void ExpectObservesAsReference(const std::string& policy, size_t window, double 
   for (const size_t n : {30, 1, 90, 1, 1, 7}) {
     std::vector<bool> text(n, true);
     if (with_media && n >= 30) {
-      memory.AddMedia({.first_token = memory.tokens_seen() + 3, .rows = 4, .columns = 5});
+      cache.AddMedia({.first_token = cache.tokens_seen() + 3, .rows = 4, .columns = 5});
       for (size_t i = 3; i < 23; ++i) text[i] = false;
     }
-    const bool only_text = memory.impl().config().needs().only_text;
+    const bool only_text = cache.impl().config().needs().only_text;
     std::vector<bool> observed(n);
     size_t left = window;
     for (size_t i = n; i-- > 0 && left > 0;) {
@@ -124,11 +124,11 @@ void ExpectObservesAsReference(const std::string& policy, size_t window, double 
       left -= observed[i] ? 1 : 0;
     }
     RandomUbatch ubatch(shape, n, random);
-    ubatch.Run(memory, &transit);
+    ubatch.Run(cache, &transit);
     for (ObservedReference& reference : references) reference.Add(ubatch, observed);
     for (size_t head = 0; head < references.size(); ++head) {
-      const RowStore& rows = memory.impl().store(head, 0);
-      ASSERT_EQ(rows.size(), memory.tokens_seen());
+      const RowStore& rows = cache.impl().store(head, 0);
+      ASSERT_EQ(rows.size(), cache.tokens_seen());
       for (size_t slot = 0; slot < rows.size(); ++slot) {
         const auto [sum, sum_log] = references[head].Sums(rows.index(slot), decay);
         const std::span<const float> stats = rows.stats(slot);
@@ -165,69 +165,70 @@ TEST(ObservedAttentionTest, SumsTravelWithTheirTokens) {
   for (const char* policy : {"h2o", "snapkv", "paper", "retentive", "tova", "tgv", "lookm"}) {
     for (const char* ladder : {"none", "auto"}) {
       SCOPED_TRACE(fmt::format("{} {}", policy, ladder));
-      const MemoryShape shape = TestShape();
-      Memory memory = *Memory::Create(shape, {.policy = *ParsePolicySpec(policy),
-                                              .budget = *ParseBudget("40%"),
-                                              .ladder = *ParseLadder(ladder)});
+      const CacheShape shape = TestShape();
+      KvCache cache = *KvCache::Create(shape, {.policy = *ParsePolicySpec(policy),
+                                               .budget = *ParseBudget("40%"),
+                                               .ladder = *ParseLadder(ladder)});
       Random random(6);
       Transit transit;
       for (const size_t n : {40, 80, 1, 1, 50, 1, 1, 1}) {
-        RandomUbatch(shape, n, random).Run(memory, &transit);
+        RandomUbatch(shape, n, random).Run(cache, &transit);
         // A query's softmax adds up to one at most, so the means do.
-        for (size_t head = 0; head < memory.impl().config().n_heads(); ++head) {
+        for (size_t head = 0; head < cache.impl().config().n_heads(); ++head) {
           double total = 0;
-          for (size_t tier = 0; tier < memory.impl().config().n_rungs(); ++tier) {
-            const RowStore& rows = memory.impl().store(head, tier);
+          for (size_t tier = 0; tier < cache.impl().config().n_rungs(); ++tier) {
+            const RowStore& rows = cache.impl().store(head, tier);
             for (size_t slot = 0; slot < rows.size() && !rows.stats(slot).empty(); ++slot) {
               ASSERT_GE(rows.stats(slot)[0], 0.0f);
               total += static_cast<double>(rows.stats(slot)[0]);
             }
           }
-          ASSERT_LE(total, 1.001 * static_cast<double>(memory.tokens_seen()));
+          ASSERT_LE(total, 1.001 * static_cast<double>(cache.tokens_seen()));
         }
       }
     }
   }
 }
 
-// A ubatch's queries leave a sum per token that is watched, however many they are: a row for each
+// A ubatch's queries leave a sum per token that is observed, however many they are: a row for each
 // would be more than the cache.
 TEST(ObservedAttentionTest, QueriesLeaveNoMoreThanSums) {
   for (const char* policy : {"h2o", "snapkv:queries=100", "retentive", "retentive:queries=100"}) {
     SCOPED_TRACE(policy);
-    const MemoryShape shape = TestShape();
-    Memory memory =
-        *Memory::Create(shape, {.policy = *ParsePolicySpec(policy), .budget = *ParseBudget("20%")});
-    const CacheConfig& config = memory.impl().config();
+    const CacheShape shape = TestShape();
+    KvCache cache = *KvCache::Create(
+        shape, {.policy = *ParsePolicySpec(policy), .budget = *ParseBudget("20%")});
+    const CacheConfig& config = cache.impl().config();
     Random random(8);
     Transit transit;
     bool any = false;
     for (int i = 0; i < 8; ++i) {
-      size_t n_watched = 0;
-      size_t most_watched = 0;  // by a head
+      size_t n_observed_columns = 0;
+      size_t max_observed = 0;  // by a head
       for (size_t head = 0; head < config.n_heads(); ++head) {
         size_t n = 128;
         for (size_t tier = 0; tier < config.n_rungs(); ++tier) {
           if (config.layout(head, tier).n_stats == 0) continue;
-          n += memory.impl().store(head, tier).size();
+          n += cache.impl().store(head, tier).size();
         }
         if (config.absorb().has_states()) {
-          n += memory.impl().store(head, config.state_tier()).size();
+          n += cache.impl().store(head, config.state_tier()).size();
         }
-        n_watched += n;
-        most_watched = std::max(most_watched, n);
+        n_observed_columns += n;
+        max_observed = std::max(max_observed, n);
       }
-      size_t most_heads = 0;  // in a layer
+      size_t max_heads = 0;  // in a layer
       for (const LayerShape& layer : shape.layers) {
-        most_heads = std::max(most_heads, layer.n_kv_head);
+        max_heads = std::max(max_heads, layer.n_kv_head);
       }
-      memory.BeginAppend(128);
-      const size_t bytes = memory.impl().transit().observation_bytes();
-      ASSERT_LE(bytes, n_watched * sizeof(float) + most_heads * most_watched * sizeof(int64_t))
+      cache.BeginAppend(128);
+      const size_t bytes = cache.impl().transit().observation_bytes();
+      ASSERT_LE(bytes,
+                n_observed_columns * sizeof(float) + max_heads * max_observed * sizeof(int64_t))
           << "ubatch " << i;
       any = any || bytes > 0;
-      memory.AbortAppend();
-      RandomUbatch(shape, 128, random).Run(memory, &transit);
+      cache.AbortAppend();
+      RandomUbatch(shape, 128, random).Run(cache, &transit);
       EXPECT_EQ(transit.observation_bytes(), 0u) << "ubatch " << i;
     }
     EXPECT_TRUE(any);
@@ -237,17 +238,17 @@ TEST(ObservedAttentionTest, QueriesLeaveNoMoreThanSums) {
 // A picture among the first tokens, which the answer's tokens read.
 constexpr MediaSpan kPicture = {.first_token = 3, .rows = 4, .columns = 5};
 
-Memory TracingMemory(const std::string& policy, Budget budget = {}) {
-  Memory memory =
-      *Memory::Create(TestShape(), {.policy = *ParsePolicySpec(policy), .budget = budget});
-  memory.StartTracing();
-  memory.AddMedia(kPicture);
-  return memory;
+KvCache TracingCache(const std::string& policy, Budget budget = {}) {
+  KvCache cache =
+      *KvCache::Create(TestShape(), {.policy = *ParsePolicySpec(policy), .budget = budget});
+  cache.StartTracing();
+  cache.AddMedia(kPicture);
+  return cache;
 }
 
 TEST(AnswerTraceTest, TokensReadWhatTheDefinitionSays) {
-  Memory memory = TracingMemory("full");
-  const MemoryShape& shape = memory.shape();
+  KvCache cache = TracingCache("full");
+  const CacheShape& shape = cache.shape();
   std::vector<ObservedReference> references;
   for (size_t l = 0; l < shape.layers.size(); ++l) {
     for (size_t h = 0; h < shape.layers[l].n_kv_head; ++h) references.emplace_back(shape, l, h);
@@ -256,12 +257,12 @@ TEST(AnswerTraceTest, TokensReadWhatTheDefinitionSays) {
   Transit transit;
   for (const size_t n : {40, 1, 1, 1}) {
     RandomUbatch ubatch(shape, n, random);
-    ubatch.Run(memory, &transit);
+    ubatch.Run(cache, &transit);
     std::vector<bool> last(n);
     last.back() = true;
     for (ObservedReference& reference : references) reference.Add(ubatch, last);
-    const AnswerTokenInspection chosen = memory.Inspect().answer.back();
-    EXPECT_EQ(chosen.token, memory.tokens_seen());
+    const AnswerTokenInspection chosen = cache.Inspect().answer.back();
+    EXPECT_EQ(chosen.token, cache.tokens_seen());
     EXPECT_TRUE(chosen.reactivated.empty());
     ASSERT_EQ(chosen.read.size(), kPicture.n_tokens());
     for (size_t cell = 0; cell < chosen.read.size(); ++cell) {
@@ -278,13 +279,13 @@ TEST(AnswerTraceTest, TokensReadWhatTheDefinitionSays) {
 TEST(AnswerTraceTest, MeanOverTheTokensIsTheShareOfTheAnswer) {
   for (const char* policy : {"h2o", "snapkv", "tova"}) {
     SCOPED_TRACE(policy);
-    Memory memory = TracingMemory(policy, *ParseBudget("60%"));
+    KvCache cache = TracingCache(policy, *ParseBudget("60%"));
     Random random(11);
     Transit transit;
-    RandomUbatch(memory.shape(), 80, random).Run(memory, &transit);
-    memory.impl().BeginAnswer();
-    for (int i = 0; i < 6; ++i) RandomUbatch(memory.shape(), 1, random).Run(memory, &transit);
-    const Inspection seen = memory.Inspect();
+    RandomUbatch(cache.shape(), 80, random).Run(cache, &transit);
+    cache.impl().BeginAnswer();
+    for (int i = 0; i < 6; ++i) RandomUbatch(cache.shape(), 1, random).Run(cache, &transit);
+    const Inspection seen = cache.Inspect();
     ASSERT_EQ(seen.answer.size(), 6u);
     EXPECT_EQ(seen.answer_tokens, 6u);
     double total = 0;
@@ -306,18 +307,18 @@ TEST(AnswerTraceTest, MeanOverTheTokensIsTheShareOfTheAnswer) {
 
 // What a state took counts for the root that it was named for when the token was chosen.
 TEST(AnswerTraceTest, StatesAreReadAtTheirRoots) {
-  Memory memory = TracingMemory("retentive", *ParseBudget("20%"));
+  KvCache cache = TracingCache("retentive", *ParseBudget("20%"));
   Random random(12);
   Transit transit;
-  RandomUbatch(memory.shape(), 160, random).Run(memory, &transit);
-  memory.impl().BeginAnswer();
+  RandomUbatch(cache.shape(), 160, random).Run(cache, &transit);
+  cache.impl().BeginAnswer();
   size_t n_reactivated = 0;
   for (int step = 0; step < 8; ++step) {
-    const Memory before = memory;
+    const KvCache before = cache;
     const CacheConfig& config = before.impl().config();
-    RandomUbatch(memory.shape(), 1, random).Run(memory, &transit);
-    std::vector<double> read(memory.tokens_seen());
-    std::vector<bool> reactivated(memory.tokens_seen());
+    RandomUbatch(cache.shape(), 1, random).Run(cache, &transit);
+    std::vector<double> read(cache.tokens_seen());
+    std::vector<bool> reactivated(cache.tokens_seen());
     for (size_t head = 0; head < config.n_heads(); ++head) {
       const std::vector<float>& weights = transit.observation(head).traced;
       size_t column = 0;
@@ -328,7 +329,7 @@ TEST(AnswerTraceTest, StatesAreReadAtTheirRoots) {
         if (tier == config.state_tier() && weight > 0.05) reactivated[token] = true;
       });
     }
-    const AnswerTokenInspection chosen = memory.Inspect().answer.back();
+    const AnswerTokenInspection chosen = cache.Inspect().answer.back();
     for (size_t cell = 0; cell < kPicture.n_tokens(); ++cell) {
       ASSERT_NEAR(chosen.read[cell], read[kPicture.first_token + cell], 1e-6);
     }
@@ -343,31 +344,31 @@ TEST(AnswerTraceTest, StatesAreReadAtTheirRoots) {
 }
 
 TEST(AnswerTraceTest, TheLastTokensAreKeptAndThoseTakenBackAreNot) {
-  Memory memory = TracingMemory("retentive", *ParseBudget("20%"));
+  KvCache cache = TracingCache("retentive", *ParseBudget("20%"));
   Random random(13);
   Transit transit;
-  RandomUbatch(memory.shape(), 40, random).Run(memory, &transit);
-  memory.impl().BeginAnswer();
-  EXPECT_TRUE(memory.Inspect().answer.empty());
+  RandomUbatch(cache.shape(), 40, random).Run(cache, &transit);
+  cache.impl().BeginAnswer();
+  EXPECT_TRUE(cache.Inspect().answer.empty());
   for (size_t i = 0; i < Inspection::kMaxAnswer + 10; ++i) {
-    RandomUbatch(memory.shape(), 1, random).Run(memory, &transit);
+    RandomUbatch(cache.shape(), 1, random).Run(cache, &transit);
   }
-  const Memory copy = memory;
-  Inspection seen = memory.Inspect();
+  const KvCache copy = cache;
+  Inspection seen = cache.Inspect();
   EXPECT_EQ(seen.answer_tokens, Inspection::kMaxAnswer + 10);
   ASSERT_EQ(seen.answer.size(), Inspection::kMaxAnswer);
   EXPECT_EQ(seen.answer.front().token, 51u);
-  EXPECT_EQ(seen.answer.back().token, memory.tokens_seen());
+  EXPECT_EQ(seen.answer.back().token, cache.tokens_seen());
 
-  memory.Truncate(60);  // The token that is chosen with the last that stays may come again.
-  seen = memory.Inspect();
+  cache.Truncate(60);  // The token that is chosen with the last that stays may come again.
+  seen = cache.Inspect();
   ASSERT_EQ(seen.answer.size(), 10u);
   EXPECT_EQ(seen.answer.back().token, 60u);
-  memory.Truncate(55);
-  memory.AddMedia({.first_token = 55, .rows = 1, .columns = 2});
-  EXPECT_EQ(memory.Inspect().answer.back().read.size(), kPicture.n_tokens() + 2);
-  memory.Truncate(10);
-  EXPECT_TRUE(memory.Inspect().answer.empty());
+  cache.Truncate(55);
+  cache.AddMedia({.first_token = 55, .rows = 1, .columns = 2});
+  EXPECT_EQ(cache.Inspect().answer.back().read.size(), kPicture.n_tokens() + 2);
+  cache.Truncate(10);
+  EXPECT_TRUE(cache.Inspect().answer.empty());
   EXPECT_EQ(copy.Inspect().answer.size(), Inspection::kMaxAnswer);
 }
 
@@ -411,7 +412,7 @@ std::vector<float> AttendRows(const RowStore& rows, const float* q, bool varianc
 
 TEST(StateReadoutTest, StatesOfOneTokenEachAreFullAttentionBitForBit) {
   const size_t d = 24;
-  const MemoryShape shape = {.layers = {{.n_head = 1, .n_kv_head = 1, .d_k = d, .d_v = d}}};
+  const CacheShape shape = {.layers = {{.n_head = 1, .n_kv_head = 1, .d_k = d, .d_v = d}}};
   Random random(8);
   RandomUbatch ubatch(shape, 150, random);
   std::vector<uint16_t> values(150 * d);

@@ -1,17 +1,17 @@
 #include "cache/row_codec.h"
 
-#include "cache/memory_impl.h"
+#include "cache/kv_cache_impl.h"
 #include "kernels/element.h"
 
 namespace rkv {
 
-void RowCodec::Set(const Memory::Impl& memory, size_t head) {
-  d_k_ = memory.config().layer_shape(head).d_k;
-  d_v_ = memory.config().layer_shape(head).d_v;
-  rotates_ = memory.config().rotates();
+void RowCodec::Set(const KvCache::Impl& cache, size_t head) {
+  d_k_ = cache.config().layer_shape(head).d_k;
+  d_v_ = cache.config().layer_shape(head).d_v;
+  rotates_ = cache.config().rotates();
   k_centre_.clear();
   v_centre_.clear();
-  const uint8_t* centre = memory.centre(head);
+  const uint8_t* centre = cache.centre(head);
   if (centre == nullptr) return;
   k_centre_.resize(d_k_);
   v_centre_.resize(d_v_);

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "memory/row_store.h"
-#include "retentivekv/memory.h"
+#include "retentivekv/kv_cache.h"
+#include "rows/row_store.h"
 
 namespace rkv {
 
@@ -15,10 +15,10 @@ namespace rkv {
 class RowCodec {
  public:
   RowCodec() = default;
-  RowCodec(const Memory::Impl& memory, size_t head) { Set(memory, head); }
+  RowCodec(const KvCache::Impl& cache, size_t head) { Set(cache, head); }
 
   // Allocates only for larger heads than before.
-  void Set(const Memory::Impl& memory, size_t head);
+  void Set(const KvCache::Impl& cache, size_t head);
 
   // k or v may be null: not asked for.
   void DecodeStored(const RowStore& rows, bool rotated, size_t slot, float* k, float* v) const;

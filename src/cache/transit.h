@@ -13,45 +13,45 @@
 
 #include "cache/config.h"
 #include "cache/row_codec.h"
-#include "memory/page_pool.h"
+#include "rows/page_pool.h"
 
 namespace rkv {
 
 // What one KV head of a ubatch showed. Columns are the rows held before the ubatch, in the order in
-// which Memory::Impl::Attend() visits them, then the ubatch's tokens.
+// which KvCache::Impl::Attend() visits them, then the ubatch's tokens.
 struct HeadObservation {
   size_t n_columns = 0;
-  // Columns that nobody watches: they have no place in sums and statistics.
-  size_t silent_begin = 0;
-  size_t silent_end = 0;
+  // Columns that nobody observes: they have no place in sums and statistics.
+  size_t unobserved_begin = 0;
+  size_t unobserved_end = 0;
   // Until the head's last token has been attended to, one of these, in memory that layers share.
-  // Transit::observes_rows(): [observed tokens, watched columns] softmax weights, mean over the
+  // Transit::observes_rows(): [observed tokens, observed columns] softmax weights, mean over the
   // query group.
   float* rows = nullptr;
-  // Else: [watched columns] weights p summed over the observed tokens with PolicyNeeds::decay, and
+  // Else: [observed columns] weights p summed over the observed tokens with PolicyNeeds::decay, and
   // p ln p. Threads add to them in any order, so they are integers, whose sums do not depend on
   // it.
   int64_t* sum = nullptr;
   int64_t* sum_log = nullptr;
-  // From then on: [watched columns, n_stats] the statistics that rows have once the ubatch is
+  // From then on: [observed columns, n_stats] the statistics that rows have once the ubatch is
   // appended. Until then theirs stay, as it may be aborted.
   PooledFloats stats;
   std::vector<float> queries;  // expected: [observed tokens * group, d_k]
   float scale = 0;             // of the layer's logits
-  // [columns], all of them watched: weights of the last token, if it is traced.
+  // [columns], all of them observed: weights of the last token, if it is traced.
   std::vector<float> traced;
   double state_share = 0;  // softmax share that states took, mean over the group
-  double account_seconds = 0;
+  double observe_seconds = 0;
   uint32_t parts_done = 0;   // of the head's parts; accessed as an atomic
   uint32_t tokens_done = 0;  // attended to; accessed as an atomic
   uint32_t reactivated = 0;  // states that took more than kReactivationShare
-  bool accounted = false;    // `stats` are there
+  bool has_stats = false;    // `stats` are there
 
-  // Place in sums and statistics of a column that is watched.
-  size_t watched(size_t column) const {
-    return column < silent_begin ? column : column - (silent_end - silent_begin);
+  // Place in sums and statistics of a column that is observed.
+  size_t place(size_t column) const {
+    return column < unobserved_begin ? column : column - (unobserved_end - unobserved_begin);
   }
-  size_t n_watched() const { return watched(n_columns); }
+  size_t n_observed_columns() const { return place(n_columns); }
 };
 
 inline constexpr float kReactivationShare = 0.05f;
@@ -102,8 +102,8 @@ class Transit {
       observation.reactivated = 0;
       observation.parts_done = 0;
       observation.tokens_done = 0;
-      observation.account_seconds = 0;
-      observation.accounted = false;
+      observation.observe_seconds = 0;
+      observation.has_stats = false;
     }
   }
 
@@ -112,7 +112,7 @@ class Transit {
   static size_t PartFloats(const LayerShape& shape) {
     return shape.n_head / shape.n_kv_head * (shape.d_v + 2);
   }
-  // `n_columns` is what any head has at most that are watched.
+  // `n_columns` is what any head has at most that are observed.
   void PrepareParts(size_t n_columns) {
     size_t floats = 0;
     size_t heads = 0;
@@ -170,13 +170,14 @@ class Transit {
   bool observes_rows() const {
     return n_observed_ <= (config_->needs().text_weighted ? kMaxObservedRows : 1);
   }
-  // After the last Observe(): says that a head has `n_held` rows, of which nobody watches
-  // [silent_begin, silent_end). Of all heads before AllocateObservations().
-  void PrepareObservation(size_t head, size_t n_held, size_t silent_begin, size_t silent_end) {
+  // After the last Observe(): says that a head has `n_held` rows, of which nobody observes
+  // [unobserved_begin, unobserved_end). Of all heads before AllocateObservations().
+  void PrepareObservation(size_t head, size_t n_held, size_t unobserved_begin,
+                          size_t unobserved_end) {
     HeadObservation& observation = observations_[head];
     observation.n_columns = n_held + n_;
-    observation.silent_begin = silent_begin;
-    observation.silent_end = silent_end;
+    observation.unobserved_begin = unobserved_begin;
+    observation.unobserved_end = unobserved_end;
   }
   // Makes room for what heads will show.
   void AllocateObservations() {
@@ -187,12 +188,12 @@ class Transit {
     for (const LayerShape& shape : config_->shape().layers) {
       layer_heads = std::max(layer_heads, shape.n_kv_head);
     }
-    size_t most_watched = 0;
+    size_t max_observed = 0;
     for (const HeadObservation& observation : observations_) {
-      most_watched = std::max(most_watched, observation.n_watched());
+      max_observed = std::max(max_observed, observation.n_observed_columns());
     }
-    const size_t row_floats = sums && observes_rows() ? n_observed_ * most_watched : 0;
-    const size_t sum_words = sums && !observes_rows() ? most_watched : 0;
+    const size_t row_floats = sums && observes_rows() ? n_observed_ * max_observed : 0;
+    const size_t sum_words = sums && !observes_rows() ? max_observed : 0;
     SetZeros(weights_, layer_heads * row_floats);
     SetZeros(sums_, layer_heads * sum_words * (needs.entropy ? 2 : 1));
     size_t head = 0;
@@ -204,7 +205,7 @@ class Transit {
         observation.sum_log =
             needs.entropy ? sums_.data() + (layer_heads + kv_head) * sum_words : nullptr;
         // Tokens that come one by one need little more each time.
-        const size_t n_floats = observation.n_watched() * n_stats;
+        const size_t n_floats = observation.n_observed_columns() * n_stats;
         observation.stats.Reserve(n_floats, n_ == 1 ? n_floats / 8 : 0);
         if (traces_) SetZeros(observation.traced, observation.n_columns);
         if (!needs.expected) continue;
@@ -226,7 +227,8 @@ class Transit {
   size_t HeldObservationBytes() const {
     if (n_observed_ == 0) return 0;
     size_t n = 0;
-    for (const HeadObservation& observation : observations_) n += observation.n_watched() - n_;
+    for (const HeadObservation& observation : observations_)
+      n += observation.n_observed_columns() - n_;
     return n * config_->n_stats() * sizeof(float);
   }
   HeadObservation& observation(size_t head) { return observations_[head]; }
@@ -238,7 +240,7 @@ class Transit {
     const size_t n_floats = n_ * config_->n_stats();
     new_stats_.resize(config_->n_heads() * n_floats);
     std::copy_n(observation.stats.data() +
-                    observation.watched(observation.n_columns - n_) * config_->n_stats(),
+                    observation.place(observation.n_columns - n_) * config_->n_stats(),
                 n_floats, new_stats_.data() + head * n_floats);
   }
   const float* new_stats(size_t head) const {
@@ -256,7 +258,7 @@ class Transit {
       release(observation.traced);
     }
   }
-  // Scratch of whoever accounts for queries that were observed: p of a head's columns, and a row.
+  // Scratch of whoever turns observed queries into statistics: p of a head's columns, and a row.
   std::vector<double>& column_sums() { return column_sums_; }
   std::vector<float>& key_row() { return key_row_; }
   std::vector<float>& value_row() { return value_row_; }
@@ -286,8 +288,8 @@ class Transit {
   std::vector<uint16_t> staged_;  // per head: keys [n, d_k], values [n, d_v]
   std::vector<int32_t> observed_;
   std::vector<HeadObservation> observations_;
-  std::vector<float> weights_;  // of a layer: [KV heads, observed tokens, most watched columns]
-  std::vector<int64_t> sums_;   // of a layer: [1 or 2, KV heads, most watched columns]
+  std::vector<float> weights_;  // of a layer: [KV heads, observed tokens, most observed columns]
+  std::vector<int64_t> sums_;   // of a layer: [1 or 2, KV heads, most observed columns]
   std::vector<float> new_stats_;
   std::vector<double> column_sums_;
   std::vector<float> key_row_, value_row_;

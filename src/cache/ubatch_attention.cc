@@ -21,12 +21,12 @@ struct RowBlock {
 
 // That a thread keeps at once (512 KiB): after a long prompt, fewer queries that are observed share
 // a pass over the keys.
-constexpr size_t kMostLogits = size_t{1} << 17;
+constexpr size_t kMaxLogits = size_t{1} << 17;
 
 // What an observed token saw.
 struct Observed {
   size_t number = 0;            // of the token
-  const float* mean = nullptr;  // [watched columns] over its query group, or the part in one call
+  const float* mean = nullptr;  // [observed columns] over its query group, or the part in one call
 };
 
 // One KV head's work for one segment.
@@ -35,25 +35,25 @@ class HeadAttention {
   HeadAttention(const Segment& segment, size_t layer, size_t kv_head, const UbatchTensors& tensors,
                 AttentionScratch& scratch)
       : segment_(segment),
-        memory_(*segment.memory),
-        head_(memory_.config().head(layer, kv_head)),
+        cache_(*segment.cache),
+        head_(cache_.config().head(layer, kv_head)),
         kv_head_(kv_head),
         tensors_(tensors),
         scratch_(scratch),
-        n_held_watched_(memory_.n_watched_rows(head_)) {
-    const LayerShape& layer_shape = memory_.shape().layers[layer];
+        n_held_observed_(cache_.n_observed_rows(head_)) {
+    const LayerShape& layer_shape = cache_.shape().layers[layer];
     shape_ = {.d_k = layer_shape.d_k,
               .d_v = layer_shape.d_v,
               .scale = tensors.scale,
               .softcap = tensors.softcap};
     group_ = layer_shape.n_head / layer_shape.n_kv_head;
-    const CacheConfig& config = memory_.config();
+    const CacheConfig& config = cache_.config();
     const bool attended = config.n_attended_tiers() > config.n_rungs();
-    n_states_ = attended ? memory_.store(head_, config.state_tier()).size() : 0;
+    n_states_ = attended ? cache_.store(head_, config.state_tier()).size() : 0;
   }
 
   void AttendTokens(size_t first, size_t n) {
-    const size_t most = Observes(first, first + n - 1) ? MostObservedRows() : kMaxQueryRows;
+    const size_t most = Observes(first, first + n - 1) ? MaxObservedRows() : kMaxQueryRows;
     RowBlock block;
     for (size_t token = first; token < first + n; ++token) {
       if (block.n > 0 && block.n + group_ > most) {
@@ -70,7 +70,7 @@ class HeadAttention {
       KeepToken(token);
     }
     if (block.n > 0) AttendRows(block);
-    memory_.CountAttended(head_, n);
+    cache_.CountAttended(head_, n);
   }
 
   // The only token of the segment, over part `part` of `n_parts` of the head's pages. Whoever ends
@@ -78,12 +78,12 @@ class HeadAttention {
   void AttendPart(size_t part, size_t n_parts) {
     RowBlock block;
     for (size_t g = 0; g < group_; ++g) Add(block, 0, g);
-    Transit& transit = memory_.transit();
-    const LayerShape& layer = memory_.config().layer_shape(head_);
+    Transit& transit = cache_.transit();
+    const LayerShape& layer = cache_.config().layer_shape(head_);
     const bool observe = Observes(block);
     float* logits[kMaxQueryRows];
     for (size_t g = 0; g < group_; ++g) logits[g] = transit.part_logits(layer, kv_head_, g);
-    const size_t n_pages = memory_.n_pages(head_);
+    const size_t n_pages = cache_.n_pages(head_);
     AttendPages(block, observe ? logits : nullptr,
                 {.begin = part * n_pages / n_parts, .end = (part + 1) * n_pages / n_parts},
                 part + 1 == n_parts);
@@ -99,14 +99,14 @@ class HeadAttention {
     }
     KeepToken(0);
     FinishRows(block, observe ? logits : nullptr);
-    memory_.CountAttended(head_, 1);
+    cache_.CountAttended(head_, 1);
   }
 
  private:
   void KeepQuery(size_t token, size_t g, const float* q) {
-    const int32_t observed = memory_.transit().observed(token);
-    if (observed < 0 || !memory_.config().needs().expected) return;
-    HeadObservation& observation = memory_.transit().observation(head_);
+    const int32_t observed = cache_.transit().observed(token);
+    if (observed < 0 || !cache_.config().needs().expected) return;
+    HeadObservation& observation = cache_.transit().observation(head_);
     observation.scale = shape_.scale;
     std::copy_n(
         q, shape_.d_k,
@@ -127,7 +127,7 @@ class HeadAttention {
   void KeepToken(size_t token) {
     const size_t row = segment_.rows[token];
     if (token == 0) {
-      memory_.transit().ReadFrom(head_, RowsOfSegment(segment_, tensors_, kv_head_));
+      cache_.transit().ReadFrom(head_, RowsOfSegment(segment_, tensors_, kv_head_));
     }
     for (size_t g = 0; g < group_; ++g) {
       KeepQuery(token, g, tensors_.q.row(row, kv_head_ * group_ + g));
@@ -144,15 +144,15 @@ class HeadAttention {
   }
 
   // A step of decoding tells what states are worth; a prompt's tokens would race for the counters.
-  bool WatchesStates() const { return n_states_ > 0 && segment_.rows.size() == 1; }
+  bool ObservesStates() const { return n_states_ > 0 && segment_.rows.size() == 1; }
   // A token of the answer is chosen with the ubatch's last one, whose weights are traced.
   bool IsLast(size_t token) const { return token == segment_.rows.size() - 1; }
   // Any of the tokens [first, last].
   bool Observes(size_t first, size_t last) const {
-    if (WatchesStates() || (memory_.transit().traces() && IsLast(last))) return true;
-    if (memory_.config().needs().expected) return false;  // It is shown queries instead.
+    if (ObservesStates() || (cache_.transit().traces() && IsLast(last))) return true;
+    if (cache_.config().needs().expected) return false;  // It is shown queries instead.
     for (size_t token = first; token <= last; ++token) {
-      if (memory_.transit().observed(token) >= 0) return true;
+      if (cache_.transit().observed(token) >= 0) return true;
     }
     return false;
   }
@@ -160,10 +160,11 @@ class HeadAttention {
     return Observes(block.token[0], block.token[block.n - 1]);
   }
 
-  size_t n_watched() const { return n_held_watched_ + segment_.rows.size(); }
+  size_t n_observed_columns() const { return n_held_observed_ + segment_.rows.size(); }
   // Of whole tokens, one at the least.
-  size_t MostObservedRows() const {
-    return std::clamp(kMostLogits / n_watched(), std::min(group_, kMaxQueryRows), kMaxQueryRows);
+  size_t MaxObservedRows() const {
+    return std::clamp(kMaxLogits / n_observed_columns(), std::min(group_, kMaxQueryRows),
+                      kMaxQueryRows);
   }
 
   void AttendRows(const RowBlock& block) {
@@ -171,23 +172,23 @@ class HeadAttention {
     float* logits[kMaxQueryRows];
     if (observe) {
       std::vector<float>& buffer = scratch_.logits();
-      const size_t n = MostObservedRows() * n_watched();
+      const size_t n = MaxObservedRows() * n_observed_columns();
       if (buffer.capacity() < n) {  // What it holds is of no use any more.
         std::vector<float>().swap(buffer);
         buffer.reserve(n + n / 8);
       }
       buffer.resize(n);
-      for (size_t i = 0; i < block.n; ++i) logits[i] = buffer.data() + i * n_watched();
+      for (size_t i = 0; i < block.n; ++i) logits[i] = buffer.data() + i * n_observed_columns();
     }
     AttendPages(block, observe ? logits : nullptr, {}, true);
     FinishRows(block, observe ? logits : nullptr);
   }
 
-  void AttendPages(const RowBlock& block, float* const* logits, Memory::Impl::Pages pages,
+  void AttendPages(const RowBlock& block, float* const* logits, KvCache::Impl::Pages pages,
                    bool own_ubatch) {
     const SoftmaxState state = scratch_.state();
     ResetSoftmax(block.n, shape_.d_v, state);
-    memory_.Attend(head_, shape_, {.rows = block.q, .n = block.n}, scratch_, logits, pages);
+    cache_.Attend(head_, shape_, {.rows = block.q, .n = block.n}, scratch_, logits, pages);
     if (own_ubatch) AttendOwnUbatch(block, state, logits);
   }
 
@@ -197,27 +198,27 @@ class HeadAttention {
     FinishSoftmax(block.n, shape_.d_v, state, tensors_.sinks != nullptr ? block.sink : nullptr,
                   block.out);
     if (logits != nullptr) ObserveRows(block, state, logits);
-    memory_.AddReadout(head_, {.rows = block.q, .n = block.n}, scratch_, block.out);
+    cache_.AddReadout(head_, {.rows = block.q, .n = block.n}, scratch_, block.out);
   }
 
   void ObserveRows(const RowBlock& block, const SoftmaxState& state, float* const* logits) {
     for (size_t i = 0; i < block.n; ++i) ToWeights(block, i, state, logits[i]);
-    if (WatchesStates()) WatchStates(block, logits);
-    for (size_t i = 0; i < block.n && memory_.transit().traces(); ++i) {
+    if (ObservesStates()) ObserveStates(block, logits);
+    for (size_t i = 0; i < block.n && cache_.transit().traces(); ++i) {
       if (!IsLast(block.token[i])) continue;
-      AddTo(memory_.transit().observation(head_).traced.data(), logits[i]);
+      AddTo(cache_.transit().observation(head_).traced.data(), logits[i]);
     }
-    if (memory_.config().needs().expected) return;
+    if (cache_.config().needs().expected) return;
     // The queries of a token are next to each other; their first row becomes the group's mean.
     Observed seen[kMaxQueryRows];
     size_t n_seen = 0;
     for (size_t i = 0; i < block.n;) {
       float* mean = logits[i];
       const size_t token = block.token[i++];
-      const int32_t observed = memory_.transit().observed(token);
+      const int32_t observed = cache_.transit().observed(token);
       if (observed >= 0) {
         const float share = 1.0f / static_cast<float>(group_);
-        for (size_t c = 0; c < n_watched(); ++c) mean[c] *= share;
+        for (size_t c = 0; c < n_observed_columns(); ++c) mean[c] *= share;
       }
       for (; i < block.n && block.token[i] == token; ++i) {
         if (observed >= 0) AddTo(mean, logits[i]);
@@ -235,7 +236,7 @@ class HeadAttention {
       for (size_t i = 0; i < block.n; ++i) {
         const size_t seen = segment_.causal ? block.token[i] + 1 : segment_.rows.size();
         visible[i] = seen > before ? std::min(seen - before, run.n) : 0;
-        if (logits != nullptr) run_logits[i] = logits[i] + n_held_watched_ + before;
+        if (logits != nullptr) run_logits[i] = logits[i] + n_held_observed_ + before;
       }
       const KvSpan span{.k = tensors_.k.row(run.first_row, kv_head_),
                         .v = tensors_.v.row(run.first_row, kv_head_),
@@ -254,18 +255,18 @@ class HeadAttention {
   void ToWeights(const RowBlock& block, size_t i, const SoftmaxState& state, float* logits) const {
     double sum = static_cast<double>(state.sum[i]);
     if (!(sum > 0)) {  // It saw nothing but keys that are no numbers.
-      std::fill_n(logits, n_watched(), 0.0f);
+      std::fill_n(logits, n_observed_columns(), 0.0f);
       return;
     }
     if (tensors_.sinks != nullptr) {
       sum += std::exp(static_cast<double>(block.sink[i]) - static_cast<double>(state.max[i]));
     }
     const auto factor = static_cast<float>(1.0 / sum);
-    LogitsToShares(state.max[i], factor, {logits, n_watched()});
+    LogitsToShares(state.max[i], factor, {logits, n_observed_columns()});
   }
 
-  void WatchStates(const RowBlock& block, float* const* weights) {
-    HeadObservation& observation = memory_.transit().observation(head_);
+  void ObserveStates(const RowBlock& block, float* const* weights) {
+    HeadObservation& observation = cache_.transit().observation(head_);
     for (size_t c = 0; c < n_states_; ++c) {
       double share = 0;
       for (size_t i = 0; i < block.n; ++i) share += static_cast<double>(weights[i][c]);
@@ -278,26 +279,26 @@ class HeadAttention {
   // Adds a query's weights to the mean over its group.
   void AddTo(float* mean, const float* weights) const {
     const float share = 1.0f / static_cast<float>(group_);
-    for (size_t c = 0; c < n_watched(); ++c) mean[c] += share * weights[c];
+    for (size_t c = 0; c < n_observed_columns(); ++c) mean[c] += share * weights[c];
   }
 
   void Observe(std::span<const Observed> seen) {
-    Transit& transit = memory_.transit();
+    Transit& transit = cache_.transit();
     HeadObservation& observation = transit.observation(head_);
     if (transit.observes_rows()) {  // All of a token's queries are this thread's.
       for (const Observed& query : seen) {
-        float* row = observation.rows + query.number * n_watched();
-        for (size_t c = 0; c < n_watched(); ++c) row[c] += query.mean[c];
+        float* row = observation.rows + query.number * n_observed_columns();
+        for (size_t c = 0; c < n_observed_columns(); ++c) row[c] += query.mean[c];
       }
       return;
     }
-    const PolicyNeeds& needs = memory_.config().needs();
+    const PolicyNeeds& needs = cache_.config().needs();
     double decay[kMaxQueryRows];
     for (size_t i = 0; i < seen.size(); ++i) {
       decay[i] =
           std::pow(needs.decay, static_cast<double>(transit.n_observed() - 1 - seen[i].number));
     }
-    for (size_t c = 0; c < n_watched(); ++c) {
+    for (size_t c = 0; c < n_observed_columns(); ++c) {
       int64_t sum = 0;
       int64_t sum_log = 0;
       for (size_t i = 0; i < seen.size(); ++i) {
@@ -314,13 +315,13 @@ class HeadAttention {
   }
 
   const Segment& segment_;
-  Memory::Impl& memory_;
+  KvCache::Impl& cache_;
   size_t head_;
   size_t kv_head_;
   const UbatchTensors& tensors_;
   AttentionScratch& scratch_;
   HeadShape shape_;
-  size_t n_held_watched_;  // rows
+  size_t n_held_observed_;  // rows
   size_t group_ = 1;
   size_t n_states_ = 0;
 };
@@ -352,10 +353,10 @@ size_t PartsOfPages(size_t n_pages) {
 }
 
 size_t NumParts(const Segment& segment, size_t layer, size_t kv_head) {
-  const CacheConfig& config = segment.memory->config();
+  const CacheConfig& config = segment.cache->config();
   const size_t head = config.head(layer, kv_head);
   if (segment.rows.size() != 1 || config.group(head) > kMaxQueryRows) return 1;
-  return PartsOfPages(segment.memory->n_pages(head));
+  return PartsOfPages(segment.cache->n_pages(head));
 }
 
 void AttendSegmentPart(const Segment& segment, size_t layer, size_t kv_head, size_t part,

@@ -1,5 +1,5 @@
-// Attention of one layer for one sequence's tokens of a ubatch: over what its Memory holds and over
-// the ubatch itself, whose K and V the Memory appends afterwards, from where they are.
+// Attention of one layer for one sequence's tokens of a ubatch: over what its KvCache holds and
+// over the ubatch itself, whose K and V the KvCache appends afterwards, from where they are.
 #ifndef RETENTIVEKV_CACHE_UBATCH_ATTENTION_H_
 #define RETENTIVEKV_CACHE_UBATCH_ATTENTION_H_
 
@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "cache/memory_impl.h"
+#include "cache/kv_cache_impl.h"
 #include "cache/transit.h"
 #include "kernels/attention.h"
 
@@ -45,7 +45,7 @@ struct Segment {
     size_t n = 0;
   };
 
-  Memory::Impl* memory = nullptr;
+  KvCache::Impl* cache = nullptr;
   std::vector<uint32_t> rows;  // ubatch row of each token
   std::vector<Run> runs;       // `rows`, as runs
   bool causal = true;          // false: every token sees the whole segment

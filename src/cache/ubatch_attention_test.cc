@@ -12,12 +12,12 @@
 namespace rkv {
 namespace {
 
-MemoryShape TestShape() {
+CacheShape TestShape() {
   return {.layers = {{.n_head = 6, .n_kv_head = 2, .d_k = 32, .d_v = 48},
                      {.n_head = 3, .n_kv_head = 3, .d_k = 16, .d_v = 24}}};
 }
 
-MemoryOptions Options(const std::string& policy, const std::string& budget) {
+CacheOptions Options(const std::string& policy, const std::string& budget) {
   return {.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)};
 }
 
@@ -29,11 +29,11 @@ TEST(UbatchAttentionTest, PartsMakeTheWhole) {
            {"full", "100%"}, {"h2o", "1500t"}, {"retentive", "20%"}, {"paper", "1500t"}}) {
     SCOPED_TRACE(policy);
     Random random(1);
-    Memory whole = *Memory::Create(TestShape(), Options(policy, budget));
+    KvCache whole = *KvCache::Create(TestShape(), Options(policy, budget));
     RandomUbatch prompt(TestShape(), kPromptTokens, random);
     Transit transit;
     prompt.Run(whole, &transit);
-    Memory parts = whole;
+    KvCache parts = whole;
     Transit parts_transit;
     AttentionScratch scratch;
     scratch.Resize(TestShape());
@@ -70,17 +70,17 @@ TEST(UbatchAttentionTest, PartsMakeTheWhole) {
 // Whoever takes which part, and in whatever order they end, the bits are the same.
 TEST(UbatchAttentionTest, ThreadsGiveTheSameBits) {
   Random random(2);
-  Memory memory = *Memory::Create(TestShape(), Options("full", "100%"));
+  KvCache cache = *KvCache::Create(TestShape(), Options("full", "100%"));
   Transit transit;
-  RandomUbatch(TestShape(), kPromptTokens, random).Run(memory, &transit);
+  RandomUbatch(TestShape(), kPromptTokens, random).Run(cache, &transit);
   RandomUbatch token(TestShape(), 1, random);
-  Memory alone = memory;
+  KvCache alone = cache;
   AttentionScratch scratch;
   scratch.Resize(TestShape());
   token.Run(alone, &transit, scratch, true);
   const std::vector<float> expected[] = {token.out(0), token.out(1)};
   for (int round = 0; round < 10; ++round) {
-    Memory shared = memory;
+    KvCache shared = cache;
     token.RunOnThreads(shared, &transit, 4);
     for (size_t layer = 0; layer < 2; ++layer) EXPECT_EQ(token.out(layer), expected[layer]);
   }
@@ -99,15 +99,15 @@ TEST(UbatchAttentionTest, PartsBecomeLongerOnceThereAreSome) {
 
 TEST(UbatchAttentionTest, OnlySingleTokensAreCut) {
   Random random(3);
-  Memory memory = *Memory::Create(TestShape(), Options("full", "100%"));
+  KvCache cache = *KvCache::Create(TestShape(), Options("full", "100%"));
   Segment one;
-  one.memory = &memory.impl();
+  one.cache = &cache.impl();
   one.AddRow(0);
   Segment two = one;
   two.AddRow(1);
   EXPECT_EQ(NumParts(one, 0, 0), 1u);
   Transit transit;
-  RandomUbatch(TestShape(), kPromptTokens, random).Run(memory, &transit);
+  RandomUbatch(TestShape(), kPromptTokens, random).Run(cache, &transit);
   EXPECT_EQ(NumParts(one, 0, 0), 3u);
   EXPECT_EQ(NumParts(two, 0, 0), 1u);
 }

@@ -164,7 +164,7 @@ Status AnswerLoop::FillMedia(Active& active) {
   if (active.request->options.on_progress) {
     active.request->options.on_progress("encoding pictures", 0);
   }
-  ubatch_.memories.push_back(&active.conversation->memory());
+  ubatch_.caches.push_back(&active.conversation->cache());
   const auto max_tokens = static_cast<size_t>(model_.options().n_ubatch);
   const StepWatch watch{.stop = [&] { return Cancelled(active); },
                         .on_progress =
@@ -195,8 +195,8 @@ void AnswerLoop::FillTokens() {
         prompt_left_out_ |= !answers;
         continue;
       }
-      const size_t index = ubatch_.memories.size();
-      ubatch_.memories.push_back(&active.conversation->memory());
+      const size_t index = ubatch_.caches.size();
+      ubatch_.caches.push_back(&active.conversation->cache());
       active.in_ubatch = true;
       active.output_row =
           answers ? active.conversation->TakeAnswerToken(index, *active.next_token, ubatch_)

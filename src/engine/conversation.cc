@@ -67,10 +67,10 @@ uint64_t Conversation::max_held_bytes(size_t n_answer_tokens) const {
 Status Conversation::Undo() { return impl_->Undo(); }
 Status Conversation::Save(const std::string& path) const { return impl_->Save(path); }
 const std::vector<ChatMessage>& Conversation::messages() const { return impl_->messages(); }
-void Conversation::StartTracing() { impl_->memory().StartTracing(); }
+void Conversation::StartTracing() { impl_->cache().StartTracing(); }
 Inspection Conversation::Inspect() const { return impl_->Inspect(); }
-MemoryStats Conversation::stats() const { return impl_->memory().stats(); }
-const MemoryOptions& Conversation::memory_options() const { return impl_->memory().options(); }
+CacheStats Conversation::stats() const { return impl_->cache().stats(); }
+const CacheOptions& Conversation::cache_options() const { return impl_->cache().options(); }
 
 Result<std::string> Conversation::Impl::NewPromptText(std::vector<ChatMessage> messages) const {
   // A text that cannot fit is refused before anything is made of it.
@@ -224,14 +224,14 @@ Result<std::vector<LlamaPtr<mtmd_bitmap>>> Conversation::Impl::DecodeAll(
 Status Conversation::Impl::AddTurn(std::vector<ChatMessage> messages, std::string_view prompt,
                                    const std::vector<LlamaPtr<mtmd_bitmap>>& media) {
   if (turn_open_) return InvalidArgument("the last message has not been answered yet");
-  const bool first = memory_.tokens_seen() == 0;
+  const bool first = cache_.tokens_seen() == 0;
   RKV_ASSIGN_OR_RETURN(std::vector<PromptChunk> chunks,
                        TokenizePrompt(model_, prompt, media, first));
   if (chunks.empty()) return InvalidArgument("the message is empty");
   RKV_RETURN_IF_ERROR(CheckLength(chunks));
 
   turns_.push_back({.n_messages = messages_.size(),
-                    .tokens_seen = memory_.tokens_seen(),
+                    .tokens_seen = cache_.tokens_seen(),
                     .next_position = next_position_,
                     .undecoded = undecoded_});
   if (undecoded_.has_value()) {
@@ -244,7 +244,7 @@ Status Conversation::Impl::AddTurn(std::vector<ChatMessage> messages, std::strin
   }
   for (PromptChunk& chunk : chunks) prompt_.push_back(std::move(chunk));
   messages_ = std::move(messages);
-  memory_.impl().BeginAnswer();
+  cache_.impl().BeginAnswer();
   answer_.clear();
   turn_open_ = true;
   goes_on_ = false;
@@ -253,7 +253,7 @@ Status Conversation::Impl::AddTurn(std::vector<ChatMessage> messages, std::strin
 
 Result<std::unique_ptr<Conversation::Impl>> Conversation::Impl::Copy() const {
   if (turn_open_) return InvalidArgument("the last message has to be answered before copying");
-  auto copy = std::make_unique<Impl>(model_, template_, memory_);
+  auto copy = std::make_unique<Impl>(model_, template_, cache_);
   copy->messages_ = messages_;
   copy->turns_ = turns_;
   copy->next_position_ = next_position_;
@@ -271,7 +271,7 @@ Status Conversation::Impl::Undo() {
 
 void Conversation::Impl::RollBackTurn() {
   const TurnStart& start = turns_.back();
-  memory_.Truncate(start.tokens_seen);
+  cache_.Truncate(start.tokens_seen);
   messages_.resize(start.n_messages);
   next_position_ = start.next_position;
   undecoded_ = start.undecoded;
@@ -293,8 +293,8 @@ size_t Conversation::Impl::max_answer_tokens() const {
 uint64_t Conversation::Impl::max_held_bytes(size_t n_answer_tokens) const {
   const auto n_media = std::ranges::count_if(
       prompt_, [](const PromptChunk& chunk) { return chunk.media != nullptr; });
-  return memory_.impl().MaxHeldBytes(memory_.tokens_seen() + n_waiting_tokens() + n_answer_tokens,
-                                     static_cast<size_t>(n_media));
+  return cache_.impl().MaxHeldBytes(cache_.tokens_seen() + n_waiting_tokens() + n_answer_tokens,
+                                    static_cast<size_t>(n_media));
 }
 
 size_t Conversation::Impl::n_waiting_tokens() const {
@@ -335,14 +335,14 @@ std::vector<llama_token> Conversation::Impl::TextTokens() const {
 }
 
 std::optional<size_t> Conversation::Impl::FinishTaking(size_t row) {
-  memory_.impl().set_prompt_follows(true);
+  cache_.impl().set_prompt_follows(true);
   if (taken_ < prompt_.front().n_tokens) return std::nullopt;
   next_position_ += prompt_.front().media != nullptr ? prompt_.front().n_positions : 0;
   prompt_.pop_front();
   taken_ = 0;
   embeddings_.clear();
   positions_.clear();
-  memory_.impl().set_prompt_follows(waiting());
+  cache_.impl().set_prompt_follows(waiting());
   return prompt_.empty() ? std::optional(row) : std::nullopt;
 }
 
@@ -353,7 +353,7 @@ std::optional<size_t> Conversation::Impl::TakeText(size_t index, size_t max_toke
     const PromptChunk& chunk = prompt_.front();
     const size_t n = std::min(max_tokens, chunk.n_tokens - taken_);
     for (size_t i = 0; i < n; ++i) {
-      ubatch.tokens.push_back({.memory = index,
+      ubatch.tokens.push_back({.cache = index,
                                .token = chunk.tokens[taken_ + i],
                                .position = {next_position_++, 0, 0, 0}});
     }
@@ -372,12 +372,12 @@ Result<std::optional<size_t>> Conversation::Impl::TakeMedia(size_t max_tokens,
   if (taken_ == 0) {
     RKV_ASSIGN_OR_RETURN(embeddings_, EncodeMedia(model_, chunk, watch));
     positions_ = MediaPositions(model_, chunk, next_position_);
-    ubatch.media.emplace_back(0, MediaGrid(chunk, memory_.tokens_seen()));
+    ubatch.media.emplace_back(0, MediaGrid(chunk, cache_.tokens_seen()));
   }
   const size_t n = std::min(max_tokens, chunk.n_tokens - taken_);
   const auto width = static_cast<size_t>(llama_model_n_embd_inp(model_.llama()));
   for (size_t i = 0; i < n; ++i) {
-    ubatch.tokens.push_back({.memory = 0, .position = positions_[taken_ + i]});
+    ubatch.tokens.push_back({.cache = 0, .position = positions_[taken_ + i]});
   }
   ubatch.embeddings.assign(embeddings_.begin() + static_cast<ptrdiff_t>(taken_ * width),
                            embeddings_.begin() + static_cast<ptrdiff_t>((taken_ + n) * width));
@@ -390,12 +390,12 @@ Result<std::optional<size_t>> Conversation::Impl::TakeMedia(size_t max_tokens,
 }
 
 void Conversation::Impl::AddAnswerToken(llama_token token) {
-  if (answer_.empty()) answer_begin_ = memory_.tokens_seen();
+  if (answer_.empty()) answer_begin_ = cache_.tokens_seen();
   answer_.push_back(token);
 }
 
 Inspection Conversation::Impl::Inspect() const {
-  Inspection inspection = memory_.Inspect();
+  Inspection inspection = cache_.Inspect();
   // A character that several tokens spell goes to the last of them.
   std::string text;
   size_t n_shown = 0;
@@ -416,7 +416,7 @@ Inspection Conversation::Impl::Inspect() const {
 
 size_t Conversation::Impl::TakeAnswerToken(size_t index, llama_token token, Ubatch& ubatch) {
   ubatch.tokens.push_back(
-      {.memory = index, .token = token, .position = {next_position_++, 0, 0, 0}, .output = true});
+      {.cache = index, .token = token, .position = {next_position_++, 0, 0, 0}, .output = true});
   return ubatch.tokens.size() - 1;
 }
 

@@ -68,14 +68,14 @@ bool Conversation::Impl::LoadPayload(ByteReader& reader) {
   next_position_ = reader.Read<llama_pos>();
   undecoded_ = ReadToken(reader, model_.vocab());
   return reader.ok() && before.n_messages <= messages_.size() &&
-         before.tokens_seen <= memory_.tokens_seen() && before.next_position <= next_position_ &&
+         before.tokens_seen <= cache_.tokens_seen() && before.next_position <= next_position_ &&
          PositionsFitTokens();
 }
 
 bool Conversation::Impl::PositionsFitTokens() const {
-  const uint64_t n_tokens = memory_.tokens_seen();
+  const uint64_t n_tokens = cache_.tokens_seen();
   uint64_t least = n_tokens;
-  for (const MediaSpan& span : memory_.impl().media()) {
+  for (const MediaSpan& span : cache_.impl().media()) {
     if (span.first_token + span.n_tokens() > n_tokens) return false;  // No turn ends within one.
     // With M-RoPE a picture takes as many as it has cells along its longer side.
     if (model_.uses_mrope() && span.modality == Modality::kImage) {
@@ -88,15 +88,15 @@ bool Conversation::Impl::PositionsFitTokens() const {
 
 Status Conversation::Impl::Save(const std::string& path) const {
   if (turn_open_) return InvalidArgument("the last message has to be answered before saving");
-  const std::string memory = memory_.Save();
+  const std::string cache = cache_.Save();
   const std::string payload = SavePayload();
   ByteWriter writer;
   writer.WriteRaw(kMagic.data(), kMagic.size());
   writer.Write(kVersion);
   writer.Write(model_.fingerprint());
   writer.WriteString(model_.Description());
-  writer.Write<uint64_t>(Hash64(memory, Hash64(payload)));
-  writer.WriteString(memory);
+  writer.Write<uint64_t>(Hash64(cache, Hash64(payload)));
+  writer.WriteString(cache);
   writer.WriteString(payload);
   return WriteFileAtomically(path, writer.buffer(), Access::kPrivate);
 }
@@ -127,9 +127,9 @@ Result<std::unique_ptr<Conversation::Impl>> Conversation::Impl::Load(
   if (fingerprint != model.fingerprint()) {
     return refuse(fmt::format("it was saved with another model ({})", description));
   }
-  Result<Memory> memory = Memory::Load(model.shape(), memory_bytes);
-  if (!memory.ok()) return refuse(memory.status().message());
-  auto impl = std::make_unique<Impl>(model, chat_template, *std::move(memory));
+  Result<KvCache> cache = KvCache::Load(model.shape(), memory_bytes);
+  if (!cache.ok()) return refuse(cache.status().message());
+  auto impl = std::make_unique<Impl>(model, chat_template, *std::move(cache));
   ByteReader payload_reader(payload);
   if (!impl->LoadPayload(payload_reader) || payload_reader.remaining() != 0) {
     return refuse("it is damaged");

@@ -18,8 +18,8 @@ namespace rkv {
 
 class Conversation::Impl {
  public:
-  Impl(const Model& model, const ChatTemplate& chat_template, Memory memory)
-      : model_(model), template_(chat_template), memory_(std::move(memory)) {}
+  Impl(const Model& model, const ChatTemplate& chat_template, KvCache cache)
+      : model_(model), template_(chat_template), cache_(std::move(cache)) {}
 
   const Model& model() const { return model_; }
   // How the answer of the open turn has its reasoning; text that goes on has none.
@@ -38,8 +38,8 @@ class Conversation::Impl {
   Result<std::unique_ptr<Impl>> Copy() const;
 
   const std::vector<ChatMessage>& messages() const { return messages_; }
-  Memory& memory() { return memory_; }
-  const Memory& memory() const { return memory_; }
+  KvCache& cache() { return cache_; }
+  const KvCache& cache() const { return cache_; }
   Inspection Inspect() const;
   llama_pos next_position() const { return next_position_; }
 
@@ -104,7 +104,7 @@ class Conversation::Impl {
 
   const Model& model_;
   const ChatTemplate& template_;
-  Memory memory_;
+  KvCache cache_;
   std::vector<ChatMessage> messages_;
   std::vector<TurnStart> turns_;
   llama_pos next_position_ = 0;

@@ -40,12 +40,11 @@ Status CheckOptions(const EngineOptions& options) {
   RKV_RETURN_IF_ERROR(check("the priority of threads", options.threads.priority, -1, 3));
   RKV_RETURN_IF_ERROR(check("the polling of threads", options.threads.poll, 0, 100));
   RKV_RETURN_IF_ERROR(check("the number of conversations", options.max_conversations, 1, 256));
-  const int most_tokens = options.image_max_tokens.value_or(-1);
+  const int max_tokens = options.image_max_tokens.value_or(-1);
   // mtmd multiplies tokens by pixels in 32 bits.
   RKV_RETURN_IF_ERROR(check("the least tokens per picture", options.image_min_tokens, -1, 65536));
-  RKV_RETURN_IF_ERROR(check("the most tokens per picture", most_tokens, -1, 65536));
-  if (options.image_min_tokens == 0 ||
-      (most_tokens > 0 && options.image_min_tokens > most_tokens)) {
+  RKV_RETURN_IF_ERROR(check("the most tokens per picture", max_tokens, -1, 65536));
+  if (options.image_min_tokens == 0 || (max_tokens > 0 && options.image_min_tokens > max_tokens)) {
     return InvalidArgument("the limits of tokens per picture contradict each other");
   }
   return OkStatus();
@@ -95,11 +94,11 @@ Result<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options,
       new Engine(std::make_unique<Impl>(options, std::move(model), std::move(chat_template))));
 }
 
-Result<std::unique_ptr<Conversation>> Engine::NewConversation(const MemoryOptions& options,
+Result<std::unique_ptr<Conversation>> Engine::NewConversation(const CacheOptions& options,
                                                               std::string_view system_prompt) {
-  RKV_ASSIGN_OR_RETURN(Memory memory, Memory::Create(impl_->model->shape(), options));
+  RKV_ASSIGN_OR_RETURN(KvCache cache, KvCache::Create(impl_->model->shape(), options));
   auto conversation =
-      std::make_unique<Conversation::Impl>(*impl_->model, impl_->chat_template, std::move(memory));
+      std::make_unique<Conversation::Impl>(*impl_->model, impl_->chat_template, std::move(cache));
   if (!system_prompt.empty()) conversation->AddSystemPrompt(system_prompt);
   return std::unique_ptr<Conversation>(new Conversation(std::move(conversation)));
 }
@@ -217,7 +216,7 @@ Result<std::string> Engine::Detokenize(std::span<const int32_t> tokens) const {
 }
 
 const EngineOptions& Engine::options() const { return impl_->options; }
-const MemoryShape& Engine::shape() const { return impl_->model->shape(); }
+const CacheShape& Engine::shape() const { return impl_->model->shape(); }
 int Engine::n_ctx() const { return impl_->model->n_ctx(); }
 int Engine::n_ctx_train() const { return llama_model_n_ctx_train(impl_->model->llama()); }
 std::string Engine::model_description() const { return impl_->model->Description(); }

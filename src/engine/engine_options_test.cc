@@ -444,9 +444,9 @@ TEST(EngineOptionsTest, SamplersHaveTheNamesOfLlamaCpp) {
 TEST(EngineOptionsTest, ABudgetWithoutAPolicyMeansRetentive) {
   const auto engine = Load(Options());
   const auto plain = *engine->NewConversation({});
-  EXPECT_EQ(plain->memory_options().policy.name, "full");
+  EXPECT_EQ(plain->cache_options().policy.name, "full");
   const auto limited = *engine->NewConversation({.budget = *ParseBudget("20%")});
-  EXPECT_EQ(limited->memory_options().policy.name, "retentive");
+  EXPECT_EQ(limited->cache_options().policy.name, "retentive");
   const auto refused =
       engine->NewConversation({.policy = *ParsePolicySpec("full"), .budget = *ParseBudget("20%")});
   EXPECT_NE(refused.status().message().find("retentive"), std::string::npos);

@@ -57,7 +57,7 @@ AnswerOptions Greedy(int max_tokens = 16) {
   return options;
 }
 
-MemoryOptions Streaming(const std::string& budget) {
+CacheOptions Streaming(const std::string& budget) {
   return {.policy = *ParsePolicySpec("streaming"), .budget = *ParseBudget(budget)};
 }
 
@@ -96,7 +96,7 @@ TEST(EngineTest, AnswersEveryBundledQuestion) {
       files.clear();
       ++n_questions;
     }
-    const MemoryStats stats = conversation->stats();
+    const CacheStats stats = conversation->stats();
     EXPECT_EQ(stats.tokens_exact, stats.tokens_seen);
   }
   EXPECT_EQ(n_questions, 49);
@@ -408,7 +408,7 @@ TEST(EngineTest, TheContextEndsWithAMessage) {
   const auto engine = *Engine::Load(options);
   const auto conversation = *engine->NewConversation({});
   Ask(*engine, *conversation, "color of S", {Picture("scene-1.png")});
-  const MemoryStats before = conversation->stats();
+  const CacheStats before = conversation->stats();
   const Status too_long = conversation->AddUserMessage(std::string(500, 'x'));
   EXPECT_EQ(too_long.code(), StatusCode::kResourceExhausted);
   EXPECT_NE(too_long.message().find("100"), std::string::npos);
@@ -601,7 +601,7 @@ TEST(EngineTest, PromptsLongerThanTheBudgetAreReadWithinIt) {
   const auto engine = *Engine::Load(options);
   const auto conversation = *engine->NewConversation(Streaming("40t"));
   Ask(*engine, *conversation, std::string(900, 'A'), {Picture("doc-1.png")});
-  const MemoryStats stats = conversation->stats();
+  const CacheStats stats = conversation->stats();
   EXPECT_GT(stats.tokens_seen, 900u);
   EXPECT_GT(stats.tokens_evicted, 850u);
   EXPECT_LE(stats.held_bytes, stats.budget_bytes);
@@ -845,7 +845,7 @@ std::string RunOtherProcess(const std::string& saved) {
 
 TEST(EngineTest, SavedConversationsGoOnInAnotherProcess) {
   const auto engine = LoadReference();
-  for (const MemoryOptions& options : {MemoryOptions{}, Streaming("60%")}) {
+  for (const CacheOptions& options : {CacheOptions{}, Streaming("60%")}) {
     const auto conversation = *engine->NewConversation(options);
     Ask(*engine, *conversation, "value of W", {Picture("doc-1.png")});
     Ask(*engine, *conversation, "value of Z");
@@ -918,10 +918,10 @@ TEST(EngineTest, RestoredConversationsGoOnBitForBit) {
   for (const auto& [policy, budget] : std::initializer_list<std::pair<const char*, const char*>>{
            {"retentive", "25%"}, {"retentive", "96t"}, {"snapkv", "25%"}}) {
     SCOPED_TRACE(fmt::format("{} {}", policy, budget));
-    const MemoryOptions memory{.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)};
-    const auto stays = *engine->NewConversation(memory);
-    auto restored = *engine->NewConversation(memory);
-    auto copy = *engine->NewConversation(memory);
+    const CacheOptions cache{.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)};
+    const auto stays = *engine->NewConversation(cache);
+    auto restored = *engine->NewConversation(cache);
+    auto copy = *engine->NewConversation(cache);
     for (int turn = 0; turn < 5; ++turn) {
       const std::vector<std::string> files =
           turn == 0 ? std::vector<std::string>{kReference + "sample.png"}
@@ -962,13 +962,13 @@ TEST(EngineTest, ConversationsOfTheFormatBeforeGoOn) {
 
 // A saved conversation taken apart, to change it and make its hash right.
 struct SavedParts {
-  std::string head, description, memory, payload;
+  std::string head, description, cache, payload;
 
   explicit SavedParts(const std::string& bytes) : head(bytes.substr(0, 20)) {
     ByteReader reader(std::string_view(bytes).substr(20));
     description = reader.ReadString();
     reader.Read<uint64_t>();
-    memory = reader.ReadString();
+    cache = reader.ReadString();
     payload = reader.ReadString();
     EXPECT_TRUE(reader.ok());
   }
@@ -976,8 +976,8 @@ struct SavedParts {
     ByteWriter writer;
     writer.WriteRaw(head.data(), head.size());
     writer.WriteString(description);
-    writer.Write<uint64_t>(Hash64(memory, Hash64(payload)));
-    writer.WriteString(memory);
+    writer.Write<uint64_t>(Hash64(cache, Hash64(payload)));
+    writer.WriteString(cache);
     writer.WriteString(payload);
     return writer.buffer();
   }
@@ -985,8 +985,8 @@ struct SavedParts {
 
 TEST(EngineTest, ForgedConversationsAreRefusedOrGoOn) {
   const auto engine = LoadReference();
-  MemoryOptions memory{.policy = *ParsePolicySpec("retentive"), .budget = *ParseBudget("40%")};
-  const auto conversation = *engine->NewConversation(memory);
+  CacheOptions cache{.policy = *ParsePolicySpec("retentive"), .budget = *ParseBudget("40%")};
+  const auto conversation = *engine->NewConversation(cache);
   Ask(*engine, *conversation, "value of W", {Picture("doc-1.png")});
   Ask(*engine, *conversation, "value of Z");
   const std::string path = TempPath("forged");
@@ -1000,12 +1000,12 @@ TEST(EngineTest, ForgedConversationsAreRefusedOrGoOn) {
   // Tokens seen, which memory is taken for wherever each of them is shown.
   ByteWriter seen;
   seen.Write<uint64_t>(conversation->stats().tokens_seen);
-  const size_t at = good.memory.find(seen.buffer());
+  const size_t at = good.cache.find(seen.buffer());
   ASSERT_NE(at, std::string::npos);
   for (const uint64_t n : {uint64_t{0xFFFFFFFF}, uint64_t{1} << 24, uint64_t{1} << 40,
                            conversation->stats().tokens_seen + 1}) {
     SavedParts forged = good;
-    std::memcpy(forged.memory.data() + at, &n, sizeof(n));
+    std::memcpy(forged.cache.data() + at, &n, sizeof(n));
     EXPECT_EQ(load(forged).status().code(), StatusCode::kBadFile) << n;
   }
   // The next position, the last turn's position and its tokens, from the end on.
@@ -1019,7 +1019,7 @@ TEST(EngineTest, ForgedConversationsAreRefusedOrGoOn) {
   int n_loaded = 0;
   for (int i = 0; i < 1500; ++i) {
     SavedParts forged = good;
-    std::string& part = i % 2 == 0 ? forged.payload : forged.memory;
+    std::string& part = i % 2 == 0 ? forged.payload : forged.cache;
     const size_t end = i % 3 == 0 ? part.size() : std::min<size_t>(part.size(), 400);
     const size_t where = random.NextBelow(end - 8);
     const uint64_t extremes[] = {0, 1, 1 << 16, 0xFFFFFFFF, uint64_t{1} << 32, ~uint64_t{0}};

@@ -147,7 +147,7 @@ HWY_INLINE void WithQueries(size_t n, const Body& body) {
 }
 
 // AddValues() of one query that reads only the rows which have a weight: 0 * infinity is no number.
-HWY_INLINE void AddWeightedValues(const float* HWY_RESTRICT weights, float largest_weight,
+HWY_INLINE void AddWeightedValues(const float* HWY_RESTRICT weights, float max_weight,
                                   const KvSpan& span, size_t begin, size_t n, size_t d,
                                   const KernelScratch& s, float* HWY_RESTRICT acc) {
   Prefetcher nothing;
@@ -157,7 +157,7 @@ HWY_INLINE void AddWeightedValues(const float* HWY_RESTRICT weights, float large
     const float* last = std::find(first, weights + n, 0.0f);
     if (first == last) return;
     std::fill(std::copy(first, last, run), run + kAttentionBlock, 0.0f);
-    AddValues<1>(run, &largest_weight, span, begin + static_cast<size_t>(first - weights),
+    AddValues<1>(run, &max_weight, span, begin + static_cast<size_t>(first - weights),
                  static_cast<size_t>(last - first), d, s, acc, nothing);
     t = static_cast<size_t>(last - weights);
   }
@@ -235,9 +235,9 @@ HWY_INLINE void AttendSpansOnce(const HeadShape& shape, const QueryBlock& querie
                                 bool careful, const SoftmaxState& state, KernelScratch s) {
   QueryTiles tiles;
   PackQueries(shape, queries, spans, n_spans, s, tiles);
-  const size_t most_visible =
+  const size_t max_visible =
       visible != nullptr ? *std::max_element(visible, visible + queries.n) : ~size_t{0};
-  const auto end_of = [&](size_t i) { return std::min(spans[i].n, most_visible); };
+  const auto end_of = [&](size_t i) { return std::min(spans[i].n, max_visible); };
   const auto block_at = [&](size_t i, size_t begin) -> Block {
     return {spans + i, begin, std::min(kAttentionBlock, end_of(i) - begin)};
   };

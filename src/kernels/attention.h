@@ -28,8 +28,8 @@ inline constexpr double kAttentionErrorBound = 4e-6;
 // is off by at most half of that, so a logit by scale * largest / 254 * sum|k|, and, as roundings
 // are independent, by scale * largest / 440 * |k| in the root mean square: for Gaussian rows, a
 // hundredth of what the key's own four bits lose.
-inline constexpr float kMostOfByte = 127.0f;
-inline constexpr float kMostOfTwoBytes = 127.0f * 257.0f;
+inline constexpr float kMaxOfByte = 127.0f;
+inline constexpr float kMaxOfTwoBytes = 127.0f * 257.0f;
 
 // Quantised values are multiplied by weights rounded to 15 bits of the largest in their block of
 // tokens. Bound on what that adds to the error of an output element, relative to max|v|.

@@ -187,13 +187,13 @@ void DistancesTarget(const NormedRows& rows, size_t d, const NormedPoints& from,
                });
 }
 
-size_t IndexOfLeastTarget(const float* x, size_t n) {
+size_t IndexOfMinTarget(const float* x, size_t n) {
   const hn::ScalableTag<float> df;
   const size_t lanes = hn::Lanes(df);
-  auto lanes_least = hn::Set(df, x[0]);
+  auto lanes_min = hn::Set(df, x[0]);
   size_t i = 0;
-  for (; i + lanes <= n; i += lanes) lanes_least = hn::Min(lanes_least, hn::LoadU(df, x + i));
-  float least = hn::GetLane(hn::MinOfLanes(df, lanes_least));
+  for (; i + lanes <= n; i += lanes) lanes_min = hn::Min(lanes_min, hn::LoadU(df, x + i));
+  float least = hn::GetLane(hn::MinOfLanes(df, lanes_min));
   for (; i < n; ++i) least = std::min(least, x[i]);
   const auto wanted = hn::Set(df, least);
   for (i = 0; i + lanes <= n; i += lanes) {
@@ -215,7 +215,7 @@ HWY_EXPORT(SquaredNormsTarget);
 HWY_EXPORT(LowerTarget);
 HWY_EXPORT(NearestTarget);
 HWY_EXPORT(DistancesTarget);
-HWY_EXPORT(IndexOfLeastTarget);
+HWY_EXPORT(IndexOfMinTarget);
 
 void SquaredNorms(const float* rows, size_t n, size_t d, float* norms) {
   HWY_DYNAMIC_DISPATCH(SquaredNormsTarget)(rows, n, d, norms);
@@ -237,9 +237,7 @@ void SquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from
   HWY_DYNAMIC_DISPATCH(DistancesTarget)(rows, d, from, distances);
 }
 
-size_t IndexOfLeast(const float* x, size_t n) {
-  return HWY_DYNAMIC_DISPATCH(IndexOfLeastTarget)(x, n);
-}
+size_t IndexOfMin(const float* x, size_t n) { return HWY_DYNAMIC_DISPATCH(IndexOfMinTarget)(x, n); }
 
 }  // namespace rkv
 #endif  // HWY_ONCE

@@ -43,7 +43,7 @@ inline constexpr double kPairDistanceErrorBound = 1e-3;
 void SquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances);
 
 // The first of the least of n numbers, none of them NaN. REQUIRES: n > 0.
-size_t IndexOfLeast(const float* x, size_t n);
+size_t IndexOfMin(const float* x, size_t n);
 
 }  // namespace rkv
 

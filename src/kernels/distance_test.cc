@@ -76,14 +76,14 @@ TEST(DistanceTest, MatchesDoublePrecisionOnEveryTarget) {
   });
 }
 
-TEST(DistanceTest, IndexOfLeastIsThatOfTheFirst) {
+TEST(DistanceTest, IndexOfMinIsThatOfTheFirst) {
   ForEachTarget([] {
     Random random(2);
     for (size_t n = 1; n < 100; ++n) {
       std::vector<float> x(n);
       for (float& value : x) value = static_cast<float>(random.NextBelow(n / 2 + 2));
       for (size_t i = 0; i < n; i += 3) x[i] = std::numeric_limits<float>::infinity();
-      EXPECT_EQ(IndexOfLeast(x.data(), n),
+      EXPECT_EQ(IndexOfMin(x.data(), n),
                 static_cast<size_t>(std::ranges::min_element(x) - x.begin()));
     }
   });

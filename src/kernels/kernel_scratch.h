@@ -29,15 +29,15 @@ struct QueryTile {
 
 // Carves an array of floats, of Floats(), into parts aligned to 64 bytes.
 struct KernelScratch {
-  float* logits = nullptr;         // [kMaxQueryRows, kAttentionBlock]; later softmax weights
-  float* steps = nullptr;          // [blocks, kAttentionBlock] of a quantised block of rows
-  uint8_t* codes = nullptr;        // its keys, by UnpackBlocks()
-  int32_t* starts = nullptr;       // [blocks, kTileQueries, 2] what the codes' offset adds
-  float* largest_steps = nullptr;  // [blocks]
-  float* weights = nullptr;        // [kTileQueries, kAttentionBlock] as shares of the largest
-  int32_t* pairs = nullptr;        // [kTileQueries, kAttentionBlock / 2] of them times steps
-  float* row = nullptr;            // [max(d_k, d_v)]
-  float* acc = nullptr;            // [kMaxQueryRows, d_v] of the softmax before the call
+  float* logits = nullptr;     // [kMaxQueryRows, kAttentionBlock]; later softmax weights
+  float* steps = nullptr;      // [blocks, kAttentionBlock] of a quantised block of rows
+  uint8_t* codes = nullptr;    // its keys, by UnpackBlocks()
+  int32_t* starts = nullptr;   // [blocks, kTileQueries, 2] what the codes' offset adds
+  float* max_steps = nullptr;  // [blocks]
+  float* weights = nullptr;    // [kTileQueries, kAttentionBlock] as shares of the largest
+  int32_t* pairs = nullptr;    // [kTileQueries, kAttentionBlock / 2] of them times steps
+  float* row = nullptr;        // [max(d_k, d_v)]
+  float* acc = nullptr;        // [kMaxQueryRows, d_v] of the softmax before the call
 
   KernelScratch(float* memory, size_t d_k, size_t d_v) {
     at_ = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory) + 63) & ~uintptr_t{63});
@@ -47,7 +47,7 @@ struct KernelScratch {
     steps = Take(n_blocks * kAttentionBlock);
     codes = reinterpret_cast<uint8_t*>(Take(n_blocks * kAttentionBlock * kQuantBlock / 4));
     starts = reinterpret_cast<int32_t*>(Take(n_blocks * kTileQueries * 2));
-    largest_steps = Take(n_blocks);
+    max_steps = Take(n_blocks);
     weights = Take(kTileQueries * kAttentionBlock);
     pairs = reinterpret_cast<int32_t*>(Take(kTileQueries * kAttentionBlock / 2));
     row = Take(n_blocks * kQuantBlock);

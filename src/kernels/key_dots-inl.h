@@ -176,7 +176,7 @@ HWY_INLINE void StoreQuads(const int8_t* HWY_RESTRICT bytes, size_t stride,
 
 // q4_0 and q2: [blocks][kQuads][queries] of four int8.
 HWY_INLINE void PackBytes(const float* const* rows, size_t n, size_t d, QueryTile& tile) {
-  RoundQueries(rows, n, d, kMostOfByte, tile.steps8, tile.sums8,
+  RoundQueries(rows, n, d, kMaxOfByte, tile.steps8, tile.sums8,
                [&](size_t block, size_t q, const int32_t* HWY_RESTRICT integers) HWY_ATTR {
                  int8_t bytes[kQuantBlock];
                  for (size_t e = 0; e < kQuantBlock; ++e) {
@@ -189,7 +189,7 @@ HWY_INLINE void PackBytes(const float* const* rows, size_t n, size_t d, QueryTil
 // q8_0: [blocks][queries][kQuantBlock] of int16, or where bytes are multiplied
 // [blocks][kQuads][queries][2] of four int8 each: those that count 256-fold, and the rest.
 HWY_INLINE void PackTwoBytes(const float* const* rows, size_t n, size_t d, QueryTile& tile) {
-  RoundQueries(rows, n, d, kMostOfTwoBytes, tile.steps16, tile.sums16,
+  RoundQueries(rows, n, d, kMaxOfTwoBytes, tile.steps16, tile.sums16,
                [&](size_t block, size_t q, const int32_t* HWY_RESTRICT integers) HWY_ATTR {
 #if RKV_MULTIPLIES_BYTES
                  int8_t high[kQuantBlock], low[kQuantBlock];

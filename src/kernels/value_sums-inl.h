@@ -338,10 +338,9 @@ HWY_INLINE void PairShares(const float* HWY_RESTRICT weights, const float* HWY_R
 }
 
 template <ElementType kType, size_t kQueries>
-HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights,
-                            const float* HWY_RESTRICT largest_weight, const KvSpan& span,
-                            size_t begin, size_t n, size_t d, const KernelScratch& s,
-                            float* HWY_RESTRICT acc, Prefetcher& next) {
+HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT max_weight,
+                            const KvSpan& span, size_t begin, size_t n, size_t d,
+                            const KernelScratch& s, float* HWY_RESTRICT acc, Prefetcher& next) {
   const FloatTag df;
   const hn::Rebind<int32_t, FloatTag> d32;
   const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
@@ -351,10 +350,10 @@ HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights,
   float wholes[kQueries];
   for (size_t q = 0; q < kQueries; ++q) {
     const size_t row = q * kAttentionBlock;
-    wholes[q] = ScaleToLargest(largest_weight[q], 32767.0f, weights + row, s.weights + row);
+    wholes[q] = ScaleToLargest(max_weight[q], 32767.0f, weights + row, s.weights + row);
   }
   for (size_t block = 0; block < n_blocks; ++block) {
-    s.largest_steps[block] = ShareSteps(s.steps + block * kAttentionBlock);
+    s.max_steps[block] = ShareSteps(s.steps + block * kAttentionBlock);
   }
   for (size_t block = 0; block < n_blocks; ++block) {
     next.Advance(next.StepBytes(n_blocks));
@@ -385,7 +384,7 @@ HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights,
     for (size_t q = 0; q < kQueries; ++q) {
       // (code - offset) steps, in halves so that it is exact.
       const auto offset = hn::Set(d32, TwiceOffset(kType) * weight_sums[q]);
-      const auto half = hn::Set(df, 0.5f * wholes[q] * s.largest_steps[block]);
+      const auto half = hn::Set(df, 0.5f * wholes[q] * s.max_steps[block]);
       const auto added = [&](size_t e) HWY_ATTR {
         const auto sum = hn::Load(
             d32, sums + e / kElements * kQueries * kElements + q * kElements + e % kElements);
@@ -406,26 +405,25 @@ HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights,
 }
 
 // acc[q] += sum over the rows [begin, begin + n) of the span of weights[q, t] times the value.
-// `weights` are zero from n on, and largest_weight[q] is the largest of a query's.
+// `weights` are zero from n on, and max_weight[q] is the largest of a query's.
 template <size_t kQueries>
-HWY_INLINE void AddValues(const float* HWY_RESTRICT weights,
-                          const float* HWY_RESTRICT largest_weight, const KvSpan& span,
-                          size_t begin, size_t n, size_t d, const KernelScratch& s,
-                          float* HWY_RESTRICT acc, Prefetcher& next) {
+HWY_INLINE void AddValues(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT max_weight,
+                          const KvSpan& span, size_t begin, size_t n, size_t d,
+                          const KernelScratch& s, float* HWY_RESTRICT acc, Prefetcher& next) {
   switch (span.v_type) {
     case ElementType::kF16:
       return AddHalfRows<ElementType::kF16, kQueries>(weights, span, begin, n, d, acc, next);
     case ElementType::kBF16:
       return AddHalfRows<ElementType::kBF16, kQueries>(weights, span, begin, n, d, acc, next);
     case ElementType::kQ8_0:
-      return AddCodeRows<ElementType::kQ8_0, kQueries>(weights, largest_weight, span, begin, n, d,
-                                                       s, acc, next);
+      return AddCodeRows<ElementType::kQ8_0, kQueries>(weights, max_weight, span, begin, n, d, s,
+                                                       acc, next);
     case ElementType::kQ4_0:
-      return AddCodeRows<ElementType::kQ4_0, kQueries>(weights, largest_weight, span, begin, n, d,
-                                                       s, acc, next);
+      return AddCodeRows<ElementType::kQ4_0, kQueries>(weights, max_weight, span, begin, n, d, s,
+                                                       acc, next);
     case ElementType::kQ2:
-      return AddCodeRows<ElementType::kQ2, kQueries>(weights, largest_weight, span, begin, n, d, s,
-                                                     acc, next);
+      return AddCodeRows<ElementType::kQ2, kQueries>(weights, max_weight, span, begin, n, d, s, acc,
+                                                     next);
   }
 }
 

@@ -1,4 +1,5 @@
-// The C interface of retentivekv.h: a Memory per sequence, made when the sequence is first decoded.
+// The C interface of retentivekv.h: a KvCache per sequence, made when the sequence is first
+// decoded.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,22 +10,22 @@
 
 #include "llama/bridge.h"
 #include "llama/model.h"
-#include "retentivekv/memory.h"
+#include "retentivekv/kv_cache.h"
 #include "retentivekv/retentivekv.h"
 
 struct rkv_cache {
   struct Sequence {
-    rkv::Memory memory;
+    rkv::KvCache cache;
     // So many of its first tokens have their number as position; as long as all do, positions may
     // be left out.
     uint64_t n_counted = 0;
   };
 
-  rkv::MemoryOptions options;
+  rkv::CacheOptions options;
   uint32_t n_ctx = 0;  // as the user set it; 0: what the model was trained for
   rkv::Bridge bridge;
-  std::optional<rkv::MemoryShape> shape;  // known after the first decode
-  llama_pos end_position = 0;             // positions must be below it; known with the shape
+  std::optional<rkv::CacheShape> shape;  // known after the first decode
+  llama_pos end_position = 0;            // positions must be below it; known with the shape
   std::map<llama_seq_id, Sequence> sequences;
   std::string last_error;
 };
@@ -34,7 +35,7 @@ namespace {
 
 thread_local std::string attach_error;
 
-Status ParseOptions(const char* policy, const char* budget, MemoryOptions& options) {
+Status ParseOptions(const char* policy, const char* budget, CacheOptions& options) {
   if (policy != nullptr) {
     RKV_ASSIGN_OR_RETURN(options.policy, ParsePolicySpec(policy));
   }
@@ -42,10 +43,10 @@ Status ParseOptions(const char* policy, const char* budget, MemoryOptions& optio
     RKV_ASSIGN_OR_RETURN(options.budget, ParseBudget(budget));
   }
   // A shape of no model checks the names and options now rather than at the first decode.
-  MemoryOptions unlimited = options;
+  CacheOptions unlimited = options;
   unlimited.policy = ChosenPolicy(options);
   unlimited.budget = {};
-  return Memory::Create({.layers = {{1, 1, 1, 1}}}, unlimited).status();
+  return KvCache::Create({.layers = {{1, 1, 1, 1}}}, unlimited).status();
 }
 
 // One user batch with the fields that may be null filled in.
@@ -83,8 +84,8 @@ class BatchReader {
     return batch_.logits != nullptr ? batch_.logits[i] != 0 : i + 1 == n_;
   }
 
-  UbatchToken token(size_t i, size_t memory, uint64_t next_index) const {
-    UbatchToken token{.memory = memory, .output = output(i)};
+  UbatchToken token(size_t i, size_t cache, uint64_t next_index) const {
+    UbatchToken token{.cache = cache, .output = output(i)};
     if (batch_.token != nullptr) token.token = batch_.token[i];
     for (size_t c = 0; c < n_position_; ++c) {
       token.position[c] =
@@ -111,8 +112,8 @@ class BatchReader {
 Result<rkv_cache::Sequence*> FindOrMakeSequence(rkv_cache& cache, llama_seq_id seq_id) {
   auto found = cache.sequences.find(seq_id);
   if (found == cache.sequences.end()) {
-    RKV_ASSIGN_OR_RETURN(Memory memory, Memory::Create(*cache.shape, cache.options));
-    found = cache.sequences.emplace(seq_id, rkv_cache::Sequence{.memory = std::move(memory)}).first;
+    RKV_ASSIGN_OR_RETURN(KvCache created, KvCache::Create(*cache.shape, cache.options));
+    found = cache.sequences.emplace(seq_id, rkv_cache::Sequence{.cache = std::move(created)}).first;
   }
   return &found->second;
 }
@@ -135,9 +136,9 @@ Status DecodeUbatch(rkv_cache& cache, llama_context* ctx, const BatchReader& bat
       RKV_ASSIGN_OR_RETURN(rkv_cache::Sequence * sequence,
                            FindOrMakeSequence(cache, batch.seq_id(i)));
       participants.push_back({.sequence = sequence,
-                              .next_index = sequence->memory.tokens_seen(),
+                              .next_index = sequence->cache.tokens_seen(),
                               .n_counted = sequence->n_counted});
-      ubatch.memories.push_back(&sequence->memory);
+      ubatch.caches.push_back(&sequence->cache);
       ubatch.seq_ids.push_back(batch.seq_id(i));
     }
     Participant& participant = participants[entry->second];
@@ -225,7 +226,7 @@ int32_t rkv_decode(rkv_cache* cache, llama_context* ctx, llama_batch batch) {
 int32_t rkv_seq_keep(rkv_cache* cache, llama_seq_id seq_id, uint64_t n_tokens) {
   if (cache == nullptr) return -1;
   const auto found = cache->sequences.find(seq_id);
-  const uint64_t seen = found == cache->sequences.end() ? 0 : found->second.memory.tokens_seen();
+  const uint64_t seen = found == cache->sequences.end() ? 0 : found->second.cache.tokens_seen();
   if (n_tokens > seen) {
     cache->last_error = "the sequence has fewer tokens than should be kept";
     return -1;
@@ -235,7 +236,7 @@ int32_t rkv_seq_keep(rkv_cache* cache, llama_seq_id seq_id, uint64_t n_tokens) {
     return 0;
   }
   try {
-    found->second.memory.Truncate(n_tokens);
+    found->second.cache.Truncate(n_tokens);
     found->second.n_counted = std::min(found->second.n_counted, n_tokens);
   } catch (const std::exception& error) {
     cache->last_error = error.what();
@@ -248,7 +249,7 @@ rkv_stats rkv_get_stats(const rkv_cache* cache, llama_seq_id seq_id) {
   if (cache == nullptr) return {};
   const auto found = cache->sequences.find(seq_id);
   if (found == cache->sequences.end()) return {};
-  const rkv::MemoryStats stats = found->second.memory.stats();
+  const rkv::CacheStats stats = found->second.cache.stats();
   return {.tokens_seen = stats.tokens_seen,
           .tokens_exact = stats.tokens_exact,
           .tokens_evicted = stats.tokens_evicted,

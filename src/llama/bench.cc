@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/process_memory.h"
-#include "cache/memory_impl.h"
+#include "cache/kv_cache_impl.h"
 #include "llama/bridge.h"
 #include "llama/gguf_builder.h"
 #include "llama/log.h"
@@ -69,7 +69,7 @@ Result<LlamaPtr<llama_context>> MakeContext(llama_model* model,
 }
 
 // K and V of a token in a cache of llama.cpp.
-uint64_t StockTokenBytes(const MemoryShape& shape, ggml_type type_k, ggml_type type_v) {
+uint64_t StockTokenBytes(const CacheShape& shape, ggml_type type_k, ggml_type type_v) {
   uint64_t bytes = 0;
   for (const LayerShape& layer : shape.layers) {
     bytes += ggml_row_size(type_k, static_cast<int64_t>(layer.n_kv_head * layer.d_k)) +
@@ -108,7 +108,7 @@ class StockSession final : public BenchSession {
   Status Restore() override {
     for (size_t c = 0; c < n_conversations(); ++c) {
       const auto seq = static_cast<llama_seq_id>(c);
-      if (!llama_memory_seq_rm(memory(), seq, static_cast<llama_pos>(n_snapshot_), -1)) {
+      if (!llama_memory_seq_rm(cache(), seq, static_cast<llama_pos>(n_snapshot_), -1)) {
         return Internal("llama.cpp cannot go back to an earlier token");
       }
     }
@@ -150,7 +150,7 @@ class StockSession final : public BenchSession {
     RKV_RETURN_IF_ERROR(
         FillStockCache(ctx_.get(), model_.shape(), type_k_, type_v_, n, options_.seed));
     for (size_t c = 1; c < n_conversations(); ++c) {
-      llama_memory_seq_cp(memory(), 0, static_cast<llama_seq_id>(c), -1, -1);
+      llama_memory_seq_cp(cache(), 0, static_cast<llama_seq_id>(c), -1, -1);
     }
     n_tokens_ = n;
     return OkStatus();
@@ -159,7 +159,7 @@ class StockSession final : public BenchSession {
 
  private:
   size_t n_conversations() const { return static_cast<size_t>(options_.n_conversations); }
-  llama_memory_t memory() const { return llama_get_memory(ctx_.get()); }
+  llama_memory_t cache() const { return llama_get_memory(ctx_.get()); }
 
   uint64_t token_bytes() const { return StockTokenBytes(model_.shape(), type_k_, type_v_); }
 
@@ -194,14 +194,14 @@ class OurSession final : public BenchSession {
     process_bytes_ = model_bytes;
   }
 
-  Status Init(const MemoryOptions& memory) {
+  Status Init(const CacheOptions& cache) {
     const uint64_t before = ResidentBytes();
     llama_context_params params = ContextParams(options_);
     bridge_.Prepare(params);
     RKV_ASSIGN_OR_RETURN(ctx_, MakeContext(model_.llama(), params));
     RKV_RETURN_IF_ERROR(bridge_.Probe(ctx_.get()).status());
-    RKV_ASSIGN_OR_RETURN(const Memory first, Memory::Create(model_.shape(), memory));
-    memories_.assign(n_conversations(), first);
+    RKV_ASSIGN_OR_RETURN(const KvCache first, KvCache::Create(model_.shape(), cache));
+    caches_.assign(n_conversations(), first);
     // The buffers of a whole ubatch, in the context's own small cache, and llama.cpp's graphs: of a
     // prompt's last ubatch, which has an output, and of one before.
     std::vector<llama_token> tokens(static_cast<size_t>(options_.n_ubatch));
@@ -224,23 +224,23 @@ class OurSession final : public BenchSession {
 
   Status Restore() override {
     if (!snapshot_.empty()) {
-      memories_ = snapshot_;
+      caches_ = snapshot_;
       return OkStatus();
     }
-    for (Memory& memory : memories_) memory.Truncate(n_snapshot_);
+    for (KvCache& cache : caches_) cache.Truncate(n_snapshot_);
     return OkStatus();
   }
 
   Status Prefill(size_t n) override {
     for (size_t c = 0; c < n_conversations(); ++c) {
-      Memory& memory = memories_[c];
-      const size_t first = memory.tokens_seen();
+      KvCache& cache = caches_[c];
+      const size_t first = cache.tokens_seen();
       for (size_t begin = 0, end = 0; begin < n; begin = end) {
         end = std::min(n, begin + static_cast<size_t>(options_.n_ubatch));
         ubatch_.Clear();
-        ubatch_.memories.push_back(&memory);
+        ubatch_.caches.push_back(&cache);
         for (size_t i = begin; i < end; ++i) Add(0, c, first + i, i + 1 == n);
-        memory.impl().set_prompt_follows(end < n);
+        cache.impl().set_prompt_follows(end < n);
         RKV_RETURN_IF_ERROR(bridge_.Decode(ctx_.get(), ubatch_));
       }
     }
@@ -251,8 +251,8 @@ class OurSession final : public BenchSession {
     for (size_t i = 0; i < n; ++i) {
       ubatch_.Clear();
       for (size_t c = 0; c < n_conversations(); ++c) {
-        ubatch_.memories.push_back(&memories_[c]);
-        Add(c, c, memories_[c].tokens_seen(), true);
+        ubatch_.caches.push_back(&caches_[c]);
+        Add(c, c, caches_[c].tokens_seen(), true);
       }
       RKV_RETURN_IF_ERROR(bridge_.Decode(ctx_.get(), ubatch_));
     }
@@ -261,8 +261,8 @@ class OurSession final : public BenchSession {
 
   BenchCacheUse use() const override {
     BenchCacheUse use;
-    for (const Memory& memory : memories_) {
-      const MemoryStats stats = memory.stats();
+    for (const KvCache& cache : caches_) {
+      const CacheStats stats = cache.stats();
       use.held_bytes += stats.held_bytes;
       use.read_bytes += stats.exact_bytes + stats.state_bytes;
       use.full_bytes += stats.full_bytes;
@@ -274,8 +274,8 @@ class OurSession final : public BenchSession {
 
  protected:
   Status FillRandom(size_t n) override {
-    Memory& memory = memories_.front();
-    const MemoryShape& shape = model_.shape();
+    KvCache& cache = caches_.front();
+    const CacheShape& shape = model_.shape();
     Random random(options_.seed);
     std::vector<float> values;
     std::vector<ggml_fp16_t> k, v;
@@ -287,34 +287,34 @@ class OurSession final : public BenchSession {
     };
     for (size_t begin = 0; begin < n; begin += static_cast<size_t>(options_.n_ubatch)) {
       const size_t n_staged = std::min(n - begin, static_cast<size_t>(options_.n_ubatch));
-      memory.impl().set_prompt_follows(begin + n_staged < n);
-      memory.BeginAppend(n_staged);
+      cache.impl().set_prompt_follows(begin + n_staged < n);
+      cache.BeginAppend(n_staged);
       for (size_t layer = 0; layer < shape.layers.size(); ++layer) {
         for (size_t head = 0; head < shape.layers[layer].n_kv_head; ++head) {
           for (size_t i = 0; i < n_staged; ++i) {
             draw(shape.layers[layer].d_k, k);
             draw(shape.layers[layer].d_v, v);
-            memory.Stage(layer, head, i, k.data(), v.data());
+            cache.Stage(layer, head, i, k.data(), v.data());
           }
         }
       }
-      memory.CommitAppend();
+      cache.CommitAppend();
     }
-    std::fill(memories_.begin() + 1, memories_.end(), memory);
+    std::fill(caches_.begin() + 1, caches_.end(), cache);
     return OkStatus();
   }
 
   // What was evicted does not come back by truncating, so that takes a copy.
   void TakeSnapshot() override {
-    n_snapshot_ = memories_.front().tokens_seen();
-    if (!memories_.front().options().budget.unlimited()) snapshot_ = memories_;
+    n_snapshot_ = caches_.front().tokens_seen();
+    if (!caches_.front().options().budget.unlimited()) snapshot_ = caches_;
   }
 
  private:
   size_t n_conversations() const { return static_cast<size_t>(options_.n_conversations); }
 
-  void Add(size_t memory, size_t conversation, size_t position, bool output) {
-    ubatch_.tokens.push_back({.memory = memory,
+  void Add(size_t cache, size_t conversation, size_t position, bool output) {
+    ubatch_.tokens.push_back({.cache = cache,
                               .token = TokenAt(model_, options_.seed, conversation, position),
                               .position = {static_cast<llama_pos>(position)},
                               .output = output});
@@ -324,8 +324,8 @@ class OurSession final : public BenchSession {
   const BenchSessionOptions options_;
   Bridge bridge_;  // before ctx_: it must outlive it
   LlamaPtr<llama_context> ctx_;
-  std::vector<Memory> memories_;  // [conversation]
-  std::vector<Memory> snapshot_;  // likewise; empty if truncating does
+  std::vector<KvCache> caches_;    // [conversation]
+  std::vector<KvCache> snapshot_;  // likewise; empty if truncating does
   size_t n_snapshot_ = 0;
   Ubatch ubatch_;
 };
@@ -458,15 +458,15 @@ Result<std::unique_ptr<BenchSession>> BenchModel::NewStockSession(
   return std::unique_ptr<BenchSession>(std::move(session));
 }
 
-Result<std::unique_ptr<BenchSession>> BenchModel::NewSession(const MemoryOptions& memory,
+Result<std::unique_ptr<BenchSession>> BenchModel::NewSession(const CacheOptions& cache,
                                                              const BenchSessionOptions& options) {
   RKV_RETURN_IF_ERROR(CheckOptions(options));
   auto session = std::make_unique<OurSession>(*impl_->ours, options, impl_->resident_bytes);
-  RKV_RETURN_IF_ERROR(session->Init(memory));
+  RKV_RETURN_IF_ERROR(session->Init(cache));
   return std::unique_ptr<BenchSession>(std::move(session));
 }
 
-const MemoryShape& BenchModel::shape() const { return impl_->ours->shape(); }
+const CacheShape& BenchModel::shape() const { return impl_->ours->shape(); }
 std::string BenchModel::description() const { return impl_->ours->Description(); }
 uint64_t BenchModel::size() const { return llama_model_size(impl_->ours->llama()); }
 uint64_t BenchModel::n_params() const { return llama_model_n_params(impl_->ours->llama()); }

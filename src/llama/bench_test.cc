@@ -37,7 +37,7 @@ class BenchSessionTest : public testing::TestWithParam<const char*> {
   }
   std::unique_ptr<BenchSession> Ours(const std::string& policy, const std::string& budget,
                                      int n_conversations = 1) {
-    MemoryOptions options{.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)};
+    CacheOptions options{.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)};
     auto session = model_->NewSession(options, Options(n_conversations));
     EXPECT_TRUE(session.ok()) << session.status().message();
     return *std::move(session);

@@ -93,7 +93,7 @@ bool RopeFits(const ggml_tensor* node) {
 }  // namespace
 
 void Ubatch::Clear() {
-  memories.clear();
+  caches.clear();
   seq_ids.clear();
   media.clear();
   tokens.clear();
@@ -135,7 +135,7 @@ class Bridge::GraphProbe {
     for (ggml_tensor* node : skipped_) node->op = GGML_OP_ROPE;
   }
 
-  Status Finish(MemoryShape& shape, std::vector<int>& layer_of_cache) {
+  Status Finish(CacheShape& shape, std::vector<int>& layer_of_cache) {
     if (!error_.ok()) return error_;
     if (shape_.layers.empty())
       return Unsupported("the model has no attention layers with a KV cache");
@@ -177,7 +177,7 @@ class Bridge::GraphProbe {
     shape_.layers.push_back(layer);
   }
 
-  MemoryShape shape_;
+  CacheShape shape_;
   std::vector<int> layer_of_cache_;
   llama_pos end_position_ = std::numeric_limits<llama_pos>::max();
   Status error_;
@@ -235,7 +235,7 @@ bool Bridge::OnAbortCheck(void* self) {
   return watch.stop && watch.stop();
 }
 
-Result<MemoryShape> Bridge::Probe(llama_context* ctx) {
+Result<CacheShape> Bridge::Probe(llama_context* ctx) {
   const llama_vocab* vocab = llama_model_get_vocab(llama_get_model(ctx));
   const llama_token bos = llama_vocab_bos(vocab);
   tokens_ = {bos == LLAMA_TOKEN_NULL ? 0 : bos};
@@ -244,7 +244,7 @@ Result<MemoryShape> Bridge::Probe(llama_context* ctx) {
   const int rc = llama_decode(ctx, llama_batch_get_one(tokens_.data(), 1));
   const std::unique_ptr<GraphProbe> probe = std::move(probe_);
   probe->RestoreNodes();
-  MemoryShape shape;
+  CacheShape shape;
   RKV_RETURN_IF_ERROR(probe->Finish(shape, layer_of_cache_));
   if (rc != 0) return Internal(fmt::format("llama_decode failed with {} on its first token", rc));
   shape_ = shape;
@@ -348,15 +348,15 @@ void Bridge::AttendLayer(LayerHook& hook, const ggml_tensor* node, size_t thread
 }
 
 Status Bridge::BuildSegments(const Ubatch& ubatch) {
-  segments_.resize(ubatch.memories.size());
+  segments_.resize(ubatch.caches.size());
   for (size_t i = 0; i < segments_.size(); ++i) {
-    segments_[i].memory = &ubatch.memories[i]->impl();
+    segments_[i].cache = &ubatch.caches[i]->impl();
     segments_[i].rows.clear();
     segments_[i].runs.clear();
     segments_[i].causal = ubatch.causal;
   }
   for (size_t row = 0; row < ubatch.tokens.size(); ++row) {
-    segments_[ubatch.tokens[row].memory].AddRow(static_cast<uint32_t>(row));
+    segments_[ubatch.tokens[row].cache].AddRow(static_cast<uint32_t>(row));
     const llama_pos position = ubatch.tokens[row].position[0];
     if (position < 0 || position >= end_position_) {
       return InvalidArgument(fmt::format("position {} is outside of the model's 0 to {}", position,
@@ -365,11 +365,11 @@ Status Bridge::BuildSegments(const Ubatch& ubatch) {
   }
   n_rows_ = ubatch.tokens.size();
   for (const Segment& segment : segments_) {
-    if (segment.memory->shape() != shape_) {
+    if (segment.cache->shape() != shape_) {
       return InvalidArgument("the conversation's cache was made for another model");
     }
     const uint64_t limit = std::numeric_limits<uint32_t>::max();
-    if (segment.memory->tokens_seen() + segment.rows.size() > limit) {
+    if (segment.cache->tokens_seen() + segment.rows.size() > limit) {
       return ResourceExhausted("a conversation cannot be longer than 2^32 tokens");
     }
   }
@@ -389,8 +389,8 @@ llama_batch Bridge::FillBatch(const Ubatch& ubatch) {
   for (size_t i = 0; i < n; ++i) {
     const UbatchToken& token = ubatch.tokens[i];
     tokens_[i] = token.token;
-    seq_id_[i] = ubatch.seq_ids.empty() ? static_cast<llama_seq_id>(token.memory)
-                                        : ubatch.seq_ids[token.memory];
+    seq_id_[i] = ubatch.seq_ids.empty() ? static_cast<llama_seq_id>(token.cache)
+                                        : ubatch.seq_ids[token.cache];
     seq_id_rows_[i] = &seq_id_[i];
     output_[i] = token.output ? 1 : 0;
     for (size_t c = 0; c < n_position; ++c) positions_[c * n + i] = token.position[c];
@@ -410,7 +410,7 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch, const StepWatch*
     return InvalidArgument(fmt::format("a ubatch of {} tokens does not fit the context's {}",
                                        ubatch.tokens.size(), llama_n_ubatch(ctx)));
   }
-  if (ubatch.memories.size() > llama_max_parallel_sequences()) {
+  if (ubatch.caches.size() > llama_max_parallel_sequences()) {
     return InvalidArgument(fmt::format("llama.cpp decodes at most {} sequences at once",
                                        llama_max_parallel_sequences()));
   }
@@ -438,14 +438,14 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch, const StepWatch*
       bridge.decoding_ = false;
       if (bridge.watch_ != nullptr) llama_set_abort_callback(ctx, nullptr, nullptr);
       if (commits) return;
-      for (const Segment& segment : bridge.segments_) segment.memory->AbortAppend();
+      for (const Segment& segment : bridge.segments_) segment.cache->AbortAppend();
     }
   } ending{*this, ctx};
-  for (const auto& [memory, span] : ubatch.media) segments_[memory].memory->AddMedia(span);
+  for (const auto& [cache, span] : ubatch.media) segments_[cache].cache->AddMedia(span);
   while (transits_.size() < segments_.size()) transits_.push_back(std::make_unique<Transit>());
   for (size_t i = 0; i < segments_.size(); ++i) {
     transits_[i]->set_n_threads(static_cast<size_t>(n_threads));
-    segments_[i].memory->BeginAppend(segments_[i].rows.size(), transits_[i].get());
+    segments_[i].cache->BeginAppend(segments_[i].rows.size(), transits_[i].get());
   }
 
   llama_memory_clear(llama_get_memory(ctx), false);
@@ -462,7 +462,7 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch, const StepWatch*
     status = Internal("the compute graph lacked an attention layer it had before");
   }
   if (!status.ok()) return status;
-  for (const Segment& segment : segments_) segment.memory->CommitAppend();
+  for (const Segment& segment : segments_) segment.cache->CommitAppend();
   ending.commits = true;
   return OkStatus();
 }

@@ -1,5 +1,5 @@
 // Attaches our cache to a stock llama_context: every attention node of its compute graph is
-// rewritten, before it runs, into a custom operation that reads our Memory instead of llama.cpp's
+// rewritten, before it runs, into a custom operation that reads our KvCache instead of llama.cpp's
 // own KV cache, which only ever holds the current ubatch. docs/decisions/001 tells why and how.
 #ifndef RETENTIVEKV_LLAMA_BRIDGE_H_
 #define RETENTIVEKV_LLAMA_BRIDGE_H_
@@ -16,24 +16,24 @@
 #include <vector>
 
 #include "cache/ubatch_attention.h"
-#include "retentivekv/memory.h"
+#include "retentivekv/kv_cache.h"
 #include "retentivekv/status.h"
 
 namespace rkv {
 
 // One token (or embedding) of a ubatch.
 struct UbatchToken {
-  size_t memory = 0;      // index into Ubatch::memories
+  size_t cache = 0;       // index into Ubatch::caches
   llama_token token = 0;  // unused for embeddings
   // Position; M-RoPE embeddings use all four (t, row, column, 0), everything else only the first.
   std::array<llama_pos, 4> position = {};
   bool output = false;  // compute logits
 };
 
-// What one llama_decode computes. The tokens of a Memory are in their order in the conversation;
-// tokens of different Memories may be mixed.
+// What one llama_decode computes. The tokens of a KvCache are in their order in the conversation;
+// tokens of different KvCaches may be mixed.
 struct Ubatch {
-  std::vector<Memory*> memories;
+  std::vector<KvCache*> caches;
   // llama.cpp's sequence of each, for what it keeps by sequence; empty: 0, 1, 2, ...
   std::vector<llama_seq_id> seq_ids;
   // Pictures and clips that begin in this ubatch: memory index, and where.
@@ -41,7 +41,7 @@ struct Ubatch {
   std::vector<UbatchToken> tokens;
   std::vector<float> embeddings;  // [tokens, n_embd] instead of token ids, if not empty
   size_t n_position = 1;          // position components of embeddings: 1 or 4
-  bool causal = true;             // false: all tokens of a Memory see each other
+  bool causal = true;             // false: all tokens of a KvCache see each other
 
   void Clear();
 };
@@ -71,13 +71,13 @@ class Bridge {
 
   // Runs one token through the untouched graph to learn the shape of every attention layer.
   // kUnsupported, with the reason, for a graph that the bridge cannot serve.
-  Result<MemoryShape> Probe(llama_context* ctx);
+  Result<CacheShape> Probe(llama_context* ctx);
 
   // Positions must be below this: models with learned positions have so many. Known after Probe().
   llama_pos end_position() const { return end_position_; }
 
   // Decodes a ubatch; logits are then in the context, as after llama_decode. On an error nothing
-  // has been added to any Memory. REQUIRES: Probe() succeeded and all Memories have its shape; at
+  // has been added to any KvCache. REQUIRES: Probe() succeeded and all KvCaches have its shape; at
   // most n_ubatch tokens, at least one.
   // `watch`, if there is one, sees the step, and kCancelled means that it stopped it.
   Status Decode(llama_context* ctx, const Ubatch& ubatch, const StepWatch* watch = nullptr);
@@ -113,7 +113,7 @@ class Bridge {
   const StepWatch* watch_ = nullptr;   // of the current decode
   size_t n_nodes_ = 0;                 // of the current decode's graph
   size_t n_computed_ = 0;              // of these, about
-  MemoryShape shape_;
+  CacheShape shape_;
   llama_pos end_position_ = std::numeric_limits<llama_pos>::max();
   std::vector<int> layer_of_cache_;                 // llama's layer index -> ours, or -1
   std::vector<std::unique_ptr<LayerHook>> hooks_;   // [layer]

@@ -18,10 +18,10 @@ std::unique_ptr<Model> Load(int n_ubatch = 64) {
   return *std::move(model);
 }
 
-Ubatch Tokens(Memory& memory, size_t n) {
+Ubatch Tokens(KvCache& cache, size_t n) {
   Ubatch ubatch;
-  ubatch.memories.push_back(&memory);
-  const auto first = static_cast<llama_pos>(memory.tokens_seen());
+  ubatch.caches.push_back(&cache);
+  const auto first = static_cast<llama_pos>(cache.tokens_seen());
   for (size_t i = 0; i < n; ++i) {
     const auto position = first + static_cast<llama_pos>(i);
     ubatch.tokens.push_back({.token = static_cast<llama_token>(40 + (position * 7) % 200),
@@ -39,30 +39,30 @@ std::vector<float> LastLogits(Model& model) {
 TEST(BridgeTest, ProbeFindsEveryLayer) {
   const auto model = Load();
   const LayerShape layer{.n_head = 6, .n_kv_head = 2, .d_k = 64, .d_v = 64};
-  EXPECT_EQ(model->shape(), (MemoryShape{.layers = {layer, layer, layer}}));
+  EXPECT_EQ(model->shape(), (CacheShape{.layers = {layer, layer, layer}}));
 }
 
 TEST(BridgeTest, BadUbatchesAreRefusedAndLeaveNoTrace) {
   const auto model = Load();
-  Memory memory = *Memory::Create(model->shape(), {});
+  KvCache cache = *KvCache::Create(model->shape(), {});
   Bridge& bridge = model->bridge();
   EXPECT_FALSE(bridge.Decode(model->context(), {}).ok());
-  EXPECT_FALSE(bridge.Decode(model->context(), Tokens(memory, 65)).ok());
-  Ubatch bad_token = Tokens(memory, 3);
+  EXPECT_FALSE(bridge.Decode(model->context(), Tokens(cache, 65)).ok());
+  Ubatch bad_token = Tokens(cache, 3);
   bad_token.tokens[1].token = 1 << 20;
   EXPECT_EQ(bridge.Decode(model->context(), bad_token).code(), StatusCode::kInternal);
-  Memory foreign = *Memory::Create({.layers = {{2, 1, 64, 64}}}, {});
+  KvCache foreign = *KvCache::Create({.layers = {{2, 1, 64, 64}}}, {});
   EXPECT_EQ(bridge.Decode(model->context(), Tokens(foreign, 3)).code(),
             StatusCode::kInvalidArgument);
-  EXPECT_EQ(memory.tokens_seen(), 0u);
-  EXPECT_TRUE(bridge.Decode(model->context(), Tokens(memory, 64)).ok());
-  EXPECT_EQ(memory.tokens_seen(), 64u);
+  EXPECT_EQ(cache.tokens_seen(), 0u);
+  EXPECT_TRUE(bridge.Decode(model->context(), Tokens(cache, 64)).ok());
+  EXPECT_EQ(cache.tokens_seen(), 64u);
 }
 
 TEST(BridgeTest, TheSameTokensGiveTheSameBits) {
   const auto model = Load();
-  Memory first = *Memory::Create(model->shape(), {});
-  Memory second = *Memory::Create(model->shape(), {});
+  KvCache first = *KvCache::Create(model->shape(), {});
+  KvCache second = *KvCache::Create(model->shape(), {});
   for (const size_t n : {50, 1, 1, 20, 1}) {
     ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(first, n)).ok());
     const std::vector<float> logits = LastLogits(*model);
@@ -71,11 +71,11 @@ TEST(BridgeTest, TheSameTokensGiveTheSameBits) {
   }
 }
 
-TEST(BridgeTest, ACopiedMemoryIsAForkOfTheConversation) {
+TEST(BridgeTest, ACopiedCacheIsAForkOfTheConversation) {
   const auto model = Load();
-  Memory trunk = *Memory::Create(model->shape(), {});
+  KvCache trunk = *KvCache::Create(model->shape(), {});
   ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(trunk, 40)).ok());
-  Memory fork = trunk;
+  KvCache fork = trunk;
   ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(trunk, 10)).ok());
   const std::vector<float> logits = LastLogits(*model);
   ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(fork, 10)).ok());
@@ -91,22 +91,22 @@ TEST(BridgeTest, LlamaDecodeOfItsOwnIsUntouched) {
     return LastLogits(*model);
   };
   const std::vector<float> before = plain_decode(65);
-  Memory memory = *Memory::Create(model->shape(), {});
+  KvCache cache = *KvCache::Create(model->shape(), {});
   for (int i = 0; i < 5; ++i) {
-    ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(memory, 1)).ok());
+    ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(cache, 1)).ok());
   }
   EXPECT_EQ(plain_decode(65), before);
-  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(memory, 1)).ok());
-  EXPECT_EQ(memory.tokens_seen(), 6u);
+  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(cache, 1)).ok());
+  EXPECT_EQ(cache.tokens_seen(), 6u);
 }
 
 // A thread count that changes between decodes must not lose work.
 TEST(BridgeTest, ThreadsCanChange) {
   const auto model = Load();
-  Memory memory = *Memory::Create(model->shape(), {});
-  Memory other = *Memory::Create(model->shape(), {});
-  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(memory, 30)).ok());
-  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(memory, 1)).ok());
+  KvCache cache = *KvCache::Create(model->shape(), {});
+  KvCache other = *KvCache::Create(model->shape(), {});
+  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(cache, 30)).ok());
+  ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(cache, 1)).ok());
   const std::vector<float> logits = LastLogits(*model);
   llama_set_n_threads(model->context(), 1, 3);
   ASSERT_TRUE(model->bridge().Decode(model->context(), Tokens(other, 30)).ok());

@@ -23,7 +23,7 @@ namespace {
 constexpr size_t kMaxTemplateBytes = size_t{256} << 10;
 // The engine recurses as deep as a template nests; frames of it take up to so much.
 constexpr size_t kStackBytesPerByte = 4096;
-constexpr size_t kLeastStackBytes = size_t{8} << 20;
+constexpr size_t kMinStackBytes = size_t{8} << 20;
 constexpr size_t kMaxNesting = 500;
 
 // `common` logs to stderr by itself.
@@ -140,7 +140,7 @@ class ChatTemplate::Jinja {
  private:
   common_chat_templates_ptr templates_;
   ChatTemplateOptions options_;
-  size_t stack_bytes_ = kLeastStackBytes;
+  size_t stack_bytes_ = kMinStackBytes;
 };
 
 ChatTemplate::ChatTemplate() = default;
@@ -177,7 +177,7 @@ Result<ChatTemplate> ChatTemplate::Create(const llama_model* model,
                     "are accepted",
                     source.size(), Nesting(source), kMaxTemplateBytes, kMaxNesting));
   }
-  const size_t stack_bytes = kLeastStackBytes + kStackBytesPerByte * source.size();
+  const size_t stack_bytes = kMinStackBytes + kStackBytesPerByte * source.size();
   // Most templates want a conversation that begins with the user.
   const ChatMessage probe{.role = "user", .content = "x"};
   common_chat_params params;

@@ -28,7 +28,7 @@ constexpr int kSampledBlocks = 64;
 constexpr size_t kBlockBytes = 4096;
 
 // Weights are allocated in larger pieces, and tables of a vocabulary in smaller ones.
-constexpr size_t kLeastWeightBytes = size_t{16} << 20;
+constexpr size_t kMinWeightBytes = size_t{16} << 20;
 
 // llama.cpp says little about what is wrong with a file, so what can be told is told here first.
 Status CheckGgufFile(const std::string& path, std::string_view what) {
@@ -249,7 +249,7 @@ Status Model::LoadWeights(const LoadProgress& progress) {
   if (options_.huge_pages) loading.before = AnonymousMemory();
   params.progress_callback = [](float fraction, void* user_data) {
     auto& state = *static_cast<Loading*>(user_data);
-    state.huge_page_bytes += UseHugePagesSince(state.before, kLeastWeightBytes);
+    state.huge_page_bytes += UseHugePagesSince(state.before, kMinWeightBytes);
     state.before.clear();
     if (state.progress) state.progress(static_cast<double>(fraction));
     return true;
@@ -292,7 +292,7 @@ Status Model::MakeContext() {
         fmt::format("cannot make a context for '{}'{}", options_.model_path, log.Reason()));
   }
   RKV_RETURN_IF_ERROR(thread_pools_.Attach(options_.threads, context_.get()));
-  Result<MemoryShape> shape = bridge_.Probe(context_.get());
+  Result<CacheShape> shape = bridge_.Probe(context_.get());
   if (!shape.ok()) {
     return Status(
         shape.status().code(),

@@ -97,7 +97,7 @@ class Model {
   const llama_vocab* vocab() const { return llama_model_get_vocab(model_.get()); }
   mtmd_context* vision() const { return vision_.get(); }  // null without an mmproj
   Bridge& bridge() { return bridge_; }
-  const MemoryShape& shape() const { return shape_; }
+  const CacheShape& shape() const { return shape_; }
   const ModelOptions& options() const { return options_; }
   int n_ctx() const { return n_ctx_; }  // longest conversation in positions
   bool uses_mrope() const { return UsesMrope(model_.get()); }
@@ -141,7 +141,7 @@ class Model {
   LlamaPtr<llama_context> context_;
   LlamaPtr<mtmd_context> vision_;
   std::optional<Tokenizer> tokenizer_;
-  MemoryShape shape_;
+  CacheShape shape_;
   int n_ctx_ = 0;
   uint64_t fingerprint_ = 0;
   size_t huge_page_bytes_ = 0;

@@ -13,10 +13,10 @@ namespace rkv {
 namespace {
 
 // Models that cut pictures into tiles see no more than this.
-constexpr uint64_t kMostTiledPixels = 3024 * 3024;
+constexpr uint64_t kMaxTiledPixels = 3024 * 3024;
 // Others have up to 56 x 56 pixels in a token, and are given some more, as they scale once again.
 constexpr uint64_t kPixelsOfToken = 96 * 96;
-constexpr uint64_t kLeastPixels = 1024 * 1024;
+constexpr uint64_t kMinPixels = 1024 * 1024;
 // mtmd resizes to no more than 65536 pixels a side, and rounds up to whole tokens.
 constexpr int kMaxSide = 32768;
 
@@ -34,7 +34,7 @@ PictureSize WithLongerSide(const PictureSize& size, int side) {
 }
 
 // The most tokens that a picture may come to.
-Result<size_t> MostTokens(const Model& model) {
+Result<size_t> MaxTokens(const Model& model) {
   const ModelOptions& options = model.options();
   const int asked = options.image_max_tokens.value_or(kDefaultImageMaxTokens);
   if (asked <= 0) {
@@ -80,7 +80,7 @@ Result<PictureTokens> CountPictureTokens(const Model& model, const PictureSize& 
 }
 
 Result<PicturePlan> PlanPicture(const Model& model, const PictureSize& size) {
-  RKV_ASSIGN_OR_RETURN(const size_t most, MostTokens(model));
+  RKV_ASSIGN_OR_RETURN(const size_t most, MaxTokens(model));
   RKV_ASSIGN_OR_RETURN(const PictureTokens own, CountPictureTokens(model, size));
   PicturePlan plan{.size = size, .tokens = own};
   if (own.n_tokens > most) {
@@ -106,8 +106,8 @@ Result<PicturePlan> PlanPicture(const Model& model, const PictureSize& size) {
     if (!plan.fewer_tokens) plan = {.size = size, .tokens = own};
   }
   const uint64_t useful = plan.tokens.n_pieces > 1
-                              ? kMostTiledPixels
-                              : std::max(kLeastPixels, kPixelsOfToken * plan.tokens.n_tokens);
+                              ? kMaxTiledPixels
+                              : std::max(kMinPixels, kPixelsOfToken * plan.tokens.n_tokens);
   const PictureSize fitting = FitPicture(plan.size, useful, kMaxSide);
   if (fitting == plan.size) return plan;
   plan.size = fitting;

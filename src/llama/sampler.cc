@@ -20,10 +20,10 @@ namespace rkv {
 namespace {
 
 // Logits are divided by it, and must stay numbers.
-constexpr float kLeastTemperature = 1e-5f;
+constexpr float kMinTemperature = 1e-5f;
 // llama.cpp allocates for as many.
 constexpr int kMaxHistory = 1 << 20;
-constexpr int kMostCandidates = 100;  // of Mirostat 1, as llama.cpp's programs have it
+constexpr int kMaxCandidates = 100;  // of Mirostat 1, as llama.cpp's programs have it
 
 constexpr size_t kMaxGrammarBytes = size_t{1} << 20;
 constexpr size_t kMaxGrammarNesting = 100;
@@ -157,8 +157,7 @@ class ChainBuilder {
       }
     }
     const bool has_temperature = std::ranges::count(names, "temperature") > 0 || o.mirostat != 0;
-    const bool greedy =
-        has_temperature && o.temperature < kLeastTemperature && o.dynatemp_range == 0;
+    const bool greedy = has_temperature && o.temperature < kMinTemperature && o.dynatemp_range == 0;
     if (o.mirostat != 0 && !greedy) {
       AddMirostat();
       return OkStatus();
@@ -184,7 +183,7 @@ class ChainBuilder {
     const SamplingOptions& o = options_;
     Add(llama_sampler_init_temp(o.temperature));
     Add(o.mirostat == 1 ? llama_sampler_init_mirostat(n_vocab(), o.seed, o.mirostat_tau,
-                                                      o.mirostat_eta, kMostCandidates)
+                                                      o.mirostat_eta, kMaxCandidates)
                         : llama_sampler_init_mirostat_v2(o.seed, o.mirostat_tau, o.mirostat_eta));
   }
 

@@ -79,7 +79,7 @@ void FillNormal(Random& random, float* x, size_t n) {
   }
 }
 
-Status FillStockCache(llama_context* ctx, const MemoryShape& shape, ggml_type type_k,
+Status FillStockCache(llama_context* ctx, const CacheShape& shape, ggml_type type_k,
                       ggml_type type_v, size_t n_tokens, uint64_t seed) {
   const Status unknown = Unsupported(
       "this llama.cpp saves its cache in a form that is not known here, so it cannot be filled "

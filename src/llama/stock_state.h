@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "base/random.h"
-#include "retentivekv/memory.h"
+#include "retentivekv/kv_cache.h"
 #include "retentivekv/status.h"
 
 namespace rkv {
@@ -20,7 +20,7 @@ void FillNormal(Random& random, float* x, size_t n);
 // Puts `n_tokens` tokens into sequence 0, at positions 0, 1, ..., with normally distributed keys
 // and values. The other sequences must be empty. kUnsupported if this llama.cpp saves its state in
 // another form than the one that is known here.
-Status FillStockCache(llama_context* ctx, const MemoryShape& shape, ggml_type type_k,
+Status FillStockCache(llama_context* ctx, const CacheShape& shape, ggml_type type_k,
                       ggml_type type_v, size_t n_tokens, uint64_t seed);
 
 }  // namespace rkv

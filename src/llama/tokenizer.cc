@@ -22,7 +22,7 @@ constexpr size_t kStackBytesPerChar = 2048;
 #endif
 constexpr size_t kUsualStackChars = 2000;
 constexpr size_t kMaxLineBytes = size_t{1} << 20;
-constexpr size_t kLeastStackBytes = size_t{1} << 20;
+constexpr size_t kMinStackBytes = size_t{1} << 20;
 
 // A longer text is first tokenized piece by piece, to stop where it is too long.
 constexpr size_t kUsualBytesPerToken = 4;
@@ -220,7 +220,7 @@ Status Tokenizer::AppendPlain(std::string_view text, std::vector<llama_token>& o
     LlamaTokenize(vocab_, text, out);
     return OkStatus();
   }
-  return RunOnStackOf(kLeastStackBytes + kStackBytesPerChar * run,
+  return RunOnStackOf(kMinStackBytes + kStackBytesPerChar * run,
                       [&] { LlamaTokenize(vocab_, text, out); });
 }
 

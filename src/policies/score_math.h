@@ -34,8 +34,8 @@ double Norm(std::span<const T> x) {
 
 // As float, at most the largest one.
 inline float ToScore(double score) {
-  constexpr double kLargest = std::numeric_limits<float>::max();
-  return static_cast<float>(std::clamp(score, -kLargest, kLargest));
+  constexpr double kMaxScaled = std::numeric_limits<float>::max();
+  return static_cast<float>(std::clamp(score, -kMaxScaled, kMaxScaled));
 }
 
 // The factor per query with which a sum remembers about as many of the last queries.

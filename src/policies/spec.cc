@@ -62,13 +62,13 @@ Result<T> ParseName(std::string_view what, const std::string_view (&names)[n],
 }  // namespace
 
 Result<PolicySpec> ParsePolicySpec(std::string_view text) { return ParseNamedSpec("policy", text); }
-PolicySpec ChosenPolicy(const MemoryOptions& options) {
+PolicySpec ChosenPolicy(const CacheOptions& options) {
   if (!options.policy.name.empty()) return options.policy;
   return {.name = options.budget.unlimited() ? "full" : "retentive", .options = {}};
 }
 
 Result<AbsorbSpec> ParseAbsorbSpec(std::string_view text) {
-  return ParseNamedSpec("memory of absorbed tokens", text);
+  return ParseNamedSpec("absorber", text);
 }
 
 Result<ElementType> ParseElementType(std::string_view text) {

@@ -1,4 +1,4 @@
-// Ubatches of random tensors, run through a Memory as the bridge to llama.cpp would.
+// Ubatches of random tensors, run through a KvCache as the bridge to llama.cpp would.
 #ifndef RETENTIVEKV_TESTS_SUPPORT_RANDOM_UBATCH_H_
 #define RETENTIVEKV_TESTS_SUPPORT_RANDOM_UBATCH_H_
 
@@ -16,7 +16,7 @@ namespace rkv {
 
 class RandomUbatch {
  public:
-  RandomUbatch(const MemoryShape& shape, size_t n, Random& random) : n_(n) {
+  RandomUbatch(const CacheShape& shape, size_t n, Random& random) : n_(n) {
     for (const LayerShape& layer : shape.layers) {
       Layer& data = layers_.emplace_back();
       data.shape = layer;
@@ -35,17 +35,17 @@ class RandomUbatch {
   }
 
   // Attends with everything and appends it.
-  void Run(Memory& memory, Transit* transit) {
+  void Run(KvCache& cache, Transit* transit) {
     AttentionScratch scratch;
-    scratch.Resize(memory.shape());
-    Run(memory, transit, scratch);
+    scratch.Resize(cache.shape());
+    Run(cache, transit, scratch);
   }
   // Allocates nothing itself. `in_parts`: a single token's heads are attended in parts, as far as
   // they have several.
-  void Run(Memory& memory, Transit* transit, AttentionScratch& scratch, bool in_parts = false) {
-    Memory::Impl& impl = memory.impl();
+  void Run(KvCache& cache, Transit* transit, AttentionScratch& scratch, bool in_parts = false) {
+    KvCache::Impl& impl = cache.impl();
     impl.BeginAppend(n_, transit);
-    segment_.memory = &impl;
+    segment_.cache = &impl;
     for (size_t l = 0; l < layers_.size(); ++l) {
       const UbatchTensors views = tensors(l);
       const size_t step = TokensPerWorkItem(layers_[l].shape);
@@ -63,10 +63,10 @@ class RandomUbatch {
   }
 
   // A single token's parts, taken by threads as they come.
-  void RunOnThreads(Memory& memory, Transit* transit, size_t n_threads) {
-    Memory::Impl& impl = memory.impl();
+  void RunOnThreads(KvCache& cache, Transit* transit, size_t n_threads) {
+    KvCache::Impl& impl = cache.impl();
     impl.BeginAppend(n_, transit);
-    segment_.memory = &impl;
+    segment_.cache = &impl;
     for (size_t l = 0; l < layers_.size(); ++l) {
       const UbatchTensors views = tensors(l);
       for (size_t h = 0; h < layers_[l].shape.n_kv_head; ++h) {

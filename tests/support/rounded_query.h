@@ -16,7 +16,7 @@ namespace rkv {
 inline void RoundQuery(ElementType k_type, std::span<float> q) {
   const bool scalar = (hwy::SupportedTargets() & -hwy::SupportedTargets()) == HWY_SCALAR;
   if (!IsQuantized(k_type) || scalar) return;
-  const float whole = k_type == ElementType::kQ8_0 ? kMostOfTwoBytes : kMostOfByte;
+  const float whole = k_type == ElementType::kQ8_0 ? kMaxOfTwoBytes : kMaxOfByte;
   float max = 0;
   for (const float x : q) max = std::max(max, std::abs(x));
   for (float& x : q) x = max > 0 ? std::nearbyint(x * (whole / max)) * (max / whole) : 0.0f;

@@ -101,12 +101,11 @@ inline ScoreData RandomScoreData(Random& random, ScoreDataKind kind) {
   const size_t n =
       random.NextBelow(2) == 0 ? kSizes[random.NextBelow(6)] : 1 + random.NextBelow(200);
   const double share_text = static_cast<double>(random.NextBelow(5)) / 4.0;  // 0 and 1 too
-  const size_t largest_gap = 1 + random.NextBelow(12);
+  const size_t max_gap = 1 + random.NextBelow(12);
   auto place = static_cast<uint32_t>(random.NextBelow(30));
   for (size_t i = 0; i < n; ++i) {
     data.token_index.push_back(place);
-    place +=
-        random.NextBelow(2) == 0 ? 1 : static_cast<uint32_t>(1 + random.NextBelow(largest_gap));
+    place += random.NextBelow(2) == 0 ? 1 : static_cast<uint32_t>(1 + random.NextBelow(max_gap));
     TokenInfo token;
     if (random.NextDouble() >= share_text) {
       token.modality = random.NextBelow(4) == 0 ? Modality::kAudio : Modality::kImage;

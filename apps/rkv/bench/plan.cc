@@ -12,7 +12,7 @@ namespace rkv::app {
 namespace {
 
 constexpr std::string_view kTypes = "f16,q8_0,q4_0";
-constexpr size_t kMostNumbers = 1000;
+constexpr size_t kMaxNumbers = 1000;
 
 // Takes a number off the front of the text.
 bool TakeNumber(std::string_view& text, int& number) {
@@ -40,7 +40,7 @@ bool AppendRange(std::string_view part, std::vector<int>& numbers) {
   const bool grows = kind == '+' ? step > 0 : step > 1 && first > 0;
   if (!part.empty() || !grows || last < first) return false;
   for (int64_t i = first; i <= last; i = kind == '+' ? i + step : i * step) {
-    if (numbers.size() == kMostNumbers) return false;
+    if (numbers.size() == kMaxNumbers) return false;
     numbers.push_back(static_cast<int>(i));
   }
   return true;
@@ -118,7 +118,7 @@ Result<std::vector<BenchCache>> MakeBenchCaches(const BenchCacheChoices& choices
     if (known) caches.push_back({.stock = true, .options = {}, .type_k = k, .type_v = v});
   }
   for (const PolicySpec& policy : choices.policies) {
-    MemoryOptions options{.policy = policy, .compression = choices.compression};
+    CacheOptions options{.policy = policy, .compression = choices.compression};
     RKV_RETURN_IF_ERROR(CheckOptions(options));
     if (!FindPolicy(policy.name)->evicts) {
       for (const auto& [k, v] : choices.types) {

@@ -20,7 +20,7 @@ Result<std::vector<int>> ParseNumbers(std::string_view flag, std::string_view li
 // A cache that is measured: a line of the table.
 struct BenchCache {
   bool stock = false;                      // llama.cpp's own; else ours
-  MemoryOptions options;                   // ours
+  CacheOptions options;                    // ours
   ElementType type_k = ElementType::kF16;  // of a cache without a ladder
   ElementType type_v = ElementType::kF16;
 

@@ -79,15 +79,15 @@ std::string Stroke(const Curve& curve, size_t index) {
 
 std::string Diagram(double left, const char* title, const std::vector<Curve>& curves,
                     std::vector<std::pair<double, double>> Curve::*points) {
-  double most_x = 0, most_y = 0;
+  double max_x = 0, max_y = 0;
   for (const Curve& curve : curves) {
     for (const auto& [x, y] : curve.*points) {
-      most_x = std::max(most_x, x);
-      most_y = std::max(most_y, y);
+      max_x = std::max(max_x, x);
+      max_y = std::max(max_y, y);
     }
   }
-  const SvgAxis x_axis = AxisTo(most_x, left, left + kWidth);
-  const SvgAxis y_axis = AxisTo(1.05 * most_y, kTop + kHeight, kTop);
+  const SvgAxis x_axis = AxisTo(max_x, left, left + kWidth);
+  const SvgAxis y_axis = AxisTo(1.05 * max_y, kTop + kHeight, kTop);
   std::string svg = SvgAxes(x_axis, y_axis, title, "tokens of context");
   for (size_t c = 0; c < curves.size(); ++c) {
     std::string path;

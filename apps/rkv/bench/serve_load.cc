@@ -301,7 +301,7 @@ class ServeMeasuring {
   GenerationRequest Request(size_t c, std::vector<Message> messages, size_t n) const {
     GenerationRequest request;
     request.messages = std::move(messages);
-    request.memory = plan_.bench.caches[c].options;
+    request.cache = plan_.bench.caches[c].options;
     request.sampling = {.temperature = 0, .ignore_eos = true};
     request.max_tokens = static_cast<int>(n);
     return request;

@@ -11,7 +11,7 @@ namespace rkv::app {
 namespace {
 
 constexpr size_t kTab = 8;
-constexpr size_t kLeastWidth = 4;  // of a prompt and a wide character
+constexpr size_t kMinWidth = 4;  // of a prompt and a wide character
 constexpr std::string_view kIndent = "  ";
 
 class Rows {
@@ -42,7 +42,7 @@ class Rows {
 }  // namespace
 
 Layout LayOut(std::string_view prompt, std::wstring_view text, size_t cursor, size_t width) {
-  width = std::max(width, kLeastWidth);
+  width = std::max(width, kMinWidth);
   if (prompt.size() > width / 2) prompt = prompt.substr(0, 2);
   Rows rows(prompt, width);
   Layout layout;

@@ -46,8 +46,8 @@ constexpr Control kControls[] = {
     {"keydiff on the ladder", "keydiff", "", "auto", ""},
 };
 
-Result<MemoryOptions> ControlOptions(const Control& control) {
-  MemoryOptions options;
+Result<CacheOptions> ControlOptions(const Control& control) {
+  CacheOptions options;
   RKV_ASSIGN_OR_RETURN(options.policy, ParsePolicySpec(control.policy));
   if (*control.absorb != '\0') {
     RKV_ASSIGN_OR_RETURN(options.absorb, ParseAbsorbSpec(control.absorb));
@@ -62,7 +62,7 @@ Result<MemoryOptions> ControlOptions(const Control& control) {
   return options;
 }
 
-std::string LabelOf(const MemoryOptions& options) {
+std::string LabelOf(const CacheOptions& options) {
   std::string label = ToString(options.policy);
   if (options.absorb.has_value()) label += fmt::format(", absorb {}", ToString(*options.absorb));
   if (options.ladder.has_value()) label += fmt::format(", ladder {}", ToString(*options.ladder));

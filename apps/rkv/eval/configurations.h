@@ -13,7 +13,7 @@ namespace rkv::app {
 
 struct Configuration {
   std::string label;
-  MemoryOptions options;      // without the budget
+  CacheOptions options;       // without the budget
   bool takes_budget = false;  // false: measured once
   bool control = false;
 };

@@ -31,7 +31,7 @@ class ConversationPart : public SuitePart {
                    const ConversationOptions& options)
       : engine_(engine), scripts_(scripts), options_(options) {}
 
-  Status Measure(const MemoryOptions& options, std::span<Measurement> measurements) override {
+  Status Measure(const CacheOptions& options, std::span<Measurement> measurements) override {
     Measurement& measurement = measurements.front();
     const auto start = std::chrono::steady_clock::now();
     const Result<std::unique_ptr<Conversation>> possible = engine_.NewConversation(options);
@@ -57,7 +57,7 @@ class ConversationPart : public SuitePart {
     std::unique_ptr<Conversation> copy;
   };
 
-  Status Converse(const MemoryOptions& options, Measurement& measurement) {
+  Status Converse(const CacheOptions& options, Measurement& measurement) {
     std::vector<std::unique_ptr<Conversation>> conversations(scripts_.size());
     size_t n_turns = 0;
     for (size_t i = 0; i < scripts_.size(); ++i) {

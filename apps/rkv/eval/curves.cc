@@ -27,8 +27,8 @@ constexpr double kLeft = 60;     // of a panel, for its labels
 constexpr double kTop = 70;      // of the drawing, for its title
 constexpr double kBetween = 80;  // panels, one above the other
 constexpr double kLegend = 240;
-constexpr double kLeastKl = 1e-4;  // smaller ones are drawn there
-constexpr double kSpread = 1.2;    // pixels between bars that would cover each other
+constexpr double kMinKl = 1e-4;  // smaller ones are drawn there
+constexpr double kSpread = 1.2;  // pixels between bars that would cover each other
 
 struct Point {
   double kept = 0;  // per cent
@@ -202,12 +202,12 @@ std::string SvgCurves(const EvalHeader& header, const SuiteResult& result) {
       }
       const double top_kl = std::isfinite(most) ? std::pow(10, std::ceil(std::log10(most))) : 100;
       const SvgAxis y{
-          .low = kl ? kLeastKl : 0,
+          .low = kl ? kMinKl : 0,
           .high = kl ? top_kl : 1.0,
           .logarithmic = kl,
           .first = top + kPanelHeight,
           .last = top,
-          .ticks = kl ? Decades(kLeastKl, top_kl) : std::vector<double>{0, 0.2, 0.4, 0.6, 0.8, 1}};
+          .ticks = kl ? Decades(kMinKl, top_kl) : std::vector<double>{0, 0.2, 0.4, 0.6, 0.8, 1}};
       text += SvgAxes(x, y,
                       fmt::format("{}: {}", regime.name,
                                   kl ? "KL(full || policy), nats" : result.accuracy_name),

@@ -60,7 +60,7 @@ std::map<std::string, Tally> TalliesFromJson(const Json& json) {
 
 }  // namespace
 
-void Measurement::AddStats(const MemoryStats& stats) {
+void Measurement::AddStats(const CacheStats& stats) {
   held_bytes = std::max(held_bytes, stats.held_bytes);
   kept = std::max(kept, stats.kept());
 }
@@ -142,8 +142,8 @@ std::string NameOf(const Configuration& configuration, const std::optional<Budge
   return fmt::format("{} {}", configuration.label, ToString(*budget));
 }
 
-MemoryOptions WithBudget(const MemoryOptions& options, const std::optional<Budget>& budget) {
-  MemoryOptions result = options;
+CacheOptions WithBudget(const CacheOptions& options, const std::optional<Budget>& budget) {
+  CacheOptions result = options;
   if (budget.has_value()) result.budget = *budget;
   return result;
 }

@@ -37,7 +37,7 @@ struct Measurement {
   std::map<std::string, Tally> by_family;
   std::map<std::string, Tally> by_seed;
 
-  void AddStats(const MemoryStats& stats);
+  void AddStats(const CacheStats& stats);
   // The same on more conversations.
   void Add(const Measurement& part);
 };
@@ -79,7 +79,7 @@ std::vector<std::optional<Budget>> BudgetsOf(const Configuration& configuration,
 std::string NameOf(const Configuration& configuration, const std::optional<Budget>& budget);
 
 // The options with the budget in them.
-MemoryOptions WithBudget(const MemoryOptions& options, const std::optional<Budget>& budget);
+CacheOptions WithBudget(const CacheOptions& options, const std::optional<Budget>& budget);
 
 }  // namespace rkv::app
 

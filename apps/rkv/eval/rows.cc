@@ -13,7 +13,7 @@ std::optional<double> Headroom(const Measurement& measurement, const Measurement
                                const Measurement* chance) {
   if (chance == nullptr) return std::nullopt;
   const double room = full.accuracy.value() - chance->accuracy.value();
-  if (room < kLeastHeadroom) return std::nullopt;
+  if (room < kMinHeadroom) return std::nullopt;
   return (measurement.accuracy.value() - chance->accuracy.value()) / room;
 }
 

@@ -16,7 +16,7 @@ inline constexpr const char* kOurs = "retentive";
 inline constexpr const char* kChance = "random";
 
 // Headroom below this says nothing: everything between `random` and `full` is noise.
-inline constexpr double kLeastHeadroom = 0.05;
+inline constexpr double kMinHeadroom = 0.05;
 
 struct Row {
   const Configuration* configuration = nullptr;
@@ -24,8 +24,8 @@ struct Row {
   const Measurement* measurement = nullptr;
   Interval accuracy;
   Interval kl;
-  double relative = 0;     // accuracy over that of `full`
-  Interval minus_full;     // of accuracy minus that of `full`
+  double relative = 0;  // accuracy over that of `full`
+  Interval minus_full;  // of accuracy minus that of `full`
   // (accuracy - that of `random`) / (that of `full` - that of `random`), at the same budget.
   std::optional<double> headroom;
   std::optional<Interval> ours_minus;  // of the accuracy of `retentive` minus this one's, likewise

@@ -12,7 +12,7 @@ namespace {
 struct Cell {
   size_t configuration = 0;
   size_t budget = 0;
-  MemoryOptions options;
+  CacheOptions options;
   std::string name;
 };
 
@@ -33,7 +33,7 @@ std::vector<Cell> CellsOf(const std::vector<Configuration>& configurations,
 
 }  // namespace
 
-std::string JournalKey(const std::string& part, const MemoryOptions& options) {
+std::string JournalKey(const std::string& part, const CacheOptions& options) {
   std::string key = fmt::format("{} | {} | {}", part, ToString(options.policy),
                                 options.budget.unlimited() ? "none" : ToString(options.budget));
   if (options.absorb.has_value()) key += fmt::format(" | absorb {}", ToString(*options.absorb));

@@ -19,7 +19,7 @@ class SuitePart {
  public:
   virtual ~SuitePart() = default;
   // Fills in one measurement for each of the part's regimes. The first call is that of `full`.
-  virtual Status Measure(const MemoryOptions& options, std::span<Measurement> measurements) = 0;
+  virtual Status Measure(const CacheOptions& options, std::span<Measurement> measurements) = 0;
 };
 
 struct SuitePlan {
@@ -36,7 +36,7 @@ struct SuitePlan {
 };
 
 // What a measurement is found by in a journal.
-std::string JournalKey(const std::string& part, const MemoryOptions& options);
+std::string JournalKey(const std::string& part, const CacheOptions& options);
 
 // `journal` may be null. REQUIRES: configuration 0 is `full`.
 Result<SuiteResult> RunSuite(const SuitePlan& plan,

@@ -12,9 +12,8 @@ namespace {
 // Says how often it was asked; stops the run at the call after `n_calls_left`.
 class CountingPart : public SuitePart {
  public:
-  CountingPart(int& n_calls, int& n_calls_left)
-      : n_calls_(n_calls), n_calls_left_(n_calls_left) {}
-  Status Measure(const MemoryOptions& options, std::span<Measurement> measurements) override {
+  CountingPart(int& n_calls, int& n_calls_left) : n_calls_(n_calls), n_calls_left_(n_calls_left) {}
+  Status Measure(const CacheOptions& options, std::span<Measurement> measurements) override {
     if (n_calls_left_-- <= 0) return Cancelled("stopped");
     ++n_calls_;
     for (Measurement& measurement : measurements) {
@@ -116,7 +115,7 @@ TEST_F(SuiteTest, OtherFilesAreLeftAlone) {
 }
 
 TEST_F(SuiteTest, KeysNameAllThatMatters) {
-  MemoryOptions options = configurations_[1].options;
+  CacheOptions options = configurations_[1].options;
   const std::string key = JournalKey("part", options);
   options.ladder = ParseLadder("f16,q4_0").value();
   EXPECT_NE(JournalKey("part", options), key);

@@ -58,7 +58,8 @@ std::string MainTable(const SuiteResult& result, const Regime& regime) {
 
 std::string DetailTable(const SuiteResult& result, const std::vector<Row>& rows) {
   std::string text = fmt::format(
-      "| policy | budget | {} | 95 % | of full | minus full, 95 % | {} minus this, 95 % | headroom | "
+      "| policy | budget | {} | 95 % | of full | minus full, 95 % | {} minus this, 95 % | headroom "
+      "| "
       "KL | 95 % | missed | held KiB | kept |\n"
       "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
       result.accuracy_name, kOurs);
@@ -112,7 +113,8 @@ std::string BreakdownTable(const SuiteResult& result, const std::vector<Row>& ro
                            const BreakdownKind& kind) {
   const Breakdown columns = kind.of(*rows.front().measurement);
   if (columns.size() < 2) return "";
-  std::string text = fmt::format("\n{} {}\n\n| policy | budget |", result.accuracy_name, kind.title);
+  std::string text =
+      fmt::format("\n{} {}\n\n| policy | budget |", result.accuracy_name, kind.title);
   for (const auto& [name, tally] : columns) text += fmt::format(" {} |", name);
   text += "\n| --- | --- |";
   for (size_t i = 0; i < columns.size(); ++i) text += " --- |";
@@ -141,9 +143,9 @@ nlohmann::ordered_json BreakdownJson(const Breakdown& breakdown) {
 std::string MarkdownTable(const EvalHeader& header, const SuiteResult& result) {
   std::string text = fmt::format("# rkv eval {}\n\n", header.suite);
   text += fmt::format("- model: {}\n- {}\n", header.model, header.version);
-  text += fmt::format("- {}, {} conversations{}, {:.0f} s\n", SeedsText(header),
-                      header.n_conversations, header.seeds.size() == 1 ? "" : " each",
-                      header.seconds);
+  text +=
+      fmt::format("- {}, {} conversations{}, {:.0f} s\n", SeedsText(header), header.n_conversations,
+                  header.seeds.size() == 1 ? "" : " each", header.seconds);
   for (const std::string& note : header.notes) text += fmt::format("- {}\n", note);
   text += fmt::format(
       "- cells: {} / KL(full || policy) of the next token in nats\n"
@@ -177,7 +179,7 @@ std::string JsonTable(const EvalHeader& header, const SuiteResult& result) {
     nlohmann::ordered_json rows = nlohmann::ordered_json::array();
     for (const Row& row : RowsOf(result, regime, header.seeds.front())) {
       const Measurement& m = *row.measurement;
-      const MemoryOptions& options = row.configuration->options;
+      const CacheOptions& options = row.configuration->options;
       nlohmann::ordered_json entry = {
           {"label", row.configuration->label},
           {"policy", ToString(options.policy)},

@@ -80,7 +80,7 @@ class WindowPart : public SuitePart {
     }
   }
 
-  Status Measure(const MemoryOptions& options, std::span<Measurement> measurements) override {
+  Status Measure(const CacheOptions& options, std::span<Measurement> measurements) override {
     const auto start = std::chrono::steady_clock::now();
     Result<std::unique_ptr<Conversation>> created = engine_.NewConversation(options);
     if (!created.ok()) {

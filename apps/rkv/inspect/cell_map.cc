@@ -8,7 +8,7 @@
 
 namespace rkv::app {
 
-Status CheckFilter(const MemoryShape& shape, const HeadFilter& filter) {
+Status CheckFilter(const CacheShape& shape, const HeadFilter& filter) {
   const size_t n_layers = shape.layers.size();
   if (filter.layer.has_value() && *filter.layer >= n_layers) {
     return InvalidArgument(fmt::format("--layer {} does not exist: the model has layers 0 to {}",

@@ -24,7 +24,7 @@ struct HeadFilter {
 };
 
 // kInvalidArgument, with the possible range, if the model has no such layer or KV head.
-Status CheckFilter(const MemoryShape& shape, const HeadFilter& filter);
+Status CheckFilter(const CacheShape& shape, const HeadFilter& filter);
 
 // "layer 2, KV head 0", "mean over 16 heads".
 std::string Describe(const HeadFilter& filter, size_t n_heads);

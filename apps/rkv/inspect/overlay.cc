@@ -21,12 +21,12 @@ namespace rkv::app {
 
 namespace {
 
-constexpr int kLeastWidth = 512;                    // pixels; smaller pictures are enlarged
-constexpr int kMostHeight = 4096;                   // that pictures are enlarged to
-constexpr PictureSize kMostPicture = {2048, 2048};  // larger ones are scaled down
-constexpr double kTint = 0.55;                      // opacity
-constexpr double kLeastRead = 0.05;  // of the most-read cell: below it a cell has no outline
-constexpr int kLineHeight = 12;      // of stb_easy_font, as its other lengths
+constexpr int kMinWidth = 512;                     // pixels; smaller pictures are enlarged
+constexpr int kMaxHeight = 4096;                   // that pictures are enlarged to
+constexpr PictureSize kMaxPicture = {2048, 2048};  // larger ones are scaled down
+constexpr double kTint = 0.55;                     // opacity
+constexpr double kMinRead = 0.05;  // of the most-read cell: below it a cell has no outline
+constexpr int kLineHeight = 12;    // of stb_easy_font, as its other lengths
 constexpr Rgb kInk = {30, 30, 30};
 constexpr Rgb kReadColor = {225, 25, 25};
 constexpr Rgb kRootColor = {255, 140, 0};
@@ -200,7 +200,7 @@ void AddCells(const CellMap& map, bool has_shares, double text_height, Overlay& 
   }
   for (size_t i = 0; has_shares && i < map.cells.size(); ++i) {
     const double read = map.read(map.cells[i]);
-    if (read >= kLeastRead) overlay.shapes.push_back(Frame(box(i), 1 + read * size / 6));
+    if (read >= kMinRead) overlay.shapes.push_back(Frame(box(i), 1 + read * size / 6));
   }
   for (size_t i = 0; i < map.cells.size(); ++i) {
     const Cell& cell = map.cells[i];
@@ -386,7 +386,7 @@ std::string SvgShape(const Shape& shape) {
 
 Result<Raster> DecodePicture(std::string_view bytes, const std::string& name) {
   RKV_ASSIGN_OR_RETURN(const PictureInfo info, ReadPictureInfo(bytes, name));
-  const PictureSize size = FitPicture(info.size, kMostPicture.n_pixels(), kMostHeight);
+  const PictureSize size = FitPicture(info.size, kMaxPicture.n_pixels(), kMaxHeight);
   RKV_ASSIGN_OR_RETURN(Picture picture, rkv::ReadPicture(bytes, name, {}, size));
   return Raster{
       .width = picture.size.width, .height = picture.size.height, .pixels = std::move(picture.rgb)};
@@ -419,12 +419,12 @@ Rgb PrecisionColor(double precision) {
 
 Overlay MakeOverlay(const CellMap& map, int picture_width, int picture_height,
                     std::string_view title, bool has_shares) {
-  int scale = (kLeastWidth + picture_width - 1) / picture_width;
-  scale = std::max(1, std::min(scale, kMostHeight / picture_height));
+  int scale = (kMinWidth + picture_width - 1) / picture_width;
+  scale = std::max(1, std::min(scale, kMaxHeight / picture_height));
   Overlay overlay;
   overlay.picture_width = picture_width * scale;
   overlay.picture_height = picture_height * scale;
-  overlay.width = std::max(overlay.picture_width, kLeastWidth);
+  overlay.width = std::max(overlay.picture_width, kMinWidth);
   const double text_height = kLineHeight * std::max(2, overlay.width / 400);
   AddCells(map, has_shares, text_height, overlay);
   AddLegend(map, title, has_shares, text_height, overlay);

@@ -10,7 +10,7 @@ namespace rkv::app {
 
 namespace {
 
-constexpr size_t kMostColumns = 64;  // of a map; pictures without a grid are wrapped there
+constexpr size_t kMaxColumns = 64;  // of a map; pictures without a grid are wrapped there
 constexpr size_t kLineWidth = 96;
 constexpr std::string_view kGap = "    ";
 
@@ -29,7 +29,7 @@ struct Panel {
 template <typename Character>
 Panel MakePanel(const CellMap& map, std::string title, const Character& character) {
   Panel panel{.title = std::move(title), .rows = {}};
-  const size_t columns = std::min<size_t>(map.span.columns, kMostColumns);
+  const size_t columns = std::min<size_t>(map.span.columns, kMaxColumns);
   for (size_t i = 0; i < map.cells.size(); ++i) {
     const size_t column = i % map.span.columns;
     if (column % columns == 0) panel.rows.emplace_back();
@@ -83,7 +83,7 @@ std::string FormatBytes(uint64_t bytes) {
   return fmt::format("{:.1f} KiB", value / 1024);
 }
 
-std::string DescribeBytes(const MemoryStats& stats) {
+std::string DescribeBytes(const CacheStats& stats) {
   std::string text;
   for (size_t i = 0; i < kElementTypes; ++i) {
     if (stats.bytes_by_type[i] == 0) continue;
@@ -94,7 +94,7 @@ std::string DescribeBytes(const MemoryStats& stats) {
   return text + fmt::format("metadata {}", FormatBytes(stats.metadata_bytes));
 }
 
-std::string StatsText(const MemoryStats& stats) {
+std::string StatsText(const CacheStats& stats) {
   std::string text =
       fmt::format("  bytes      {} held{}; a full cache: {}\n", FormatBytes(stats.held_bytes),
                   stats.budget_bytes == 0 ? ", no budget"

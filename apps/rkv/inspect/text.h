@@ -14,10 +14,10 @@ namespace rkv::app {
 std::string FormatBytes(uint64_t bytes);
 
 // "f16 3.0 KiB, q2 1.1 KiB, states 0.5 KiB, metadata 2.0 KiB"
-std::string DescribeBytes(const MemoryStats& stats);
+std::string DescribeBytes(const CacheStats& stats);
 
 // Everything in the stats, a line per subject.
-std::string StatsText(const MemoryStats& stats);
+std::string StatsText(const CacheStats& stats);
 
 // The character of Cell::usual().
 char CellCharacter(const CellMap& map, size_t usual);

@@ -53,7 +53,7 @@ TEST(CellMapTest, SharesOfHeads) {
 }
 
 TEST(CellMapTest, FiltersNameWhatIsPossible) {
-  const MemoryShape shape = SmallInspection().shape;
+  const CacheShape shape = SmallInspection().shape;
   EXPECT_TRUE(CheckFilter(shape, {}).ok());
   EXPECT_TRUE(CheckFilter(shape, {.layer = 1, .kv_head = 0}).ok());
   EXPECT_NE(CheckFilter(shape, {.layer = 2, .kv_head = {}}).message().find("layers 0 to 1"),
@@ -129,7 +129,7 @@ TEST(InspectTextTest, JsonHasWhatTheAnswerTokensRead) {
 }
 
 TEST(InspectTextTest, StatsNameEverything) {
-  MemoryStats stats;
+  CacheStats stats;
   stats.tokens_seen = 100;
   stats.tokens_exact = 40;
   stats.tokens_evicted = 60;

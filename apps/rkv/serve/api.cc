@@ -175,18 +175,18 @@ Status ReadMemory(const Fields& fields, GenerationRequest& request) {
   RKV_RETURN_IF_ERROR(kv.Read("budget", budget));
   RKV_RETURN_IF_ERROR(kv.Read("trace", request.trace));
   if (!policy.empty()) {
-    RKV_ASSIGN_OR_RETURN(request.memory.policy, ParsePolicySpec(policy));
+    RKV_ASSIGN_OR_RETURN(request.cache.policy, ParsePolicySpec(policy));
     // The server's budget is no matter of a policy that keeps everything.
-    const PolicyDescription* known = FindPolicy(request.memory.policy.name);
-    if (known != nullptr && !known->evicts) request.memory.budget = {};
+    const PolicyDescription* known = FindPolicy(request.cache.policy.name);
+    if (known != nullptr && !known->evicts) request.cache.budget = {};
   }
   if (!budget.empty()) {
-    RKV_ASSIGN_OR_RETURN(request.memory.budget, ParseBudget(budget));
+    RKV_ASSIGN_OR_RETURN(request.cache.budget, ParseBudget(budget));
     // Without a policy of its own, a budget means the default of those that can meet it.
-    const PolicyDescription* known = FindPolicy(request.memory.policy.name);
-    if (policy.empty() && known != nullptr && !known->evicts) request.memory.policy = {};
+    const PolicyDescription* known = FindPolicy(request.cache.policy.name);
+    if (policy.empty() && known != nullptr && !known->evicts) request.cache.policy = {};
   }
-  request.memory.policy = ChosenPolicy(request.memory);
+  request.cache.policy = ChosenPolicy(request.cache);
   return OkStatus();
 }
 
@@ -260,7 +260,7 @@ Status ReadTexts(const Fields& fields, const std::string& name, std::vector<std:
 // llama.cpp's samplers beside temperature, top-k, top-p and min-p. What values are possible, the
 // engine says when the answer begins.
 Status ReadMoreSamplers(const Fields& fields, SamplingOptions& sampling) {
-  constexpr double kMost = std::numeric_limits<float>::max();
+  constexpr double kMax = std::numeric_limits<float>::max();
   const std::pair<const char*, float*> numbers[] = {
       {"typical_p", &sampling.typical_p},
       {"top_n_sigma", &sampling.top_n_sigma},
@@ -278,7 +278,7 @@ Status ReadMoreSamplers(const Fields& fields, SamplingOptions& sampling) {
       {"adaptive_target", &sampling.adaptive_target},
       {"adaptive_decay", &sampling.adaptive_decay}};
   for (const auto& [name, value] : numbers) {
-    RKV_RETURN_IF_ERROR(fields.Read(name, -kMost, kMost, *value));
+    RKV_RETURN_IF_ERROR(fields.Read(name, -kMax, kMax, *value));
   }
   const std::pair<const char*, int*> counts[] = {
       {"repeat_last_n", &sampling.repeat_last_n},

@@ -29,7 +29,7 @@ ApiError NotFound(const std::string& what);
 struct GenerationRequest {
   std::vector<Message> messages;  // of a chat
   std::string text;               // of a completion, which has no messages
-  MemoryOptions memory;
+  CacheOptions cache;
   SamplingOptions sampling;
   std::optional<int> max_tokens;
   std::vector<std::string> stop;

@@ -48,8 +48,8 @@ TEST(ApiTest, ReadsAChatRequest) {
   EXPECT_TRUE(request->include_usage);
   EXPECT_EQ(request->top_logprobs, 3);
   EXPECT_EQ(request->session, "user-1");
-  EXPECT_EQ(ToString(request->memory.policy), "streaming:sinks=2");
-  EXPECT_EQ(ToString(request->memory.budget), "20%");
+  EXPECT_EQ(ToString(request->cache.policy), "streaming:sinks=2");
+  EXPECT_EQ(ToString(request->cache.budget), "20%");
   ASSERT_EQ(request->messages.size(), 2u);
   EXPECT_EQ(request->messages[0].role, "system");
   const auto& parts = request->messages[1].parts;
@@ -61,8 +61,8 @@ TEST(ApiTest, ReadsAChatRequest) {
 
 TEST(ApiTest, WhatChangesNothingIsTaken) {
   ParseContext context;
-  context.defaults.memory.budget = *ParseBudget("20%");
-  context.defaults.memory.policy = *ParsePolicySpec("retentive");
+  context.defaults.cache.budget = *ParseBudget("20%");
+  context.defaults.cache.policy = *ParsePolicySpec("retentive");
   const auto request = ParseChat(
       WithFields(R"("max_tokens":-1,"top_k":-1,"repeat_penalty":1.0,"typical_p":1,"echo":false,)"
                  R"("mirostat":0,"kv":{"policy":"full"})"),
@@ -70,7 +70,7 @@ TEST(ApiTest, WhatChangesNothingIsTaken) {
   ASSERT_TRUE(request.ok()) << request.status().message();
   EXPECT_EQ(request->max_tokens, context.defaults.max_tokens);
   EXPECT_EQ(request->sampling.top_k, -1);
-  EXPECT_TRUE(request->memory.budget.unlimited());
+  EXPECT_TRUE(request->cache.budget.unlimited());
 }
 
 TEST(ApiTest, ReadsTheSamplersOfLlamaCpp) {
@@ -113,12 +113,12 @@ TEST(ApiTest, ReadsTheSamplersOfLlamaCpp) {
 
 TEST(ApiTest, ABudgetWithoutAPolicyMeansRetentive) {
   ParseContext context;
-  context.defaults.memory.policy = *ParsePolicySpec("full");
-  EXPECT_EQ(ParseChat(WithFields(R"("kv":{"budget":"20%"})"), context)->memory.policy.name,
+  context.defaults.cache.policy = *ParsePolicySpec("full");
+  EXPECT_EQ(ParseChat(WithFields(R"("kv":{"budget":"20%"})"), context)->cache.policy.name,
             "retentive");
-  context.defaults.memory.policy = *ParsePolicySpec("h2o");
-  context.defaults.memory.budget = *ParseBudget("50%");
-  EXPECT_EQ(ParseChat(WithFields(R"("kv":{"budget":"20%"})"), context)->memory.policy.name, "h2o");
+  context.defaults.cache.policy = *ParsePolicySpec("h2o");
+  context.defaults.cache.budget = *ParseBudget("50%");
+  EXPECT_EQ(ParseChat(WithFields(R"("kv":{"budget":"20%"})"), context)->cache.policy.name, "h2o");
 }
 
 TEST(ApiTest, WrongRequestsNameTheField) {

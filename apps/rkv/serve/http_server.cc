@@ -82,9 +82,9 @@ void AllowOrigin(const std::string& origin, Response& response) {
 
 // What a page of an allowed origin may send.
 void AnswerPreflight(const Request& request, Response& response) {
-  constexpr size_t kMost = 1024;
+  constexpr size_t kMax = 1024;
   std::string headers = request.get_header_value("Access-Control-Request-Headers");
-  if (headers.empty() || headers.size() > kMost) headers = "authorization, content-type";
+  if (headers.empty() || headers.size() > kMax) headers = "authorization, content-type";
   response.status = 204;
   response.set_header("Access-Control-Allow-Methods", "GET, POST");
   response.set_header("Access-Control-Allow-Headers", headers);
@@ -200,7 +200,7 @@ class HttpServer::Handlers {
 
   void Props(Response& response) const {
     const GenerationRequest& defaults = server_.options_.defaults;
-    const Budget& budget = defaults.memory.budget;
+    const Budget& budget = defaults.cache.budget;
     json policies = json::array();
     for (const PolicyDescription& policy : DescribePolicies()) {
       policies.push_back(
@@ -215,7 +215,7 @@ class HttpServer::Handlers {
               {"modalities",
                {{"vision", scheduler_.takes_pictures()}, {"audio", scheduler_.takes_audio()}}},
               {"kv",
-               {{"policy", ToString(defaults.memory.policy)},
+               {{"policy", ToString(defaults.cache.policy)},
                 {"budget", budget.unlimited() ? "none" : ToString(budget)},
                 {"policies", std::move(policies)}}}});
   }
@@ -248,7 +248,7 @@ class HttpServer::Handlers {
     SendJson(response, {{"content", *content}});
   }
 
-  void Memory(const Request& request, Response& response) const {
+  void KvCache(const Request& request, Response& response) const {
     const std::string id = request.matches[1];
     const auto inspection = scheduler_.Inspect(id);
     if (!inspection.has_value()) {
@@ -468,7 +468,7 @@ HttpServer::HttpServer(const HttpOptions& options, RequestGuard guard)
   http.Get("/conversations",
            when_loaded([](H, S s, In, Out out) { SendJson(out, s.Conversations()); }));
   http.Get("/conversations/([^/]+)/memory",
-           when_loaded([](H h, S, In in, Out out) { h.Memory(in, out); }));
+           when_loaded([](H h, S, In in, Out out) { h.KvCache(in, out); }));
   http.Get("/metrics", when_loaded([](H, S s, In, Out out) {
              out.set_content(MetricsText(s.stats()), "text/plain; version=0.0.4");
            }));

@@ -254,10 +254,10 @@ SchedulerStats Scheduler::stats() {
     stats.kv_bytes_reserved = Committed();
     stats.kv_bytes_limit = options_.memory_bytes;
     const auto add = [&stats](const Conversation& conversation) {
-      const MemoryStats memory = conversation.stats();
-      stats.kv_bytes += memory.held_bytes;
-      stats.kv_bytes_full += memory.full_bytes;
-      stats.kv_state_bytes += memory.state_bytes;
+      const CacheStats cache = conversation.stats();
+      stats.kv_bytes += cache.held_bytes;
+      stats.kv_bytes_full += cache.full_bytes;
+      stats.kv_state_bytes += cache.state_bytes;
     };
     for (const auto& [key, held] : idle_) add(*held.conversation);
     for (const auto& job : running_) add(*job->held->conversation);
@@ -291,7 +291,7 @@ json Scheduler::Conversations() {
     json list = json::array();
     std::map<std::string, bool> in_memory;
     const auto add = [&](const Held& held, const char* state) {
-      const MemoryStats stats = held.conversation->stats();
+      const CacheStats stats = held.conversation->stats();
       list.push_back({{"id", held.id},
                       {"state", state},
                       {"saved", held.saved},
@@ -440,14 +440,14 @@ Result<bool> Scheduler::TryStart(Job& job) {
 }
 
 std::string Scheduler::Scope(const GenerationRequest& request) const {
-  const MemoryOptions& memory = request.memory;
+  const CacheOptions& cache = request.cache;
   const auto optional = [](const auto& value) {
     return value.has_value() ? std::string(ToString(*value)) : std::string("-");
   };
   return fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}", request.session, model_description_,
-                     ToString(memory.policy), ToString(memory.budget), optional(memory.absorb),
-                     optional(memory.ladder), optional(memory.split), ToString(memory.compression),
-                     optional(memory.type_k), optional(memory.type_v));
+                     ToString(cache.policy), ToString(cache.budget), optional(cache.absorb),
+                     optional(cache.ladder), optional(cache.split), ToString(cache.compression),
+                     optional(cache.type_k), optional(cache.type_v));
 }
 
 // Gives the job the conversation that its messages continue, if there is one. `n_known`: how many
@@ -492,7 +492,7 @@ Result<bool> Scheduler::Prepare(Job& job) {
   RKV_ASSIGN_OR_RETURN(const bool ready, FindConversation(job, n_known));
   if (!ready) return false;
   if (!job.held.has_value()) {
-    RKV_ASSIGN_OR_RETURN(auto conversation, engine_->NewConversation(job.request.memory));
+    RKV_ASSIGN_OR_RETURN(auto conversation, engine_->NewConversation(job.request.cache));
     if (!MakeRoom(conversation->stats().held_bytes)) return false;
     job.held = Held{.conversation = std::move(conversation),
                     .id = RandomHex(16),
@@ -501,7 +501,7 @@ Result<bool> Scheduler::Prepare(Job& job) {
                     .last_used = Clock::now()};
   }
   if (options_.trace || job.request.trace) job.held->conversation->StartTracing();
-  const MemoryStats before = job.held->conversation->stats();
+  const CacheStats before = job.held->conversation->stats();
   job.n_cached_tokens = before.tokens_seen;
   job.absorbed_before = before.tokens_absorbed;
   job.reactivations_before = before.reactivations;
@@ -655,7 +655,7 @@ void Scheduler::Finish(Job& job) {
   if (!job.logprobs.empty() && !stopped) {
     job.ticket->Push(AnswerPiece{"", std::exchange(job.logprobs, {})});
   }
-  const MemoryStats stats = job.held->conversation->stats();
+  const CacheStats stats = job.held->conversation->stats();
   stats_.prompt_tokens += result.n_prompt_tokens;
   stats_.cached_tokens += job.n_cached_tokens;
   stats_.prompt_seconds += result.prompt_seconds;
@@ -740,7 +740,7 @@ Scheduler::Held Scheduler::TakeIdle(std::map<std::string, Held>::iterator idle) 
 
 bool Scheduler::Save(Held& held) {
   if (held.saved) return true;
-  const MemoryStats stats = held.conversation->stats();
+  const CacheStats stats = held.conversation->stats();
   const ParkStore::Entry entry{.key = held.key,
                                .conversation_id = held.id,
                                .tokens = stats.tokens_seen,

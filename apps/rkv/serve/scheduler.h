@@ -147,7 +147,7 @@ class Scheduler {
 
   // These do not change.
   const std::string& model_description() const { return model_description_; }
-  const MemoryShape& shape() const { return shape_; }
+  const CacheShape& shape() const { return shape_; }
   int n_ctx() const { return n_ctx_; }
   int n_slots() const { return n_slots_; }
   bool takes_pictures() const { return takes_pictures_; }
@@ -227,7 +227,7 @@ class Scheduler {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<ParkStore> store_;
   std::string model_description_;
-  MemoryShape shape_;
+  CacheShape shape_;
   int n_ctx_ = 0;
   int n_slots_ = 0;
   bool takes_pictures_ = false;

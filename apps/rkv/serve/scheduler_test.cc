@@ -190,8 +190,8 @@ TEST(SchedulerTest, ASmallBudgetHoldsSeveralTimesAsManyConversations) {
     options.memory_bytes = 2 << 20;
     const auto scheduler = MakeScheduler(options);
     GenerationRequest request = Greedy({Said("user", "value of W", "doc-1.png")});
-    request.memory.policy = *ParsePolicySpec(policy);
-    request.memory.budget = *ParseBudget(budget);
+    request.cache.policy = *ParsePolicySpec(policy);
+    request.cache.budget = *ParseBudget(budget);
     size_t n = 0;
     while (scheduler->stats().conversations_dropped == 0 && n < 200) {
       request.session = std::to_string(n++);

@@ -7,7 +7,7 @@
 
 #include "base/clock.h"
 #include "cache/compressor.h"
-#include "cache/memory_impl.h"
+#include "cache/kv_cache_impl.h"
 
 namespace rkv {
 
@@ -19,7 +19,7 @@ namespace {
 void SetTextWeights(const HeadObservation& observation, const Transit& transit,
                     std::span<double> weights) {
   const size_t n = weights.size();
-  const size_t n_watched = observation.n_watched();
+  const size_t n_observed_columns = observation.n_observed_columns();
   std::ranges::fill(weights, 1.0);
   double total = 0;
   for (size_t token = 0; token < transit.n(); ++token) {
@@ -28,8 +28,8 @@ void SetTextWeights(const HeadObservation& observation, const Transit& transit,
     const auto i = static_cast<size_t>(observed);
     weights[i] = 0;
     for (size_t later = i + 1; later < n; ++later) {
-      weights[i] +=
-          static_cast<double>(observation.rows[(later + 1) * n_watched - transit.n() + token]);
+      weights[i] += static_cast<double>(
+          observation.rows[(later + 1) * n_observed_columns - transit.n() + token]);
     }
     weights[i] /= static_cast<double>(n - 1 - i);
     total += weights[i];
@@ -78,7 +78,7 @@ void Normalise(std::vector<double>& logits) {
 
 }  // namespace
 
-void Memory::Impl::ExpectedWeights(size_t head) {
+void KvCache::Impl::ExpectedWeights(size_t head) {
   HeadObservation& observation = transit_->observation(head);
   const LayerShape& layer = config_->layer_shape(head);
   const RowCodec codec(*this, head);
@@ -105,7 +105,7 @@ void Memory::Impl::ExpectedWeights(size_t head) {
   Normalise(weights);
 }
 
-double Memory::Impl::Entropy(std::span<const float> stats) const {
+double KvCache::Impl::Entropy(std::span<const float> stats) const {
   if (stats.size() < 2 || !(stats[0] > 0) || !(observed_queries_ > 1)) return 0;
   // -sum p ln p of p = a / s, from s = sum a and e = sum a ln a.
   const auto s = static_cast<double>(stats[0]);
@@ -113,7 +113,7 @@ double Memory::Impl::Entropy(std::span<const float> stats) const {
   return std::clamp(h, 0.0, 1.0);
 }
 
-void Memory::Impl::AccountHead(size_t head) const {
+void KvCache::Impl::ObserveHead(size_t head) const {
   const Stopwatch clock;
   HeadObservation& observation = transit_->observation(head);
   const PolicyNeeds& needs = config_->needs();
@@ -144,7 +144,7 @@ void Memory::Impl::AccountHead(size_t head) const {
       add(transit_->column_sums()[column]);
     } else if (by_query) {
       const float* weight = observation.rows + place;
-      for (size_t q = 0; q < n_queries; ++q, weight += observation.n_watched()) {
+      for (size_t q = 0; q < n_queries; ++q, weight += observation.n_observed_columns()) {
         add(factors[q] * static_cast<double>(*weight));
       }
     } else {
@@ -155,8 +155,8 @@ void Memory::Impl::AccountHead(size_t head) const {
     return sums;
   };
   const size_t n_stats = config_->n_stats();
-  const auto account = [&](std::span<const float> before, size_t column) {
-    const size_t place = observation.watched(column);
+  const auto observe = [&](std::span<const float> before, size_t column) {
+    const size_t place = observation.place(column);
     const auto [p, p_log] = sums_of(column, place);
     const auto sum = before.empty() ? 0.0 : static_cast<double>(before[0]);
     float* after = observation.stats.data() + place * n_stats;
@@ -170,32 +170,33 @@ void Memory::Impl::AccountHead(size_t head) const {
     const RowStore& rows = store(head, tier);
     const size_t n = rows.size();
     if (n > 0 && config_->layout(head, tier).n_stats > 0) {
-      for (size_t slot = 0; slot < n; ++slot) account(rows.stats(slot), column + slot);
+      for (size_t slot = 0; slot < n; ++slot) observe(rows.stats(slot), column + slot);
     }
     column += n;
   }
-  for (size_t i = 0; i < transit_->n(); ++i) account({}, column + i);
+  for (size_t i = 0; i < transit_->n(); ++i) observe({}, column + i);
   // For the next layer.
   if (by_query) {
-    std::fill_n(observation.rows, n_queries * observation.n_watched(), 0.0f);
+    std::fill_n(observation.rows, n_queries * observation.n_observed_columns(), 0.0f);
   } else if (!needs.expected) {
-    std::fill_n(observation.sum, observation.n_watched(), int64_t{0});
-    if (needs.entropy) std::fill_n(observation.sum_log, observation.n_watched(), int64_t{0});
+    std::fill_n(observation.sum, observation.n_observed_columns(), int64_t{0});
+    if (needs.entropy)
+      std::fill_n(observation.sum_log, observation.n_observed_columns(), int64_t{0});
   }
-  observation.accounted = true;
-  observation.account_seconds += clock.Seconds();
+  observation.has_stats = true;
+  observation.observe_seconds += clock.Seconds();
 }
 
-void Memory::Impl::CountAttended(size_t head, size_t n) const {
+void KvCache::Impl::CountAttended(size_t head, size_t n) const {
   if (config_->n_stats() == 0 || transit_->n_observed() == 0 || config_->needs().expected) return;
   // What the others wrote is seen by who counts last.
   const std::atomic_ref done(transit_->observation(head).tokens_done);
   if (done.fetch_add(static_cast<uint32_t>(n), std::memory_order_acq_rel) + n == transit_->n()) {
-    AccountHead(head);
+    ObserveHead(head);
   }
 }
 
-void Memory::Impl::AccountAttention() {
+void KvCache::Impl::ObserveAttention() {
   if (transit_->n() == 1 && config_->absorb().has_states()) {
     double share = 0;
     for (size_t head = 0; head < config_->n_heads(); ++head) {
@@ -210,19 +211,19 @@ void Memory::Impl::AccountAttention() {
   const PolicyNeeds& needs = config_->needs();
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     HeadObservation& observation = transit_->observation(head);
-    observe_seconds_ += observation.account_seconds;
+    observe_seconds_ += observation.observe_seconds;
     if (needs.expected) {
       Transit::SetZeros(transit_->column_sums(), observation.n_columns);
       ExpectedWeights(head);
     }
-    if (!observation.accounted) AccountHead(head);
+    if (!observation.has_stats) ObserveHead(head);
     const float* stats = observation.stats.data();
     size_t column = 0;
     for (size_t tier = config_->n_attended_tiers(); tier-- > 0;) {
       const size_t n = store(head, tier).size();
       if (n > 0 && config_->layout(head, tier).n_stats > 0) {
         RowStore& rows = mutable_store(head, tier);
-        const float* from = stats + observation.watched(column) * config_->n_stats();
+        const float* from = stats + observation.place(column) * config_->n_stats();
         for (size_t slot = 0; slot < n; ++slot, from += config_->n_stats()) {
           std::ranges::copy_n(from, static_cast<ptrdiff_t>(config_->n_stats()),
                               rows.stats(slot).begin());

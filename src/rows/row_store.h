@@ -1,7 +1,7 @@
 // Rows of K and V of one KV head in one precision, in pages: the tokens of one rung of the ladder,
 // or the states that remember tokens which left.
-#ifndef RETENTIVEKV_MEMORY_ROW_STORE_H_
-#define RETENTIVEKV_MEMORY_ROW_STORE_H_
+#ifndef RETENTIVEKV_ROWS_ROW_STORE_H_
+#define RETENTIVEKV_ROWS_ROW_STORE_H_
 
 #include <algorithm>
 #include <cstddef>
@@ -133,4 +133,4 @@ class RowStore {
 
 }  // namespace rkv
 
-#endif  // RETENTIVEKV_MEMORY_ROW_STORE_H_
+#endif  // RETENTIVEKV_ROWS_ROW_STORE_H_

@@ -1,5 +1,5 @@
-// A Memory that was saved and loaded, or copied, goes on bit for bit as the one that stayed; and
-// bytes that lie are refused, or are a Memory that is used like any other, within bounds.
+// A KvCache that was saved and loaded, or copied, goes on bit for bit as the one that stayed; and
+// bytes that lie are refused, or are a KvCache that is used like any other, within bounds.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "cache/compressor.h"
-#include "cache/memory_impl.h"
+#include "cache/kv_cache_impl.h"
 #include "policies/policy.h"
 #include "support/random_ubatch.h"
 
@@ -21,7 +21,7 @@ namespace rkv {
 namespace {
 
 // Two layers of different shapes: grouped queries, and K and V of different and odd sizes.
-MemoryShape TestShape() {
+CacheShape TestShape() {
   return {.layers = {{.n_head = 4, .n_kv_head = 2, .d_k = 32, .d_v = 32},
                      {.n_head = 3, .n_kv_head = 3, .d_k = 16, .d_v = 24}}};
 }
@@ -35,7 +35,7 @@ constexpr const char* kAbsorbs[] = {"none",
                                     "states"};
 constexpr const char* kLadders[] = {"none", "auto", "f16,q4_0,q2", "q2"};
 
-std::string Name(const MemoryOptions& options) {
+std::string Name(const CacheOptions& options) {
   return fmt::format("{} {} absorb {} ladder {} split {} {}", ToString(options.policy),
                      ToString(options.budget),
                      options.absorb.has_value() ? ToString(*options.absorb) : "default",
@@ -45,7 +45,7 @@ std::string Name(const MemoryOptions& options) {
 }
 
 // Of everything but time.
-void ExpectSameStats(const MemoryStats& a, const MemoryStats& b) {
+void ExpectSameStats(const CacheStats& a, const CacheStats& b) {
   EXPECT_EQ(a.tokens_seen, b.tokens_seen);
   EXPECT_EQ(a.tokens_exact, b.tokens_exact);
   EXPECT_EQ(a.tokens_evicted, b.tokens_evicted);
@@ -69,24 +69,24 @@ std::vector<uint32_t> Bits(const std::vector<float>& x) {
   return bits;
 }
 
-// A Memory that stays, and one that is saved and loaded, or copied, in between.
+// A KvCache that stays, and one that is saved and loaded, or copied, in between.
 class Pair {
  public:
-  Pair(const MemoryShape& shape, const MemoryOptions& options)
+  Pair(const CacheShape& shape, const CacheOptions& options)
       : shape_(shape),
-        stays_(*Memory::Create(shape, options)),
-        restored_(*Memory::Create(shape, options)) {}
+        stays_(*KvCache::Create(shape, options)),
+        restored_(*KvCache::Create(shape, options)) {}
 
-  Memory& stays() { return stays_; }
+  KvCache& stays() { return stays_; }
 
   void Restore() {
     const std::string bytes = restored_.Save();
-    Result<Memory> loaded = Memory::Load(shape_, bytes);
+    Result<KvCache> loaded = KvCache::Load(shape_, bytes);
     ASSERT_TRUE(loaded.ok()) << loaded.status().message();
     restored_ = *std::move(loaded);
     ASSERT_EQ(restored_.Save(), bytes);
   }
-  void Copy() { restored_ = Memory(restored_); }
+  void Copy() { restored_ = KvCache(restored_); }
 
   void AddMedia(const MediaSpan& span) {
     stays_.AddMedia(span);
@@ -98,19 +98,19 @@ class Pair {
   }
   // A ubatch that fails, with a picture in it.
   void Abort() {
-    for (Memory* memory : {&stays_, &restored_}) {
-      memory->AddMedia({.first_token = memory->tokens_seen(), .rows = 2, .columns = 2});
-      memory->BeginAppend(4);
-      memory->AbortAppend();
+    for (KvCache* cache : {&stays_, &restored_}) {
+      cache->AddMedia({.first_token = cache->tokens_seen(), .rows = 2, .columns = 2});
+      cache->BeginAppend(4);
+      cache->AbortAppend();
     }
   }
   void Append(size_t n, bool prompt_follows, Random& random) {
     RandomUbatch ubatch(shape_, n, random);
     std::vector<std::vector<uint32_t>> outs[2];
     for (const bool restored : {false, true}) {
-      Memory& memory = restored ? restored_ : stays_;
-      memory.impl().set_prompt_follows(prompt_follows);
-      ubatch.Run(memory, &transits_[restored ? 1 : 0]);
+      KvCache& cache = restored ? restored_ : stays_;
+      cache.impl().set_prompt_follows(prompt_follows);
+      ubatch.Run(cache, &transits_[restored ? 1 : 0]);
       for (size_t l = 0; l < shape_.layers.size(); ++l) {
         outs[restored ? 1 : 0].push_back(Bits(ubatch.out(l)));
       }
@@ -124,13 +124,13 @@ class Pair {
   }
 
  private:
-  MemoryShape shape_;
-  Memory stays_;
-  Memory restored_;
+  CacheShape shape_;
+  KvCache stays_;
+  KvCache restored_;
   Transit transits_[2];
 };
 
-void RunPair(const MemoryOptions& options, uint64_t seed, int n_steps) {
+void RunPair(const CacheOptions& options, uint64_t seed, int n_steps) {
   SCOPED_TRACE(Name(options) + fmt::format(" seed {}", seed));
   Pair pair(TestShape(), options);
   Random random(seed);
@@ -171,14 +171,14 @@ void RunPair(const MemoryOptions& options, uint64_t seed, int n_steps) {
   pair.ExpectSame();
 }
 
-TEST(RestoredMemoryTest, EveryCombinationGoesOnAsIfItHadStayed) {
+TEST(RestoredKvCacheTest, EveryCombinationGoesOnAsIfItHadStayed) {
   uint64_t seed = 0;
   for (const PolicyInfo* info : Policies()) {
     for (const char* absorb : kAbsorbs) {
       for (const char* ladder : kLadders) {
         Random random(++seed);
         const char* budgets[] = {"12%", "25%", "60%", "64t", "150t", "40KiB"};
-        MemoryOptions options;
+        CacheOptions options;
         options.policy.name = info->name;
         if (info->evicts) options.policy.options = {{"window", 8}};
         options.budget = *ParseBudget(info->evicts ? budgets[random.NextBelow(6)] : "100%");
@@ -194,10 +194,10 @@ TEST(RestoredMemoryTest, EveryCombinationGoesOnAsIfItHadStayed) {
 }
 
 // As they go with each policy, over many compressions.
-TEST(RestoredMemoryTest, LongConversationsGoOnAsIfTheyHadStayed) {
+TEST(RestoredKvCacheTest, LongConversationsGoOnAsIfTheyHadStayed) {
   uint64_t seed = 100;
   for (const PolicyInfo* info : Policies()) {
-    MemoryOptions options;
+    CacheOptions options;
     options.policy.name = info->name;
     if (info->evicts) options.budget = *ParseBudget("20%");
     RunPair(options, ++seed, 40);
@@ -206,10 +206,10 @@ TEST(RestoredMemoryTest, LongConversationsGoOnAsIfTheyHadStayed) {
 }
 
 // Most tokens rest while an answer grows: which do is the order in which they are stored.
-TEST(RestoredMemoryTest, RestingTokensGoOnResting) {
+TEST(RestoredKvCacheTest, RestingTokensGoOnResting) {
   for (const Split split : {Split::kUniform, Split::kPooled}) {
     for (const char* absorb : {"none", "clusters:share=0.2"}) {
-      MemoryOptions options;
+      CacheOptions options;
       options.policy = *ParsePolicySpec("retentive:window=8");
       options.budget = *ParseBudget("120t");
       options.absorb = *ParseAbsorbSpec(absorb);
@@ -232,35 +232,35 @@ TEST(RestoredMemoryTest, RestingTokensGoOnResting) {
 
 // Of a large budget, a part is left to reading for as long as a prompt is read, and one ubatch
 // more.
-TEST(RestoredMemoryTest, PromptsAreReadOnAsIfTheyHadStayed) {
-  MemoryShape shape;
+TEST(RestoredKvCacheTest, PromptsAreReadOnAsIfTheyHadStayed) {
+  CacheShape shape;
   shape.layers.assign(8, {.n_head = 8, .n_kv_head = 8, .d_k = 256, .d_v = 256});
-  MemoryOptions options;
+  CacheOptions options;
   options.policy = *ParsePolicySpec("streaming");
   options.budget = *ParseBudget("40MiB");
-  Memory stays = *Memory::Create(shape, options);
-  Memory restored = *Memory::Create(shape, options);
+  KvCache stays = *KvCache::Create(shape, options);
+  KvCache restored = *KvCache::Create(shape, options);
   const std::vector<uint16_t> row(256, F16FromF32(0.5f));
-  const auto append = [&](Memory& memory, size_t n, bool prompt_follows) {
-    memory.impl().set_prompt_follows(prompt_follows);
-    memory.BeginAppend(n);
+  const auto append = [&](KvCache& cache, size_t n, bool prompt_follows) {
+    cache.impl().set_prompt_follows(prompt_follows);
+    cache.BeginAppend(n);
     for (size_t l = 0; l < 8; ++l) {
       for (size_t h = 0; h < 8; ++h) {
-        for (size_t i = 0; i < n; ++i) memory.Stage(l, h, i, row.data(), row.data());
+        for (size_t i = 0; i < n; ++i) cache.Stage(l, h, i, row.data(), row.data());
       }
     }
-    memory.CommitAppend();
+    cache.CommitAppend();
   };
-  for (Memory* memory : {&stays, &restored}) {
-    append(*memory, 300, true);
-    append(*memory, 300, true);
+  for (KvCache* cache : {&stays, &restored}) {
+    append(*cache, 300, true);
+    append(*cache, 300, true);
   }
-  restored = *Memory::Load(shape, restored.Save());
-  Memory copy = restored;
+  restored = *KvCache::Load(shape, restored.Save());
+  KvCache copy = restored;
   // One that does not know that a prompt is being read: it has room for what the others have not.
-  Memory forgot = restored;
+  KvCache forgot = restored;
   forgot.Truncate(600);
-  for (Memory* memory : {&stays, &restored, &copy, &forgot}) append(*memory, 35, false);
+  for (KvCache* cache : {&stays, &restored, &copy, &forgot}) append(*cache, 35, false);
   EXPECT_EQ(restored.stats().held_bytes, stays.stats().held_bytes);
   EXPECT_EQ(copy.stats().held_bytes, stays.stats().held_bytes);
   EXPECT_NE(forgot.stats().held_bytes, stays.stats().held_bytes);
@@ -312,16 +312,16 @@ void UseMutations(int n) {
   Random random(17);
   std::vector<std::string> seeds;
   for (const PolicyInfo* info : Policies()) {
-    MemoryOptions options;
+    CacheOptions options;
     options.policy.name = info->name;
     if (info->evicts) options.budget = *ParseBudget("40%");
     if (seeds.size() % 2 == 1) options.absorb = *ParseAbsorbSpec("states:matrix=1");
-    Memory memory = *Memory::Create(TestShape(), options);
-    memory.AddMedia({.first_token = 2, .rows = 4, .columns = 6});
+    KvCache cache = *KvCache::Create(TestShape(), options);
+    cache.AddMedia({.first_token = 2, .rows = 4, .columns = 6});
     for (const size_t tokens : {40, 9, 1, 1}) {
-      RandomUbatch(TestShape(), tokens, random).Run(memory, nullptr);
+      RandomUbatch(TestShape(), tokens, random).Run(cache, nullptr);
     }
-    seeds.push_back(memory.Save());
+    seeds.push_back(cache.Save());
   }
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   rlimit limit{};
@@ -332,41 +332,41 @@ void UseMutations(int n) {
   int n_used = 0;
   for (const std::string& seed : seeds) {
     for (int i = 0; i < n; ++i) {
-      Result<Memory> memory = Memory::Load(TestShape(), Mutated(seed, random));
-      if (!memory.ok()) {
-        const StatusCode code = memory.status().code();
+      Result<KvCache> cache = KvCache::Load(TestShape(), Mutated(seed, random));
+      if (!cache.ok()) {
+        const StatusCode code = cache.status().code();
         if (code != StatusCode::kBadFile && code != StatusCode::kInvalidArgument) std::_Exit(2);
         continue;
       }
       ++n_used;
       // The engine bounds them by the context.
-      if (memory->tokens_seen() <= 65536) (void)memory->Inspect();
-      (void)memory->stats();
+      if (cache->tokens_seen() <= 65536) (void)cache->Inspect();
+      (void)cache->stats();
       for (const size_t tokens : {1, 5, 1}) {
-        RandomUbatch(TestShape(), tokens, random).Run(*memory, nullptr);
+        RandomUbatch(TestShape(), tokens, random).Run(*cache, nullptr);
       }
-      (void)Memory::Load(TestShape(), memory->Save());
-      memory->Truncate(memory->tokens_seen() / 2);
-      RandomUbatch(TestShape(), 1, random).Run(*memory, nullptr);
+      (void)KvCache::Load(TestShape(), cache->Save());
+      cache->Truncate(cache->tokens_seen() / 2);
+      RandomUbatch(TestShape(), 1, random).Run(*cache, nullptr);
     }
   }
   std::_Exit(n_used > n ? 0 : 3);
 }
 
-TEST(RestoredMemoryDeathTest, BytesThatLieAreRefusedOrUsedInLittleMemory) {
+TEST(RestoredKvCacheDeathTest, BytesThatLieAreRefusedOrUsedInLittleMemory) {
   EXPECT_EXIT(UseMutations(250), testing::ExitedWithCode(0), "");
 }
 
-TEST(RestoredMemoryTest, LiesOfEachKindAreRefused) {
-  MemoryOptions options;
+TEST(RestoredKvCacheTest, LiesOfEachKindAreRefused) {
+  CacheOptions options;
   options.policy = *ParsePolicySpec("retentive:window=8");
   options.budget = *ParseBudget("25%");
-  Memory memory = *Memory::Create(TestShape(), options);
+  KvCache cache = *KvCache::Create(TestShape(), options);
   Random random(5);
-  memory.AddMedia({.first_token = 20, .rows = 4, .columns = 6});
-  RandomUbatch(TestShape(), 300, random).Run(memory, nullptr);
-  const std::string good = memory.Save();
-  ASSERT_TRUE(Memory::Load(TestShape(), good).ok());
+  cache.AddMedia({.first_token = 20, .rows = 4, .columns = 6});
+  RandomUbatch(TestShape(), 300, random).Run(cache, nullptr);
+  const std::string good = cache.Save();
+  ASSERT_TRUE(KvCache::Load(TestShape(), good).ok());
   // Where numbers are, from tokens seen on.
   std::string seen(8, '\0');
   seen[0] = static_cast<char>(300 & 255);
@@ -376,7 +376,7 @@ TEST(RestoredMemoryTest, LiesOfEachKindAreRefused) {
   const auto refused = [&](size_t offset, auto value) {
     std::string bytes = good;
     std::memcpy(bytes.data() + at + offset, &value, sizeof(value));
-    return Memory::Load(TestShape(), bytes).status().code() == StatusCode::kBadFile;
+    return KvCache::Load(TestShape(), bytes).status().code() == StatusCode::kBadFile;
   };
   EXPECT_TRUE(refused(0, uint64_t{10}));        // tokens seen: fewer than are held
   EXPECT_TRUE(refused(0, uint64_t{1} << 32));   // more than have numbers

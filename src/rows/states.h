@@ -1,6 +1,6 @@
 // States: what remembers tokens that left. In fp32 while they change, stored as rows of means.
-#ifndef RETENTIVEKV_MEMORY_STATES_H_
-#define RETENTIVEKV_MEMORY_STATES_H_
+#ifndef RETENTIVEKV_ROWS_STATES_H_
+#define RETENTIVEKV_ROWS_STATES_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -71,4 +71,4 @@ std::vector<size_t> MergeNeighbours(std::vector<StateSums>& states, size_t limit
 
 }  // namespace rkv
 
-#endif  // RETENTIVEKV_MEMORY_STATES_H_
+#endif  // RETENTIVEKV_ROWS_STATES_H_

@@ -1,6 +1,6 @@
-// Memory for the pages that rows are stored in, and for what is observed of them.
-#ifndef RETENTIVEKV_MEMORY_PAGE_POOL_H_
-#define RETENTIVEKV_MEMORY_PAGE_POOL_H_
+// KvCache for the pages that rows are stored in, and for what is observed of them.
+#ifndef RETENTIVEKV_ROWS_PAGE_POOL_H_
+#define RETENTIVEKV_ROWS_PAGE_POOL_H_
 
 #include <atomic>
 #include <cstddef>
@@ -88,4 +88,4 @@ class PooledFloats {
 
 }  // namespace rkv
 
-#endif  // RETENTIVEKV_MEMORY_PAGE_POOL_H_
+#endif  // RETENTIVEKV_ROWS_PAGE_POOL_H_

@@ -1,4 +1,4 @@
-#include "memory/states.h"
+#include "rows/states.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "memory/states.h"
+#include "rows/states.h"
 
 #include <algorithm>
 #include <cassert>
@@ -118,7 +118,7 @@ class PairMerger {
       : n_(states.size()),
         costs_(n_ * n_, kNone),
         nearest_(n_),
-        least_(n_),
+        min_(n_),
         is_bound_(n_),
         mass_(n_),
         into_(n_) {
@@ -146,13 +146,13 @@ class PairMerger {
   // The cluster of each state.
   std::vector<size_t> Merge(size_t limit) {
     while (live_.size() > 1) {
-      size_t a = IndexOfLeast(least_.data(), n_);
+      size_t a = IndexOfMin(min_.data(), n_);
       if (is_bound_[a]) {
         FindNearestOf(a);
         continue;
       }
-      if (live_.size() <= limit && least_[a] != 0) break;
-      if (least_[a] == kNone) {
+      if (live_.size() <= limit && min_[a] != 0) break;
+      if (min_[a] == kNone) {
         a = live_.front();
         nearest_[a] = live_[1];
       }
@@ -184,8 +184,8 @@ class PairMerger {
   }
 
   void FindNearestOf(size_t i) {
-    nearest_[i] = IndexOfLeast(costs_of(i), n_);
-    least_[i] = costs_of(i)[nearest_[i]];
+    nearest_[i] = IndexOfMin(costs_of(i), n_);
+    min_[i] = costs_of(i)[nearest_[i]];
     is_bound_[i] = false;
   }
 
@@ -195,7 +195,7 @@ class PairMerger {
   void MergePair(size_t a, size_t b) {
     std::erase(live_, b);
     into_[b] = a;
-    least_[b] = kNone;
+    min_[b] = kNone;
     is_bound_[b] = false;
     const float both = costs_of(a)[b];
     SetCost(a, b, kNone);
@@ -216,7 +216,7 @@ class PairMerger {
   size_t n_;
   std::vector<float> costs_;       // [states, states]
   std::vector<size_t> nearest_;    // the first of those with the least cost
-  std::vector<float> least_;       // that cost,
+  std::vector<float> min_;         // that cost,
   std::vector<uint8_t> is_bound_;  // or no more than it
   std::vector<float> mass_;
   std::vector<size_t> into_;  // itself: not merged
@@ -226,11 +226,11 @@ class PairMerger {
 // From so many states per cluster on, comparing all pairs costs more than rounds of k-means; of
 // more states than this, the costs of the pairs take more memory than is seemly (4 MB).
 constexpr size_t kFewPerCluster = 4;
-constexpr size_t kMostPaired = 1024;
+constexpr size_t kMaxPaired = 1024;
 
 std::vector<size_t> FindClusters(const std::vector<StateSums>& states, const MeanTable& table,
                                  size_t limit) {
-  if (states.size() > std::min(kFewPerCluster * limit, kMostPaired)) {
+  if (states.size() > std::min(kFewPerCluster * limit, kMaxPaired)) {
     return FindByMeans(states, table, limit);
   }
   return PairMerger(states, table).Merge(limit);

@@ -1,4 +1,4 @@
-// What must hold for every policy, absorber, ladder and split, whatever is done with a Memory.
+// What must hold for every policy, absorber, ladder and split, whatever is done with a KvCache.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "cache/compressor.h"
-#include "cache/memory_impl.h"
+#include "cache/kv_cache_impl.h"
 #include "support/random_ubatch.h"
 #include "support/rounded_query.h"
 
@@ -20,7 +20,7 @@ namespace rkv {
 namespace {
 
 // Two layers of different shapes: grouped queries, and K and V of different and odd sizes.
-MemoryShape TestShape() {
+CacheShape TestShape() {
   return {.layers = {{.n_head = 4, .n_kv_head = 2, .d_k = 32, .d_v = 32},
                      {.n_head = 3, .n_kv_head = 3, .d_k = 16, .d_v = 24}}};
 }
@@ -29,7 +29,7 @@ struct Case {
   std::string policy, budget = "100%", absorb = "none", ladder = "none";
   std::optional<Split> split = std::nullopt;
 
-  MemoryOptions options() const {
+  CacheOptions options() const {
     return {.policy = *ParsePolicySpec(policy),
             .budget = *ParseBudget(budget),
             .absorb = *ParseAbsorbSpec(absorb),
@@ -68,18 +68,18 @@ std::vector<float> Query(size_t d_k) {
   return q;
 }
 
-std::vector<float> Attend(const Memory& memory, size_t l, size_t h) {
-  const LayerShape& layer = memory.shape().layers[l];
+std::vector<float> Attend(const KvCache& cache, size_t l, size_t h) {
+  const LayerShape& layer = cache.shape().layers[l];
   std::vector<float> out(layer.d_v, std::nanf(""));
-  memory.Attend(l, h, Query(layer.d_k).data(), 1, 0.25f, 0.0f, out.data());
+  cache.Attend(l, h, Query(layer.d_k).data(), 1, 0.25f, 0.0f, out.data());
   return out;
 }
 
-std::vector<std::vector<float>> AttendAll(const Memory& memory) {
+std::vector<std::vector<float>> AttendAll(const KvCache& cache) {
   std::vector<std::vector<float>> out;
-  for (size_t l = 0; l < memory.shape().layers.size(); ++l) {
-    for (size_t h = 0; h < memory.shape().layers[l].n_kv_head; ++h) {
-      out.push_back(Attend(memory, l, h));
+  for (size_t l = 0; l < cache.shape().layers.size(); ++l) {
+    for (size_t h = 0; h < cache.shape().layers[l].n_kv_head; ++h) {
+      out.push_back(Attend(cache, l, h));
     }
   }
   return out;
@@ -87,10 +87,10 @@ std::vector<std::vector<float>> AttendAll(const Memory& memory) {
 
 // One softmax over the rows of all tiers, states with their mass and variance, in double precision
 // over what the rows decode to.
-std::vector<double> ReferenceAttend(const Memory& memory, size_t l, size_t h) {
-  const Memory::Impl& impl = memory.impl();
+std::vector<double> ReferenceAttend(const KvCache& cache, size_t l, size_t h) {
+  const KvCache::Impl& impl = cache.impl();
   const CacheConfig& config = impl.config();
-  const LayerShape& layer = memory.shape().layers[l];
+  const LayerShape& layer = cache.shape().layers[l];
   const size_t head = config.head(l, h);
   const RowCodec codec(impl, head);
   std::vector<float> q = Query(layer.d_k);
@@ -169,14 +169,14 @@ std::vector<double> ReferenceAttend(const Memory& memory, size_t l, size_t h) {
   return {mean.begin(), mean.end()};
 }
 
-void ExpectAttendsAsItsRows(const Memory& memory) {
+void ExpectAttendsAsItsRows(const KvCache& cache) {
   // Weights of quantised values and steps of quantised keys are rounded; independently, so that
   // what adds up is far below the bound times the largest value.
-  const double rounding = memory.impl().config().rotates() ? 0.5 * kWeightErrorBound : 0.0;
-  for (size_t l = 0; l < memory.shape().layers.size(); ++l) {
-    for (size_t h = 0; h < memory.shape().layers[l].n_kv_head; ++h) {
-      const std::vector<float> actual = Attend(memory, l, h);
-      const std::vector<double> expected = ReferenceAttend(memory, l, h);
+  const double rounding = cache.impl().config().rotates() ? 0.5 * kWeightErrorBound : 0.0;
+  for (size_t l = 0; l < cache.shape().layers.size(); ++l) {
+    for (size_t h = 0; h < cache.shape().layers[l].n_kv_head; ++h) {
+      const std::vector<float> actual = Attend(cache, l, h);
+      const std::vector<double> expected = ReferenceAttend(cache, l, h);
       for (size_t e = 0; e < actual.size(); ++e) {
         ASSERT_TRUE(std::isfinite(actual[e]));
         ASSERT_NEAR(actual[e], expected[e], 3e-5 * (1 + std::abs(expected[e])) + rounding)
@@ -187,23 +187,23 @@ void ExpectAttendsAsItsRows(const Memory& memory) {
 }
 
 // Held bytes within the budget, sums of the statistics, and every token where Inspect() says.
-void ExpectConsistent(const Memory& memory, bool rolled_back) {
-  const Memory::Impl& impl = memory.impl();
+void ExpectConsistent(const KvCache& cache, bool rolled_back) {
+  const KvCache::Impl& impl = cache.impl();
   const CacheConfig& config = impl.config();
   // A rollback takes tokens back, but not what states absorbed.
   const bool mass_is_conserved = !rolled_back && config.absorb().has_states() &&
                                  config.absorb().share > 0 && config.absorb().kappa == 0 &&
                                  config.absorb().weigh == 0;
-  const Inspection inspection = memory.Inspect();
-  const MemoryStats stats = memory.stats();
-  if (!memory.options().budget.unlimited()) {
+  const Inspection inspection = cache.Inspect();
+  const CacheStats stats = cache.stats();
+  if (!cache.options().budget.unlimited()) {
     ASSERT_GT(stats.budget_bytes, 0u);
     ASSERT_LE(stats.held_bytes, stats.budget_bytes);
-    const Budget& budget = memory.options().budget;
+    const Budget& budget = cache.options().budget;
     if (budget.unit != Budget::Unit::kPercent && inspection.media.empty()) {
       const double unit = budget.unit == Budget::Unit::kBytes
                               ? 1.0
-                              : static_cast<double>(memory.shape().full_token_bytes());
+                              : static_cast<double>(cache.shape().full_token_bytes());
       ASSERT_EQ(stats.budget_bytes, static_cast<uint64_t>(budget.amount * unit));
     }
   }
@@ -213,30 +213,30 @@ void ExpectConsistent(const Memory& memory, bool rolled_back) {
   ASSERT_EQ(stats.tokens_evicted, stats.tokens_seen - stats.tokens_exact);
   ASSERT_EQ(inspection.heads.size(), config.n_heads());
   ASSERT_EQ(inspection.rungs.size(), config.n_rungs());
-  uint64_t end_of_roots = memory.tokens_seen();
+  uint64_t end_of_roots = cache.tokens_seen();
   for (const MediaSpan& span : inspection.media) {
     end_of_roots = std::max(end_of_roots, span.first_token + span.n_tokens());
   }
   uint64_t rows_in_all = 0;
   uint64_t states_in_all = 0;
-  double most_mass = 0;
+  double max_mass = 0;
   const AlwaysKeep& keep = config.policy().keep;
   for (size_t head = 0; head < config.n_heads(); ++head) {
     const HeadInspection& seen = inspection.heads[head];
-    ASSERT_EQ(seen.rung.size(), memory.tokens_seen());
+    ASSERT_EQ(seen.rung.size(), cache.tokens_seen());
     uint64_t rows = 0;
     for (size_t tier = 0; tier < config.n_rungs(); ++tier) {
       const RowStore& store = impl.store(head, tier);
       rows += store.size();
       for (size_t slot = 0; slot < store.size(); ++slot) {
-        ASSERT_LT(store.index(slot), memory.tokens_seen());
+        ASSERT_LT(store.index(slot), cache.tokens_seen());
         ASSERT_EQ(seen.rung[store.index(slot)], tier);
         for (const float stat : store.stats(slot)) ASSERT_TRUE(std::isfinite(stat));
       }
     }
     const auto forgotten =
         static_cast<uint64_t>(std::ranges::count(seen.rung, uint8_t{HeadInspection::kForgotten}));
-    ASSERT_EQ(forgotten + rows, memory.tokens_seen()) << "a token is held twice";
+    ASSERT_EQ(forgotten + rows, cache.tokens_seen()) << "a token is held twice";
     double mass = 0;
     for (const StateInspection& state : seen.states) {
       ASSERT_GT(state.mass, 0.0f);
@@ -247,70 +247,70 @@ void ExpectConsistent(const Memory& memory, bool rolled_back) {
       ASSERT_NEAR(mass, static_cast<double>(forgotten), 1e-3 * static_cast<double>(forgotten));
     }
     if (config.policy().info->evicts && !rolled_back) {
-      for (uint64_t i = 0; i < memory.tokens_seen(); ++i) {
-        if (i >= keep.sinks && i + keep.window < memory.tokens_seen()) continue;
+      for (uint64_t i = 0; i < cache.tokens_seen(); ++i) {
+        if (i >= keep.sinks && i + keep.window < cache.tokens_seen()) continue;
         ASSERT_NE(seen.rung[i], HeadInspection::kForgotten) << "token " << i;
       }
     }
     rows_in_all += rows;
     states_in_all += seen.states.size();
-    most_mass = std::max(most_mass, mass);
+    max_mass = std::max(max_mass, mass);
   }
   ASSERT_EQ(std::accumulate(stats.tokens_by_type.begin(), stats.tokens_by_type.end(), uint64_t{0}),
             rows_in_all);
   ASSERT_EQ(stats.tokens_exact, (rows_in_all + config.n_heads() - 1) / config.n_heads());
   ASSERT_EQ(stats.states, states_in_all);
-  ASSERT_NEAR(static_cast<double>(stats.tokens_absorbed), most_mass, 0.51);
+  ASSERT_NEAR(static_cast<double>(stats.tokens_absorbed), max_mass, 0.51);
 }
 
 // Appends, decodes, rolls back, saves, loads and copies at random.
 void RunSchedule(const Case& what, uint64_t seed, int n_steps) {
   SCOPED_TRACE(what.name() + fmt::format(" seed {}", seed));
-  const Result<Memory> created = Memory::Create(TestShape(), what.options());
+  const Result<KvCache> created = KvCache::Create(TestShape(), what.options());
   ASSERT_TRUE(created.ok()) << created.status().message();
-  Memory memory = *created;
+  KvCache cache = *created;
   bool rolled_back = false;
   Random random(seed);
   Transit transit;
-  if (seed % 3 == 0) memory.StartTracing();
+  if (seed % 3 == 0) cache.StartTracing();
   for (int step = 0; step < n_steps; ++step) {
     SCOPED_TRACE(fmt::format("step {}", step));
     const uint64_t action = step == 0 ? 0 : random.NextBelow(10);
     if (action < 2) {
       const size_t n = 1 + random.NextBelow(90);
       if (random.NextBelow(2) == 0 && n >= 12) {
-        memory.AddMedia({.first_token = memory.tokens_seen() + 1,
-                         .modality = random.NextBelow(4) == 0 ? Modality::kAudio : Modality::kImage,
-                         .rows = static_cast<uint32_t>((n - 2) / 4),
-                         .columns = 4});
+        cache.AddMedia({.first_token = cache.tokens_seen() + 1,
+                        .modality = random.NextBelow(4) == 0 ? Modality::kAudio : Modality::kImage,
+                        .rows = static_cast<uint32_t>((n - 2) / 4),
+                        .columns = 4});
       }
-      RandomUbatch(TestShape(), n, random).Run(memory, &transit);
+      RandomUbatch(TestShape(), n, random).Run(cache, &transit);
     } else if (action < 7) {
       RandomUbatch ubatch(TestShape(), 1, random);
-      ubatch.Run(memory, &transit);
+      ubatch.Run(cache, &transit);
       for (const float x : ubatch.out(0)) ASSERT_TRUE(std::isfinite(x));
       for (const float x : ubatch.out(1)) ASSERT_TRUE(std::isfinite(x));
     } else if (action == 7) {
-      const Result<Memory> loaded = Memory::Load(TestShape(), memory.Save());
+      const Result<KvCache> loaded = KvCache::Load(TestShape(), cache.Save());
       ASSERT_TRUE(loaded.ok()) << loaded.status().message();
-      ASSERT_EQ(AttendAll(*loaded), AttendAll(memory));
-      memory = *loaded;
+      ASSERT_EQ(AttendAll(*loaded), AttendAll(cache));
+      cache = *loaded;
     } else if (action == 8) {
-      Memory copy = memory;
-      const std::vector<std::vector<float>> before = AttendAll(memory);
+      KvCache copy = cache;
+      const std::vector<std::vector<float>> before = AttendAll(cache);
       ASSERT_EQ(AttendAll(copy), before);
       RandomUbatch(TestShape(), 20, random).Run(copy, &transit);
-      ASSERT_EQ(AttendAll(memory), before);
+      ASSERT_EQ(AttendAll(cache), before);
     } else {
-      memory.Truncate(memory.tokens_seen() - random.NextBelow(memory.tokens_seen() + 1) / 3);
+      cache.Truncate(cache.tokens_seen() - random.NextBelow(cache.tokens_seen() + 1) / 3);
       rolled_back = true;
     }
-    ASSERT_NO_FATAL_FAILURE(ExpectConsistent(memory, rolled_back));
+    ASSERT_NO_FATAL_FAILURE(ExpectConsistent(cache, rolled_back));
   }
-  ASSERT_NO_FATAL_FAILURE(ExpectAttendsAsItsRows(memory));
+  ASSERT_NO_FATAL_FAILURE(ExpectAttendsAsItsRows(cache));
 }
 
-TEST(MemoryPropertiesTest, EveryCombinationStaysWithinItsBudget) {
+TEST(KvCachePropertiesTest, EveryCombinationStaysWithinItsBudget) {
   uint64_t seed = 0;
   for (const PolicyInfo* info : EvictingPolicies()) {
     for (const char* absorb : kAbsorbs) {
@@ -335,7 +335,7 @@ TEST(MemoryPropertiesTest, EveryCombinationStaysWithinItsBudget) {
   }
 }
 
-TEST(MemoryPropertiesTest, LongSchedulesStayWithinTheirBudget) {
+TEST(KvCachePropertiesTest, LongSchedulesStayWithinTheirBudget) {
   uint64_t seed = 1000;
   for (const char* absorb : {"none", "clusters:share=-1", "states", "clusters:share=0.3"}) {
     for (const char* ladder : {"none", "auto"}) {
@@ -349,7 +349,7 @@ TEST(MemoryPropertiesTest, LongSchedulesStayWithinTheirBudget) {
 }
 
 // Damaged weights, or a damaged conversation file, make such tokens.
-TEST(MemoryPropertiesTest, TokensThatAreNoNumbersAreHeldAndForgottenLikeOthers) {
+TEST(KvCachePropertiesTest, TokensThatAreNoNumbersAreHeldAndForgottenLikeOthers) {
   for (const char* policy : {"retentive:window=4", "h2o:window=4", "keydiff:window=4"}) {
     for (const char* absorb : kAbsorbs) {
       for (const char* ladder : {"none", "auto"}) {
@@ -357,7 +357,7 @@ TEST(MemoryPropertiesTest, TokensThatAreNoNumbersAreHeldAndForgottenLikeOthers) 
         SCOPED_TRACE(what.name());
         for (const float value : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
           for (const size_t step : {1, 3}) {  // all tokens, or every third
-            Memory memory = *Memory::Create(TestShape(), what.options());
+            KvCache cache = *KvCache::Create(TestShape(), what.options());
             Random random(48);
             Transit transit;
             for (int i = 0; i < 3; ++i) {
@@ -365,12 +365,12 @@ TEST(MemoryPropertiesTest, TokensThatAreNoNumbersAreHeldAndForgottenLikeOthers) 
               for (size_t t = 0; t < 30; t += step) {
                 ubatch.SetToken(t, std::vector<float>(32, value));
               }
-              ubatch.Run(memory, &transit);
-              ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
+              ubatch.Run(cache, &transit);
+              ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
             }
-            for (int i = 0; i < 8; ++i) RandomUbatch(TestShape(), 1, random).Run(memory, &transit);
-            ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
-            EXPECT_EQ(memory.tokens_seen(), 98u);
+            for (int i = 0; i < 8; ++i) RandomUbatch(TestShape(), 1, random).Run(cache, &transit);
+            ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
+            EXPECT_EQ(cache.tokens_seen(), 98u);
           }
         }
       }
@@ -380,31 +380,31 @@ TEST(MemoryPropertiesTest, TokensThatAreNoNumbersAreHeldAndForgottenLikeOthers) 
 
 // As long as every token has room on the lowest rung, they all stay, also where only a sample of
 // those that are there is looked at.
-TEST(MemoryPropertiesTest, WhereAllHaveRoomNoneIsForgotten) {
-  Memory memory = *Memory::Create(TestShape(), {.policy = *ParsePolicySpec("retentive:window=8"),
-                                                .budget = *ParseBudget("42%")});
+TEST(KvCachePropertiesTest, WhereAllHaveRoomNoneIsForgotten) {
+  KvCache cache = *KvCache::Create(TestShape(), {.policy = *ParsePolicySpec("retentive:window=8"),
+                                                 .budget = *ParseBudget("42%")});
   Random random(41);
   Transit transit;
-  const size_t lowest = memory.impl().config().n_rungs() - 1;
-  RandomUbatch(TestShape(), 500, random).Run(memory, &transit);
+  const size_t lowest = cache.impl().config().n_rungs() - 1;
+  RandomUbatch(TestShape(), 500, random).Run(cache, &transit);
   for (int i = 0; i < 40; ++i) {
     for (const size_t n : {40, 1, 1, 1, 1}) {
-      RandomUbatch(TestShape(), n, random).Run(memory, &transit);
+      RandomUbatch(TestShape(), n, random).Run(cache, &transit);
     }
-    const MemoryStats stats = memory.stats();
+    const CacheStats stats = cache.stats();
     ASSERT_LE(stats.held_bytes, stats.budget_bytes);
     ASSERT_EQ(stats.tokens_evicted, 0u) << "tokens " << stats.tokens_seen;
   }
-  EXPECT_GT(memory.impl().store(0, lowest).size(), 2 * 128u);
-  ExpectConsistent(memory, false);
+  EXPECT_GT(cache.impl().store(0, lowest).size(), 2 * 128u);
+  ExpectConsistent(cache, false);
 }
 
 // While an answer grows, not everybody competes for room: those do that were the least novel when
 // all last did. So the least novel go, whether they came in the prompt or in the answer.
-TEST(MemoryPropertiesTest, LongAnswersForgetTheLeastNovel) {
-  Memory memory = *Memory::Create(TestShape(), {.policy = *ParsePolicySpec("retentive:window=8"),
-                                                .budget = *ParseBudget("144KiB")});
-  const size_t lowest = memory.impl().config().n_rungs() - 1;
+TEST(KvCachePropertiesTest, LongAnswersForgetTheLeastNovel) {
+  KvCache cache = *KvCache::Create(TestShape(), {.policy = *ParsePolicySpec("retentive:window=8"),
+                                                 .budget = *ParseBudget("144KiB")});
+  const size_t lowest = cache.impl().config().n_rungs() - 1;
   Random random(45);
   std::vector<double> scales;  // how far tokens are from their mean, and so from each other
   Transit transit;
@@ -416,24 +416,24 @@ TEST(MemoryPropertiesTest, LongAnswersForgetTheLeastNovel) {
       for (float& x : row) x = static_cast<float>(scales.back() * random.NextGaussian());
       ubatch.SetToken(i, row);
     }
-    ubatch.Run(memory, &transit);
-    ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
+    ubatch.Run(cache, &transit);
+    ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
   };
   append(1500);
-  const Inspection before = memory.Inspect();
-  const uint64_t compressions = memory.stats().compressions;
+  const Inspection before = cache.Inspect();
+  const uint64_t compressions = cache.stats().compressions;
   for (int i = 0; i < 300; ++i) {
     append(1);
-    if (i % 50 == 0) ExpectConsistent(memory, false);
+    if (i % 50 == 0) ExpectConsistent(cache, false);
     if (HasFailure()) return;
   }
-  EXPECT_GT(memory.stats().compressions, compressions + 3);
-  ExpectConsistent(memory, false);
-  ExpectAttendsAsItsRows(memory);
-  const Inspection after = memory.Inspect();
+  EXPECT_GT(cache.stats().compressions, compressions + 3);
+  ExpectConsistent(cache, false);
+  ExpectAttendsAsItsRows(cache);
+  const Inspection after = cache.Inspect();
   for (size_t head = 0; head < after.heads.size(); ++head) {
     // Most of the lowest rung rests.
-    EXPECT_GT(memory.impl().store(head, lowest).size(), 500u);
+    EXPECT_GT(cache.impl().store(head, lowest).size(), 500u);
     double sums[2] = {}, n[2] = {};
     for (size_t i = 0; i < 1500; ++i) {
       if (before.heads[head].rung[i] == HeadInspection::kForgotten) continue;
@@ -447,7 +447,7 @@ TEST(MemoryPropertiesTest, LongAnswersForgetTheLeastNovel) {
 }
 
 // More must be kept than may rest, or a share of states and a matrix is taken while most rest.
-TEST(MemoryPropertiesTest, LongAnswersStayWithinTheirBudget) {
+TEST(KvCachePropertiesTest, LongAnswersStayWithinTheirBudget) {
   for (const auto& [policy, budget, absorb] : std::vector<std::array<const char*, 3>>{
            {"retentive:window=900", "140KiB", "clusters:share=0.05"},
            {"retentive:window=300", "100KiB", "clusters:share=-1"},
@@ -455,24 +455,24 @@ TEST(MemoryPropertiesTest, LongAnswersStayWithinTheirBudget) {
            {"retentive:window=8", "100KiB", "none"}}) {
     const Case what{.policy = policy, .budget = budget, .absorb = absorb, .ladder = "auto"};
     SCOPED_TRACE(what.name());
-    Memory memory = *Memory::Create(TestShape(), what.options());
+    KvCache cache = *KvCache::Create(TestShape(), what.options());
     Random random(46);
     Transit transit;
-    RandomUbatch(TestShape(), 3000, random).Run(memory, &transit);
-    const uint64_t states = memory.stats().states;
+    RandomUbatch(TestShape(), 3000, random).Run(cache, &transit);
+    const uint64_t states = cache.stats().states;
     for (int i = 0; i < 600; ++i) {
-      RandomUbatch(TestShape(), 1, random).Run(memory, &transit);
-      ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes) << "step " << i;
+      RandomUbatch(TestShape(), 1, random).Run(cache, &transit);
+      ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes) << "step " << i;
       if (i % 100 != 0) continue;
-      ASSERT_NO_FATAL_FAILURE(ExpectConsistent(memory, false));
+      ASSERT_NO_FATAL_FAILURE(ExpectConsistent(cache, false));
     }
     // States have their share whoever rests.
-    EXPECT_GE(memory.stats().states, states * 3 / 4);
+    EXPECT_GE(cache.stats().states, states * 3 / 4);
   }
 }
 
 // A budget that grows may come to have room for all tokens after some have been absorbed.
-TEST(MemoryPropertiesTest, StatesStayWhereAllTokensHaveRoom) {
+TEST(KvCachePropertiesTest, StatesStayWhereAllTokensHaveRoom) {
   for (const Split split : {Split::kUniform, Split::kPooled}) {
     const Case what{.policy = "retentive:window=8",
                     .budget = "35%",
@@ -480,24 +480,24 @@ TEST(MemoryPropertiesTest, StatesStayWhereAllTokensHaveRoom) {
                     .ladder = "auto",
                     .split = split};
     SCOPED_TRACE(what.name());
-    Memory memory = *Memory::Create(TestShape(), what.options());
+    KvCache cache = *KvCache::Create(TestShape(), what.options());
     Random random(47);
     Transit transit;
-    RandomUbatch(TestShape(), 60, random).Run(memory, &transit);
-    uint64_t states = memory.stats().states;
-    ASSERT_GT(states, memory.impl().config().n_heads());
+    RandomUbatch(TestShape(), 60, random).Run(cache, &transit);
+    uint64_t states = cache.stats().states;
+    ASSERT_GT(states, cache.impl().config().n_heads());
     for (int i = 0; i < 8; ++i) {
-      RandomUbatch(TestShape(), 500, random).Run(memory, &transit);
-      ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
-      ASSERT_NO_FATAL_FAILURE(ExpectConsistent(memory, false));
-      EXPECT_GE(memory.stats().states, states) << "ubatch " << i;
-      states = memory.stats().states;
+      RandomUbatch(TestShape(), 500, random).Run(cache, &transit);
+      ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
+      ASSERT_NO_FATAL_FAILURE(ExpectConsistent(cache, false));
+      EXPECT_GE(cache.stats().states, states) << "ubatch " << i;
+      states = cache.stats().states;
     }
   }
 }
 
 // Between two compressions tokens of decoding go to the smallest rung that is as good as exact.
-TEST(MemoryPropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
+TEST(KvCachePropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
   for (const auto& [ladder, tier] :
        std::vector<std::pair<std::string, size_t>>{{"auto", 1},
                                                    {"none", 0},
@@ -505,32 +505,32 @@ TEST(MemoryPropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
                                                    {"f16,q4_0,q2", 0},
                                                    {"f16,bf16,q8_0,q2", 2}}) {
     SCOPED_TRACE(ladder);
-    Memory memory = *Memory::Create(TestShape(), {.policy = *ParsePolicySpec("retentive:window=8"),
-                                                  .budget = *ParseBudget("150t"),
-                                                  .ladder = *ParseLadder(ladder)});
-    const Memory::Impl& impl = memory.impl();
+    KvCache cache = *KvCache::Create(TestShape(), {.policy = *ParsePolicySpec("retentive:window=8"),
+                                                   .budget = *ParseBudget("150t"),
+                                                   .ladder = *ParseLadder(ladder)});
+    const KvCache::Impl& impl = cache.impl();
     const CacheConfig& config = impl.config();
     ASSERT_EQ(config.incoming_tier(), tier);
     Random random(43);
     Transit transit;
-    RandomUbatch(TestShape(), 400, random).Run(memory, &transit);
+    RandomUbatch(TestShape(), 400, random).Run(cache, &transit);
     size_t n_waiting = 0;
     for (int step = 0; step < 40; ++step) {
-      const uint64_t compressions = memory.stats().compressions;
+      const uint64_t compressions = cache.stats().compressions;
       // What compression left over may have room for exact rows when this tier is full.
       const RowStore& waiting = impl.store(0, tier);
       const size_t to = waiting.size() < waiting.capacity() ? tier : 0;
       const size_t n_before = impl.store(0, to).size();
       RandomUbatch token(TestShape(), 1, random);
-      token.Run(memory, &transit);
-      ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
-      if (memory.stats().compressions != compressions) continue;
+      token.Run(cache, &transit);
+      ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
+      if (cache.stats().compressions != compressions) continue;
       ++n_waiting;
       EXPECT_EQ(impl.store(0, to).size(), n_before + 1);
       for (size_t head = 0; head < config.n_heads(); ++head) {
         const RowStore& rows = impl.store(head, to);
         const size_t slot = rows.size() - 1;
-        EXPECT_EQ(rows.index(slot), memory.tokens_seen() - 1);
+        EXPECT_EQ(rows.index(slot), cache.tokens_seen() - 1);
         const LayerShape& shape = config.layer_shape(head);
         std::vector<float> k(shape.d_k), v(shape.d_v), exact_k(shape.d_k), exact_v(shape.d_v);
         const RowCodec codec(impl, head);
@@ -545,7 +545,7 @@ TEST(MemoryPropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
   }
 }
 
-TEST(MemoryPropertiesTest, ABudgetSaysHowManyStepsNeedNoCompression) {
+TEST(KvCachePropertiesTest, ABudgetSaysHowManyStepsNeedNoCompression) {
   // Of f16 a sixteenth and at most 128; of q8_0, which the ladder has, up to an eighth below 48.
   struct Steps {
     int tokens = 0;
@@ -556,18 +556,18 @@ TEST(MemoryPropertiesTest, ABudgetSaysHowManyStepsNeedNoCompression) {
        {Steps{160, "none", 10}, Steps{800, "none", 50}, Steps{1600, "none", 100},
         Steps{2400, "none", 128}, Steps{160, "auto", 36}, Steps{320, "auto", 48}}) {
     SCOPED_TRACE(fmt::format("{}t {}", tokens, ladder));
-    Memory memory =
-        *Memory::Create(TestShape(), {.policy = *ParsePolicySpec("random:window=8"),
-                                      .budget = *ParseBudget(std::to_string(tokens).append("t")),
-                                      .ladder = *ParseLadder(ladder)});
+    KvCache cache =
+        *KvCache::Create(TestShape(), {.policy = *ParsePolicySpec("random:window=8"),
+                                       .budget = *ParseBudget(std::to_string(tokens).append("t")),
+                                       .ladder = *ParseLadder(ladder)});
     Random random(44);
     Transit transit;
-    RandomUbatch(TestShape(), static_cast<size_t>(tokens) + 100, random).Run(memory, &transit);
+    RandomUbatch(TestShape(), static_cast<size_t>(tokens) + 100, random).Run(cache, &transit);
     const auto steps_to_compression = [&] {
-      const uint64_t compressions = memory.stats().compressions;
+      const uint64_t compressions = cache.stats().compressions;
       for (size_t n = 0; n < 200; ++n) {
-        RandomUbatch(TestShape(), 1, random).Run(memory, &transit);
-        if (memory.stats().compressions != compressions) return n;
+        RandomUbatch(TestShape(), 1, random).Run(cache, &transit);
+        if (cache.stats().compressions != compressions) return n;
       }
       return size_t{200};
     };
@@ -577,7 +577,7 @@ TEST(MemoryPropertiesTest, ABudgetSaysHowManyStepsNeedNoCompression) {
   }
 }
 
-TEST(MemoryPropertiesTest, FadingAndWeighedStatesStayWithinTheirBudget) {
+TEST(KvCachePropertiesTest, FadingAndWeighedStatesStayWithinTheirBudget) {
   uint64_t seed = 2000;
   for (const char* absorb :
        {"clusters:share=0.3,kappa=1,weigh=1", "states:kappa=0.5", "states:weigh=1"}) {
@@ -589,37 +589,37 @@ TEST(MemoryPropertiesTest, FadingAndWeighedStatesStayWithinTheirBudget) {
   }
 }
 
-TEST(MemoryPropertiesTest, PromptsMayWaitForTheirLastUbatch) {
-  MemoryOptions options = Case{.policy = "streaming", .budget = "60t"}.options();
+TEST(KvCachePropertiesTest, PromptsMayWaitForTheirLastUbatch) {
+  CacheOptions options = Case{.policy = "streaming", .budget = "60t"}.options();
   options.compression = Compression::kPrompt;
-  Memory memory = *Memory::Create(TestShape(), options);
+  KvCache cache = *KvCache::Create(TestShape(), options);
   Random random(4);
   Transit transit;
-  memory.impl().set_prompt_follows(true);
-  for (int i = 0; i < 3; ++i) RandomUbatch(TestShape(), 50, random).Run(memory, &transit);
-  EXPECT_EQ(memory.stats().tokens_exact, 150u);
-  EXPECT_GT(memory.stats().held_bytes, memory.stats().budget_bytes);
-  memory.impl().set_prompt_follows(false);
+  cache.impl().set_prompt_follows(true);
+  for (int i = 0; i < 3; ++i) RandomUbatch(TestShape(), 50, random).Run(cache, &transit);
+  EXPECT_EQ(cache.stats().tokens_exact, 150u);
+  EXPECT_GT(cache.stats().held_bytes, cache.stats().budget_bytes);
+  cache.impl().set_prompt_follows(false);
   for (const size_t n : {50, 1, 1}) {
-    RandomUbatch(TestShape(), n, random).Run(memory, &transit);
-    ASSERT_NO_FATAL_FAILURE(ExpectConsistent(memory, false));
+    RandomUbatch(TestShape(), n, random).Run(cache, &transit);
+    ASSERT_NO_FATAL_FAILURE(ExpectConsistent(cache, false));
   }
 }
 
-TEST(MemoryPropertiesTest, HundredPercentIsFullBitForBit) {
+TEST(KvCachePropertiesTest, HundredPercentIsFullBitForBit) {
   const auto run = [](const Case& what) {
-    Memory memory = *Memory::Create(TestShape(), what.options());
+    KvCache cache = *KvCache::Create(TestShape(), what.options());
     Random random(7);
     Transit transit;
     std::vector<std::vector<float>> out;
     for (const size_t n : {70, 1, 1, 90, 1}) {
       RandomUbatch ubatch(TestShape(), n, random);
-      ubatch.Run(memory, &transit);
+      ubatch.Run(cache, &transit);
       for (size_t l = 0; l < 2; ++l) out.push_back(ubatch.out(l));
     }
-    for (const std::vector<float>& x : AttendAll(memory)) out.push_back(x);
-    EXPECT_EQ(memory.stats().tokens_exact, 163u);
-    EXPECT_EQ(memory.stats().states, 0u);
+    for (const std::vector<float>& x : AttendAll(cache)) out.push_back(x);
+    EXPECT_EQ(cache.stats().tokens_exact, 163u);
+    EXPECT_EQ(cache.stats().states, 0u);
     return out;
   };
   const std::vector<std::vector<float>> full = run({.policy = "full"});
@@ -635,14 +635,14 @@ TEST(MemoryPropertiesTest, HundredPercentIsFullBitForBit) {
 }
 
 // Short conversations, every unit, and the smallest budget that there is.
-TEST(MemoryPropertiesTest, SmallestBudgetsAndShortConversationsWork) {
+TEST(KvCachePropertiesTest, SmallestBudgetsAndShortConversationsWork) {
   uint64_t seed = 5000;
   for (const PolicyInfo* info : EvictingPolicies()) {
     for (const char* absorb : kAbsorbs) {
       for (const char* ladder : kLadders) {
         Case what{.policy = std::string(info->name), .absorb = absorb, .ladder = ladder};
         what.budget = "1B";
-        const Result<Memory> refused = Memory::Create(TestShape(), what.options());
+        const Result<KvCache> refused = KvCache::Create(TestShape(), what.options());
         ASSERT_FALSE(refused.ok());
         const std::string& message = refused.status().message();
         const size_t at = message.rfind("possible is ") + 12;
@@ -652,97 +652,97 @@ TEST(MemoryPropertiesTest, SmallestBudgetsAndShortConversationsWork) {
         for (const std::string& budget : {smallest, in_tokens, std::string("1%")}) {
           what.budget = budget;
           SCOPED_TRACE(what.name());
-          const Result<Memory> created = Memory::Create(TestShape(), what.options());
+          const Result<KvCache> created = KvCache::Create(TestShape(), what.options());
           ASSERT_TRUE(created.ok()) << created.status().message();
-          Memory memory = *created;
+          KvCache cache = *created;
           Random random(++seed);
           Transit transit;
           for (const size_t n : {1, 3, 60, 1, 1}) {
-            RandomUbatch(TestShape(), n, random).Run(memory, &transit);
-            ASSERT_NO_FATAL_FAILURE(ExpectConsistent(memory, false));
+            RandomUbatch(TestShape(), n, random).Run(cache, &transit);
+            ASSERT_NO_FATAL_FAILURE(ExpectConsistent(cache, false));
           }
-          ASSERT_NO_FATAL_FAILURE(ExpectAttendsAsItsRows(memory));
+          ASSERT_NO_FATAL_FAILURE(ExpectAttendsAsItsRows(cache));
         }
       }
     }
   }
 }
 
-TEST(MemoryPropertiesTest, FixedTypesAttendAsWhatTheyDecodeTo) {
+TEST(KvCachePropertiesTest, FixedTypesAttendAsWhatTheyDecodeTo) {
   for (size_t k_type = 0; k_type < kElementTypes; ++k_type) {
     for (size_t v_type = 0; v_type < kElementTypes; ++v_type) {
-      MemoryOptions options;
+      CacheOptions options;
       options.type_k = static_cast<ElementType>(k_type);
       options.type_v = static_cast<ElementType>(v_type);
       SCOPED_TRACE(fmt::format("K {} V {}", ToString(*options.type_k), ToString(*options.type_v)));
-      Memory memory = *Memory::Create(TestShape(), options);
-      Memory full = *Memory::Create(TestShape(), {});
+      KvCache cache = *KvCache::Create(TestShape(), options);
+      KvCache full = *KvCache::Create(TestShape(), {});
       Random random(3);
       Transit transit;
       for (const size_t n : {100, 1, 1, 40}) {
         RandomUbatch ubatch(TestShape(), n, random);
-        ubatch.Run(memory, &transit);
+        ubatch.Run(cache, &transit);
         ubatch.Run(full, &transit);
       }
-      ASSERT_NO_FATAL_FAILURE(ExpectConsistent(memory, false));
-      ASSERT_NO_FATAL_FAILURE(ExpectAttendsAsItsRows(memory));
-      const MemoryStats stats = memory.stats();
+      ASSERT_NO_FATAL_FAILURE(ExpectConsistent(cache, false));
+      ASSERT_NO_FATAL_FAILURE(ExpectAttendsAsItsRows(cache));
+      const CacheStats stats = cache.stats();
       EXPECT_EQ(stats.tokens_exact, 142u);
       EXPECT_GT(stats.bytes_by_type[k_type], 0u);
       EXPECT_GT(stats.bytes_by_type[v_type], 0u);
       // Close to full attention: the error of a mean of Gaussians, with room for the keys'.
       const double bound =
           6 * std::sqrt(GaussianError(*options.type_k) + GaussianError(*options.type_v));
-      const std::vector<std::vector<float>> a = AttendAll(memory);
+      const std::vector<std::vector<float>> a = AttendAll(cache);
       const std::vector<std::vector<float>> b = AttendAll(full);
       for (size_t i = 0; i < a.size(); ++i) {
         for (size_t e = 0; e < a[i].size(); ++e) ASSERT_NEAR(a[i][e], b[i][e], bound);
       }
-      const Memory loaded = *Memory::Load(TestShape(), memory.Save());
+      const KvCache loaded = *KvCache::Load(TestShape(), cache.Save());
       EXPECT_EQ(AttendAll(loaded), a);
     }
   }
 }
 
-TEST(MemoryPropertiesTest, StatesCanBeSavedAfterARollbackBeforeTheirRoots) {
-  Memory memory = *Memory::Create(
+TEST(KvCachePropertiesTest, StatesCanBeSavedAfterARollbackBeforeTheirRoots) {
+  KvCache cache = *KvCache::Create(
       TestShape(),
       Case{.policy = "streaming", .budget = "60t", .absorb = "clusters:share=0.3"}.options());
-  memory.StartTracing();
+  cache.StartTracing();
   Random random(11);
   Transit transit;
-  for (const size_t n : {20, 200, 1}) RandomUbatch(TestShape(), n, random).Run(memory, &transit);
-  memory.Truncate(15);
-  ExpectConsistent(memory, true);
-  const Result<Memory> loaded = Memory::Load(TestShape(), memory.Save());
+  for (const size_t n : {20, 200, 1}) RandomUbatch(TestShape(), n, random).Run(cache, &transit);
+  cache.Truncate(15);
+  ExpectConsistent(cache, true);
+  const Result<KvCache> loaded = KvCache::Load(TestShape(), cache.Save());
   ASSERT_TRUE(loaded.ok()) << loaded.status().message();
-  EXPECT_EQ(AttendAll(*loaded), AttendAll(memory));
-  for (int i = 0; i < 5; ++i) RandomUbatch(TestShape(), 1, random).Run(memory, &transit);
-  ExpectConsistent(memory, true);
+  EXPECT_EQ(AttendAll(*loaded), AttendAll(cache));
+  for (int i = 0; i < 5; ++i) RandomUbatch(TestShape(), 1, random).Run(cache, &transit);
+  ExpectConsistent(cache, true);
 }
 
-TEST(MemoryPropertiesTest, PicturesCanBeSavedAfterARollbackIntoThem) {
-  Memory memory = *Memory::Create(
+TEST(KvCachePropertiesTest, PicturesCanBeSavedAfterARollbackIntoThem) {
+  KvCache cache = *KvCache::Create(
       TestShape(),
       Case{.policy = "streaming", .budget = "60t", .absorb = "states:share=0.3"}.options());
   Random random(12);
   Transit transit;
-  RandomUbatch(TestShape(), 5, random).Run(memory, &transit);
-  memory.AddMedia({.first_token = 5, .rows = 10, .columns = 10});
+  RandomUbatch(TestShape(), 5, random).Run(cache, &transit);
+  cache.AddMedia({.first_token = 5, .rows = 10, .columns = 10});
   // The picture comes in two ubatches, and is saved between them.
-  RandomUbatch(TestShape(), 60, random).Run(memory, &transit);
-  Result<Memory> loaded = Memory::Load(TestShape(), memory.Save());
+  RandomUbatch(TestShape(), 60, random).Run(cache, &transit);
+  Result<KvCache> loaded = KvCache::Load(TestShape(), cache.Save());
   ASSERT_TRUE(loaded.ok()) << loaded.status().message();
-  EXPECT_EQ(AttendAll(*loaded), AttendAll(memory));
-  RandomUbatch(TestShape(), 45, random).Run(memory, &transit);
-  memory.Truncate(37);
-  ExpectConsistent(memory, true);
-  loaded = Memory::Load(TestShape(), memory.Save());
+  EXPECT_EQ(AttendAll(*loaded), AttendAll(cache));
+  RandomUbatch(TestShape(), 45, random).Run(cache, &transit);
+  cache.Truncate(37);
+  ExpectConsistent(cache, true);
+  loaded = KvCache::Load(TestShape(), cache.Save());
   ASSERT_TRUE(loaded.ok()) << loaded.status().message();
   // What comes instead of the picture's rest is no part of it.
-  RandomUbatch(TestShape(), 10, random).Run(memory, &transit);
-  EXPECT_EQ(memory.impl().token_info(36).modality, Modality::kImage);
-  EXPECT_EQ(memory.impl().token_info(37).modality, Modality::kText);
+  RandomUbatch(TestShape(), 10, random).Run(cache, &transit);
+  EXPECT_EQ(cache.impl().token_info(36).modality, Modality::kImage);
+  EXPECT_EQ(cache.impl().token_info(37).modality, Modality::kText);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "retentivekv/memory.h"
+#include "retentivekv/kv_cache.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -11,18 +11,18 @@
 
 #include "base/f16.h"
 #include "base/random.h"
-#include "cache/memory_impl.h"
+#include "cache/kv_cache_impl.h"
 
 namespace rkv {
 namespace {
 
 // Two layers of different shapes: grouped queries, and K and V of different sizes.
-MemoryShape TestShape() {
+CacheShape TestShape() {
   return {.layers = {{.n_head = 4, .n_kv_head = 2, .d_k = 32, .d_v = 32},
                      {.n_head = 3, .n_kv_head = 3, .d_k = 16, .d_v = 24}}};
 }
 
-MemoryOptions Options(const std::string& policy, const std::string& budget = "100%") {
+CacheOptions Options(const std::string& policy, const std::string& budget = "100%") {
   return {.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)};
 }
 
@@ -34,19 +34,19 @@ std::vector<uint16_t> Row(size_t layer, size_t head, uint64_t token, size_t n, u
   return row;
 }
 
-void Append(Memory& memory, size_t n) {
-  const uint64_t first = memory.tokens_seen();
-  memory.BeginAppend(n);
-  for (size_t l = 0; l < memory.shape().layers.size(); ++l) {
-    const LayerShape& layer = memory.shape().layers[l];
+void Append(KvCache& cache, size_t n) {
+  const uint64_t first = cache.tokens_seen();
+  cache.BeginAppend(n);
+  for (size_t l = 0; l < cache.shape().layers.size(); ++l) {
+    const LayerShape& layer = cache.shape().layers[l];
     for (size_t h = 0; h < layer.n_kv_head; ++h) {
       for (size_t i = 0; i < n; ++i) {
-        memory.Stage(l, h, i, Row(l, h, first + i, layer.d_k, 1).data(),
-                     Row(l, h, first + i, layer.d_v, 2).data());
+        cache.Stage(l, h, i, Row(l, h, first + i, layer.d_k, 1).data(),
+                    Row(l, h, first + i, layer.d_v, 2).data());
       }
     }
   }
-  memory.CommitAppend();
+  cache.CommitAppend();
 }
 
 std::vector<float> Query(size_t d_k) {
@@ -79,27 +79,27 @@ std::vector<double> Reference(const LayerShape& layer, size_t l, size_t h,
   return out;
 }
 
-std::vector<float> Attend(const Memory& memory, size_t l, size_t h) {
-  const LayerShape& layer = memory.shape().layers[l];
+std::vector<float> Attend(const KvCache& cache, size_t l, size_t h) {
+  const LayerShape& layer = cache.shape().layers[l];
   std::vector<float> out(layer.d_v, std::nanf(""));
-  memory.Attend(l, h, Query(layer.d_k).data(), 1, 0.25f, 0.0f, out.data());
+  cache.Attend(l, h, Query(layer.d_k).data(), 1, 0.25f, 0.0f, out.data());
   return out;
 }
 
 // The memory attends exactly to `tokens`, in every layer and head.
-void ExpectHolds(const Memory& memory, const std::vector<uint64_t>& tokens) {
-  for (size_t l = 0; l < memory.shape().layers.size(); ++l) {
-    const LayerShape& layer = memory.shape().layers[l];
+void ExpectHolds(const KvCache& cache, const std::vector<uint64_t>& tokens) {
+  for (size_t l = 0; l < cache.shape().layers.size(); ++l) {
+    const LayerShape& layer = cache.shape().layers[l];
     for (size_t h = 0; h < layer.n_kv_head; ++h) {
       const std::vector<double> expected = Reference(layer, l, h, tokens);
-      const std::vector<float> actual = Attend(memory, l, h);
+      const std::vector<float> actual = Attend(cache, l, h);
       for (size_t i = 0; i < layer.d_v; ++i) {
         ASSERT_NEAR(static_cast<double>(actual[i]), expected[i], 1e-5)
             << "layer " << l << " head " << h << " of " << tokens.size() << " tokens";
       }
     }
   }
-  EXPECT_EQ(memory.stats().tokens_exact, tokens.size());
+  EXPECT_EQ(cache.stats().tokens_exact, tokens.size());
 }
 
 std::vector<uint64_t> Range(uint64_t begin, uint64_t end) {
@@ -117,12 +117,12 @@ std::vector<uint64_t> SinksAndRecent(uint64_t seen, uint64_t sinks, uint64_t n) 
   return tokens;
 }
 
-TEST(MemoryTest, FullKeepsEverything) {
-  Memory memory = *Memory::Create(TestShape(), Options("full"));
-  ExpectHolds(memory, {});
-  for (const size_t n : {1, 5, 64, 100, 1, 1}) Append(memory, n);
-  ExpectHolds(memory, Range(0, 172));
-  const MemoryStats stats = memory.stats();
+TEST(KvCacheTest, FullKeepsEverything) {
+  KvCache cache = *KvCache::Create(TestShape(), Options("full"));
+  ExpectHolds(cache, {});
+  for (const size_t n : {1, 5, 64, 100, 1, 1}) Append(cache, n);
+  ExpectHolds(cache, Range(0, 172));
+  const CacheStats stats = cache.stats();
   EXPECT_EQ(stats.tokens_seen, 172u);
   EXPECT_EQ(stats.tokens_evicted, 0u);
   EXPECT_EQ(stats.budget_bytes, 0u);
@@ -132,93 +132,93 @@ TEST(MemoryTest, FullKeepsEverything) {
   EXPECT_LT(static_cast<double>(stats.held_bytes), 1.15 * static_cast<double>(stats.full_bytes));
 }
 
-TEST(MemoryTest, AbortedAppendLeavesNoTrace) {
-  Memory memory = *Memory::Create(TestShape(), Options("full"));
-  Append(memory, 10);
-  memory.BeginAppend(7);
-  memory.AbortAppend();
-  ExpectHolds(memory, Range(0, 10));
-  Append(memory, 3);
-  ExpectHolds(memory, Range(0, 13));
+TEST(KvCacheTest, AbortedAppendLeavesNoTrace) {
+  KvCache cache = *KvCache::Create(TestShape(), Options("full"));
+  Append(cache, 10);
+  cache.BeginAppend(7);
+  cache.AbortAppend();
+  ExpectHolds(cache, Range(0, 10));
+  Append(cache, 3);
+  ExpectHolds(cache, Range(0, 13));
 }
 
-TEST(MemoryTest, TokensInTransitAreNotHeld) {
-  Memory memory = *Memory::Create(TestShape(), Options("streaming", "40t"));
-  Append(memory, 100);
-  const uint64_t held = memory.stats().held_bytes;
-  memory.BeginAppend(500);
-  EXPECT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
-  memory.AbortAppend();
-  EXPECT_EQ(memory.stats().held_bytes, held);
+TEST(KvCacheTest, TokensInTransitAreNotHeld) {
+  KvCache cache = *KvCache::Create(TestShape(), Options("streaming", "40t"));
+  Append(cache, 100);
+  const uint64_t held = cache.stats().held_bytes;
+  cache.BeginAppend(500);
+  EXPECT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
+  cache.AbortAppend();
+  EXPECT_EQ(cache.stats().held_bytes, held);
 }
 
 // Reading takes memory beside rows, which a large budget has room for until the answer fills it.
-TEST(MemoryTest, LongPromptsLeaveRoomOfALargeBudgetToReading) {
-  const MemoryShape shape = {.layers = {{.n_head = 32, .n_kv_head = 32, .d_k = 128, .d_v = 128}}};
+TEST(KvCacheTest, LongPromptsLeaveRoomOfALargeBudgetToReading) {
+  const CacheShape shape = {.layers = {{.n_head = 32, .n_kv_head = 32, .d_k = 128, .d_v = 128}}};
   constexpr uint64_t kMiB = uint64_t{1} << 20;
   const std::vector<uint16_t> row = Row(0, 0, 0, 128, 1);
-  const auto append = [&](Memory& memory, size_t n) {
-    memory.BeginAppend(n);
+  const auto append = [&](KvCache& cache, size_t n) {
+    cache.BeginAppend(n);
     for (size_t head = 0; head < 32; ++head) {
-      for (size_t i = 0; i < n; ++i) memory.Stage(0, head, i, row.data(), row.data());
+      for (size_t i = 0; i < n; ++i) cache.Stage(0, head, i, row.data(), row.data());
     }
-    memory.CommitAppend();
+    cache.CommitAppend();
   };
   for (const auto& [budget, room] : {std::pair{56 * kMiB, kMiB}, std::pair{30 * kMiB, 0 * kMiB}}) {
     SCOPED_TRACE(budget);
-    Memory memory =
-        *Memory::Create(shape, Options("streaming", fmt::format("{}MiB", budget / kMiB)));
-    Memory other = memory;  // whose ubatches are prompts of their own
+    KvCache cache =
+        *KvCache::Create(shape, Options("streaming", fmt::format("{}MiB", budget / kMiB)));
+    KvCache other = cache;  // whose ubatches are prompts of their own
     for (size_t i = 0; i < 10; ++i) {
-      memory.impl().set_prompt_follows(i < 9);
-      append(memory, 400);
+      cache.impl().set_prompt_follows(i < 9);
+      append(cache, 400);
       append(other, 400);
-      EXPECT_LE(memory.stats().held_bytes, budget - room);
+      EXPECT_LE(cache.stats().held_bytes, budget - room);
     }
-    const uint64_t free = other.stats().held_bytes - memory.stats().held_bytes;
+    const uint64_t free = other.stats().held_bytes - cache.stats().held_bytes;
     EXPECT_LE(free, room + kMiB / 2);
     EXPECT_EQ(free > 0, room > 0);
     uint64_t most = 0;
     for (size_t i = 0; i < 300; ++i) {
-      append(memory, 1);
-      most = std::max(most, memory.stats().held_bytes);
+      append(cache, 1);
+      most = std::max(most, cache.stats().held_bytes);
     }
     EXPECT_GT(most, budget - kMiB / 8);
     EXPECT_LE(most, budget);
     // Nor does a prompt that was given up leave any to the next.
-    memory.impl().set_prompt_follows(true);
-    append(memory, 400);
-    memory.impl().set_prompt_follows(false);
-    memory.Truncate(memory.tokens_seen() - 400);
-    append(memory, 800);
-    EXPECT_GT(memory.stats().held_bytes, budget - std::max(room, kMiB / 2));
+    cache.impl().set_prompt_follows(true);
+    append(cache, 400);
+    cache.impl().set_prompt_follows(false);
+    cache.Truncate(cache.tokens_seen() - 400);
+    append(cache, 800);
+    EXPECT_GT(cache.stats().held_bytes, budget - std::max(room, kMiB / 2));
   }
 }
 
-TEST(MemoryTest, BudgetsBeyondAnyMachineAreNoLimit) {
+TEST(KvCacheTest, BudgetsBeyondAnyMachineAreNoLimit) {
   for (const char* budget : {"1e20t", "99999999999GiB"}) {
-    Memory memory = *Memory::Create(TestShape(), Options("streaming", budget));
-    Append(memory, 300);
-    ExpectHolds(memory, Range(0, 300));
-    EXPECT_EQ(memory.stats().budget_bytes, 0u);
+    KvCache cache = *KvCache::Create(TestShape(), Options("streaming", budget));
+    Append(cache, 300);
+    ExpectHolds(cache, Range(0, 300));
+    EXPECT_EQ(cache.stats().budget_bytes, 0u);
   }
 }
 
-TEST(MemoryTest, StreamingKeepsSinksAndRecentTokens) {
-  Memory memory = *Memory::Create(TestShape(), Options("streaming:sinks=3", "40t"));
+TEST(KvCacheTest, StreamingKeepsSinksAndRecentTokens) {
+  KvCache cache = *KvCache::Create(TestShape(), Options("streaming:sinks=3", "40t"));
   for (const size_t n : {20, 30, 1, 1, 1, 90, 1, 1}) {
-    Append(memory, n);
-    const MemoryStats stats = memory.stats();
+    Append(cache, n);
+    const CacheStats stats = cache.stats();
     ASSERT_LE(stats.held_bytes, stats.budget_bytes);
-    ExpectHolds(memory, SinksAndRecent(memory.tokens_seen(), 3, stats.tokens_exact));
+    ExpectHolds(cache, SinksAndRecent(cache.tokens_seen(), 3, stats.tokens_exact));
   }
   // Indices and tables cost something, but most of the budget is tokens.
-  EXPECT_GE(memory.stats().tokens_exact, 34u);
+  EXPECT_GE(cache.stats().tokens_exact, 34u);
 }
 
-TEST(MemoryTest, HundredPercentIsFullBitForBit) {
-  Memory full = *Memory::Create(TestShape(), Options("full"));
-  Memory streaming = *Memory::Create(TestShape(), Options("streaming", "100%"));
+TEST(KvCacheTest, HundredPercentIsFullBitForBit) {
+  KvCache full = *KvCache::Create(TestShape(), Options("full"));
+  KvCache streaming = *KvCache::Create(TestShape(), Options("streaming", "100%"));
   for (const size_t n : {70, 1, 1, 130, 1}) {
     Append(full, n);
     Append(streaming, n);
@@ -230,89 +230,89 @@ TEST(MemoryTest, HundredPercentIsFullBitForBit) {
   }
 }
 
-TEST(MemoryTest, PercentBudgetsGrowWithTheConversation) {
-  Memory memory = *Memory::Create(TestShape(), Options("streaming", "25%"));
-  Append(memory, 400);
-  EXPECT_NEAR(static_cast<double>(memory.stats().tokens_exact), 95, 6);
+TEST(KvCacheTest, PercentBudgetsGrowWithTheConversation) {
+  KvCache cache = *KvCache::Create(TestShape(), Options("streaming", "25%"));
+  Append(cache, 400);
+  EXPECT_NEAR(static_cast<double>(cache.stats().tokens_exact), 95, 6);
   for (int i = 0; i < 400; ++i) {
-    Append(memory, 1);
-    ASSERT_LE(memory.stats().held_bytes, memory.stats().budget_bytes);
+    Append(cache, 1);
+    ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
   }
   // Up to a sixteenth is room for the steps until the next compression.
-  EXPECT_NEAR(static_cast<double>(memory.stats().tokens_exact), 188, 10);
-  EXPECT_NEAR(memory.stats().kept(), 0.25, 0.01);
+  EXPECT_NEAR(static_cast<double>(cache.stats().tokens_exact), 188, 10);
+  EXPECT_NEAR(cache.stats().kept(), 0.25, 0.01);
 }
 
-TEST(MemoryTest, ImpossibleBudgetsAreRefusedWithTheSmallest) {
-  const auto refused = Memory::Create(TestShape(), Options("streaming", "3t"));
+TEST(KvCacheTest, ImpossibleBudgetsAreRefusedWithTheSmallest) {
+  const auto refused = KvCache::Create(TestShape(), Options("streaming", "3t"));
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.status().code(), StatusCode::kInvalidArgument);
   // The number that the message names works.
   const std::string& message = refused.status().message();
   const size_t open = message.rfind('(');
   const std::string smallest = message.substr(open + 1, message.rfind(')') - open - 1);
-  EXPECT_TRUE(Memory::Create(TestShape(), Options("streaming", smallest)).ok()) << message;
-  EXPECT_EQ(Memory::Create(TestShape(), Options("full", "50%")).status().code(),
+  EXPECT_TRUE(KvCache::Create(TestShape(), Options("streaming", smallest)).ok()) << message;
+  EXPECT_EQ(KvCache::Create(TestShape(), Options("full", "50%")).status().code(),
             StatusCode::kInvalidArgument);
   for (const Budget budget :
        {Budget{Budget::Unit::kPercent, -20.0}, Budget{Budget::Unit::kPercent, 0.0},
         Budget{Budget::Unit::kPercent, std::nan("")}, Budget{Budget::Unit::kBytes, std::nan("")},
         Budget{Budget::Unit::kTokens, -1e300}}) {
-    MemoryOptions options = Options("streaming");
+    CacheOptions options = Options("streaming");
     options.budget = budget;
-    EXPECT_EQ(Memory::Create(TestShape(), options).status().code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(KvCache::Create(TestShape(), options).status().code(), StatusCode::kInvalidArgument);
   }
-  EXPECT_EQ(Memory::Create(TestShape(), Options("nonsense")).status().code(),
+  EXPECT_EQ(KvCache::Create(TestShape(), Options("nonsense")).status().code(),
             StatusCode::kInvalidArgument);
-  EXPECT_FALSE(Memory::Create({}, Options("full")).ok());
-  EXPECT_FALSE(Memory::Create({.layers = {{3, 2, 8, 8}}}, Options("full")).ok());
+  EXPECT_FALSE(KvCache::Create({}, Options("full")).ok());
+  EXPECT_FALSE(KvCache::Create({.layers = {{3, 2, 8, 8}}}, Options("full")).ok());
 }
 
-TEST(MemoryTest, TruncateTakesBackTheLastTokens) {
-  Memory memory = *Memory::Create(TestShape(), Options("full"));
-  Append(memory, 150);
-  const uint64_t held = memory.stats().held_bytes;
-  memory.Truncate(90);
-  ExpectHolds(memory, Range(0, 90));
-  EXPECT_LT(memory.stats().held_bytes, held * 7 / 10);
-  Append(memory, 20);
-  ExpectHolds(memory, Range(0, 110));
-  memory.Truncate(0);
-  ExpectHolds(memory, {});
+TEST(KvCacheTest, TruncateTakesBackTheLastTokens) {
+  KvCache cache = *KvCache::Create(TestShape(), Options("full"));
+  Append(cache, 150);
+  const uint64_t held = cache.stats().held_bytes;
+  cache.Truncate(90);
+  ExpectHolds(cache, Range(0, 90));
+  EXPECT_LT(cache.stats().held_bytes, held * 7 / 10);
+  Append(cache, 20);
+  ExpectHolds(cache, Range(0, 110));
+  cache.Truncate(0);
+  ExpectHolds(cache, {});
 }
 
-TEST(MemoryTest, CopiesAreIndependent) {
-  Memory memory = *Memory::Create(TestShape(), Options("full"));
-  Append(memory, 70);
-  Memory copy = memory;
-  Append(memory, 30);
+TEST(KvCacheTest, CopiesAreIndependent) {
+  KvCache cache = *KvCache::Create(TestShape(), Options("full"));
+  Append(cache, 70);
+  KvCache copy = cache;
+  Append(cache, 30);
   copy.Truncate(50);
-  ExpectHolds(memory, Range(0, 100));
+  ExpectHolds(cache, Range(0, 100));
   ExpectHolds(copy, Range(0, 50));
-  copy = memory;
+  copy = cache;
   ExpectHolds(copy, Range(0, 100));
 }
 
 // Random schedules of everything, against a plain model of what must be held.
-TEST(MemoryTest, BytesStayWithinTheBudgetUnderRandomSchedules) {
+TEST(KvCacheTest, BytesStayWithinTheBudgetUnderRandomSchedules) {
   for (uint64_t seed = 0; seed < 20; ++seed) {
     Random random(seed);
     const std::string budget = seed % 2 == 0 ? fmt::format("{}t", 20 + random.NextBelow(100))
                                              : fmt::format("{}%", 5 + random.NextBelow(90));
-    Memory memory = *Memory::Create(TestShape(), Options("streaming", budget));
+    KvCache cache = *KvCache::Create(TestShape(), Options("streaming", budget));
     std::vector<uint64_t> held;
     for (int step = 0; step < 40; ++step) {
       const uint64_t action = random.NextBelow(10);
       if (action < 3) {
-        Append(memory, 1 + random.NextBelow(80));
+        Append(cache, 1 + random.NextBelow(80));
       } else if (action < 8) {
-        Append(memory, 1);
+        Append(cache, 1);
       } else if (action == 8) {
-        memory = *Memory::Load(TestShape(), memory.Save());
+        cache = *KvCache::Load(TestShape(), cache.Save());
       } else {
-        memory.Truncate(memory.tokens_seen() - random.NextBelow(memory.tokens_seen() + 1) / 4);
+        cache.Truncate(cache.tokens_seen() - random.NextBelow(cache.tokens_seen() + 1) / 4);
       }
-      const MemoryStats stats = memory.stats();
+      const CacheStats stats = cache.stats();
       ASSERT_LE(stats.held_bytes, stats.budget_bytes)
           << "seed " << seed << " step " << step << " action " << action << " budget " << budget;
       ASSERT_EQ(stats.tokens_evicted, stats.tokens_seen - stats.tokens_exact);
@@ -320,41 +320,41 @@ TEST(MemoryTest, BytesStayWithinTheBudgetUnderRandomSchedules) {
   }
 }
 
-TEST(MemoryTest, SaveAndLoadAttendBitForBit) {
+TEST(KvCacheTest, SaveAndLoadAttendBitForBit) {
   for (const auto& [policy, budget] :
        std::map<std::string, std::string>{{"full", "100%"}, {"streaming:sinks=2", "60t"}}) {
-    Memory memory = *Memory::Create(TestShape(), Options(policy, budget));
-    Append(memory, 100);
-    for (int i = 0; i < 5; ++i) Append(memory, 1);
-    Memory loaded = *Memory::Load(TestShape(), memory.Save());
+    KvCache cache = *KvCache::Create(TestShape(), Options(policy, budget));
+    Append(cache, 100);
+    for (int i = 0; i < 5; ++i) Append(cache, 1);
+    KvCache loaded = *KvCache::Load(TestShape(), cache.Save());
     EXPECT_EQ(ToString(loaded.options().policy), policy);
     for (int i = 0; i < 3; ++i) {
-      for (size_t l = 0; l < 2; ++l) EXPECT_EQ(Attend(memory, l, 1), Attend(loaded, l, 1));
-      Append(memory, 1);
+      for (size_t l = 0; l < 2; ++l) EXPECT_EQ(Attend(cache, l, 1), Attend(loaded, l, 1));
+      Append(cache, 1);
       Append(loaded, 1);
     }
   }
 }
 
-TEST(MemoryTest, DamagedSavesAreRefused) {
-  Memory memory = *Memory::Create(TestShape(), Options("streaming", "60t"));
-  Append(memory, 80);
-  const std::string bytes = memory.Save();
+TEST(KvCacheTest, DamagedSavesAreRefused) {
+  KvCache cache = *KvCache::Create(TestShape(), Options("streaming", "60t"));
+  Append(cache, 80);
+  const std::string bytes = cache.Save();
   for (size_t cut = 0; cut < bytes.size(); cut += 1 + bytes.size() / 97) {
-    const auto loaded = Memory::Load(TestShape(), std::string_view(bytes).substr(0, cut));
+    const auto loaded = KvCache::Load(TestShape(), std::string_view(bytes).substr(0, cut));
     ASSERT_FALSE(loaded.ok()) << cut;
   }
-  EXPECT_FALSE(Memory::Load(TestShape(), bytes + "x").ok());
-  MemoryShape other = TestShape();
+  EXPECT_FALSE(KvCache::Load(TestShape(), bytes + "x").ok());
+  CacheShape other = TestShape();
   other.layers[0].n_head = 2;
-  const auto foreign = Memory::Load(other, bytes);
+  const auto foreign = KvCache::Load(other, bytes);
   ASSERT_FALSE(foreign.ok());
   EXPECT_NE(foreign.status().message().find("another shape"), std::string::npos);
   // Damage in the header must not crash or allocate wildly.
   for (size_t at = 0; at < 200; ++at) {
     std::string damaged = bytes;
     damaged[at] = static_cast<char>(damaged[at] ^ 0xFF);
-    (void)Memory::Load(TestShape(), damaged);
+    (void)KvCache::Load(TestShape(), damaged);
   }
 }
 

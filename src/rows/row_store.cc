@@ -1,4 +1,4 @@
-#include "memory/row_store.h"
+#include "rows/row_store.h"
 
 #include <cassert>
 #include <cmath>
@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "memory/page_pool.h"
+#include "rows/page_pool.h"
 
 namespace rkv {
 

@@ -1,6 +1,6 @@
 // What happens to tokens that leave the cache, by name.
-#ifndef RETENTIVEKV_MEMORY_ABSORB_H_
-#define RETENTIVEKV_MEMORY_ABSORB_H_
+#ifndef RETENTIVEKV_ROWS_ABSORB_H_
+#define RETENTIVEKV_ROWS_ABSORB_H_
 
 #include <cstddef>
 #include <span>
@@ -47,4 +47,4 @@ Result<AbsorbChoice> MakeAbsorb(const AbsorbSpec& spec);
 
 }  // namespace rkv
 
-#endif  // RETENTIVEKV_MEMORY_ABSORB_H_
+#endif  // RETENTIVEKV_ROWS_ABSORB_H_

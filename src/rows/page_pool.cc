@@ -1,4 +1,4 @@
-#include "memory/page_pool.h"
+#include "rows/page_pool.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -48,7 +48,7 @@ void* Map() {
   UseHugePages(begin + before, kBytes);  // Without it is slower, no more.
   return begin + before;
 #else
-  return operator new (kBytes, std::align_val_t{kBytes});
+  return operator new(kBytes, std::align_val_t{kBytes});
 #endif
 }
 
@@ -56,7 +56,7 @@ void Unmap(void* memory) {
 #if defined(__linux__)
   munmap(memory, PagePool::kSlabBytes);
 #else
-  operator delete (memory, std::align_val_t{PagePool::kSlabBytes});
+  operator delete(memory, std::align_val_t{PagePool::kSlabBytes});
 #endif
 }
 

@@ -1,4 +1,4 @@
-#include "memory/row_store.h"
+#include "rows/row_store.h"
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/random.h"
-#include "memory/page_pool.h"
+#include "rows/page_pool.h"
 
 namespace rkv {
 namespace {

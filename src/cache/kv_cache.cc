@@ -1,4 +1,4 @@
-#include "retentivekv/memory.h"
+#include "retentivekv/kv_cache.h"
 
 #include <fmt/format.h>
 
@@ -11,7 +11,7 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "cache/compressor.h"
-#include "cache/memory_impl.h"
+#include "cache/kv_cache_impl.h"
 
 namespace rkv {
 
@@ -49,7 +49,7 @@ uint64_t StoreBytes(const RowStore& rows) { return sizeof(RowStore) + rows.held_
 size_t Spare(size_t n) { return std::clamp<size_t>(n / 16, 4, RowStore::kPageRows); }
 
 // The most that any store has.
-constexpr uint64_t kMostSpare = std::max<uint64_t>(RowStore::kPageRows, Compressor::kMaxSpareRows);
+constexpr uint64_t kMaxSpare = std::max<uint64_t>(RowStore::kPageRows, Compressor::kMaxSpareRows);
 
 bool ReadBool(ByteReader& reader) {
   const uint8_t value = reader.Read<uint8_t>();
@@ -68,7 +68,7 @@ bool ReadOptional(ByteReader& reader, Result<T> (*parse)(std::string_view), std:
   return true;
 }
 
-bool ReadOptions(ByteReader& reader, MemoryOptions& options) {
+bool ReadOptions(ByteReader& reader, CacheOptions& options) {
   Result<PolicySpec> policy = ParsePolicySpec(reader.ReadString());
   if (!policy.ok()) return false;
   options.policy = *std::move(policy);
@@ -88,7 +88,7 @@ bool ReadOptions(ByteReader& reader, MemoryOptions& options) {
 
 }  // namespace
 
-size_t MemoryShape::full_token_bytes() const {
+size_t CacheShape::full_token_bytes() const {
   size_t bytes = 0;
   for (const LayerShape& layer : layers) {
     bytes += layer.n_kv_head * (layer.d_k + layer.d_v) * sizeof(uint16_t);
@@ -96,14 +96,14 @@ size_t MemoryShape::full_token_bytes() const {
   return bytes;
 }
 
-Memory::Impl::Impl(std::shared_ptr<const CacheConfig> config)
+KvCache::Impl::Impl(std::shared_ptr<const CacheConfig> config)
     : config_(std::move(config)),
       stores_(config_->n_heads() * config_->n_tiers()),
       centres_(config_->rotates() ? config_->n_heads() : 0),
       matrices_(config_->absorb().has_states() && config_->absorb().matrix != 0 ? config_->n_heads()
                                                                                 : 0) {}
 
-Memory::Impl::Impl(const Impl& other)
+KvCache::Impl::Impl(const Impl& other)
     : config_(other.config_),
       stores_(other.stores_.size()),
       centres_(other.centres_.size()),
@@ -139,19 +139,19 @@ Memory::Impl::Impl(const Impl& other)
   }
 }
 
-void Memory::Impl::AddMedia(const MediaSpan& span) {
+void KvCache::Impl::AddMedia(const MediaSpan& span) {
   if (media_.size() == media_.capacity()) media_.reserve(std::bit_ceil(media_.size() + 1));
   media_.push_back(span);
 }
 
-void Memory::Impl::FitMedia() {
+void KvCache::Impl::FitMedia() {
   std::vector<MediaSpan> fitted;
   if (!media_.empty()) fitted.reserve(std::bit_ceil(media_.size()));
   fitted.assign(media_.begin(), media_.end());
   media_ = std::move(fitted);
 }
 
-TokenInfo Memory::Impl::token_info(uint32_t index) const {
+TokenInfo KvCache::Impl::token_info(uint32_t index) const {
   const auto after = std::ranges::upper_bound(media_, uint64_t{index}, {}, &MediaSpan::first_token);
   if (after == media_.begin()) return {};
   const MediaSpan& span = *(after - 1);
@@ -163,7 +163,7 @@ TokenInfo Memory::Impl::token_info(uint32_t index) const {
           .column = static_cast<uint16_t>(cell % span.columns)};
 }
 
-uint64_t Memory::Impl::FixedBytes() const {
+uint64_t KvCache::Impl::FixedBytes() const {
   uint64_t bytes = sizeof(*this) + stores_.capacity() * sizeof(stores_[0]) +
                    centres_.capacity() * sizeof(centres_[0]) +
                    matrices_.capacity() * sizeof(matrices_[0]) +
@@ -177,7 +177,7 @@ uint64_t Memory::Impl::FixedBytes() const {
   return bytes;
 }
 
-void Memory::Impl::SetCapacity(size_t head, size_t tier, size_t rows) {
+void KvCache::Impl::SetCapacity(size_t head, size_t tier, size_t rows) {
   if (rows > 0) {
     mutable_store(head, tier).SetCapacity(rows);
   } else {
@@ -185,13 +185,13 @@ void Memory::Impl::SetCapacity(size_t head, size_t tier, size_t rows) {
   }
 }
 
-uint64_t Memory::Impl::held_bytes() const {
+uint64_t KvCache::Impl::held_bytes() const {
   uint64_t bytes = FixedBytes();
   for (const auto& rows : stores_) bytes += rows != nullptr ? StoreBytes(*rows) : 0;
   return bytes;
 }
 
-uint64_t Memory::Impl::smallest_budget_bytes() const {
+uint64_t KvCache::Impl::min_budget_bytes() const {
   const AlwaysKeep& keep = config_->policy().keep;
   uint64_t bytes = FixedBytes();
   for (size_t head = 0; head < config_->n_heads(); ++head) {
@@ -204,7 +204,7 @@ uint64_t Memory::Impl::smallest_budget_bytes() const {
   return bytes;
 }
 
-uint64_t Memory::Impl::BudgetBytes(uint64_t tokens_seen) const {
+uint64_t KvCache::Impl::BudgetBytes(uint64_t tokens_seen) const {
   const Budget& budget = config_->options().budget;
   if (budget.unlimited()) return kNoLimit;
   double bytes = budget.amount;
@@ -215,10 +215,10 @@ uint64_t Memory::Impl::BudgetBytes(uint64_t tokens_seen) const {
   }
   if (bytes >= 0x1p63) return kNoLimit;  // More than any machine has.
   // A share of a short conversation can be less than the least possible.
-  return std::max(static_cast<uint64_t>(bytes), smallest_budget_bytes());
+  return std::max(static_cast<uint64_t>(bytes), min_budget_bytes());
 }
 
-uint64_t Memory::Impl::MaxHeldBytes(uint64_t n_tokens, size_t n_media) const {
+uint64_t KvCache::Impl::MaxHeldBytes(uint64_t n_tokens, size_t n_media) const {
   // Tables that may still come; a vector that grows has room for up to twice its elements.
   uint64_t tables = 2 * (media_.size() + n_media) * sizeof(MediaSpan);
   uint64_t exact = FixedBytes();
@@ -234,7 +234,7 @@ uint64_t Memory::Impl::MaxHeldBytes(uint64_t n_tokens, size_t n_media) const {
   // Within the budget the rows are as on the first rung, with room to spare.
   uint64_t within = exact;
   if (const uint64_t budget = BudgetBytes(n_tokens); budget != kNoLimit) {
-    uint64_t most = std::max(budget, smallest_budget_bytes() + tables);
+    uint64_t most = std::max(budget, min_budget_bytes() + tables);
     if (config_->options().compression == Compression::kPrompt) {
       // What comes is on the first rung until the prompt has been read.
       const size_t n_new = n_tokens - tokens_seen_;
@@ -253,7 +253,7 @@ uint64_t Memory::Impl::MaxHeldBytes(uint64_t n_tokens, size_t n_media) const {
   return std::max(within + (within == exact ? tables : 0), held_bytes());
 }
 
-void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
+void KvCache::Impl::BeginAppend(size_t n, Transit* transit) {
   assert(transit_ == nullptr);
   const bool stages = transit == nullptr;
   if (stages) {
@@ -266,7 +266,7 @@ void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
   if (n == 1) {
     size_t n_columns = 0;
     for (size_t head = 0; head < config_->n_heads(); ++head) {
-      n_columns = std::max(n_columns, n_watched_rows(head) + n);
+      n_columns = std::max(n_columns, n_observed_rows(head) + n);
     }
     transit->PrepareParts(n_columns);
   }
@@ -289,13 +289,13 @@ void Memory::Impl::BeginAppend(size_t n, Transit* transit) {
     if (counts(i)) transit->Observe(i);
   }
   for (size_t head = 0; head < config_->n_heads(); ++head) {
-    const Columns silent = unwatched(head);
-    transit->PrepareObservation(head, n_rows(head), silent.begin, silent.end);
+    const Columns unobserved = unobserved_columns(head);
+    transit->PrepareObservation(head, n_rows(head), unobserved.begin, unobserved.end);
   }
   transit->AllocateObservations();
 }
 
-bool Memory::Impl::AppendExact(size_t n, uint64_t budget) {
+bool KvCache::Impl::AppendExact(size_t n, uint64_t budget) {
   const auto fits = [&](size_t spare) {
     uint64_t bytes = held_bytes();
     for (size_t head = 0; head < config_->n_heads(); ++head) {
@@ -328,7 +328,7 @@ bool Memory::Impl::AppendExact(size_t n, uint64_t budget) {
   return true;
 }
 
-void Memory::Impl::AppendStaged(size_t head, size_t tier, size_t n) {
+void KvCache::Impl::AppendStaged(size_t head, size_t tier, size_t n) {
   RowStore& rows = mutable_store(head, tier);
   const RowLayout& layout = rows.layout();
   const float* stats = layout.n_stats > 0 ? transit_->new_stats(head) : nullptr;
@@ -358,9 +358,9 @@ void Memory::Impl::AppendStaged(size_t head, size_t tier, size_t n) {
   }
 }
 
-void Memory::Impl::CommitAppend() {
+void KvCache::Impl::CommitAppend() {
   const size_t n = transit_->n();
-  AccountAttention();
+  ObserveAttention();
   TraceShares();
   const bool waits = prompt_follows_ && config_->options().compression == Compression::kPrompt;
   uint64_t budget = waits ? kNoLimit : BudgetBytes(tokens_seen_ + n);
@@ -370,7 +370,7 @@ void Memory::Impl::CommitAppend() {
     const uint64_t most = budget - kSmallBudget;
     const uint64_t reading = std::min(kReadingBytes, most / 24) +
                              (prompt_follows_ ? transit_->HeldObservationBytes() : 0);
-    budget = std::max(budget - std::min(most, reading), smallest_budget_bytes());
+    budget = std::max(budget - std::min(most, reading), min_budget_bytes());
   }
   prompt_precedes_ = prompt_follows_;
   if (n > 1) transit_->ReleaseObservations();
@@ -382,19 +382,19 @@ void Memory::Impl::CommitAppend() {
   own_transit_.reset();
 }
 
-void Memory::Impl::AbortAppend() {
+void KvCache::Impl::AbortAppend() {
   std::erase_if(media_, [this](const MediaSpan& span) { return span.first_token >= tokens_seen_; });
   FitMedia();
   transit_ = nullptr;
   own_transit_.reset();
 }
 
-void Memory::Impl::EnforceBudget() {
+void KvCache::Impl::EnforceBudget() {
   const uint64_t budget = BudgetBytes(tokens_seen_);
   if (held_bytes() > budget) Compressor(*this, budget).Run(0);
 }
 
-void Memory::Impl::Truncate(uint64_t n_tokens) {
+void KvCache::Impl::Truncate(uint64_t n_tokens) {
   assert(n_tokens <= tokens_seen_);
   std::erase_if(media_, [n_tokens](const MediaSpan& span) { return span.first_token >= n_tokens; });
   if (!media_.empty() && media_.back().n_tokens() > n_tokens - media_.back().first_token) {
@@ -437,8 +437,8 @@ void Memory::Impl::Truncate(uint64_t n_tokens) {
   EnforceBudget();  // A share of fewer tokens is less.
 }
 
-MemoryStats Memory::Impl::stats() const {
-  MemoryStats stats;
+CacheStats KvCache::Impl::stats() const {
+  CacheStats stats;
   stats.tokens_seen = tokens_seen_;
   stats.held_bytes = held_bytes();
   uint64_t n_held = 0;  // over all heads
@@ -479,8 +479,8 @@ MemoryStats Memory::Impl::stats() const {
   return stats;
 }
 
-void Memory::Impl::Save(ByteWriter& writer) const {
-  const MemoryOptions& options = config_->options();
+void KvCache::Impl::Save(ByteWriter& writer) const {
+  const CacheOptions& options = config_->options();
   writer.Write(kSaveVersion);
   writer.WriteString(ToString(options.policy));
   writer.Write(options.budget.unit);
@@ -531,7 +531,7 @@ void Memory::Impl::Save(ByteWriter& writer) const {
   }
 }
 
-bool Memory::Impl::LoadTokens(ByteReader& reader, uint32_t version) {
+bool KvCache::Impl::LoadTokens(ByteReader& reader, uint32_t version) {
   tokens_seen_ = reader.Read<uint64_t>();
   observed_queries_ = reader.Read<double>();
   const bool sane = tokens_seen_ <= std::numeric_limits<uint32_t>::max() &&
@@ -563,7 +563,7 @@ bool Memory::Impl::LoadTokens(ByteReader& reader, uint32_t version) {
   return reader.ok();
 }
 
-bool Memory::Impl::LoadProgress(ByteReader& reader) {
+bool KvCache::Impl::LoadProgress(ByteReader& reader) {
   order_.tokens_seen = reader.Read<uint64_t>();
   for (bool* is : {&order_.pooled, &prompt_follows_, &prompt_precedes_}) *is = ReadBool(reader);
   state_share_ = reader.Read<double>();
@@ -574,7 +574,7 @@ bool Memory::Impl::LoadProgress(ByteReader& reader) {
          std::isfinite(state_share_);
 }
 
-bool Memory::Impl::LoadMedia(ByteReader& reader) {
+bool KvCache::Impl::LoadMedia(ByteReader& reader) {
   media_.resize(reader.ReadCount(sizeof(uint64_t) + 1 + 2 * sizeof(uint32_t)));
   FitMedia();
   uint64_t end = 0;
@@ -596,14 +596,14 @@ bool Memory::Impl::LoadMedia(ByteReader& reader) {
   return true;
 }
 
-bool Memory::Impl::LoadRows(size_t head, uint64_t end_of_roots, bool with_room,
-                            ByteReader& reader) {
+bool KvCache::Impl::LoadRows(size_t head, uint64_t end_of_roots, bool with_room,
+                             ByteReader& reader) {
   std::vector<uint32_t> tokens;
   for (size_t tier = 0; tier < config_->n_tiers(); ++tier) {
     RowStore rows(config_->layout(head, tier));
     if (!rows.Load(reader)) return false;
     const uint32_t spare = with_room ? reader.Read<uint32_t>() : 0;
-    if (spare > kMostSpare) return false;
+    if (spare > kMaxSpare) return false;
     for (size_t slot = 0; slot < rows.size(); ++slot) {
       if (!rows.layout().is_state) {
         tokens.push_back(rows.index(slot));
@@ -624,20 +624,20 @@ bool Memory::Impl::LoadRows(size_t head, uint64_t end_of_roots, bool with_room,
          (!config_->options().budget.unlimited() || tokens.size() == tokens_seen_);
 }
 
-Memory::Memory(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Memory::Memory(const Memory& other) : impl_(std::make_unique<Impl>(*other.impl_)) {}
-Memory& Memory::operator=(const Memory& other) {
+KvCache::KvCache(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+KvCache::KvCache(const KvCache& other) : impl_(std::make_unique<Impl>(*other.impl_)) {}
+KvCache& KvCache::operator=(const KvCache& other) {
   if (this != &other) impl_ = std::make_unique<Impl>(*other.impl_);
   return *this;
 }
-Memory::Memory(Memory&&) noexcept = default;
-Memory& Memory::operator=(Memory&&) noexcept = default;
-Memory::~Memory() = default;
+KvCache::KvCache(KvCache&&) noexcept = default;
+KvCache& KvCache::operator=(KvCache&&) noexcept = default;
+KvCache::~KvCache() = default;
 
-Result<Memory> Memory::Create(const MemoryShape& shape, const MemoryOptions& options) {
+Result<KvCache> KvCache::Create(const CacheShape& shape, const CacheOptions& options) {
   RKV_ASSIGN_OR_RETURN(auto config, CacheConfig::Create(shape, options));
   auto impl = std::make_unique<Impl>(std::move(config));
-  const uint64_t smallest = impl->smallest_budget_bytes();
+  const uint64_t smallest = impl->min_budget_bytes();
   const Budget& budget = options.budget;
   if (!budget.unlimited() && !(budget.amount > 0 && std::isfinite(budget.amount))) {
     return InvalidArgument(
@@ -652,26 +652,26 @@ Result<Memory> Memory::Create(const MemoryShape& shape, const MemoryOptions& opt
         ToString(budget), ChosenPolicy(options).name, FormatBytes(smallest),
         static_cast<uint64_t>(static_cast<double>(smallest) / token_bytes) + 1));
   }
-  return Memory(std::move(impl));
+  return KvCache(std::move(impl));
 }
 
-const MemoryShape& Memory::shape() const { return impl_->shape(); }
-const MemoryOptions& Memory::options() const { return impl_->config().options(); }
-uint64_t Memory::tokens_seen() const { return impl_->tokens_seen(); }
-MemoryStats Memory::stats() const { return impl_->stats(); }
-void Memory::AddMedia(const MediaSpan& span) { impl_->AddMedia(span); }
-void Memory::BeginAppend(size_t n) { impl_->BeginAppend(n, nullptr); }
-void Memory::Stage(size_t layer, size_t kv_head, size_t i, const uint16_t* k, const uint16_t* v) {
+const CacheShape& KvCache::shape() const { return impl_->shape(); }
+const CacheOptions& KvCache::options() const { return impl_->config().options(); }
+uint64_t KvCache::tokens_seen() const { return impl_->tokens_seen(); }
+CacheStats KvCache::stats() const { return impl_->stats(); }
+void KvCache::AddMedia(const MediaSpan& span) { impl_->AddMedia(span); }
+void KvCache::BeginAppend(size_t n) { impl_->BeginAppend(n, nullptr); }
+void KvCache::Stage(size_t layer, size_t kv_head, size_t i, const uint16_t* k, const uint16_t* v) {
   impl_->transit().Stage(impl_->config().head(layer, kv_head), i, k, v);
 }
-void Memory::CommitAppend() { impl_->CommitAppend(); }
-void Memory::AbortAppend() { impl_->AbortAppend(); }
-void Memory::StartTracing() { impl_->StartTracing(); }
-Inspection Memory::Inspect() const { return impl_->Inspect(); }
-void Memory::Truncate(uint64_t n_tokens) { impl_->Truncate(n_tokens); }
+void KvCache::CommitAppend() { impl_->CommitAppend(); }
+void KvCache::AbortAppend() { impl_->AbortAppend(); }
+void KvCache::StartTracing() { impl_->StartTracing(); }
+Inspection KvCache::Inspect() const { return impl_->Inspect(); }
+void KvCache::Truncate(uint64_t n_tokens) { impl_->Truncate(n_tokens); }
 
-void Memory::Attend(size_t layer, size_t kv_head, const float* q, size_t n_queries, float scale,
-                    float softcap, float* out) const {
+void KvCache::Attend(size_t layer, size_t kv_head, const float* q, size_t n_queries, float scale,
+                     float softcap, float* out) const {
   const LayerShape& shape = impl_->shape().layers[layer];
   const HeadShape head{.d_k = shape.d_k, .d_v = shape.d_v, .scale = scale, .softcap = softcap};
   AttentionScratch scratch;
@@ -693,22 +693,22 @@ void Memory::Attend(size_t layer, size_t kv_head, const float* q, size_t n_queri
   }
 }
 
-std::string Memory::Save() const {
+std::string KvCache::Save() const {
   ByteWriter writer;
   impl_->Save(writer);
   return writer.buffer();
 }
 
-Result<Memory> Memory::Load(const MemoryShape& shape, std::string_view bytes) {
+Result<KvCache> KvCache::Load(const CacheShape& shape, std::string_view bytes) {
   const Status damaged = BadFile("the saved cache is damaged");
   ByteReader reader(bytes);
   const uint32_t version = reader.Read<uint32_t>();
   if (version != kSaveVersion && version != kRowsOnlyVersion) {
     return BadFile("the saved cache was written by another version of RetentiveKV");
   }
-  MemoryOptions options;
+  CacheOptions options;
   if (!ReadOptions(reader, options)) return damaged;
-  MemoryShape saved;
+  CacheShape saved;
   saved.layers.resize(reader.ReadCount(4 * sizeof(uint64_t)));
   for (LayerShape& layer : saved.layers) {
     for (size_t* x : {&layer.n_head, &layer.n_kv_head, &layer.d_k, &layer.d_v}) {
@@ -717,9 +717,9 @@ Result<Memory> Memory::Load(const MemoryShape& shape, std::string_view bytes) {
   }
   if (!reader.ok()) return damaged;
   if (saved != shape) return BadFile("the saved cache belongs to a model of another shape");
-  RKV_ASSIGN_OR_RETURN(Memory memory, Create(shape, options));
-  if (!memory.impl_->LoadTokens(reader, version) || reader.remaining() != 0) return damaged;
-  return memory;
+  RKV_ASSIGN_OR_RETURN(KvCache cache, Create(shape, options));
+  if (!cache.impl_->LoadTokens(reader, version) || reader.remaining() != 0) return damaged;
+  return cache;
 }
 
 }  // namespace rkv

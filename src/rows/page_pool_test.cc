@@ -1,4 +1,4 @@
-#include "memory/page_pool.h"
+#include "rows/page_pool.h"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
-// Inside of Memory, for this room and the bridge above it.
-#ifndef RETENTIVEKV_CACHE_MEMORY_IMPL_H_
-#define RETENTIVEKV_CACHE_MEMORY_IMPL_H_
+// Inside of KvCache, for this room and the bridge above it.
+#ifndef RETENTIVEKV_CACHE_KV_CACHE_IMPL_H_
+#define RETENTIVEKV_CACHE_KV_CACHE_IMPL_H_
 
 #include <deque>
 #include <limits>
@@ -11,9 +11,9 @@
 #include "cache/config.h"
 #include "cache/transit.h"
 #include "kernels/attention.h"
-#include "memory/row_store.h"
 #include "retentivekv/inspect.h"
-#include "retentivekv/memory.h"
+#include "retentivekv/kv_cache.h"
+#include "rows/row_store.h"
 
 namespace rkv {
 
@@ -23,12 +23,12 @@ inline constexpr size_t kSpansPerCall = 64;
 // Scratch of one thread that attends.
 class AttentionScratch {
  public:
-  void Resize(const MemoryShape& shape);  // for the largest layer
+  void Resize(const CacheShape& shape);  // for the largest layer
 
   SoftmaxState state() { return {.acc = acc_.data(), .max = max_.data(), .sum = sum_.data()}; }
   float* kernel() { return kernel_.data(); }
 
-  // For Memory::Impl::Attend().
+  // For KvCache::Impl::Attend().
   struct Rotated {
     std::vector<float> q;       // [kMaxQueryRows, d_k]
     std::vector<float> centre;  // [max(d_k, d_v)]
@@ -63,18 +63,18 @@ struct Trace {
   std::deque<AnswerTokenInspection> answer;
 };
 
-class Memory::Impl {
+class KvCache::Impl {
  public:
   explicit Impl(std::shared_ptr<const CacheConfig> config);
   Impl(const Impl& other);
 
   const CacheConfig& config() const { return *config_; }
-  const MemoryShape& shape() const { return config_->shape(); }
+  const CacheShape& shape() const { return config_->shape(); }
   uint64_t tokens_seen() const { return tokens_seen_; }
-  MemoryStats stats() const;
+  CacheStats stats() const;
 
   // The least that can be asked for, in bytes: sinks, the window, a state per head and the tables.
-  uint64_t smallest_budget_bytes() const;
+  uint64_t min_budget_bytes() const;
 
   // The most bytes that can be held until `n_tokens` have been seen, with `n_media` more pictures
   // or clips than now. REQUIRES: n_tokens >= tokens_seen().
@@ -122,9 +122,9 @@ class Memory::Impl {
     size_t end = 0;
   };
   // Those whose attention nobody asks for: of the lowest rung, where it is not kept.
-  Columns unwatched(size_t head) const;
+  Columns unobserved_columns(size_t head) const;
   // The other rows.
-  size_t n_watched_rows(size_t head) const;
+  size_t n_observed_rows(size_t head) const;
 
   // Pages of a head, in Attend()'s order.
   struct Pages {
@@ -135,12 +135,13 @@ class Memory::Impl {
 
   // Adds what one KV head holds, or some pages of it, to the softmax of the queries, states first.
   // `logits`, if not null, is where each query's logits go, of all columns but those of
-  // unwatched(), one after the other.
+  // unobserved_columns(), one after the other.
   void Attend(size_t head, const HeadShape& shape, const QueryBlock& queries,
               AttentionScratch& scratch, float* const* logits, Pages pages) const;
 
   // Says that `n` tokens of the ubatch have been attended to by a head and are observed. Threads
-  // may call it at once, with tokens of their own; whoever completes the head accounts for it.
+  // may call it at once, with tokens of their own; whoever completes the head computes its
+  // statistics.
   void CountAttended(size_t head, size_t n) const;
 
   const RowStore& store(size_t head, size_t tier) const {
@@ -160,7 +161,7 @@ class Memory::Impl {
   }
 
   void Save(ByteWriter& writer) const;
-  // Of what was saved: all that follows options and shape. False if no Memory can be so.
+  // Of what was saved: all that follows options and shape. False if no KvCache can be so.
   bool LoadTokens(ByteReader& reader, uint32_t version);
 
  private:
@@ -183,9 +184,9 @@ class Memory::Impl {
   uint64_t held_bytes() const;
   bool AppendExact(size_t n, uint64_t budget);
   void AppendStaged(size_t head, size_t tier, size_t n);
-  void AccountAttention();
+  void ObserveAttention();
   // From what a head's queries showed to the statistics that its rows will have.
-  void AccountHead(size_t head) const;
+  void ObserveHead(size_t head) const;
   // Of a row over the observed queries, 0 to 1, from its stats.
   double Entropy(std::span<const float> stats) const;
   void TraceShares();
@@ -230,4 +231,4 @@ class Memory::Impl {
 
 }  // namespace rkv
 
-#endif  // RETENTIVEKV_CACHE_MEMORY_IMPL_H_
+#endif  // RETENTIVEKV_CACHE_KV_CACHE_IMPL_H_

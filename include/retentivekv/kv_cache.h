@@ -1,7 +1,7 @@
 // The KV cache of one sequence as a value type. No llama.cpp in it: K, V and queries come as plain
 // pointers, so it can be used, tested and compared without a model.
-#ifndef RETENTIVEKV_MEMORY_H_
-#define RETENTIVEKV_MEMORY_H_
+#ifndef RETENTIVEKV_KV_CACHE_H_
+#define RETENTIVEKV_KV_CACHE_H_
 
 #include <array>
 #include <cstddef>
@@ -26,12 +26,12 @@ struct LayerShape {
   bool operator==(const LayerShape&) const = default;
 };
 
-struct MemoryShape {
+struct CacheShape {
   std::vector<LayerShape> layers;
 
   // Bytes that a full f16 cache takes for one token, over all layers and KV heads.
   size_t full_token_bytes() const;
-  bool operator==(const MemoryShape&) const = default;
+  bool operator==(const CacheShape&) const = default;
 };
 
 // A picture or an audio clip among the tokens: its cells are tokens first_token, first_token + 1,
@@ -46,9 +46,9 @@ struct MediaSpan {
   bool operator==(const MediaSpan&) const = default;
 };
 
-// What a Memory holds, in bytes and tokens. A token that a head holds as itself, in whatever
+// What a KvCache holds, in bytes and tokens. A token that a head holds as itself, in whatever
 // precision, is exact there; heads may hold different ones.
-struct MemoryStats {
+struct CacheStats {
   uint64_t tokens_seen = 0;      // ever appended and not rolled back
   uint64_t tokens_exact = 0;     // that a KV head holds, mean over all, rounded up
   uint64_t tokens_evicted = 0;   // tokens_seen - tokens_exact
@@ -67,7 +67,7 @@ struct MemoryStats {
   uint64_t reactivations = 0;   // times that a state took over 5 % of a head's softmax in a step
   uint64_t compressions = 0;    // times that the budget was enforced by moving tokens
   double compress_seconds = 0;  // spent on that, in this process
-  double observe_seconds = 0;   // likewise, by all threads on accounting for watched attention
+  double observe_seconds = 0;   // likewise, by all threads on observing attention
 
   double kept() const {  // share of the full cache that is held
     return full_bytes == 0 ? 1.0
@@ -82,22 +82,22 @@ struct Inspection;  // retentivekv/inspect.h
 // in transit and not held. A copy is deep and independent, but lacks what is in transit. Not
 // thread-safe, except: Stage() for different (layer, KV head, i), and Attend(), may run
 // concurrently with each other between BeginAppend() and CommitAppend().
-class Memory {
+class KvCache {
  public:
   // Fails with kInvalidArgument for an unknown policy or option, a policy that cannot meet the
   // budget, and a budget below the smallest possible, which the message names.
-  static Result<Memory> Create(const MemoryShape& shape, const MemoryOptions& options);
+  static Result<KvCache> Create(const CacheShape& shape, const CacheOptions& options);
 
-  Memory(const Memory& other);
-  Memory& operator=(const Memory& other);
-  Memory(Memory&&) noexcept;
-  Memory& operator=(Memory&&) noexcept;
-  ~Memory();
+  KvCache(const KvCache& other);
+  KvCache& operator=(const KvCache& other);
+  KvCache(KvCache&&) noexcept;
+  KvCache& operator=(KvCache&&) noexcept;
+  ~KvCache();
 
-  const MemoryShape& shape() const;
-  const MemoryOptions& options() const;
+  const CacheShape& shape() const;
+  const CacheOptions& options() const;
   uint64_t tokens_seen() const;
-  MemoryStats stats() const;
+  CacheStats stats() const;
 
   // Says that the tokens from span.first_token on are cells of a picture or clip. Call it before
   // the BeginAppend() of the first of them. REQUIRES: first_token >= tokens_seen().
@@ -128,11 +128,11 @@ class Memory {
   void Truncate(uint64_t n_tokens);
 
   // Serialises everything, options included, but what is in transit, traced or time. Load() gives a
-  // Memory that goes on bit for bit as the saved one; kBadFile for bytes that are damaged,
+  // KvCache that goes on bit for bit as the saved one; kBadFile for bytes that are damaged,
   // contradict themselves or belong to another shape. It takes memory in proportion to the bytes,
   // but Inspect() does so to tokens_seen(), which nothing bounds here: compare it with what can be.
   std::string Save() const;
-  static Result<Memory> Load(const MemoryShape& shape, std::string_view bytes);
+  static Result<KvCache> Load(const CacheShape& shape, std::string_view bytes);
 
   // For the rooms above; defined in src/cache/.
   class Impl;
@@ -140,10 +140,10 @@ class Memory {
   const Impl& impl() const { return *impl_; }
 
  private:
-  explicit Memory(std::unique_ptr<Impl> impl);
+  explicit KvCache(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace rkv
 
-#endif  // RETENTIVEKV_MEMORY_H_
+#endif  // RETENTIVEKV_KV_CACHE_H_

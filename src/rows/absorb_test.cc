@@ -1,4 +1,4 @@
-#include "memory/absorb.h"
+#include "rows/absorb.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "memory/absorb.h"
+#include "rows/absorb.h"
 
 #include <fmt/format.h>
 
@@ -84,12 +84,12 @@ std::vector<PolicyDescription> DescribeAbsorbers() {
 Result<AbsorbChoice> MakeAbsorb(const AbsorbSpec& spec) {
   const auto info = std::ranges::find(kAbsorbers, spec.name, &AbsorbInfo::name);
   if (info == std::end(kAbsorbers)) {
-    return InvalidArgument(fmt::format("unknown memory of absorbed tokens '{}'; there are: {}",
+    return InvalidArgument(fmt::format("unknown absorber '{}'; there are: {}",
                                        spec.name, JoinNames(kAbsorbers)));
   }
   RKV_ASSIGN_OR_RETURN(
       const std::vector<double> values,
-      SpecValues(fmt::format("memory '{}'", spec.name), info->options, spec.options));
+      SpecValues(fmt::format("absorber '{}'", spec.name), info->options, spec.options));
   AbsorbChoice choice{.kind = info->kind};
   for (size_t i = 0; i < values.size(); ++i) *Field(choice, info->options[i].name) = values[i];
   return choice;

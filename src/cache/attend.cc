@@ -1,9 +1,9 @@
-// Reading a Memory: attention over everything a head holds.
+// Reading a KvCache: attention over everything a head holds.
 #include <algorithm>
 #include <cmath>
 
 #include "cache/compressor.h"
-#include "cache/memory_impl.h"
+#include "cache/kv_cache_impl.h"
 #include "kernels/element.h"
 
 namespace rkv {
@@ -24,7 +24,7 @@ float Dot(const float* a, const float* b, size_t n) {
 
 }  // namespace
 
-void AttentionScratch::Resize(const MemoryShape& shape) {
+void AttentionScratch::Resize(const CacheShape& shape) {
   size_t d_k = 0;
   size_t d_v = 0;
   for (const LayerShape& layer : shape.layers) {
@@ -40,13 +40,13 @@ void AttentionScratch::Resize(const MemoryShape& shape) {
   rotated_.row.resize(std::max(d_k, d_v));
 }
 
-size_t Memory::Impl::n_rows(size_t head) const {
+size_t KvCache::Impl::n_rows(size_t head) const {
   size_t n = 0;
   for (size_t tier = 0; tier < config_->n_attended_tiers(); ++tier) n += store(head, tier).size();
   return n;
 }
 
-size_t Memory::Impl::n_pages(size_t head) const {
+size_t KvCache::Impl::n_pages(size_t head) const {
   size_t n = 0;
   for (size_t tier = 0; tier < config_->n_attended_tiers(); ++tier) {
     n += store(head, tier).n_spans();
@@ -54,7 +54,7 @@ size_t Memory::Impl::n_pages(size_t head) const {
   return n;
 }
 
-Memory::Impl::Columns Memory::Impl::unwatched(size_t head) const {
+KvCache::Impl::Columns KvCache::Impl::unobserved_columns(size_t head) const {
   const size_t lowest = config_->n_rungs() - 1;
   if (tracing() || config_->layout(head, lowest).n_stats > 0) return {};
   Columns columns;
@@ -65,39 +65,39 @@ Memory::Impl::Columns Memory::Impl::unwatched(size_t head) const {
   return columns;
 }
 
-size_t Memory::Impl::n_watched_rows(size_t head) const {
-  const Columns silent = unwatched(head);
-  return n_rows(head) - (silent.end - silent.begin);
+size_t KvCache::Impl::n_observed_rows(size_t head) const {
+  const Columns unobserved = unobserved_columns(head);
+  return n_rows(head) - (unobserved.end - unobserved.begin);
 }
 
-void Memory::Impl::Attend(size_t head, const HeadShape& shape, const QueryBlock& queries,
-                          AttentionScratch& scratch, float* const* logits, Pages pages) const {
+void KvCache::Impl::Attend(size_t head, const HeadShape& shape, const QueryBlock& queries,
+                           AttentionScratch& scratch, float* const* logits, Pages pages) const {
   const SoftmaxState state = scratch.state();
   AttentionScratch::Rotated& rotated = scratch.rotated();
   QueryBlock block = queries;
-  const Columns silent = unwatched(head);
+  const Columns unobserved = unobserved_columns(head);
   size_t column = 0;
-  size_t watched = 0;  // of the columns before
-  size_t page = 0;     // number of the tier's first
+  size_t observed = 0;  // of the columns before
+  size_t page = 0;      // number of the tier's first
   float* columns[kMaxQueryRows];
   const auto attend_tier = [&](size_t tier) {
     const RowStore& rows = store(head, tier);
     const size_t end = std::min(pages.end, page + rows.n_spans());
-    const bool quiet = column >= silent.begin && column < silent.end;
+    const bool is_unobserved = column >= unobserved.begin && column < unobserved.end;
     for (size_t at = std::max(page, pages.begin); at < end;) {
       KvSpan spans[kSpansPerCall];
       const size_t first_row = (at - page) * RowStore::kPageRows;
       size_t n = 0;
       for (; n < kSpansPerCall && at < end; ++at) spans[n++] = rows.span(at - page);
       block.logits = nullptr;
-      if (logits != nullptr && !quiet) {
-        for (size_t i = 0; i < queries.n; ++i) columns[i] = logits[i] + watched + first_row;
+      if (logits != nullptr && !is_unobserved) {
+        for (size_t i = 0; i < queries.n; ++i) columns[i] = logits[i] + observed + first_row;
         block.logits = columns;
       }
       AttendSpans(shape, block, {spans, n}, state, scratch.kernel());
     }
     column += rows.size();
-    if (!quiet) watched += rows.size();
+    if (!is_unobserved) observed += rows.size();
     const bool any = page < pages.end && pages.begin < page + rows.n_spans();
     page += rows.n_spans();
     if (tier == config_->state_tier() && any && matrix(head) != nullptr) {
@@ -153,8 +153,8 @@ void Memory::Impl::Attend(size_t head, const HeadShape& shape, const QueryBlock&
   while (tier > 0) attend_tier(--tier);
 }
 
-void Memory::Impl::AddMatrix(size_t head, const HeadShape& shape, const QueryBlock& queries,
-                             const SoftmaxState& state, std::vector<float>& row) const {
+void KvCache::Impl::AddMatrix(size_t head, const HeadShape& shape, const QueryBlock& queries,
+                              const SoftmaxState& state, std::vector<float>& row) const {
   // E[v e^(s q.k)] / E[e^(s q.k)] = v_c + s C q where keys and values of a state are jointly
   // Gaussian. States are read first, so the sums are theirs alone. A softcap bends the logits that
   // this is linear in.
@@ -168,8 +168,8 @@ void Memory::Impl::AddMatrix(size_t head, const HeadShape& shape, const QueryBlo
   }
 }
 
-void Memory::Impl::AddReadout(size_t head, const QueryBlock& queries, AttentionScratch& scratch,
-                              float* const* out) const {
+void KvCache::Impl::AddReadout(size_t head, const QueryBlock& queries, AttentionScratch& scratch,
+                               float* const* out) const {
   if (config_->absorb().additive == 0) return;
   const size_t tier = config_->state_tier();
   const RowStore& states = store(head, tier);
