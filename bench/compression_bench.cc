@@ -5,7 +5,6 @@
 
 #include "base/f16.h"
 #include "base/random.h"
-#include "cache/kv_cache_impl.h"
 #include "retentivekv/kv_cache.h"
 
 namespace rkv {
@@ -28,8 +27,7 @@ class Conversation {
       : shape_(shape), cache_(*KvCache::Create(shape, Options(percent))) {}
 
   void Append(size_t n, bool prompt_follows) {
-    cache_.impl().set_prompt_follows(prompt_follows);
-    cache_.BeginAppend(n);
+    KvCache::Append append = cache_.BeginAppend({.n = n, .prompt_follows = prompt_follows});
     for (size_t layer = 0; layer < shape_.layers.size(); ++layer) {
       const LayerShape& own = shape_.layers[layer];
       k_.resize(own.d_k);
@@ -38,11 +36,11 @@ class Conversation {
         for (size_t i = 0; i < n; ++i) {
           for (uint16_t& x : k_) x = F16FromF32(static_cast<float>(random_.NextGaussian()));
           for (uint16_t& x : v_) x = F16FromF32(static_cast<float>(random_.NextGaussian()));
-          cache_.Stage(layer, head, i, k_.data(), v_.data());
+          append.Stage(layer, head, i, k_.data(), v_.data());
         }
       }
     }
-    cache_.CommitAppend();
+    append.Commit();
   }
   const KvCache& cache() const { return cache_; }
 

@@ -17,13 +17,13 @@ inline CacheShape FuzzedShape() {
 }
 
 inline void AppendTokens(KvCache& cache, size_t n, float value) {
-  cache.BeginAppend(n);
+  KvCache::Append append = cache.BeginAppend({.n = n});
   for (size_t i = 0; i < n; ++i) {
     std::vector<uint16_t> row(kFuzzedHeadSize, F16FromF32(value));
     row[i % kFuzzedHeadSize] = F16FromF32(-value);
-    cache.Stage(0, 0, i, row.data(), row.data());
+    append.Stage(0, 0, i, row.data(), row.data());
   }
-  cache.CommitAppend();
+  append.Commit();
 }
 
 }  // namespace rkv

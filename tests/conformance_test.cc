@@ -94,7 +94,7 @@ class OurLlama {
     const auto n_ubatch = static_cast<size_t>(model_->options().n_ubatch);
     for (size_t begin = 0; begin < entries.size(); begin += n_ubatch) {
       Ubatch ubatch;
-      for (KvCache& cache : caches_) ubatch.caches.push_back(&cache);
+      for (KvCache& cache : caches_) ubatch.caches.push_back({.cache = &cache});
       const size_t end = std::min(entries.size(), begin + n_ubatch);
       for (size_t i = begin; i < end; ++i) {
         ubatch.tokens.push_back({.cache = static_cast<size_t>(entries[i].seq),
@@ -249,7 +249,7 @@ class PictureConformanceTest : public testing::TestWithParam<std::string> {
   static Logits ReadAll(OurLlama& ours, Conversation::Impl& conversation) {
     while (true) {
       Ubatch ubatch;
-      ubatch.caches.push_back(&conversation.cache());
+      ubatch.caches.push_back({.cache = &conversation.cache()});
       const auto n_ubatch = static_cast<size_t>(ours.model().options().n_ubatch);
       const auto row = conversation.next_is_media() ? *conversation.TakeMedia(n_ubatch, {}, ubatch)
                                                     : conversation.TakeText(0, n_ubatch, ubatch);
@@ -297,7 +297,7 @@ class PictureConformanceTest : public testing::TestWithParam<std::string> {
     const int n_vocab = llama_vocab_n_tokens(stock.vocab());
     for (const BatchEntry& entry : RandomTokens(21, 0, kDecodeSteps, n_vocab, position)) {
       Ubatch ubatch;
-      ubatch.caches.push_back(&conversation.cache());
+      ubatch.caches.push_back({.cache = &conversation.cache()});
       const size_t row = conversation.TakeAnswerToken(0, entry.token, ubatch);
       ours.DecodeUbatch(ubatch);
       comparison.Add(ours.LogitsAt(row), stock.Decode({entry})[0]);

@@ -77,13 +77,22 @@ struct CacheStats {
 
 struct Inspection;  // retentivekv/inspect.h
 
-// Tokens enter in ubatches: BeginAppend(n), Stage() every row of every layer and KV head, then
-// CommitAppend(), which makes them visible and compresses down to the budget. Until then they are
-// in transit and not held. A copy is deep and independent, but lacks what is in transit. Not
+// The next tokens of a sequence.
+struct AppendInfo {
+  size_t n = 0;                 // tokens
+  bool prompt_follows = false;  // more of the prompt comes with the next ubatch
+  size_t n_threads = 1;         // that may compress once the tokens have come, the caller's included
+};
+
+// Tokens enter in ubatches: BeginAppend(), Append::Stage() for every row of every layer and KV head,
+// then Append::Commit(), which makes them visible and compresses down to the budget. Until then they
+// are in transit and not held. A copy is deep and independent, but lacks tokens in transit. Not
 // thread-safe, except: Stage() for different (layer, KV head, i), and Attend(), may run
-// concurrently with each other between BeginAppend() and CommitAppend().
+// concurrently with each other between BeginAppend() and Commit().
 class KvCache {
  public:
+  class Impl;  // for the rooms above; defined in src/cache/
+
   // Fails with kInvalidArgument for an unknown policy or option, a policy that cannot meet the
   // budget, and a budget below the smallest possible, which the message names.
   static Result<KvCache> Create(const CacheShape& shape, const CacheOptions& options);
@@ -103,12 +112,26 @@ class KvCache {
   // the BeginAppend() of the first of them. REQUIRES: first_token >= tokens_seen().
   void AddMedia(const MediaSpan& span);
 
-  // Announces the next n tokens.
-  void BeginAppend(size_t n);
-  // Copies row i (0 <= i < n) of one KV head: k has d_k and v has d_v half floats.
-  void Stage(size_t layer, size_t kv_head, size_t i, const uint16_t* k, const uint16_t* v);
-  void CommitAppend();
-  void AbortAppend();
+  // Tokens that are in transit. Destroying it without Commit() leaves the cache as it was before
+  // BeginAppend(), without the media added for them. The cache must stay where it is.
+  class Append {
+   public:
+    Append(Append&& other) noexcept;
+    Append& operator=(Append&&) = delete;
+    ~Append();
+
+    // Copies row i (0 <= i < n) of one KV head: k has d_k and v has d_v half floats.
+    void Stage(size_t layer, size_t kv_head, size_t i, const uint16_t* k, const uint16_t* v);
+    // REQUIRES: every row was staged; at most once.
+    void Commit();
+
+   private:
+    friend class Impl;
+    explicit Append(Impl* impl) : impl_(impl) {}
+    Impl* impl_;  // null once committed or moved from
+  };
+  // REQUIRES: no other append of this cache is going on.
+  [[nodiscard]] Append BeginAppend(const AppendInfo& info);
 
   // softmax(scale * q K^T [softcapped]) V of `n_queries` queries of one KV head over everything
   // held (not over staged tokens). q: [n_queries, d_k], out: [n_queries, d_v].
@@ -134,8 +157,6 @@ class KvCache {
   std::string Save() const;
   static Result<KvCache> Load(const CacheShape& shape, std::string_view bytes);
 
-  // For the rooms above; defined in src/cache/.
-  class Impl;
   Impl& impl() { return *impl_; }
   const Impl& impl() const { return *impl_; }
 

@@ -69,8 +69,8 @@ CacheShape TestShape() {
 std::vector<size_t> StepAllocations(const CacheOptions& options) {
   KvCache cache = *KvCache::Create(TestShape(), options);
   Random random(1);
-  Transit transit;
-  RandomUbatch(TestShape(), 300, random).Run(cache, &transit);
+  UbatchBuffers buffers;
+  RandomUbatch(TestShape(), 300, random).Run(cache, &buffers);
   AttentionScratch scratch;
   scratch.Resize(TestShape());
   scratch.logits().reserve(kMaxQueryRows * 400);
@@ -80,7 +80,7 @@ std::vector<size_t> StepAllocations(const CacheOptions& options) {
   for (size_t i = 0; i < steps.size(); ++i) {
     const uint64_t compressions = cache.stats().compressions;
     const size_t before = allocations;
-    steps[i].Run(cache, &transit, scratch);
+    steps[i].Run(cache, &buffers, scratch);
     const size_t after = allocations;
     if (i >= 2 && cache.stats().compressions == compressions) counts.push_back(after - before);
   }
@@ -124,16 +124,16 @@ TEST(DecodeCostTest, StepsVisitNoMoreRowsThanTheBudgetHolds) {
       }
     }
     Random random(2);
-    Transit transit;
+    UbatchBuffers buffers;
     AttentionScratch scratch;
     scratch.Resize(TestShape());
     constexpr int kSteps = 1500;
     for (int step = 0; step < kSteps; ++step) {
-      RandomUbatch(TestShape(), 1, random).Run(cache, &transit, scratch);
+      RandomUbatch(TestShape(), 1, random).Run(cache, &buffers, scratch);
       size_t rows = 0;
       for (size_t head = 0; head < config.n_heads(); ++head) {
         for (size_t tier = 0; tier < config.n_tiers(); ++tier) {
-          rows += cache.impl().store(head, tier).size();
+          rows += cache.impl().head(head).store(tier).size();
         }
       }
       ASSERT_LE(rows * min_row_bytes, cache.stats().budget_bytes) << policy << step;
@@ -167,12 +167,11 @@ TEST(PromptAllocationTest, StreamingTakesTheBudgetAndPartOfAUbatch) {
     pool = &PagePool::Shared();
     const size_t before = live_bytes + pool->used_bytes();
     peak_bytes = before;
-    Transit transit;
-    transit.set_n_threads(2);
+    UbatchBuffers buffers;
     KvCache cache = *KvCache::Create(
         shape,
         {.policy = *ParsePolicySpec(c.policy), .budget = *ParseBudget(c.budget), .split = c.split});
-    for (size_t i = 0; i < 12; ++i) ubatch.Run(cache, &transit, scratch);
+    for (size_t i = 0; i < 12; ++i) ubatch.Run(cache, &buffers, scratch, false, {.n_threads = 2});
     const auto peak = static_cast<double>(peak_bytes - before);
     const auto budget = static_cast<double>(cache.stats().budget_bytes);
     const auto n_ubatch = static_cast<double>(kUbatch * shape.full_token_bytes());

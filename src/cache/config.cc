@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "cache/byte_count.h"
+
 namespace rkv {
 
 namespace {
@@ -105,6 +107,9 @@ Status CacheConfig::MakeLayouts() {
     layout.n_stats = 0;
     if (absorb_.has_states()) layouts_.push_back(layout);
   }
+  for (size_t head = 0; head < n_heads(); ++head) {
+    head_ids_.push_back({.config = this, .number = head});
+  }
   for (const RowLayout& layout : layouts_) empty_stores_.emplace_back(layout);
   rotates_ = rotated(n_rungs_ - 1);
   const auto as_good_as_exact = [this](size_t tier) {
@@ -114,6 +119,17 @@ Status CacheConfig::MakeLayouts() {
   // Above the lowest, where attention may not be kept.
   while (incoming_tier_ + 2 < n_rungs_ && as_good_as_exact(incoming_tier_ + 1)) ++incoming_tier_;
   return OkStatus();
+}
+
+uint64_t CacheConfig::MinRowBytes(size_t n_media) const {
+  const AlwaysKeep& keep = policy_.keep;
+  uint64_t bytes = 0;
+  for (size_t head = 0; head < n_heads(); ++head) {
+    bytes += StoreBytesFor(keep.sinks + keep.window, layout(head, n_rungs_ - 1));
+    if (!absorb_.has_states()) continue;
+    bytes += StoreBytesFor(std::max<size_t>(1, n_media), layout(head, state_tier()));
+  }
+  return bytes;
 }
 
 bool CacheConfig::rotated(size_t tier) const {

@@ -12,6 +12,14 @@
 
 namespace rkv {
 
+class CacheConfig;
+
+// Which head of which model a Head is. All caches of a config share them.
+struct HeadId {
+  const CacheConfig* config = nullptr;
+  size_t number = 0;  // among the heads of all layers
+};
+
 // Every KV head has one store per rung of the ladder, the most precise first, and one for states if
 // the absorber has any. Heads of all layers are numbered through.
 class CacheConfig {
@@ -36,6 +44,7 @@ class CacheConfig {
   size_t layer_of(size_t head) const { return layer_of_head_[head]; }
   size_t kv_head_of(size_t head) const { return head - first_head_[layer_of_head_[head]]; }
   const LayerShape& layer_shape(size_t head) const { return shape_.layers[layer_of_head_[head]]; }
+  const HeadId& head_id(size_t head) const { return head_ids_[head]; }
   size_t group(size_t head) const { return layer_shape(head).n_head / layer_shape(head).n_kv_head; }
   const RowLayout& layout(size_t head, size_t tier) const {
     return layouts_[layer_of_head_[head] * n_tiers() + tier];
@@ -55,6 +64,10 @@ class CacheConfig {
   // Tokens are compared, averaged and quantised in the rotated basis.
   bool rotates() const { return rotates_; }
   size_t n_stats() const { return n_stats_; }
+  // Heads with states have a matrix, too.
+  bool has_matrices() const { return absorb_.has_states() && absorb_.matrix != 0; }
+  // The least that all heads' rows take: sinks, the window, and a state per picture or clip.
+  uint64_t MinRowBytes(size_t n_media) const;
 
   // Elements of K and V of one token over all heads before `head`.
   size_t elements_before(size_t head) const { return elements_before_[head]; }
@@ -62,6 +75,8 @@ class CacheConfig {
 
  private:
   CacheConfig() = default;
+  CacheConfig(const CacheConfig&) = delete;
+  CacheConfig& operator=(const CacheConfig&) = delete;
   Status MakeLayouts();
 
   CacheShape shape_;
@@ -76,6 +91,7 @@ class CacheConfig {
   bool rotates_ = false;
   std::vector<size_t> first_head_;       // [layer]
   std::vector<size_t> layer_of_head_;    // [head]
+  std::vector<HeadId> head_ids_;         // [head]
   std::vector<RowLayout> layouts_;       // [layer, tier]
   std::vector<RowStore> empty_stores_;   // [layer, tier]
   std::vector<size_t> elements_before_;  // [head + 1]

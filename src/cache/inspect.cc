@@ -25,16 +25,10 @@ void Trace::Truncate(size_t n, size_t n_cells) {
   }
 }
 
-size_t KvCache::Impl::n_cells() const {
-  size_t n = 0;
-  for (const MediaSpan& span : media_) n += span.n_tokens();
-  return n;
-}
-
 void KvCache::Impl::StartTracing() {
   if (trace_ != nullptr) return;
   trace_ = std::make_unique<Trace>();
-  trace_->heads.resize(config_->n_heads());
+  trace_->heads.resize(heads_.size());
 }
 
 void KvCache::Impl::BeginAnswer() {
@@ -48,23 +42,23 @@ void KvCache::Impl::BeginAnswer() {
 }
 
 void KvCache::Impl::TraceShares() {
-  if (trace_ == nullptr || !transit_->traces()) return;
+  if (trace_ == nullptr || !buffers_->observations.traces()) return;
   ++trace_->answer_tokens;
-  const size_t n_tokens = tokens_seen_ + transit_->n();
+  const size_t n_tokens = tokens_seen_ + append_.n;
   // A root may be a cell of a picture that is yet to come.
-  const uint64_t end = media_.empty() ? 0 : media_.back().first_token + media_.back().n_tokens();
-  std::vector<float> read(std::max(n_tokens, end));  // over all heads, for roots what states took
+  std::vector<float> read(
+      std::max<uint64_t>(n_tokens, media_.end()));  // over all heads, for roots what states took
   AnswerTokenInspection chosen;
   chosen.token = n_tokens;
   for (size_t head = 0; head < config_->n_heads(); ++head) {
     Trace::Head& traced = trace_->heads[head];
     traced.share.resize(n_tokens);
     traced.state_share.resize(read.size());
-    const std::vector<float>& weights = transit_->observation(head).traced;
+    const std::vector<float>& weights = buffers_->observations.head(head).traced;
     size_t column = 0;
-    VisitRows(head, [&](size_t tier, size_t slot) {
+    heads_[head].VisitRows([&](size_t tier, size_t slot) {
       const bool state = config_->absorb().has_states() && tier == config_->state_tier();
-      const uint32_t token = store(head, tier).index(slot);
+      const uint32_t token = heads_[head].store(tier).index(slot);
       const float share = weights[column++];
       (state ? traced.state_share : traced.share)[token] += share;
       read[token] += share;
@@ -75,7 +69,7 @@ void KvCache::Impl::TraceShares() {
       read[token] += weights[column++];
     }
   }
-  for (const MediaSpan& span : media_) {
+  for (const MediaSpan& span : media_.spans()) {
     for (size_t i = 0; i < span.n_tokens(); ++i) {
       chosen.read.push_back(read[span.first_token + i] / static_cast<float>(config_->n_heads()));
     }
@@ -91,7 +85,7 @@ Inspection KvCache::Impl::Inspect() const {
   Inspection inspection;
   inspection.shape = shape();
   inspection.stats = stats();
-  inspection.media = media_;
+  inspection.media.assign(media_.spans().begin(), media_.spans().end());
   for (size_t tier = 0; tier < config_->n_rungs(); ++tier) {
     inspection.rungs.push_back(config_->layout(0, tier).k_type);
   }
@@ -101,20 +95,20 @@ Inspection KvCache::Impl::Inspect() const {
     inspection.answer.assign(trace_->answer.begin(), trace_->answer.end());
   }
   // Pictures may have come since.
-  for (AnswerTokenInspection& chosen : inspection.answer) chosen.read.resize(n_cells());
+  for (AnswerTokenInspection& chosen : inspection.answer) chosen.read.resize(media_.n_cells());
   const auto mean = [n](const std::vector<float>& sums, size_t i) {
     return i < sums.size() && n > 0 ? static_cast<float>(static_cast<double>(sums[i]) / n) : 0.0f;
   };
-  for (size_t head = 0; head < config_->n_heads(); ++head) {
+  for (const Head& head : heads_) {
     HeadInspection& out = inspection.heads.emplace_back();
-    out.layer = config_->layer_of(head);
-    out.kv_head = config_->kv_head_of(head);
+    out.layer = head.layer();
+    out.kv_head = config_->kv_head_of(head.number());
     out.rung.assign(tokens_seen_, HeadInspection::kForgotten);
     out.root.assign(tokens_seen_, -1);
     out.share.assign(tokens_seen_, 0.0f);
-    const Trace::Head* traced = trace_ == nullptr ? nullptr : &trace_->heads[head];
+    const Trace::Head* traced = trace_ == nullptr ? nullptr : &trace_->heads[head.number()];
     for (size_t tier = 0; tier < config_->n_rungs(); ++tier) {
-      const RowStore& rows = store(head, tier);
+      const RowStore& rows = head.store(tier);
       for (size_t slot = 0; slot < rows.size(); ++slot) {
         out.rung[rows.index(slot)] = static_cast<uint8_t>(tier);
       }
@@ -126,7 +120,7 @@ Inspection KvCache::Impl::Inspect() const {
       }
     }
     if (!config_->absorb().has_states()) continue;
-    const RowStore& states = store(head, config_->state_tier());
+    const RowStore& states = head.states();
     for (size_t slot = 0; slot < states.size(); ++slot) {
       const RowView row = states.row(slot);
       out.states.push_back(

@@ -92,7 +92,7 @@ std::vector<double> ReferenceAttend(const KvCache& cache, size_t l, size_t h) {
   const CacheConfig& config = impl.config();
   const LayerShape& layer = cache.shape().layers[l];
   const size_t head = config.head(l, h);
-  const RowCodec codec(impl, head);
+  const RowCodec codec(impl.head(head));
   std::vector<float> q = Query(layer.d_k);
   double norm = 0;
   for (const float x : q) norm += static_cast<double>(x) * static_cast<double>(x);
@@ -103,15 +103,15 @@ std::vector<double> ReferenceAttend(const KvCache& cache, size_t l, size_t h) {
   // What the matrix adds to the value of every state.
   std::vector<double> follows(layer.d_v);
   std::vector<float> row(layer.d_k);
-  for (size_t e = 0; e < layer.d_v && impl.matrix(head) != nullptr; ++e) {
-    DecodeRow(ElementType::kF16, impl.matrix(head) + e * layer.d_k, layer.d_k, row.data());
+  for (size_t e = 0; e < layer.d_v && impl.head(head).matrix() != nullptr; ++e) {
+    DecodeRow(ElementType::kF16, impl.head(head).matrix() + e * layer.d_k, layer.d_k, row.data());
     for (size_t i = 0; i < layer.d_k; ++i) {
       follows[e] += static_cast<double>(row[i]) * static_cast<double>(q[i]);
     }
   }
-  impl.VisitRows(head, [&](size_t tier, size_t slot) {
-    const RowStore& rows = impl.store(head, tier);
-    codec.DecodeStored(rows, config.rotated(tier), slot, k.data(), v.data());
+  impl.head(head).VisitRows([&](size_t tier, size_t slot) {
+    const RowStore& rows = impl.head(head).store(tier);
+    codec.DecodeStored(tier, slot, k.data(), v.data());
     double logit = 0;
     for (size_t e = 0; e < k.size(); ++e) {
       logit += 0.25 * static_cast<double>(q[e]) * static_cast<double>(k[e]);
@@ -141,11 +141,11 @@ std::vector<double> ReferenceAttend(const KvCache& cache, size_t l, size_t h) {
   });
   std::vector<double> readout(layer.d_v);
   if (config.absorb().additive != 0) {
-    const RowStore& rows = impl.store(head, config.state_tier());
+    const RowStore& rows = impl.head(head).store(config.state_tier());
     double mass = 0;
     double tokens = 0;
     for (size_t slot = 0; slot < rows.size(); ++slot) {
-      codec.DecodeStored(rows, config.rotated(config.state_tier()), slot, k.data(), v.data());
+      codec.DecodeStored(config.state_tier(), slot, k.data(), v.data());
       double weight = 0;
       for (size_t e = 0; e < k.size(); ++e) {
         weight += static_cast<double>(q[e]) * static_cast<double>(k[e]);
@@ -226,7 +226,7 @@ void ExpectConsistent(const KvCache& cache, bool rolled_back) {
     ASSERT_EQ(seen.rung.size(), cache.tokens_seen());
     uint64_t rows = 0;
     for (size_t tier = 0; tier < config.n_rungs(); ++tier) {
-      const RowStore& store = impl.store(head, tier);
+      const RowStore& store = impl.head(head).store(tier);
       rows += store.size();
       for (size_t slot = 0; slot < store.size(); ++slot) {
         ASSERT_LT(store.index(slot), cache.tokens_seen());
@@ -271,7 +271,7 @@ void RunSchedule(const Case& what, uint64_t seed, int n_steps) {
   KvCache cache = *created;
   bool rolled_back = false;
   Random random(seed);
-  Transit transit;
+  UbatchBuffers buffers;
   if (seed % 3 == 0) cache.StartTracing();
   for (int step = 0; step < n_steps; ++step) {
     SCOPED_TRACE(fmt::format("step {}", step));
@@ -284,10 +284,10 @@ void RunSchedule(const Case& what, uint64_t seed, int n_steps) {
                         .rows = static_cast<uint32_t>((n - 2) / 4),
                         .columns = 4});
       }
-      RandomUbatch(TestShape(), n, random).Run(cache, &transit);
+      RandomUbatch(TestShape(), n, random).Run(cache, &buffers);
     } else if (action < 7) {
       RandomUbatch ubatch(TestShape(), 1, random);
-      ubatch.Run(cache, &transit);
+      ubatch.Run(cache, &buffers);
       for (const float x : ubatch.out(0)) ASSERT_TRUE(std::isfinite(x));
       for (const float x : ubatch.out(1)) ASSERT_TRUE(std::isfinite(x));
     } else if (action == 7) {
@@ -299,7 +299,7 @@ void RunSchedule(const Case& what, uint64_t seed, int n_steps) {
       KvCache copy = cache;
       const std::vector<std::vector<float>> before = AttendAll(cache);
       ASSERT_EQ(AttendAll(copy), before);
-      RandomUbatch(TestShape(), 20, random).Run(copy, &transit);
+      RandomUbatch(TestShape(), 20, random).Run(copy, &buffers);
       ASSERT_EQ(AttendAll(cache), before);
     } else {
       cache.Truncate(cache.tokens_seen() - random.NextBelow(cache.tokens_seen() + 1) / 3);
@@ -359,16 +359,16 @@ TEST(KvCachePropertiesTest, TokensThatAreNoNumbersAreHeldAndForgottenLikeOthers)
           for (const size_t step : {1, 3}) {  // all tokens, or every third
             KvCache cache = *KvCache::Create(TestShape(), what.options());
             Random random(48);
-            Transit transit;
+            UbatchBuffers buffers;
             for (int i = 0; i < 3; ++i) {
               RandomUbatch ubatch(TestShape(), 30, random);
               for (size_t t = 0; t < 30; t += step) {
                 ubatch.SetToken(t, std::vector<float>(32, value));
               }
-              ubatch.Run(cache, &transit);
+              ubatch.Run(cache, &buffers);
               ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
             }
-            for (int i = 0; i < 8; ++i) RandomUbatch(TestShape(), 1, random).Run(cache, &transit);
+            for (int i = 0; i < 8; ++i) RandomUbatch(TestShape(), 1, random).Run(cache, &buffers);
             ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
             EXPECT_EQ(cache.tokens_seen(), 98u);
           }
@@ -384,18 +384,18 @@ TEST(KvCachePropertiesTest, WhereAllHaveRoomNoneIsForgotten) {
   KvCache cache = *KvCache::Create(TestShape(), {.policy = *ParsePolicySpec("retentive:window=8"),
                                                  .budget = *ParseBudget("42%")});
   Random random(41);
-  Transit transit;
+  UbatchBuffers buffers;
   const size_t lowest = cache.impl().config().n_rungs() - 1;
-  RandomUbatch(TestShape(), 500, random).Run(cache, &transit);
+  RandomUbatch(TestShape(), 500, random).Run(cache, &buffers);
   for (int i = 0; i < 40; ++i) {
     for (const size_t n : {40, 1, 1, 1, 1}) {
-      RandomUbatch(TestShape(), n, random).Run(cache, &transit);
+      RandomUbatch(TestShape(), n, random).Run(cache, &buffers);
     }
     const CacheStats stats = cache.stats();
     ASSERT_LE(stats.held_bytes, stats.budget_bytes);
     ASSERT_EQ(stats.tokens_evicted, 0u) << "tokens " << stats.tokens_seen;
   }
-  EXPECT_GT(cache.impl().store(0, lowest).size(), 2 * 128u);
+  EXPECT_GT(cache.impl().head(0).store(lowest).size(), 2 * 128u);
   ExpectConsistent(cache, false);
 }
 
@@ -407,7 +407,7 @@ TEST(KvCachePropertiesTest, LongAnswersForgetTheLeastNovel) {
   const size_t lowest = cache.impl().config().n_rungs() - 1;
   Random random(45);
   std::vector<double> scales;  // how far tokens are from their mean, and so from each other
-  Transit transit;
+  UbatchBuffers buffers;
   const auto append = [&](size_t n) {
     RandomUbatch ubatch(TestShape(), n, random);
     for (size_t i = 0; i < n; ++i) {
@@ -416,7 +416,7 @@ TEST(KvCachePropertiesTest, LongAnswersForgetTheLeastNovel) {
       for (float& x : row) x = static_cast<float>(scales.back() * random.NextGaussian());
       ubatch.SetToken(i, row);
     }
-    ubatch.Run(cache, &transit);
+    ubatch.Run(cache, &buffers);
     ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
   };
   append(1500);
@@ -433,7 +433,7 @@ TEST(KvCachePropertiesTest, LongAnswersForgetTheLeastNovel) {
   const Inspection after = cache.Inspect();
   for (size_t head = 0; head < after.heads.size(); ++head) {
     // Most of the lowest rung rests.
-    EXPECT_GT(cache.impl().store(head, lowest).size(), 500u);
+    EXPECT_GT(cache.impl().head(head).store(lowest).size(), 500u);
     double sums[2] = {}, n[2] = {};
     for (size_t i = 0; i < 1500; ++i) {
       if (before.heads[head].rung[i] == HeadInspection::kForgotten) continue;
@@ -457,11 +457,11 @@ TEST(KvCachePropertiesTest, LongAnswersStayWithinTheirBudget) {
     SCOPED_TRACE(what.name());
     KvCache cache = *KvCache::Create(TestShape(), what.options());
     Random random(46);
-    Transit transit;
-    RandomUbatch(TestShape(), 3000, random).Run(cache, &transit);
+    UbatchBuffers buffers;
+    RandomUbatch(TestShape(), 3000, random).Run(cache, &buffers);
     const uint64_t states = cache.stats().states;
     for (int i = 0; i < 600; ++i) {
-      RandomUbatch(TestShape(), 1, random).Run(cache, &transit);
+      RandomUbatch(TestShape(), 1, random).Run(cache, &buffers);
       ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes) << "step " << i;
       if (i % 100 != 0) continue;
       ASSERT_NO_FATAL_FAILURE(ExpectConsistent(cache, false));
@@ -482,12 +482,12 @@ TEST(KvCachePropertiesTest, StatesStayWhereAllTokensHaveRoom) {
     SCOPED_TRACE(what.name());
     KvCache cache = *KvCache::Create(TestShape(), what.options());
     Random random(47);
-    Transit transit;
-    RandomUbatch(TestShape(), 60, random).Run(cache, &transit);
+    UbatchBuffers buffers;
+    RandomUbatch(TestShape(), 60, random).Run(cache, &buffers);
     uint64_t states = cache.stats().states;
     ASSERT_GT(states, cache.impl().config().n_heads());
     for (int i = 0; i < 8; ++i) {
-      RandomUbatch(TestShape(), 500, random).Run(cache, &transit);
+      RandomUbatch(TestShape(), 500, random).Run(cache, &buffers);
       ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
       ASSERT_NO_FATAL_FAILURE(ExpectConsistent(cache, false));
       EXPECT_GE(cache.stats().states, states) << "ubatch " << i;
@@ -512,30 +512,30 @@ TEST(KvCachePropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
     const CacheConfig& config = impl.config();
     ASSERT_EQ(config.incoming_tier(), tier);
     Random random(43);
-    Transit transit;
-    RandomUbatch(TestShape(), 400, random).Run(cache, &transit);
+    UbatchBuffers buffers;
+    RandomUbatch(TestShape(), 400, random).Run(cache, &buffers);
     size_t n_waiting = 0;
     for (int step = 0; step < 40; ++step) {
       const uint64_t compressions = cache.stats().compressions;
       // What compression left over may have room for exact rows when this tier is full.
-      const RowStore& waiting = impl.store(0, tier);
+      const RowStore& waiting = impl.head(0).store(tier);
       const size_t to = waiting.size() < waiting.capacity() ? tier : 0;
-      const size_t n_before = impl.store(0, to).size();
+      const size_t n_before = impl.head(0).store(to).size();
       RandomUbatch token(TestShape(), 1, random);
-      token.Run(cache, &transit);
+      token.Run(cache, &buffers);
       ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
       if (cache.stats().compressions != compressions) continue;
       ++n_waiting;
-      EXPECT_EQ(impl.store(0, to).size(), n_before + 1);
+      EXPECT_EQ(impl.head(0).store(to).size(), n_before + 1);
       for (size_t head = 0; head < config.n_heads(); ++head) {
-        const RowStore& rows = impl.store(head, to);
+        const RowStore& rows = impl.head(head).store(to);
         const size_t slot = rows.size() - 1;
         EXPECT_EQ(rows.index(slot), cache.tokens_seen() - 1);
         const LayerShape& shape = config.layer_shape(head);
         std::vector<float> k(shape.d_k), v(shape.d_v), exact_k(shape.d_k), exact_v(shape.d_v);
-        const RowCodec codec(impl, head);
-        codec.DecodeStored(rows, config.rotated(to), slot, k.data(), v.data());
-        codec.DecodeStaged(transit.key(head, 0), transit.value(head, 0), exact_k.data(),
+        const RowCodec codec(impl.head(head));
+        codec.DecodeStored(to, slot, k.data(), v.data());
+        codec.DecodeStaged(buffers.rows.key(head, 0), buffers.rows.value(head, 0), exact_k.data(),
                            exact_v.data());
         for (size_t e = 0; e < shape.d_k; ++e) EXPECT_NEAR(k[e], exact_k[e], 0.04f);
         for (size_t e = 0; e < shape.d_v; ++e) EXPECT_NEAR(v[e], exact_v[e], 0.04f);
@@ -561,12 +561,12 @@ TEST(KvCachePropertiesTest, ABudgetSaysHowManyStepsNeedNoCompression) {
                                        .budget = *ParseBudget(std::to_string(tokens).append("t")),
                                        .ladder = *ParseLadder(ladder)});
     Random random(44);
-    Transit transit;
-    RandomUbatch(TestShape(), static_cast<size_t>(tokens) + 100, random).Run(cache, &transit);
+    UbatchBuffers buffers;
+    RandomUbatch(TestShape(), static_cast<size_t>(tokens) + 100, random).Run(cache, &buffers);
     const auto steps_to_compression = [&] {
       const uint64_t compressions = cache.stats().compressions;
       for (size_t n = 0; n < 200; ++n) {
-        RandomUbatch(TestShape(), 1, random).Run(cache, &transit);
+        RandomUbatch(TestShape(), 1, random).Run(cache, &buffers);
         if (cache.stats().compressions != compressions) return n;
       }
       return size_t{200};
@@ -594,14 +594,14 @@ TEST(KvCachePropertiesTest, PromptsMayWaitForTheirLastUbatch) {
   options.compression = Compression::kPrompt;
   KvCache cache = *KvCache::Create(TestShape(), options);
   Random random(4);
-  Transit transit;
-  cache.impl().set_prompt_follows(true);
-  for (int i = 0; i < 3; ++i) RandomUbatch(TestShape(), 50, random).Run(cache, &transit);
+  UbatchBuffers buffers;
+  for (int i = 0; i < 3; ++i) {
+    RandomUbatch(TestShape(), 50, random).Run(cache, &buffers, {.prompt_follows = true});
+  }
   EXPECT_EQ(cache.stats().tokens_exact, 150u);
   EXPECT_GT(cache.stats().held_bytes, cache.stats().budget_bytes);
-  cache.impl().set_prompt_follows(false);
   for (const size_t n : {50, 1, 1}) {
-    RandomUbatch(TestShape(), n, random).Run(cache, &transit);
+    RandomUbatch(TestShape(), n, random).Run(cache, &buffers);
     ASSERT_NO_FATAL_FAILURE(ExpectConsistent(cache, false));
   }
 }
@@ -610,11 +610,11 @@ TEST(KvCachePropertiesTest, HundredPercentIsFullBitForBit) {
   const auto run = [](const Case& what) {
     KvCache cache = *KvCache::Create(TestShape(), what.options());
     Random random(7);
-    Transit transit;
+    UbatchBuffers buffers;
     std::vector<std::vector<float>> out;
     for (const size_t n : {70, 1, 1, 90, 1}) {
       RandomUbatch ubatch(TestShape(), n, random);
-      ubatch.Run(cache, &transit);
+      ubatch.Run(cache, &buffers);
       for (size_t l = 0; l < 2; ++l) out.push_back(ubatch.out(l));
     }
     for (const std::vector<float>& x : AttendAll(cache)) out.push_back(x);
@@ -656,9 +656,9 @@ TEST(KvCachePropertiesTest, SmallestBudgetsAndShortConversationsWork) {
           ASSERT_TRUE(created.ok()) << created.status().message();
           KvCache cache = *created;
           Random random(++seed);
-          Transit transit;
+          UbatchBuffers buffers;
           for (const size_t n : {1, 3, 60, 1, 1}) {
-            RandomUbatch(TestShape(), n, random).Run(cache, &transit);
+            RandomUbatch(TestShape(), n, random).Run(cache, &buffers);
             ASSERT_NO_FATAL_FAILURE(ExpectConsistent(cache, false));
           }
           ASSERT_NO_FATAL_FAILURE(ExpectAttendsAsItsRows(cache));
@@ -678,11 +678,11 @@ TEST(KvCachePropertiesTest, FixedTypesAttendAsWhatTheyDecodeTo) {
       KvCache cache = *KvCache::Create(TestShape(), options);
       KvCache full = *KvCache::Create(TestShape(), {});
       Random random(3);
-      Transit transit;
+      UbatchBuffers buffers;
       for (const size_t n : {100, 1, 1, 40}) {
         RandomUbatch ubatch(TestShape(), n, random);
-        ubatch.Run(cache, &transit);
-        ubatch.Run(full, &transit);
+        ubatch.Run(cache, &buffers);
+        ubatch.Run(full, &buffers);
       }
       ASSERT_NO_FATAL_FAILURE(ExpectConsistent(cache, false));
       ASSERT_NO_FATAL_FAILURE(ExpectAttendsAsItsRows(cache));
@@ -710,14 +710,14 @@ TEST(KvCachePropertiesTest, StatesCanBeSavedAfterARollbackBeforeTheirRoots) {
       Case{.policy = "streaming", .budget = "60t", .absorb = "clusters:share=0.3"}.options());
   cache.StartTracing();
   Random random(11);
-  Transit transit;
-  for (const size_t n : {20, 200, 1}) RandomUbatch(TestShape(), n, random).Run(cache, &transit);
+  UbatchBuffers buffers;
+  for (const size_t n : {20, 200, 1}) RandomUbatch(TestShape(), n, random).Run(cache, &buffers);
   cache.Truncate(15);
   ExpectConsistent(cache, true);
   const Result<KvCache> loaded = KvCache::Load(TestShape(), cache.Save());
   ASSERT_TRUE(loaded.ok()) << loaded.status().message();
   EXPECT_EQ(AttendAll(*loaded), AttendAll(cache));
-  for (int i = 0; i < 5; ++i) RandomUbatch(TestShape(), 1, random).Run(cache, &transit);
+  for (int i = 0; i < 5; ++i) RandomUbatch(TestShape(), 1, random).Run(cache, &buffers);
   ExpectConsistent(cache, true);
 }
 
@@ -726,23 +726,23 @@ TEST(KvCachePropertiesTest, PicturesCanBeSavedAfterARollbackIntoThem) {
       TestShape(),
       Case{.policy = "streaming", .budget = "60t", .absorb = "states:share=0.3"}.options());
   Random random(12);
-  Transit transit;
-  RandomUbatch(TestShape(), 5, random).Run(cache, &transit);
+  UbatchBuffers buffers;
+  RandomUbatch(TestShape(), 5, random).Run(cache, &buffers);
   cache.AddMedia({.first_token = 5, .rows = 10, .columns = 10});
   // The picture comes in two ubatches, and is saved between them.
-  RandomUbatch(TestShape(), 60, random).Run(cache, &transit);
+  RandomUbatch(TestShape(), 60, random).Run(cache, &buffers);
   Result<KvCache> loaded = KvCache::Load(TestShape(), cache.Save());
   ASSERT_TRUE(loaded.ok()) << loaded.status().message();
   EXPECT_EQ(AttendAll(*loaded), AttendAll(cache));
-  RandomUbatch(TestShape(), 45, random).Run(cache, &transit);
+  RandomUbatch(TestShape(), 45, random).Run(cache, &buffers);
   cache.Truncate(37);
   ExpectConsistent(cache, true);
   loaded = KvCache::Load(TestShape(), cache.Save());
   ASSERT_TRUE(loaded.ok()) << loaded.status().message();
   // What comes instead of the picture's rest is no part of it.
-  RandomUbatch(TestShape(), 10, random).Run(cache, &transit);
-  EXPECT_EQ(cache.impl().token_info(36).modality, Modality::kImage);
-  EXPECT_EQ(cache.impl().token_info(37).modality, Modality::kText);
+  RandomUbatch(TestShape(), 10, random).Run(cache, &buffers);
+  EXPECT_EQ(cache.impl().media().token_info(36).modality, Modality::kImage);
+  EXPECT_EQ(cache.impl().media().token_info(37).modality, Modality::kText);
 }
 
 }  // namespace

@@ -36,17 +36,17 @@ std::vector<uint16_t> Row(size_t layer, size_t head, uint64_t token, size_t n, u
 
 void Append(KvCache& cache, size_t n) {
   const uint64_t first = cache.tokens_seen();
-  cache.BeginAppend(n);
+  KvCache::Append append = cache.BeginAppend({.n = n});
   for (size_t l = 0; l < cache.shape().layers.size(); ++l) {
     const LayerShape& layer = cache.shape().layers[l];
     for (size_t h = 0; h < layer.n_kv_head; ++h) {
       for (size_t i = 0; i < n; ++i) {
-        cache.Stage(l, h, i, Row(l, h, first + i, layer.d_k, 1).data(),
-                    Row(l, h, first + i, layer.d_v, 2).data());
+        append.Stage(l, h, i, Row(l, h, first + i, layer.d_k, 1).data(),
+                     Row(l, h, first + i, layer.d_v, 2).data());
       }
     }
   }
-  cache.CommitAppend();
+  append.Commit();
 }
 
 std::vector<float> Query(size_t d_k) {
@@ -135,8 +135,7 @@ TEST(KvCacheTest, FullKeepsEverything) {
 TEST(KvCacheTest, AbortedAppendLeavesNoTrace) {
   KvCache cache = *KvCache::Create(TestShape(), Options("full"));
   Append(cache, 10);
-  cache.BeginAppend(7);
-  cache.AbortAppend();
+  { const KvCache::Append aborted = cache.BeginAppend({.n = 7}); }
   ExpectHolds(cache, Range(0, 10));
   Append(cache, 3);
   ExpectHolds(cache, Range(0, 13));
@@ -146,9 +145,10 @@ TEST(KvCacheTest, TokensInTransitAreNotHeld) {
   KvCache cache = *KvCache::Create(TestShape(), Options("streaming", "40t"));
   Append(cache, 100);
   const uint64_t held = cache.stats().held_bytes;
-  cache.BeginAppend(500);
-  EXPECT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
-  cache.AbortAppend();
+  {
+    const KvCache::Append aborted = cache.BeginAppend({.n = 500});
+    EXPECT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
+  }
   EXPECT_EQ(cache.stats().held_bytes, held);
 }
 
@@ -157,12 +157,12 @@ TEST(KvCacheTest, LongPromptsLeaveRoomOfALargeBudgetToReading) {
   const CacheShape shape = {.layers = {{.n_head = 32, .n_kv_head = 32, .d_k = 128, .d_v = 128}}};
   constexpr uint64_t kMiB = uint64_t{1} << 20;
   const std::vector<uint16_t> row = Row(0, 0, 0, 128, 1);
-  const auto append = [&](KvCache& cache, size_t n) {
-    cache.BeginAppend(n);
+  const auto append = [&](KvCache& cache, size_t n, bool prompt_follows = false) {
+    KvCache::Append appended = cache.BeginAppend({.n = n, .prompt_follows = prompt_follows});
     for (size_t head = 0; head < 32; ++head) {
-      for (size_t i = 0; i < n; ++i) cache.Stage(0, head, i, row.data(), row.data());
+      for (size_t i = 0; i < n; ++i) appended.Stage(0, head, i, row.data(), row.data());
     }
-    cache.CommitAppend();
+    appended.Commit();
   };
   for (const auto& [budget, room] : {std::pair{56 * kMiB, kMiB}, std::pair{30 * kMiB, 0 * kMiB}}) {
     SCOPED_TRACE(budget);
@@ -170,8 +170,7 @@ TEST(KvCacheTest, LongPromptsLeaveRoomOfALargeBudgetToReading) {
         *KvCache::Create(shape, Options("streaming", fmt::format("{}MiB", budget / kMiB)));
     KvCache other = cache;  // whose ubatches are prompts of their own
     for (size_t i = 0; i < 10; ++i) {
-      cache.impl().set_prompt_follows(i < 9);
-      append(cache, 400);
+      append(cache, 400, i < 9);
       append(other, 400);
       EXPECT_LE(cache.stats().held_bytes, budget - room);
     }
@@ -186,9 +185,7 @@ TEST(KvCacheTest, LongPromptsLeaveRoomOfALargeBudgetToReading) {
     EXPECT_GT(most, budget - kMiB / 8);
     EXPECT_LE(most, budget);
     // Nor does a prompt that was given up leave any to the next.
-    cache.impl().set_prompt_follows(true);
-    append(cache, 400);
-    cache.impl().set_prompt_follows(false);
+    append(cache, 400, true);
     cache.Truncate(cache.tokens_seen() - 400);
     append(cache, 800);
     EXPECT_GT(cache.stats().held_bytes, budget - std::max(room, kMiB / 2));

@@ -54,11 +54,11 @@ KvCache Remember(const Tokens& tokens, const std::string& absorb, size_t per_app
   KvCache cache = *KvCache::Create(OneHead(), options);
   for (size_t i = 0; i < tokens.n(); i += per_append) {
     const size_t n = std::min(per_append, tokens.n() - i);
-    cache.BeginAppend(n);
+    KvCache::Append appended = cache.BeginAppend({.n = n});
     for (size_t j = 0; j < n; ++j) {
-      cache.Stage(0, 0, j, tokens.k.data() + (i + j) * kD, tokens.v.data() + (i + j) * kD);
+      appended.Stage(0, 0, j, tokens.k.data() + (i + j) * kD, tokens.v.data() + (i + j) * kD);
     }
-    cache.CommitAppend();
+    appended.Commit();
   }
   return cache;
 }
@@ -90,7 +90,7 @@ TEST(MatrixStateTest, JointlyGaussianTokensAreReadOutExactlyAsTheirNumberGrows) 
     const KvCache full = Remember(tokens, "", n, "full");
     const KvCache with = Remember(tokens, "clusters:share=0.001,matrix=1", n);
     const KvCache without = Remember(tokens, "clusters:share=0.001", n);
-    ASSERT_NE(with.impl().matrix(0), nullptr);
+    ASSERT_NE(with.impl().head(0).matrix(), nullptr);
     ASSERT_EQ(with.stats().states, 1u);
     const double error = MeanError(with, full, 4);
     EXPECT_LT(error, 0.5 * MeanError(without, full, 4)) << n;
@@ -116,7 +116,7 @@ TEST(MatrixStateTest, AdditiveReadoutIsThePapersFormula) {
   const Tokens tokens = JointlyGaussian(400, random);
   const KvCache cache = Remember(tokens, "clusters:share=0.1,additive=0.5,matrix=1", 100);
   const HeadInspection seen = cache.Inspect().heads[0];
-  const RowStore& states = cache.impl().store(0, cache.impl().config().state_tier());
+  const RowStore& states = cache.impl().head(0).store(cache.impl().config().state_tier());
   ASSERT_GT(states.size(), 1u);
   for (int round = 0; round < 10; ++round) {
     std::vector<float> q(kD);
@@ -156,12 +156,12 @@ TEST(MatrixStateTest, IsMadeOnlyWhereItIsSmall) {
                        .budget = *ParseBudget("24t"),
                        .absorb = *ParseAbsorbSpec("clusters:matrix=1")};
   KvCache cache = *KvCache::Create(OneHead(), options);
-  cache.BeginAppend(tokens.n());
+  KvCache::Append appended = cache.BeginAppend({.n = tokens.n()});
   for (size_t i = 0; i < tokens.n(); ++i) {
-    cache.Stage(0, 0, i, tokens.k.data() + i * kD, tokens.v.data() + i * kD);
+    appended.Stage(0, 0, i, tokens.k.data() + i * kD, tokens.v.data() + i * kD);
   }
-  cache.CommitAppend();
-  EXPECT_EQ(cache.impl().matrix(0), nullptr);
+  appended.Commit();
+  EXPECT_EQ(cache.impl().head(0).matrix(), nullptr);
   EXPECT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
 }
 
@@ -175,23 +175,23 @@ TEST(MatrixStateTest, StaysWithinTheBudgetThatAllTokensHadRoomIn) {
   Random random(9);
   std::vector<uint16_t> row(64);
   const auto append = [&](size_t n) {
-    cache.BeginAppend(n);
+    KvCache::Append appended = cache.BeginAppend({.n = n});
     for (size_t head = 0; head < 2; ++head) {
       for (size_t i = 0; i < n; ++i) {
         for (uint16_t& x : row) x = F16FromF32(static_cast<float>(random.NextGaussian()));
-        cache.Stage(0, head, i, row.data(), row.data());
+        appended.Stage(0, head, i, row.data(), row.data());
       }
     }
-    cache.CommitAppend();
+    appended.Commit();
   };
   append(500);
-  ASSERT_EQ(cache.impl().matrix(0), nullptr);
+  ASSERT_EQ(cache.impl().head(0).matrix(), nullptr);
   ASSERT_EQ(cache.stats().tokens_evicted, 0u);
   for (int i = 0; i < 400; ++i) {
     append(1);
     ASSERT_LE(cache.stats().held_bytes, cache.stats().budget_bytes) << "step " << i;
   }
-  EXPECT_NE(cache.impl().matrix(0), nullptr);
+  EXPECT_NE(cache.impl().head(0).matrix(), nullptr);
 }
 
 }  // namespace

@@ -93,19 +93,19 @@ void ExpectObservesAsReference(const std::string& policy, size_t window, double 
     for (size_t h = 0; h < shape.layers[l].n_kv_head; ++h) references.emplace_back(shape, l, h);
   }
   Random random(5);
-  Transit transit;
+  UbatchBuffers buffers;
   if (n_before > 0) {
     const RandomUbatch before(shape, n_before, random);
-    cache.BeginAppend(n_before);
+    KvCache::Append appended = cache.BeginAppend({.n = n_before});
     for (size_t l = 0; l < shape.layers.size(); ++l) {
       for (size_t h = 0; h < shape.layers[l].n_kv_head; ++h) {
         for (size_t i = 0; i < n_before; ++i) {
           // Values do not matter.
-          cache.Stage(l, h, i, before.k(l, i, h), before.k(l, i, h));
+          appended.Stage(l, h, i, before.k(l, i, h), before.k(l, i, h));
         }
       }
     }
-    cache.CommitAppend();
+    appended.Commit();
     for (ObservedReference& reference : references) {
       reference.Add(before, std::vector<bool>(n_before));
     }
@@ -124,10 +124,10 @@ void ExpectObservesAsReference(const std::string& policy, size_t window, double 
       left -= observed[i] ? 1 : 0;
     }
     RandomUbatch ubatch(shape, n, random);
-    ubatch.Run(cache, &transit);
+    ubatch.Run(cache, &buffers);
     for (ObservedReference& reference : references) reference.Add(ubatch, observed);
     for (size_t head = 0; head < references.size(); ++head) {
-      const RowStore& rows = cache.impl().store(head, 0);
+      const RowStore& rows = cache.impl().head(head).store(0);
       ASSERT_EQ(rows.size(), cache.tokens_seen());
       for (size_t slot = 0; slot < rows.size(); ++slot) {
         const auto [sum, sum_log] = references[head].Sums(rows.index(slot), decay);
@@ -170,14 +170,14 @@ TEST(ObservedAttentionTest, SumsTravelWithTheirTokens) {
                                                .budget = *ParseBudget("40%"),
                                                .ladder = *ParseLadder(ladder)});
       Random random(6);
-      Transit transit;
+      UbatchBuffers buffers;
       for (const size_t n : {40, 80, 1, 1, 50, 1, 1, 1}) {
-        RandomUbatch(shape, n, random).Run(cache, &transit);
+        RandomUbatch(shape, n, random).Run(cache, &buffers);
         // A query's softmax adds up to one at most, so the means do.
         for (size_t head = 0; head < cache.impl().config().n_heads(); ++head) {
           double total = 0;
           for (size_t tier = 0; tier < cache.impl().config().n_rungs(); ++tier) {
-            const RowStore& rows = cache.impl().store(head, tier);
+            const RowStore& rows = cache.impl().head(head).store(tier);
             for (size_t slot = 0; slot < rows.size() && !rows.stats(slot).empty(); ++slot) {
               ASSERT_GE(rows.stats(slot)[0], 0.0f);
               total += static_cast<double>(rows.stats(slot)[0]);
@@ -200,7 +200,7 @@ TEST(ObservedAttentionTest, QueriesLeaveNoMoreThanSums) {
         shape, {.policy = *ParsePolicySpec(policy), .budget = *ParseBudget("20%")});
     const CacheConfig& config = cache.impl().config();
     Random random(8);
-    Transit transit;
+    UbatchBuffers buffers;
     bool any = false;
     for (int i = 0; i < 8; ++i) {
       size_t n_observed_columns = 0;
@@ -209,10 +209,10 @@ TEST(ObservedAttentionTest, QueriesLeaveNoMoreThanSums) {
         size_t n = 128;
         for (size_t tier = 0; tier < config.n_rungs(); ++tier) {
           if (config.layout(head, tier).n_stats == 0) continue;
-          n += cache.impl().store(head, tier).size();
+          n += cache.impl().head(head).store(tier).size();
         }
         if (config.absorb().has_states()) {
-          n += cache.impl().store(head, config.state_tier()).size();
+          n += cache.impl().head(head).store(config.state_tier()).size();
         }
         n_observed_columns += n;
         max_observed = std::max(max_observed, n);
@@ -221,15 +221,16 @@ TEST(ObservedAttentionTest, QueriesLeaveNoMoreThanSums) {
       for (const LayerShape& layer : shape.layers) {
         max_heads = std::max(max_heads, layer.n_kv_head);
       }
-      cache.BeginAppend(128);
-      const size_t bytes = cache.impl().transit().observation_bytes();
-      ASSERT_LE(bytes,
-                n_observed_columns * sizeof(float) + max_heads * max_observed * sizeof(int64_t))
-          << "ubatch " << i;
-      any = any || bytes > 0;
-      cache.AbortAppend();
-      RandomUbatch(shape, 128, random).Run(cache, &transit);
-      EXPECT_EQ(transit.observation_bytes(), 0u) << "ubatch " << i;
+      {
+        const KvCache::Append aborted = cache.BeginAppend({.n = 128});
+        const size_t bytes = cache.impl().buffers().observations.bytes();
+        ASSERT_LE(bytes,
+                  n_observed_columns * sizeof(float) + max_heads * max_observed * sizeof(int64_t))
+            << "ubatch " << i;
+        any = any || bytes > 0;
+      }
+      RandomUbatch(shape, 128, random).Run(cache, &buffers);
+      EXPECT_EQ(buffers.observations.bytes(), 0u) << "ubatch " << i;
     }
     EXPECT_TRUE(any);
   }
@@ -254,10 +255,10 @@ TEST(AnswerTraceTest, TokensReadWhatTheDefinitionSays) {
     for (size_t h = 0; h < shape.layers[l].n_kv_head; ++h) references.emplace_back(shape, l, h);
   }
   Random random(10);
-  Transit transit;
+  UbatchBuffers buffers;
   for (const size_t n : {40, 1, 1, 1}) {
     RandomUbatch ubatch(shape, n, random);
-    ubatch.Run(cache, &transit);
+    ubatch.Run(cache, &buffers);
     std::vector<bool> last(n);
     last.back() = true;
     for (ObservedReference& reference : references) reference.Add(ubatch, last);
@@ -281,10 +282,10 @@ TEST(AnswerTraceTest, MeanOverTheTokensIsTheShareOfTheAnswer) {
     SCOPED_TRACE(policy);
     KvCache cache = TracingCache(policy, *ParseBudget("60%"));
     Random random(11);
-    Transit transit;
-    RandomUbatch(cache.shape(), 80, random).Run(cache, &transit);
+    UbatchBuffers buffers;
+    RandomUbatch(cache.shape(), 80, random).Run(cache, &buffers);
     cache.impl().BeginAnswer();
-    for (int i = 0; i < 6; ++i) RandomUbatch(cache.shape(), 1, random).Run(cache, &transit);
+    for (int i = 0; i < 6; ++i) RandomUbatch(cache.shape(), 1, random).Run(cache, &buffers);
     const Inspection seen = cache.Inspect();
     ASSERT_EQ(seen.answer.size(), 6u);
     EXPECT_EQ(seen.answer_tokens, 6u);
@@ -309,21 +310,21 @@ TEST(AnswerTraceTest, MeanOverTheTokensIsTheShareOfTheAnswer) {
 TEST(AnswerTraceTest, StatesAreReadAtTheirRoots) {
   KvCache cache = TracingCache("retentive", *ParseBudget("20%"));
   Random random(12);
-  Transit transit;
-  RandomUbatch(cache.shape(), 160, random).Run(cache, &transit);
+  UbatchBuffers buffers;
+  RandomUbatch(cache.shape(), 160, random).Run(cache, &buffers);
   cache.impl().BeginAnswer();
   size_t n_reactivated = 0;
   for (int step = 0; step < 8; ++step) {
     const KvCache before = cache;
     const CacheConfig& config = before.impl().config();
-    RandomUbatch(cache.shape(), 1, random).Run(cache, &transit);
+    RandomUbatch(cache.shape(), 1, random).Run(cache, &buffers);
     std::vector<double> read(cache.tokens_seen());
     std::vector<bool> reactivated(cache.tokens_seen());
     for (size_t head = 0; head < config.n_heads(); ++head) {
-      const std::vector<float>& weights = transit.observation(head).traced;
+      const std::vector<float>& weights = buffers.observations.head(head).traced;
       size_t column = 0;
-      before.impl().VisitRows(head, [&](size_t tier, size_t slot) {
-        const uint32_t token = before.impl().store(head, tier).index(slot);
+      before.impl().head(head).VisitRows([&](size_t tier, size_t slot) {
+        const uint32_t token = before.impl().head(head).store(tier).index(slot);
         const auto weight = static_cast<double>(weights[column++]);
         read[token] += weight / static_cast<double>(config.n_heads());
         if (tier == config.state_tier() && weight > 0.05) reactivated[token] = true;
@@ -346,12 +347,12 @@ TEST(AnswerTraceTest, StatesAreReadAtTheirRoots) {
 TEST(AnswerTraceTest, TheLastTokensAreKeptAndThoseTakenBackAreNot) {
   KvCache cache = TracingCache("retentive", *ParseBudget("20%"));
   Random random(13);
-  Transit transit;
-  RandomUbatch(cache.shape(), 40, random).Run(cache, &transit);
+  UbatchBuffers buffers;
+  RandomUbatch(cache.shape(), 40, random).Run(cache, &buffers);
   cache.impl().BeginAnswer();
   EXPECT_TRUE(cache.Inspect().answer.empty());
   for (size_t i = 0; i < Inspection::kMaxAnswer + 10; ++i) {
-    RandomUbatch(cache.shape(), 1, random).Run(cache, &transit);
+    RandomUbatch(cache.shape(), 1, random).Run(cache, &buffers);
   }
   const KvCache copy = cache;
   Inspection seen = cache.Inspect();

@@ -100,8 +100,7 @@ class Pair {
   void Abort() {
     for (KvCache* cache : {&stays_, &restored_}) {
       cache->AddMedia({.first_token = cache->tokens_seen(), .rows = 2, .columns = 2});
-      cache->BeginAppend(4);
-      cache->AbortAppend();
+      const KvCache::Append aborted = cache->BeginAppend({.n = 4});
     }
   }
   void Append(size_t n, bool prompt_follows, Random& random) {
@@ -109,8 +108,7 @@ class Pair {
     std::vector<std::vector<uint32_t>> outs[2];
     for (const bool restored : {false, true}) {
       KvCache& cache = restored ? restored_ : stays_;
-      cache.impl().set_prompt_follows(prompt_follows);
-      ubatch.Run(cache, &transits_[restored ? 1 : 0]);
+      ubatch.Run(cache, &buffers_[restored ? 1 : 0], {.prompt_follows = prompt_follows});
       for (size_t l = 0; l < shape_.layers.size(); ++l) {
         outs[restored ? 1 : 0].push_back(Bits(ubatch.out(l)));
       }
@@ -127,7 +125,7 @@ class Pair {
   CacheShape shape_;
   KvCache stays_;
   KvCache restored_;
-  Transit transits_[2];
+  UbatchBuffers buffers_[2];
 };
 
 void RunPair(const CacheOptions& options, uint64_t seed, int n_steps) {
@@ -242,14 +240,13 @@ TEST(RestoredKvCacheTest, PromptsAreReadOnAsIfTheyHadStayed) {
   KvCache restored = *KvCache::Create(shape, options);
   const std::vector<uint16_t> row(256, F16FromF32(0.5f));
   const auto append = [&](KvCache& cache, size_t n, bool prompt_follows) {
-    cache.impl().set_prompt_follows(prompt_follows);
-    cache.BeginAppend(n);
+    KvCache::Append appended = cache.BeginAppend({.n = n, .prompt_follows = prompt_follows});
     for (size_t l = 0; l < 8; ++l) {
       for (size_t h = 0; h < 8; ++h) {
-        for (size_t i = 0; i < n; ++i) cache.Stage(l, h, i, row.data(), row.data());
+        for (size_t i = 0; i < n; ++i) appended.Stage(l, h, i, row.data(), row.data());
       }
     }
-    cache.CommitAppend();
+    appended.Commit();
   };
   for (KvCache* cache : {&stays, &restored}) {
     append(*cache, 300, true);

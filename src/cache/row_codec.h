@@ -1,4 +1,4 @@
-// Between the types in which rows are stored and floats.
+// Between the types in which a head's rows are stored and floats.
 #ifndef RETENTIVEKV_CACHE_ROW_CODEC_H_
 #define RETENTIVEKV_CACHE_ROW_CODEC_H_
 
@@ -6,30 +6,28 @@
 #include <cstdint>
 #include <vector>
 
-#include "retentivekv/kv_cache.h"
-#include "rows/row_store.h"
+#include "cache/head.h"
 
 namespace rkv {
 
 // K and V of a head's rows in the basis where tokens are compared: rotated, if any rung is.
+// Rotation and centre are known here and nowhere above.
 class RowCodec {
  public:
   RowCodec() = default;
-  RowCodec(const KvCache::Impl& cache, size_t head) { Set(cache, head); }
+  explicit RowCodec(const Head& head) { Set(head); }
 
-  // Allocates only for larger heads than before.
-  void Set(const KvCache::Impl& cache, size_t head);
+  // Allocates only for larger heads than before. The head must stay where it is.
+  void Set(const Head& head);
 
   // k or v may be null: not asked for.
-  void DecodeStored(const RowStore& rows, bool rotated, size_t slot, float* k, float* v) const;
+  void DecodeStored(size_t tier, size_t slot, float* k, float* v) const;
   void DecodeStaged(const uint16_t* k16, const uint16_t* v16, float* k, float* v) const;
   // Into the types of a tier. k and v are overwritten.
-  void Encode(const RowLayout& layout, bool rotated, float* k, float* v, uint8_t* k_row,
-              uint8_t* v_row) const;
+  void Encode(size_t tier, float* k, float* v, uint8_t* k_row, uint8_t* v_row) const;
 
  private:
-  size_t d_k_ = 0;
-  size_t d_v_ = 0;
+  const Head* head_ = nullptr;
   bool rotates_ = false;
   std::vector<float> k_centre_, v_centre_;  // empty without a centre
 };

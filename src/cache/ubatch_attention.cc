@@ -37,6 +37,8 @@ class HeadAttention {
       : segment_(segment),
         cache_(*segment.cache),
         head_(cache_.config().head(layer, kv_head)),
+        held_(cache_.head(head_)),
+        observations_(cache_.buffers().observations),
         kv_head_(kv_head),
         tensors_(tensors),
         scratch_(scratch),
@@ -49,7 +51,7 @@ class HeadAttention {
     group_ = layer_shape.n_head / layer_shape.n_kv_head;
     const CacheConfig& config = cache_.config();
     const bool attended = config.n_attended_tiers() > config.n_rungs();
-    n_states_ = attended ? cache_.store(head_, config.state_tier()).size() : 0;
+    n_states_ = attended ? held_.n_states() : 0;
   }
 
   void AttendTokens(size_t first, size_t n) {
@@ -78,24 +80,24 @@ class HeadAttention {
   void AttendPart(size_t part, size_t n_parts) {
     RowBlock block;
     for (size_t g = 0; g < group_; ++g) Add(block, 0, g);
-    Transit& transit = cache_.transit();
+    SoftmaxParts& parts = cache_.buffers().parts;
     const LayerShape& layer = cache_.config().layer_shape(head_);
     const bool observe = Observes(block);
     float* logits[kMaxQueryRows];
-    for (size_t g = 0; g < group_; ++g) logits[g] = transit.part_logits(layer, kv_head_, g);
-    const size_t n_pages = cache_.n_pages(head_);
+    for (size_t g = 0; g < group_; ++g) logits[g] = parts.logits(layer, kv_head_, g);
+    const size_t n_pages = held_.n_pages();
     AttendPages(block, observe ? logits : nullptr,
                 {.begin = part * n_pages / n_parts, .end = (part + 1) * n_pages / n_parts},
                 part + 1 == n_parts);
     const SoftmaxState state = scratch_.state();
-    const SoftmaxState own = PartState(transit.part(layer, kv_head_, part));
+    const SoftmaxState own = PartState(parts.part(layer, kv_head_, part));
     CopySoftmax(state, own);
     // What the others wrote is seen by who counts last.
-    const std::atomic_ref done(transit.observation(head_).parts_done);
+    const std::atomic_ref done(observations_.head(head_).parts_done);
     if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < n_parts) return;
-    CopySoftmax(PartState(transit.part(layer, kv_head_, 0)), state);
+    CopySoftmax(PartState(parts.part(layer, kv_head_, 0)), state);
     for (size_t i = 1; i < n_parts; ++i) {
-      MergeSoftmax(group_, shape_.d_v, PartState(transit.part(layer, kv_head_, i)), state);
+      MergeSoftmax(group_, shape_.d_v, PartState(parts.part(layer, kv_head_, i)), state);
     }
     KeepToken(0);
     FinishRows(block, observe ? logits : nullptr);
@@ -104,9 +106,9 @@ class HeadAttention {
 
  private:
   void KeepQuery(size_t token, size_t g, const float* q) {
-    const int32_t observed = cache_.transit().observed(token);
+    const int32_t observed = observations_.number(token);
     if (observed < 0 || !cache_.config().needs().expected) return;
-    HeadObservation& observation = cache_.transit().observation(head_);
+    HeadObservation& observation = observations_.head(head_);
     observation.scale = shape_.scale;
     std::copy_n(
         q, shape_.d_k,
@@ -127,7 +129,7 @@ class HeadAttention {
   void KeepToken(size_t token) {
     const size_t row = segment_.rows[token];
     if (token == 0) {
-      cache_.transit().ReadFrom(head_, RowsOfSegment(segment_, tensors_, kv_head_));
+      cache_.buffers().rows.ReadFrom(head_, RowsOfSegment(segment_, tensors_, kv_head_));
     }
     for (size_t g = 0; g < group_; ++g) {
       KeepQuery(token, g, tensors_.q.row(row, kv_head_ * group_ + g));
@@ -149,10 +151,10 @@ class HeadAttention {
   bool IsLast(size_t token) const { return token == segment_.rows.size() - 1; }
   // Any of the tokens [first, last].
   bool Observes(size_t first, size_t last) const {
-    if (ObservesStates() || (cache_.transit().traces() && IsLast(last))) return true;
+    if (ObservesStates() || (observations_.traces() && IsLast(last))) return true;
     if (cache_.config().needs().expected) return false;  // It is shown queries instead.
     for (size_t token = first; token <= last; ++token) {
-      if (cache_.transit().observed(token) >= 0) return true;
+      if (observations_.number(token) >= 0) return true;
     }
     return false;
   }
@@ -184,11 +186,12 @@ class HeadAttention {
     FinishRows(block, observe ? logits : nullptr);
   }
 
-  void AttendPages(const RowBlock& block, float* const* logits, KvCache::Impl::Pages pages,
+  void AttendPages(const RowBlock& block, float* const* logits, Head::Pages pages,
                    bool own_ubatch) {
     const SoftmaxState state = scratch_.state();
     ResetSoftmax(block.n, shape_.d_v, state);
-    cache_.Attend(head_, shape_, {.rows = block.q, .n = block.n}, scratch_, logits, pages);
+    held_.Attend(shape_, {.rows = block.q, .n = block.n}, cache_.unobserved_columns(head_), logits,
+                 pages, scratch_);
     if (own_ubatch) AttendOwnUbatch(block, state, logits);
   }
 
@@ -198,15 +201,15 @@ class HeadAttention {
     FinishSoftmax(block.n, shape_.d_v, state, tensors_.sinks != nullptr ? block.sink : nullptr,
                   block.out);
     if (logits != nullptr) ObserveRows(block, state, logits);
-    cache_.AddReadout(head_, {.rows = block.q, .n = block.n}, scratch_, block.out);
+    held_.AddReadout({.rows = block.q, .n = block.n}, scratch_, block.out);
   }
 
   void ObserveRows(const RowBlock& block, const SoftmaxState& state, float* const* logits) {
     for (size_t i = 0; i < block.n; ++i) ToWeights(block, i, state, logits[i]);
     if (ObservesStates()) ObserveStates(block, logits);
-    for (size_t i = 0; i < block.n && cache_.transit().traces(); ++i) {
+    for (size_t i = 0; i < block.n && observations_.traces(); ++i) {
       if (!IsLast(block.token[i])) continue;
-      AddTo(cache_.transit().observation(head_).traced.data(), logits[i]);
+      AddTo(observations_.head(head_).traced.data(), logits[i]);
     }
     if (cache_.config().needs().expected) return;
     // The queries of a token are next to each other; their first row becomes the group's mean.
@@ -215,7 +218,7 @@ class HeadAttention {
     for (size_t i = 0; i < block.n;) {
       float* mean = logits[i];
       const size_t token = block.token[i++];
-      const int32_t observed = cache_.transit().observed(token);
+      const int32_t observed = observations_.number(token);
       if (observed >= 0) {
         const float share = 1.0f / static_cast<float>(group_);
         for (size_t c = 0; c < n_observed_columns(); ++c) mean[c] *= share;
@@ -266,7 +269,7 @@ class HeadAttention {
   }
 
   void ObserveStates(const RowBlock& block, float* const* weights) {
-    HeadObservation& observation = cache_.transit().observation(head_);
+    HeadObservation& observation = observations_.head(head_);
     for (size_t c = 0; c < n_states_; ++c) {
       double share = 0;
       for (size_t i = 0; i < block.n; ++i) share += static_cast<double>(weights[i][c]);
@@ -283,9 +286,8 @@ class HeadAttention {
   }
 
   void Observe(std::span<const Observed> seen) {
-    Transit& transit = cache_.transit();
-    HeadObservation& observation = transit.observation(head_);
-    if (transit.observes_rows()) {  // All of a token's queries are this thread's.
+    HeadObservation& observation = observations_.head(head_);
+    if (observations_.by_query()) {  // All of a token's queries are this thread's.
       for (const Observed& query : seen) {
         float* row = observation.rows + query.number * n_observed_columns();
         for (size_t c = 0; c < n_observed_columns(); ++c) row[c] += query.mean[c];
@@ -295,8 +297,8 @@ class HeadAttention {
     const PolicyNeeds& needs = cache_.config().needs();
     double decay[kMaxQueryRows];
     for (size_t i = 0; i < seen.size(); ++i) {
-      decay[i] =
-          std::pow(needs.decay, static_cast<double>(transit.n_observed() - 1 - seen[i].number));
+      decay[i] = std::pow(needs.decay,
+                          static_cast<double>(observations_.n_queries() - 1 - seen[i].number));
     }
     for (size_t c = 0; c < n_observed_columns(); ++c) {
       int64_t sum = 0;
@@ -304,8 +306,9 @@ class HeadAttention {
       for (size_t i = 0; i < seen.size(); ++i) {
         const double p = decay[i] * static_cast<double>(seen[i].mean[c]);
         if (!(p > 0)) continue;
-        sum += static_cast<int64_t>(Transit::kSumUnits * p);
-        if (needs.entropy) sum_log += static_cast<int64_t>(Transit::kSumUnits * p * std::log(p));
+        sum += static_cast<int64_t>(Observations::kSumUnits * p);
+        if (needs.entropy)
+          sum_log += static_cast<int64_t>(Observations::kSumUnits * p * std::log(p));
       }
       if (sum == 0) continue;
       std::atomic_ref(observation.sum[c]).fetch_add(sum, std::memory_order_relaxed);
@@ -317,6 +320,8 @@ class HeadAttention {
   const Segment& segment_;
   KvCache::Impl& cache_;
   size_t head_;
+  const Head& held_;
+  Observations& observations_;
   size_t kv_head_;
   const UbatchTensors& tensors_;
   AttentionScratch& scratch_;
@@ -349,14 +354,14 @@ size_t PartsOfPages(size_t n_pages) {
   const size_t shortest = (n_pages + kPagesPerPart - 1) / kPagesPerPart;
   const size_t longest = (n_pages + 2 * kPagesPerPart - 1) / (2 * kPagesPerPart);
   return std::clamp(std::max(std::min(shortest, kFewParts), longest), size_t{1},
-                    Transit::kMaxParts);
+                    SoftmaxParts::kMaxParts);
 }
 
 size_t NumParts(const Segment& segment, size_t layer, size_t kv_head) {
   const CacheConfig& config = segment.cache->config();
   const size_t head = config.head(layer, kv_head);
   if (segment.rows.size() != 1 || config.group(head) > kMaxQueryRows) return 1;
-  return PartsOfPages(segment.cache->n_pages(head));
+  return PartsOfPages(segment.cache->head(head).n_pages());
 }
 
 void AttendSegmentPart(const Segment& segment, size_t layer, size_t kv_head, size_t part,

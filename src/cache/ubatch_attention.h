@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "cache/kv_cache_impl.h"
-#include "cache/transit.h"
+#include "cache/ubatch_buffers.h"
 #include "kernels/attention.h"
 
 namespace rkv {
@@ -54,8 +54,8 @@ struct Segment {
 };
 
 // Where the K and V of a segment's tokens are, for one KV head.
-inline Transit::Rows RowsOfSegment(const Segment& segment, const UbatchTensors& tensors,
-                                   size_t kv_head) {
+inline UbatchRows::Rows RowsOfSegment(const Segment& segment, const UbatchTensors& tensors,
+                                      size_t kv_head) {
   return {.k = tensors.k.row(0, kv_head),
           .v = tensors.v.row(0, kv_head),
           .k_stride = tensors.k.token_stride,
@@ -69,7 +69,7 @@ size_t TokensPerWorkItem(const LayerShape& shape);
 // Attends tokens [first_token, first_token + n_tokens) of the segment for one KV head. Distinct
 // work items of a layer may run concurrently, and each token is in one of them; a layer ends before
 // the next begins. The segment's rows and the tensors' K and V must stay as they are until the
-// memory's CommitAppend() or AbortAppend().
+// append ends.
 void AttendSegment(const Segment& segment, size_t layer, size_t kv_head, size_t first_token,
                    size_t n_tokens, const UbatchTensors& tensors, AttentionScratch& scratch);
 

@@ -31,17 +31,17 @@ TEST(UbatchAttentionTest, PartsMakeTheWhole) {
     Random random(1);
     KvCache whole = *KvCache::Create(TestShape(), Options(policy, budget));
     RandomUbatch prompt(TestShape(), kPromptTokens, random);
-    Transit transit;
-    prompt.Run(whole, &transit);
+    UbatchBuffers buffers;
+    prompt.Run(whole, &buffers);
     KvCache parts = whole;
-    Transit parts_transit;
+    UbatchBuffers parts_buffers;
     AttentionScratch scratch;
     scratch.Resize(TestShape());
     for (int step = 0; step < 3; ++step) {
       RandomUbatch token(TestShape(), 1, random);
-      token.Run(whole, &transit, scratch);
+      token.Run(whole, &buffers, scratch);
       const std::vector<float> expected[] = {token.out(0), token.out(1)};
-      token.Run(parts, &parts_transit, scratch, true);
+      token.Run(parts, &parts_buffers, scratch, true);
       for (size_t layer = 0; layer < 2; ++layer) {
         for (size_t i = 0; i < expected[layer].size(); ++i) {
           ASSERT_NEAR(token.out(layer)[i], expected[layer][i], 2e-5);
@@ -51,8 +51,8 @@ TEST(UbatchAttentionTest, PartsMakeTheWhole) {
     const CacheConfig& config = whole.impl().config();
     for (size_t head = 0; head < config.n_heads(); ++head) {
       for (size_t tier = 0; tier < config.n_tiers(); ++tier) {
-        const RowStore& a = whole.impl().store(head, tier);
-        const RowStore& b = parts.impl().store(head, tier);
+        const RowStore& a = whole.impl().head(head).store(tier);
+        const RowStore& b = parts.impl().head(head).store(tier);
         ASSERT_EQ(a.size(), b.size());
         for (size_t slot = 0; slot < a.size(); ++slot) {
           ASSERT_EQ(a.index(slot), b.index(slot));
@@ -71,17 +71,17 @@ TEST(UbatchAttentionTest, PartsMakeTheWhole) {
 TEST(UbatchAttentionTest, ThreadsGiveTheSameBits) {
   Random random(2);
   KvCache cache = *KvCache::Create(TestShape(), Options("full", "100%"));
-  Transit transit;
-  RandomUbatch(TestShape(), kPromptTokens, random).Run(cache, &transit);
+  UbatchBuffers buffers;
+  RandomUbatch(TestShape(), kPromptTokens, random).Run(cache, &buffers);
   RandomUbatch token(TestShape(), 1, random);
   KvCache alone = cache;
   AttentionScratch scratch;
   scratch.Resize(TestShape());
-  token.Run(alone, &transit, scratch, true);
+  token.Run(alone, &buffers, scratch, true);
   const std::vector<float> expected[] = {token.out(0), token.out(1)};
   for (int round = 0; round < 10; ++round) {
     KvCache shared = cache;
-    token.RunOnThreads(shared, &transit, 4);
+    token.RunOnThreads(shared, &buffers, 4);
     for (size_t layer = 0; layer < 2; ++layer) EXPECT_EQ(token.out(layer), expected[layer]);
   }
 }
@@ -94,7 +94,7 @@ TEST(UbatchAttentionTest, PartsBecomeLongerOnceThereAreSome) {
   EXPECT_EQ(PartsOfPages(256), 8u);
   EXPECT_EQ(PartsOfPages(257), 9u);
   EXPECT_EQ(PartsOfPages(512), 16u);
-  EXPECT_EQ(PartsOfPages(100000), Transit::kMaxParts);
+  EXPECT_EQ(PartsOfPages(100000), SoftmaxParts::kMaxParts);
 }
 
 TEST(UbatchAttentionTest, OnlySingleTokensAreCut) {
@@ -106,8 +106,8 @@ TEST(UbatchAttentionTest, OnlySingleTokensAreCut) {
   Segment two = one;
   two.AddRow(1);
   EXPECT_EQ(NumParts(one, 0, 0), 1u);
-  Transit transit;
-  RandomUbatch(TestShape(), kPromptTokens, random).Run(cache, &transit);
+  UbatchBuffers buffers;
+  RandomUbatch(TestShape(), kPromptTokens, random).Run(cache, &buffers);
   EXPECT_EQ(NumParts(one, 0, 0), 3u);
   EXPECT_EQ(NumParts(two, 0, 0), 1u);
 }

@@ -164,7 +164,7 @@ Status AnswerLoop::FillMedia(Active& active) {
   if (active.request->options.on_progress) {
     active.request->options.on_progress("encoding pictures", 0);
   }
-  ubatch_.caches.push_back(&active.conversation->cache());
+  ubatch_.caches.push_back({.cache = &active.conversation->cache()});
   const auto max_tokens = static_cast<size_t>(model_.options().n_ubatch);
   const StepWatch watch{.stop = [&] { return Cancelled(active); },
                         .on_progress =
@@ -176,6 +176,7 @@ Status AnswerLoop::FillMedia(Active& active) {
   active.in_ubatch = true;
   RKV_ASSIGN_OR_RETURN(active.output_row,
                        active.conversation->TakeMedia(max_tokens, watch, ubatch_));
+  ubatch_.caches.back().prompt_follows = active.conversation->waiting();
   active.request->result.encode_seconds += encoding.Seconds();
   return OkStatus();
 }
@@ -196,11 +197,12 @@ void AnswerLoop::FillTokens() {
         continue;
       }
       const size_t index = ubatch_.caches.size();
-      ubatch_.caches.push_back(&active.conversation->cache());
+      ubatch_.caches.push_back({.cache = &active.conversation->cache()});
       active.in_ubatch = true;
       active.output_row =
           answers ? active.conversation->TakeAnswerToken(index, *active.next_token, ubatch_)
                   : active.conversation->TakeText(index, room, ubatch_);
+      ubatch_.caches.back().prompt_follows = active.conversation->waiting();
     }
   }
 }

@@ -335,14 +335,12 @@ std::vector<llama_token> Conversation::Impl::TextTokens() const {
 }
 
 std::optional<size_t> Conversation::Impl::FinishTaking(size_t row) {
-  cache_.impl().set_prompt_follows(true);
   if (taken_ < prompt_.front().n_tokens) return std::nullopt;
   next_position_ += prompt_.front().media != nullptr ? prompt_.front().n_positions : 0;
   prompt_.pop_front();
   taken_ = 0;
   embeddings_.clear();
   positions_.clear();
-  cache_.impl().set_prompt_follows(waiting());
   return prompt_.empty() ? std::optional(row) : std::nullopt;
 }
 

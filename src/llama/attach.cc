@@ -138,7 +138,7 @@ Status DecodeUbatch(rkv_cache& cache, llama_context* ctx, const BatchReader& bat
       participants.push_back({.sequence = sequence,
                               .next_index = sequence->cache.tokens_seen(),
                               .n_counted = sequence->n_counted});
-      ubatch.caches.push_back(&sequence->cache);
+      ubatch.caches.push_back({.cache = &sequence->cache});
       ubatch.seq_ids.push_back(batch.seq_id(i));
     }
     Participant& participant = participants[entry->second];
@@ -156,6 +156,11 @@ Status DecodeUbatch(rkv_cache& cache, llama_context* ctx, const BatchReader& bat
       ++participant.n_counted;
     }
     ubatch.tokens.push_back(token);
+  }
+  // Whatever of a sequence this call still holds is a prompt that goes on.
+  for (size_t i = end; i < batch.n(); ++i) {
+    const auto entry = participant_of.find(batch.seq_id(i));
+    if (entry != participant_of.end()) ubatch.caches[entry->second].prompt_follows = true;
   }
   batch.FillEmbeddings(begin, end, ubatch);
   RKV_RETURN_IF_ERROR(cache.bridge.Decode(ctx, ubatch));

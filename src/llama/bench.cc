@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "base/process_memory.h"
-#include "cache/kv_cache_impl.h"
 #include "llama/bridge.h"
 #include "llama/gguf_builder.h"
 #include "llama/log.h"
@@ -238,9 +237,8 @@ class OurSession final : public BenchSession {
       for (size_t begin = 0, end = 0; begin < n; begin = end) {
         end = std::min(n, begin + static_cast<size_t>(options_.n_ubatch));
         ubatch_.Clear();
-        ubatch_.caches.push_back(&cache);
+        ubatch_.caches.push_back({.cache = &cache, .prompt_follows = end < n});
         for (size_t i = begin; i < end; ++i) Add(0, c, first + i, i + 1 == n);
-        cache.impl().set_prompt_follows(end < n);
         RKV_RETURN_IF_ERROR(bridge_.Decode(ctx_.get(), ubatch_));
       }
     }
@@ -251,7 +249,7 @@ class OurSession final : public BenchSession {
     for (size_t i = 0; i < n; ++i) {
       ubatch_.Clear();
       for (size_t c = 0; c < n_conversations(); ++c) {
-        ubatch_.caches.push_back(&caches_[c]);
+        ubatch_.caches.push_back({.cache = &caches_[c]});
         Add(c, c, caches_[c].tokens_seen(), true);
       }
       RKV_RETURN_IF_ERROR(bridge_.Decode(ctx_.get(), ubatch_));
@@ -287,18 +285,18 @@ class OurSession final : public BenchSession {
     };
     for (size_t begin = 0; begin < n; begin += static_cast<size_t>(options_.n_ubatch)) {
       const size_t n_staged = std::min(n - begin, static_cast<size_t>(options_.n_ubatch));
-      cache.impl().set_prompt_follows(begin + n_staged < n);
-      cache.BeginAppend(n_staged);
+      KvCache::Append append =
+          cache.BeginAppend({.n = n_staged, .prompt_follows = begin + n_staged < n});
       for (size_t layer = 0; layer < shape.layers.size(); ++layer) {
         for (size_t head = 0; head < shape.layers[layer].n_kv_head; ++head) {
           for (size_t i = 0; i < n_staged; ++i) {
             draw(shape.layers[layer].d_k, k);
             draw(shape.layers[layer].d_v, v);
-            cache.Stage(layer, head, i, k.data(), v.data());
+            append.Stage(layer, head, i, k.data(), v.data());
           }
         }
       }
-      cache.CommitAppend();
+      append.Commit();
     }
     std::fill(caches_.begin() + 1, caches_.end(), cache);
     return OkStatus();

@@ -350,7 +350,7 @@ void Bridge::AttendLayer(LayerHook& hook, const ggml_tensor* node, size_t thread
 Status Bridge::BuildSegments(const Ubatch& ubatch) {
   segments_.resize(ubatch.caches.size());
   for (size_t i = 0; i < segments_.size(); ++i) {
-    segments_[i].cache = &ubatch.caches[i]->impl();
+    segments_[i].cache = &ubatch.caches[i].cache->impl();
     segments_[i].rows.clear();
     segments_[i].runs.clear();
     segments_[i].causal = ubatch.causal;
@@ -433,19 +433,21 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch, const StepWatch*
   struct Ending {
     Bridge& bridge;
     llama_context* ctx;
-    bool commits = false;
     ~Ending() {
       bridge.decoding_ = false;
       if (bridge.watch_ != nullptr) llama_set_abort_callback(ctx, nullptr, nullptr);
-      if (commits) return;
-      for (const Segment& segment : bridge.segments_) segment.cache->AbortAppend();
+      bridge.appends_.clear();  // Aborts those that were not committed.
     }
   } ending{*this, ctx};
   for (const auto& [cache, span] : ubatch.media) segments_[cache].cache->AddMedia(span);
-  while (transits_.size() < segments_.size()) transits_.push_back(std::make_unique<Transit>());
+  while (buffers_.size() < segments_.size()) buffers_.push_back(std::make_unique<UbatchBuffers>());
+  appends_.clear();
   for (size_t i = 0; i < segments_.size(); ++i) {
-    transits_[i]->set_n_threads(static_cast<size_t>(n_threads));
-    segments_[i].cache->BeginAppend(segments_[i].rows.size(), transits_[i].get());
+    appends_.push_back(
+        segments_[i].cache->BeginAppend({.n = segments_[i].rows.size(),
+                                         .prompt_follows = ubatch.caches[i].prompt_follows,
+                                         .n_threads = static_cast<size_t>(n_threads)},
+                                        buffers_[i].get()));
   }
 
   llama_memory_clear(llama_get_memory(ctx), false);
@@ -462,8 +464,7 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch, const StepWatch*
     status = Internal("the compute graph lacked an attention layer it had before");
   }
   if (!status.ok()) return status;
-  for (const Segment& segment : segments_) segment.cache->CommitAppend();
-  ending.commits = true;
+  for (KvCache::Append& append : appends_) append.Commit();
   return OkStatus();
 }
 

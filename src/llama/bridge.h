@@ -33,7 +33,11 @@ struct UbatchToken {
 // What one llama_decode computes. The tokens of a KvCache are in their order in the conversation;
 // tokens of different KvCaches may be mixed.
 struct Ubatch {
-  std::vector<KvCache*> caches;
+  struct Member {
+    KvCache* cache = nullptr;
+    bool prompt_follows = false;  // AppendInfo::prompt_follows
+  };
+  std::vector<Member> caches;
   // llama.cpp's sequence of each, for what it keeps by sequence; empty: 0, 1, 2, ...
   std::vector<llama_seq_id> seq_ids;
   // Pictures and clips that begin in this ubatch: memory index, and where.
@@ -115,13 +119,14 @@ class Bridge {
   size_t n_computed_ = 0;              // of these, about
   CacheShape shape_;
   llama_pos end_position_ = std::numeric_limits<llama_pos>::max();
-  std::vector<int> layer_of_cache_;                 // llama's layer index -> ours, or -1
-  std::vector<std::unique_ptr<LayerHook>> hooks_;   // [layer]
-  std::vector<Segment> segments_;                   // of the current decode
-  std::vector<std::unique_ptr<Transit>> transits_;  // [segment], reused
-  size_t n_rows_ = 0;                               // tokens of the current decode
-  std::vector<AttentionScratch> scratch_;           // [thread]
-  Status rewrite_error_;                            // of the current decode
+  std::vector<int> layer_of_cache_;                      // llama's layer index -> ours, or -1
+  std::vector<std::unique_ptr<LayerHook>> hooks_;        // [layer]
+  std::vector<Segment> segments_;                        // of the current decode
+  std::vector<std::unique_ptr<UbatchBuffers>> buffers_;  // [segment], reused
+  std::vector<KvCache::Append> appends_;                 // [segment], of the current decode
+  size_t n_rows_ = 0;                                    // tokens of the current decode
+  std::vector<AttentionScratch> scratch_;                // [thread]
+  Status rewrite_error_;                                 // of the current decode
 
   // The arrays behind llama_batch.
   std::vector<llama_token> tokens_;

@@ -20,7 +20,7 @@ std::unique_ptr<Model> Load(int n_ubatch = 64) {
 
 Ubatch Tokens(KvCache& cache, size_t n) {
   Ubatch ubatch;
-  ubatch.caches.push_back(&cache);
+  ubatch.caches.push_back({.cache = &cache});
   const auto first = static_cast<llama_pos>(cache.tokens_seen());
   for (size_t i = 0; i < n; ++i) {
     const auto position = first + static_cast<llama_pos>(i);

@@ -35,16 +35,18 @@ class RandomUbatch {
   }
 
   // Attends with everything and appends it.
-  void Run(KvCache& cache, Transit* transit) {
+  void Run(KvCache& cache, UbatchBuffers* buffers, AppendInfo info = {}) {
     AttentionScratch scratch;
     scratch.Resize(cache.shape());
-    Run(cache, transit, scratch);
+    Run(cache, buffers, scratch, false, info);
   }
   // Allocates nothing itself. `in_parts`: a single token's heads are attended in parts, as far as
   // they have several.
-  void Run(KvCache& cache, Transit* transit, AttentionScratch& scratch, bool in_parts = false) {
+  void Run(KvCache& cache, UbatchBuffers* buffers, AttentionScratch& scratch, bool in_parts = false,
+           AppendInfo info = {}) {
     KvCache::Impl& impl = cache.impl();
-    impl.BeginAppend(n_, transit);
+    info.n = n_;
+    KvCache::Append append = impl.BeginAppend(info, buffers);
     segment_.cache = &impl;
     for (size_t l = 0; l < layers_.size(); ++l) {
       const UbatchTensors views = tensors(l);
@@ -59,13 +61,13 @@ class RandomUbatch {
         }
       }
     }
-    impl.CommitAppend();
+    append.Commit();
   }
 
   // A single token's parts, taken by threads as they come.
-  void RunOnThreads(KvCache& cache, Transit* transit, size_t n_threads) {
+  void RunOnThreads(KvCache& cache, UbatchBuffers* buffers, size_t n_threads) {
     KvCache::Impl& impl = cache.impl();
-    impl.BeginAppend(n_, transit);
+    KvCache::Append append = impl.BeginAppend({.n = n_}, buffers);
     segment_.cache = &impl;
     for (size_t l = 0; l < layers_.size(); ++l) {
       const UbatchTensors views = tensors(l);
@@ -85,7 +87,7 @@ class RandomUbatch {
         for (std::thread& thread : threads) thread.join();
       }
     }
-    impl.CommitAppend();
+    append.Commit();
   }
 
   size_t n() const { return n_; }

@@ -46,7 +46,7 @@ inline void ReferenceAttend(const Segment& segment, size_t layer, size_t kv_head
   for (size_t token = first_token; token < first_token + n_tokens; ++token) {
     std::vector<const uint16_t*> k, v;
     const size_t held_head = segment.cache->config().head(layer, kv_head);
-    const RowStore& held = segment.cache->store(held_head, 0);
+    const RowStore& held = segment.cache->head(held_head).store(0);
     for (size_t slot = 0; slot < held.size(); ++slot) {
       k.push_back(static_cast<const uint16_t*>(held.row(slot).k));
       v.push_back(static_cast<const uint16_t*>(held.row(slot).v));
@@ -58,7 +58,7 @@ inline void ReferenceAttend(const Segment& segment, size_t layer, size_t kv_head
     }
     const size_t row = segment.rows[token];
     if (token == 0) {
-      segment.cache->transit().ReadFrom(held_head, RowsOfSegment(segment, tensors, kv_head));
+      segment.cache->buffers().rows.ReadFrom(held_head, RowsOfSegment(segment, tensors, kv_head));
     }
     for (size_t g = 0; g < group; ++g) {
       const size_t head = kv_head * group + g;

@@ -1,0 +1,48 @@
+// What a compression works on.
+#ifndef RETENTIVEKV_CACHE_COMPRESSION_TASK_H_
+#define RETENTIVEKV_CACHE_COMPRESSION_TASK_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "cache/config.h"
+#include "cache/head.h"
+#include "cache/media_table.h"
+#include "cache/trace.h"
+#include "cache/ubatch_buffers.h"
+
+namespace rkv {
+
+// When a compression last put all rows of the lowest rung in the order of their worth.
+struct RowOrder {
+  uint64_t tokens_seen = 0;  // 0: they are in no such order
+  bool pooled = false;       // the budget was pooled over heads then
+};
+
+struct CompressionTask {
+  const CacheConfig& config;
+  std::span<Head> heads;
+  const MediaTable& media;
+  uint64_t tokens_seen = 0;  // the new ones included
+  // The last tokens, which no head holds yet. Null buffers: there are none.
+  size_t n_new = 0;
+  const UbatchBuffers* buffers = nullptr;
+  uint64_t budget = 0;       // bytes to come down to
+  uint64_t fixed_bytes = 0;  // of the cache, outside of heads
+  RowOrder order;            // of the last compression
+  double observed_queries = 0;
+  size_t n_threads = 1;
+  Trace* trace = nullptr;  // null: nothing is traced
+
+  // Of the cache and its heads' tables.
+  uint64_t table_bytes() const {
+    uint64_t bytes = fixed_bytes;
+    for (const Head& head : heads) bytes += head.table_bytes();
+    return bytes;
+  }
+};
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_CACHE_COMPRESSION_TASK_H_

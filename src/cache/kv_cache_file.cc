@@ -1,0 +1,161 @@
+// The saved form of a cache (docs/formats.md).
+#include <cmath>
+
+#include "base/bytes.h"
+#include "cache/kv_cache_impl.h"
+
+namespace rkv {
+
+namespace {
+
+constexpr uint32_t kSaveVersion = 4;
+// Without the progress of a conversation: it starts with exactly the room for its rows, whose order
+// has no meaning.
+constexpr uint32_t kRowsOnlyVersion = 3;
+
+bool ReadBool(ByteReader& reader) {
+  const uint8_t value = reader.Read<uint8_t>();
+  if (value > 1) reader.Fail();
+  return value == 1;
+}
+
+// Reads a spec that was written as text, empty for unset.
+template <typename T>
+bool ReadOptional(ByteReader& reader, Result<T> (*parse)(std::string_view), std::optional<T>& out) {
+  const std::string text = reader.ReadString();
+  if (text.empty()) return true;
+  Result<T> parsed = parse(text);
+  if (!parsed.ok()) return false;
+  out = *std::move(parsed);
+  return true;
+}
+
+void SaveOptions(const CacheOptions& options, ByteWriter& writer) {
+  writer.WriteString(ToString(options.policy));
+  writer.Write(options.budget.unit);
+  writer.Write(options.budget.amount);
+  writer.WriteString(ToString(options.compression));
+  writer.WriteString(options.absorb.has_value() ? ToString(*options.absorb) : "");
+  writer.WriteString(options.ladder.has_value() ? ToString(*options.ladder) : "");
+  writer.WriteString(options.split.has_value() ? ToString(*options.split) : "");
+  writer.WriteString(options.type_k.has_value() ? ToString(*options.type_k) : "");
+  writer.WriteString(options.type_v.has_value() ? ToString(*options.type_v) : "");
+}
+
+bool ReadOptions(ByteReader& reader, CacheOptions& options) {
+  Result<PolicySpec> policy = ParsePolicySpec(reader.ReadString());
+  if (!policy.ok()) return false;
+  options.policy = *std::move(policy);
+  options.budget.unit = reader.Read<Budget::Unit>();
+  options.budget.amount = reader.Read<double>();
+  const Result<Compression> compression = ParseCompression(reader.ReadString());
+  if (!compression.ok()) return false;
+  options.compression = *compression;
+  return ReadOptional(reader, ParseAbsorbSpec, options.absorb) &&
+         ReadOptional(reader, ParseLadder, options.ladder) &&
+         ReadOptional(reader, ParseSplit, options.split) &&
+         ReadOptional(reader, ParseElementType, options.type_k) &&
+         ReadOptional(reader, ParseElementType, options.type_v) && reader.ok() &&
+         options.budget.unit <= Budget::Unit::kBytes && options.budget.amount > 0 &&
+         std::isfinite(options.budget.amount);
+}
+
+bool ReadShape(ByteReader& reader, CacheShape& shape) {
+  shape.layers.resize(reader.ReadCount(4 * sizeof(uint64_t)));
+  for (LayerShape& layer : shape.layers) {
+    for (size_t* x : {&layer.n_head, &layer.n_kv_head, &layer.d_k, &layer.d_v}) {
+      *x = reader.Read<uint64_t>();
+    }
+  }
+  return reader.ok();
+}
+
+}  // namespace
+
+void KvCache::Impl::Save(ByteWriter& writer) const {
+  writer.Write(kSaveVersion);
+  SaveOptions(config_->options(), writer);
+  writer.Write<uint64_t>(shape().layers.size());
+  for (const LayerShape& layer : shape().layers) {
+    for (const size_t x : {layer.n_head, layer.n_kv_head, layer.d_k, layer.d_v}) {
+      writer.Write<uint64_t>(x);
+    }
+  }
+  writer.Write(tokens_seen_);
+  writer.Write(observed_queries_);
+  writer.Write(order_.tokens_seen);
+  // The second of the last two was once whether a prompt goes on, which between appends is the
+  // same.
+  for (const bool is : {order_.pooled, prompt_precedes_, prompt_precedes_}) {
+    writer.Write<uint8_t>(is ? 1 : 0);
+  }
+  writer.Write(state_share_);
+  for (const uint64_t n : {state_steps_, reactivations_, compressions_}) writer.Write(n);
+  media_.Save(writer);
+  if (config_->rotates()) {
+    for (const Head& head : heads_) head.SaveCentre(writer);
+  }
+  if (config_->has_matrices()) {
+    for (const Head& head : heads_) head.SaveMatrix(writer);
+  }
+  for (const Head& head : heads_) head.SaveRows(writer);
+}
+
+bool KvCache::Impl::LoadTokens(ByteReader& reader, uint32_t version) {
+  tokens_seen_ = reader.Read<uint64_t>();
+  observed_queries_ = reader.Read<double>();
+  const bool sane = tokens_seen_ <= std::numeric_limits<uint32_t>::max() &&
+                    observed_queries_ >= 0 && std::isfinite(observed_queries_);
+  if (!sane) return false;
+  const bool has_progress = version != kRowsOnlyVersion;
+  if (has_progress && !LoadProgress(reader)) return false;
+  if (!media_.Load(tokens_seen_, reader)) return false;
+  for (Head& head : heads_) {
+    if (config_->rotates() && !head.LoadCentre(reader)) return false;
+  }
+  for (Head& head : heads_) {
+    if (config_->has_matrices() && !head.LoadMatrix(reader)) return false;
+  }
+  const uint64_t end_of_roots = std::max(tokens_seen_, media_.end());
+  for (Head& head : heads_) {
+    if (!head.LoadRows(tokens_seen_, end_of_roots, has_progress, reader)) return false;
+  }
+  return reader.ok();
+}
+
+bool KvCache::Impl::LoadProgress(ByteReader& reader) {
+  order_.tokens_seen = reader.Read<uint64_t>();
+  order_.pooled = ReadBool(reader);
+  ReadBool(reader);
+  prompt_precedes_ = ReadBool(reader);
+  state_share_ = reader.Read<double>();
+  for (uint64_t* n : {&state_steps_, &reactivations_, &compressions_}) {
+    *n = reader.Read<uint64_t>();
+  }
+  return reader.ok() && order_.tokens_seen <= tokens_seen_ && state_share_ >= 0 &&
+         std::isfinite(state_share_);
+}
+
+std::string KvCache::Save() const {
+  ByteWriter writer;
+  impl_->Save(writer);
+  return writer.buffer();
+}
+
+Result<KvCache> KvCache::Load(const CacheShape& shape, std::string_view bytes) {
+  const Status damaged = BadFile("the saved cache is damaged");
+  ByteReader reader(bytes);
+  const uint32_t version = reader.Read<uint32_t>();
+  if (version != kSaveVersion && version != kRowsOnlyVersion) {
+    return BadFile("the saved cache was written by another version of RetentiveKV");
+  }
+  CacheOptions options;
+  CacheShape saved;
+  if (!ReadOptions(reader, options) || !ReadShape(reader, saved)) return damaged;
+  if (saved != shape) return BadFile("the saved cache belongs to a model of another shape");
+  RKV_ASSIGN_OR_RETURN(KvCache cache, Create(shape, options));
+  if (!cache.impl_->LoadTokens(reader, version) || reader.remaining() != 0) return damaged;
+  return cache;
+}
+
+}  // namespace rkv

@@ -1,0 +1,30 @@
+// Everything that decoding a ubatch needs beside the cache. It belongs to the caller who decodes,
+// and is reused for every ubatch, so it is no part of a conversation's bytes.
+#ifndef RETENTIVEKV_CACHE_UBATCH_BUFFERS_H_
+#define RETENTIVEKV_CACHE_UBATCH_BUFFERS_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "cache/observations.h"
+#include "cache/row_codec.h"
+#include "cache/softmax_parts.h"
+#include "cache/ubatch_rows.h"
+
+namespace rkv {
+
+struct UbatchBuffers {
+  UbatchRows rows;
+  SoftmaxParts parts;
+  Observations observations;
+
+  // Scratch: one row of a head in each form, and a weight per column.
+  RowCodec codec;
+  std::vector<float> key, value;
+  std::vector<uint8_t> encoded;
+  std::vector<double> column_sums;
+};
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_CACHE_UBATCH_BUFFERS_H_
