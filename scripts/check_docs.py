@@ -18,7 +18,7 @@ MAX_WORDS = 25
 DEFAULTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "docs/decisions/*.md",
             "bench/README.md", "models/reference/README.md")
 
-ABBREVIATIONS = ("e.g.", "i.e.", "cf.", "vs.", "al.")
+ABBREVIATIONS = ("e.g.", "i.e.", "cf.", "vs.", "al.", "...")
 
 # Words after which "who" stands for a noun. After a noun it is an ordinary relative clause.
 BEFORE_WHO = (r"and|or|of|than|by|from|to|for|with|on|is|are|decides?|says?|tells?|shows?|knows?|"
@@ -60,6 +60,7 @@ def plain(text):
   text = re.sub(r"!\[[^\]]*\]\([^)]*\)", breaks(""), text)
   text = re.sub(r"\[([^\]]*)\]\([^)]*\)", lambda match: match.group(1), text)
   text = re.sub(r"</?\w[^>]*>|https?://\S+", breaks(""), text)
+  text = re.sub(r'"[^"]*[.?!]"(?=\s+[A-Z]|\s*$)', breaks("Quotation."), text)
   text = re.sub(r'"[^"]*"', breaks("Quotation"), text)
   return re.sub(r"\*+", "", text)
 
@@ -67,13 +68,11 @@ def plain(text):
 def sentences(text):
   """Yields (offset, sentence) of plain text."""
   start = 0
-  for match in re.finditer(r"[.?!:][\"')]*(?=\s|$)", text):
-    is_end = not text[:match.end()].endswith(ABBREVIATIONS + ("...",))
-    if match.group().startswith(":"):  # It ends a sentence only where a list or code follows.
-      is_end = text[match.end():].strip() == ""
-    if is_end:
-      yield start, text[start:match.end()]
-      start = match.end()
+  for match in re.finditer(r"[.?!]['\")]*(?=\s|$)", text):
+    if text[:match.end()].endswith(ABBREVIATIONS):
+      continue
+    yield start, text[start:match.end()]
+    start = match.end()
   if text[start:].strip():
     yield start, text[start:]
 
