@@ -50,10 +50,7 @@ struct EvalFlags {
   CommonFlags common;
   std::string suite;
   std::vector<std::string> policies;
-  std::string absorb;
-  std::string ladder;
-  std::string split;
-  std::string compression = "prompt";
+  OptionTextMap cache;  // for every policy that evicts
   std::string budgets;
   bool controls = false;
   bool quick = false;
@@ -169,6 +166,8 @@ Result<const Suite*> ChooseSuite(EvalFlags& flags) {
   fill(flags.n_conversations, suite->n_conversations, suite->n_quick);
   fill(flags.n_context, kContext, kQuickContext);
   fill(flags.n_pairs, kPairs, kQuickPairs);
+  if (std::string& when = flags.cache["compression"]; when.empty())
+    when = ToString(kEvalCompression);
   if (flags.budgets.empty()) flags.budgets = flags.quick ? suite->quick_budgets : kBudgets;
   EngineOptions& engine = flags.common.engine;
   engine.max_conversations =
@@ -195,16 +194,7 @@ Result<ConfigurationChoices> ParseChoices(const EvalFlags& flags) {
   }
   if (lists.empty()) lists = {"all"};
   RKV_ASSIGN_OR_RETURN(choices.policies, ParsePolicyList(lists));
-  if (!flags.absorb.empty()) {
-    RKV_ASSIGN_OR_RETURN(choices.absorb, ParseAbsorbSpec(flags.absorb));
-  }
-  if (!flags.ladder.empty()) {
-    RKV_ASSIGN_OR_RETURN(choices.ladder, ParseLadder(flags.ladder));
-  }
-  RKV_ASSIGN_OR_RETURN(choices.compression, ParseCompression(flags.compression));
-  if (!flags.split.empty()) {
-    RKV_ASSIGN_OR_RETURN(choices.split, ParseSplit(flags.split));
-  }
+  RKV_ASSIGN_OR_RETURN(choices.cache, rkv::ParseCacheOptions(flags.cache));
   choices.controls = flags.controls;
   return choices;
 }
@@ -321,7 +311,7 @@ nlohmann::ordered_json Settings(const EvalFlags& flags, const EvalHeader& header
           {"context", flags.n_context},
           {"pairs", flags.n_pairs},
           {"quick", flags.quick},
-          {"compress", flags.compression},
+          {"compress", flags.cache.at("compression")},
           {"ubatch", engine.n_ubatch},
           {"inputs", fmt::format("{:016x}", Hash(inputs))}};
 }
@@ -386,16 +376,17 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
                  "policies, as h2o,snapkv:window=4,sinks=2,tova; repeatable; default: all"))
       ->type_name("LIST");
   AddList(*command, "--budgets", flags->budgets, fmt::format("budgets ({})", kBudgets));
-  command->add_option("--absorb", flags->absorb, "what remembers tokens that leave, for all")
+  command
+      ->add_option("--absorb", flags->cache["absorb"], "what remembers tokens that leave, for all")
       ->type_name("SPEC");
-  command->add_option("--ladder", flags->ladder, "precisions of tokens, for all")
+  command->add_option("--ladder", flags->cache["ladder"], "precisions of tokens, for all")
       ->type_name("TYPES");
   command
-      ->add_option("--split", flags->split,
+      ->add_option("--split", flags->cache["split"],
                    "how the budget is divided, for all: uniform, pooled, auto")
       ->type_name("HOW");
   command
-      ->add_option("--compress", flags->compression,
+      ->add_option("--compress", flags->cache["compression"],
                    "when, for all: prompt (once it has been read, default) or streaming")
       ->type_name("WHEN");
   command->add_flag("--controls", flags->controls,

@@ -440,14 +440,12 @@ Result<bool> Scheduler::TryStart(Job& job) {
 }
 
 std::string Scheduler::Scope(const GenerationRequest& request) const {
-  const CacheOptions& cache = request.cache;
-  const auto optional = [](const auto& value) {
-    return value.has_value() ? std::string(ToString(*value)) : std::string("-");
-  };
-  return fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}", request.session, model_description_,
-                     ToString(cache.policy), ToString(cache.budget), optional(cache.absorb),
-                     optional(cache.ladder), optional(cache.split), ToString(cache.compression),
-                     optional(cache.type_k), optional(cache.type_v));
+  // Parked conversations are found by this text: its form must stay.
+  std::string scope = fmt::format("{}|{}", request.session, model_description_);
+  for (const OptionText& option : OptionTexts(request.cache)) {
+    scope += fmt::format("|{}", option.text.empty() ? "-" : option.text);
+  }
+  return scope;
 }
 
 // Gives the job the conversation that its messages continue, if there is one. `n_known`: how many
