@@ -131,7 +131,54 @@ std::string SuiteNames() {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-// Checks the flags, and fills in what the suite wants where they say nothing.
+Status CheckFlags(const EvalFlags& flags, const Suite& suite) {
+  for (const std::string& format : flags.formats) {
+    if (std::ranges::find(kFormats, format) == kFormats.end()) {
+      return InvalidArgument(fmt::format("unknown output format '{}'; formats are: {}", format,
+                                         fmt::join(kFormats, ", ")));
+    }
+  }
+  if (suite.prose && flags.common.engine.model.empty()) {
+    return InvalidArgument(
+        fmt::format("suite {} needs a model that writes prose: pass one with -m", suite.name));
+  }
+  if (suite.name == std::string_view(kData) && flags.data.empty()) {
+    return InvalidArgument("suite data needs pictures and questions: pass them with --data FILE");
+  }
+  if (suite.prose && !flags.data.empty()) {
+    return InvalidArgument(
+        fmt::format("suite {} is about text: it takes --text FILE, not --data", suite.name));
+  }
+  if (flags.seeds.size() > 1 && suite.plan != PlanTextKvSuite) {
+    return InvalidArgument(
+        fmt::format("suite {} has nothing random in it: it takes one seed", suite.name));
+  }
+  return OkStatus();
+}
+
+// Fills in what the suite wants where the flags say nothing.
+void FillFlags(const Suite& suite, EvalFlags& flags) {
+  const auto fill = [&flags](int& value, int usual, int quick) {
+    if (value == 0) value = flags.quick ? quick : usual;
+  };
+  fill(flags.n_conversations, suite.n_conversations, suite.n_quick);
+  fill(flags.n_context, kContext, kQuickContext);
+  fill(flags.n_pairs, kPairs, kQuickPairs);
+  std::string& compression = flags.cache["compression"];
+  if (compression.empty()) compression = ToString(kEvalCompression);
+  if (flags.budgets.empty()) flags.budgets = flags.quick ? suite.quick_budgets : kBudgets;
+  EngineOptions& engine = flags.common.engine;
+  engine.max_conversations =
+      flags.n_conversations == 0
+          ? suite.at_once
+          : std::clamp(flags.n_conversations, suite.prose ? suite.at_once : 1, suite.at_once);
+  engine.media_cache_bytes = size_t{256} << 20;
+  if (suite.prose) engine.chat_template = "none";
+  // Steps of the bundled model are so short that threads cost more in waiting for each other, on a
+  // machine that has other work, than they gain.
+  if (engine.model.empty() && engine.n_threads == 0) engine.n_threads = 1;
+}
+
 Result<const Suite*> ChooseSuite(EvalFlags& flags) {
   if (flags.suite.empty() && !flags.data.empty()) flags.suite = kData;
   const auto suite = std::ranges::find(kSuites, flags.suite, &Suite::name);
@@ -139,46 +186,8 @@ Result<const Suite*> ChooseSuite(EvalFlags& flags) {
     return InvalidArgument(
         fmt::format("unknown suite '{}'; suites are: {}", flags.suite, SuiteNames()));
   }
-  for (const std::string& format : flags.formats) {
-    if (std::ranges::find(kFormats, format) == kFormats.end()) {
-      return InvalidArgument(fmt::format("unknown output format '{}'; formats are: {}", format,
-                                         fmt::join(kFormats, ", ")));
-    }
-  }
-  if (suite->prose && flags.common.engine.model.empty()) {
-    return InvalidArgument(
-        fmt::format("suite {} needs a model that writes prose: pass one with -m", suite->name));
-  }
-  if (suite->name == std::string_view(kData) && flags.data.empty()) {
-    return InvalidArgument("suite data needs pictures and questions: pass them with --data FILE");
-  }
-  if (suite->prose && !flags.data.empty()) {
-    return InvalidArgument(
-        fmt::format("suite {} is about text: it takes --text FILE, not --data", suite->name));
-  }
-  if (flags.seeds.size() > 1 && suite->plan != PlanTextKvSuite) {
-    return InvalidArgument(
-        fmt::format("suite {} has nothing random in it: it takes one seed", suite->name));
-  }
-  const auto fill = [&flags](int& value, int usual, int quick) {
-    if (value == 0) value = flags.quick ? quick : usual;
-  };
-  fill(flags.n_conversations, suite->n_conversations, suite->n_quick);
-  fill(flags.n_context, kContext, kQuickContext);
-  fill(flags.n_pairs, kPairs, kQuickPairs);
-  if (std::string& when = flags.cache["compression"]; when.empty())
-    when = ToString(kEvalCompression);
-  if (flags.budgets.empty()) flags.budgets = flags.quick ? suite->quick_budgets : kBudgets;
-  EngineOptions& engine = flags.common.engine;
-  engine.max_conversations =
-      flags.n_conversations == 0
-          ? suite->at_once
-          : std::clamp(flags.n_conversations, suite->prose ? suite->at_once : 1, suite->at_once);
-  engine.media_cache_bytes = size_t{256} << 20;
-  if (suite->prose) engine.chat_template = "none";
-  // Steps of the bundled model are so short that threads cost more in waiting for each other, on a
-  // machine that has other work, than they gain.
-  if (engine.model.empty() && engine.n_threads == 0) engine.n_threads = 1;
+  RKV_RETURN_IF_ERROR(CheckFlags(flags, *suite));
+  FillFlags(*suite, flags);
   return &*suite;
 }
 
