@@ -1,6 +1,6 @@
-// What a user can choose about the cache: a policy, a budget, and how tokens are kept.
-// ForEachOption() is the one list of these options: whatever saves, shows, compares or parses them
-// goes through it.
+// The options of the cache: a policy, a budget, and how tokens are kept.
+// ForEachOption() is the one list of them: all code that saves, shows or parses them goes through
+// it.
 #ifndef RETENTIVEKV_OPTIONS_H_
 #define RETENTIVEKV_OPTIONS_H_
 

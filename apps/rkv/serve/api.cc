@@ -1,5 +1,5 @@
-// What requests and answers of the protocol have in common: errors, JSON as text, and the keys that
-// conversations are found by.
+// Parts of the protocol that requests and answers share: errors, JSON as text, and the keys by which
+// conversations are found.
 #include "serve/api.h"
 
 #include <fmt/format.h>

@@ -18,8 +18,8 @@
 
 namespace rkv::app {
 
-// What has to be the same in two requests, beside their messages, for one to go on from the other:
-// the scope of PrefixKeys().
+// The scope of PrefixKeys(): only requests with the same scope can go on from each other's
+// conversations.
 std::string ConversationScope(const GenerationRequest& request, std::string_view model);
 
 // A conversation and where it came from.

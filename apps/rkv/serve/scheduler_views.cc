@@ -1,4 +1,5 @@
-// What the scheduler tells of itself. It looks on its own thread, between two steps.
+// The scheduler's reports: counters, slots and conversations. They are made on its own thread,
+// between two steps.
 #include <map>
 
 #include "inspect/text.h"
