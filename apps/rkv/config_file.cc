@@ -47,36 +47,15 @@ class ConfigReader : public CLI::ConfigBase {
       : program_(program), path_(std::move(path)), preset_(std::move(preset)) {}
 
   std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
-    enum Rank { kPreset, kCommand, kAll, kRanks };
     std::vector<CLI::ConfigItem> items[kRanks];
     const std::vector<CLI::App*> running = program_.get_subcommands();
     if (running.empty()) return {};
     const CLI::App& command = *running.front();
     bool preset_found = preset_.empty();
     for (CLI::ConfigItem& item : CLI::ConfigBase::from_config(input)) {
-      const std::vector<std::string>& section = item.parents;
-      const bool opens = item.name == "++";
-      const bool closes = item.name == "--";
-      if (section.size() == 2 && section[0] == kPresets) {
-        preset_found |= section[1] == preset_;
-        if (!opens && !closes) CheckKnown(item, nullptr);
-        if (section[1] == preset_) Add(command, item, items[kPreset]);
-      } else if (section.size() == 1 && section[0] == kPresets) {
-        if (!opens && !closes) Refuse(item, "belongs to no preset: write [preset.NAME]");
-      } else if (section.size() == 1) {
-        const CLI::App* named = FindCommand(program_, section[0]);
-        if (named == nullptr) {
-          throw CLI::ConfigError(fmt::format("{}: there is no command '{}' for the section [{}]",
-                                             path_, section[0], section[0]));
-        }
-        if (!opens && !closes) CheckKnown(item, named);
-        if (named == &command) Add(command, item, items[kCommand]);
-      } else if (section.empty()) {
-        if (!opens && !closes) CheckKnown(item, nullptr);
-        Add(command, item, items[kAll]);
-      } else if (!opens && !closes) {
-        Refuse(item, "is in a section of a section; only [COMMAND] and [preset.NAME] are known");
-      }
+      const Rank rank = RankOf(item, command);
+      preset_found |= rank == kPreset;
+      if (rank != kRanks) Add(command, item, items[rank]);
     }
     if (!preset_found) {
       throw CLI::ConfigError(fmt::format("{}: there is no section [preset.{}]", path_, preset_));
@@ -89,6 +68,39 @@ class ConfigReader : public CLI::ConfigBase {
   }
 
  private:
+  // Which settings count before others. kRanks: of other commands and presets.
+  enum Rank { kPreset, kCommand, kAll, kRanks };
+
+  // The rank of the item's section. Throws for a setting that no command there has.
+  Rank RankOf(const CLI::ConfigItem& item, const CLI::App& command) const {
+    const std::vector<std::string>& section = item.parents;
+    const bool is_setting =
+        item.name != "++" && item.name != "--";  // Those open and close sections.
+    if (section.empty()) {
+      if (is_setting) CheckKnown(item, nullptr);
+      return kAll;
+    }
+    if (section.size() == 2 && section[0] == kPresets) {
+      if (is_setting) CheckKnown(item, nullptr);
+      return section[1] == preset_ ? kPreset : kRanks;
+    }
+    if (section.size() > 1) {
+      if (!is_setting) return kRanks;
+      Refuse(item, "is in a section of a section; only [COMMAND] and [preset.NAME] are known");
+    }
+    if (section[0] == kPresets) {
+      if (!is_setting) return kRanks;
+      Refuse(item, "belongs to no preset: write [preset.NAME]");
+    }
+    const CLI::App* named = FindCommand(program_, section[0]);
+    if (named == nullptr) {
+      throw CLI::ConfigError(fmt::format("{}: there is no command '{}' for the section [{}]", path_,
+                                         section[0], section[0]));
+    }
+    if (is_setting) CheckKnown(item, named);
+    return named == &command ? kCommand : kRanks;
+  }
+
   [[noreturn]] void Refuse(const CLI::ConfigItem& item, const std::string& why) const {
     throw CLI::ConfigError(fmt::format("{}: '{}' {}", path_, item.name, why));
   }

@@ -50,10 +50,7 @@ struct EvalFlags {
   CommonFlags common;
   std::string suite;
   std::vector<std::string> policies;
-  std::string absorb;
-  std::string ladder;
-  std::string split;
-  std::string compression = "prompt";
+  OptionTextMap cache;  // for every policy that evicts
   std::string budgets;
   bool controls = false;
   bool quick = false;
@@ -134,7 +131,54 @@ std::string SuiteNames() {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-// Checks the flags, and fills in what the suite wants where they say nothing.
+Status CheckFlags(const EvalFlags& flags, const Suite& suite) {
+  for (const std::string& format : flags.formats) {
+    if (std::ranges::find(kFormats, format) == kFormats.end()) {
+      return InvalidArgument(fmt::format("unknown output format '{}'; formats are: {}", format,
+                                         fmt::join(kFormats, ", ")));
+    }
+  }
+  if (suite.prose && flags.common.engine.model.empty()) {
+    return InvalidArgument(
+        fmt::format("suite {} needs a model that writes prose: pass one with -m", suite.name));
+  }
+  if (suite.name == std::string_view(kData) && flags.data.empty()) {
+    return InvalidArgument("suite data needs pictures and questions: pass them with --data FILE");
+  }
+  if (suite.prose && !flags.data.empty()) {
+    return InvalidArgument(
+        fmt::format("suite {} is about text: it takes --text FILE, not --data", suite.name));
+  }
+  if (flags.seeds.size() > 1 && suite.plan != PlanTextKvSuite) {
+    return InvalidArgument(
+        fmt::format("suite {} has nothing random in it: it takes one seed", suite.name));
+  }
+  return OkStatus();
+}
+
+// Fills in what the suite wants where the flags say nothing.
+void FillFlags(const Suite& suite, EvalFlags& flags) {
+  const auto fill = [&flags](int& value, int usual, int quick) {
+    if (value == 0) value = flags.quick ? quick : usual;
+  };
+  fill(flags.n_conversations, suite.n_conversations, suite.n_quick);
+  fill(flags.n_context, kContext, kQuickContext);
+  fill(flags.n_pairs, kPairs, kQuickPairs);
+  std::string& compression = flags.cache["compression"];
+  if (compression.empty()) compression = ToString(kEvalCompression);
+  if (flags.budgets.empty()) flags.budgets = flags.quick ? suite.quick_budgets : kBudgets;
+  EngineOptions& engine = flags.common.engine;
+  engine.max_conversations =
+      flags.n_conversations == 0
+          ? suite.at_once
+          : std::clamp(flags.n_conversations, suite.prose ? suite.at_once : 1, suite.at_once);
+  engine.media_cache_bytes = size_t{256} << 20;
+  if (suite.prose) engine.chat_template = "none";
+  // Steps of the bundled model are so short that threads cost more in waiting for each other, on a
+  // machine that has other work, than they gain.
+  if (engine.model.empty() && engine.n_threads == 0) engine.n_threads = 1;
+}
+
 Result<const Suite*> ChooseSuite(EvalFlags& flags) {
   if (flags.suite.empty() && !flags.data.empty()) flags.suite = kData;
   const auto suite = std::ranges::find(kSuites, flags.suite, &Suite::name);
@@ -142,44 +186,8 @@ Result<const Suite*> ChooseSuite(EvalFlags& flags) {
     return InvalidArgument(
         fmt::format("unknown suite '{}'; suites are: {}", flags.suite, SuiteNames()));
   }
-  for (const std::string& format : flags.formats) {
-    if (std::ranges::find(kFormats, format) == kFormats.end()) {
-      return InvalidArgument(fmt::format("unknown output format '{}'; formats are: {}", format,
-                                         fmt::join(kFormats, ", ")));
-    }
-  }
-  if (suite->prose && flags.common.engine.model.empty()) {
-    return InvalidArgument(
-        fmt::format("suite {} needs a model that writes prose: pass one with -m", suite->name));
-  }
-  if (suite->name == std::string_view(kData) && flags.data.empty()) {
-    return InvalidArgument("suite data needs pictures and questions: pass them with --data FILE");
-  }
-  if (suite->prose && !flags.data.empty()) {
-    return InvalidArgument(
-        fmt::format("suite {} is about text: it takes --text FILE, not --data", suite->name));
-  }
-  if (flags.seeds.size() > 1 && suite->plan != PlanTextKvSuite) {
-    return InvalidArgument(
-        fmt::format("suite {} has nothing random in it: it takes one seed", suite->name));
-  }
-  const auto fill = [&flags](int& value, int usual, int quick) {
-    if (value == 0) value = flags.quick ? quick : usual;
-  };
-  fill(flags.n_conversations, suite->n_conversations, suite->n_quick);
-  fill(flags.n_context, kContext, kQuickContext);
-  fill(flags.n_pairs, kPairs, kQuickPairs);
-  if (flags.budgets.empty()) flags.budgets = flags.quick ? suite->quick_budgets : kBudgets;
-  EngineOptions& engine = flags.common.engine;
-  engine.max_conversations =
-      flags.n_conversations == 0
-          ? suite->at_once
-          : std::clamp(flags.n_conversations, suite->prose ? suite->at_once : 1, suite->at_once);
-  engine.media_cache_bytes = size_t{256} << 20;
-  if (suite->prose) engine.chat_template = "none";
-  // Steps of the bundled model are so short that threads cost more in waiting for each other, on a
-  // machine that has other work, than they gain.
-  if (engine.model.empty() && engine.n_threads == 0) engine.n_threads = 1;
+  RKV_RETURN_IF_ERROR(CheckFlags(flags, *suite));
+  FillFlags(*suite, flags);
   return &*suite;
 }
 
@@ -195,16 +203,7 @@ Result<ConfigurationChoices> ParseChoices(const EvalFlags& flags) {
   }
   if (lists.empty()) lists = {"all"};
   RKV_ASSIGN_OR_RETURN(choices.policies, ParsePolicyList(lists));
-  if (!flags.absorb.empty()) {
-    RKV_ASSIGN_OR_RETURN(choices.absorb, ParseAbsorbSpec(flags.absorb));
-  }
-  if (!flags.ladder.empty()) {
-    RKV_ASSIGN_OR_RETURN(choices.ladder, ParseLadder(flags.ladder));
-  }
-  RKV_ASSIGN_OR_RETURN(choices.compression, ParseCompression(flags.compression));
-  if (!flags.split.empty()) {
-    RKV_ASSIGN_OR_RETURN(choices.split, ParseSplit(flags.split));
-  }
+  RKV_ASSIGN_OR_RETURN(choices.cache, rkv::ParseCacheOptions(flags.cache));
   choices.controls = flags.controls;
   return choices;
 }
@@ -321,7 +320,7 @@ nlohmann::ordered_json Settings(const EvalFlags& flags, const EvalHeader& header
           {"context", flags.n_context},
           {"pairs", flags.n_pairs},
           {"quick", flags.quick},
-          {"compress", flags.compression},
+          {"compress", flags.cache.at("compression")},
           {"ubatch", engine.n_ubatch},
           {"inputs", fmt::format("{:016x}", Hash(inputs))}};
 }
@@ -386,16 +385,17 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
                  "policies, as h2o,snapkv:window=4,sinks=2,tova; repeatable; default: all"))
       ->type_name("LIST");
   AddList(*command, "--budgets", flags->budgets, fmt::format("budgets ({})", kBudgets));
-  command->add_option("--absorb", flags->absorb, "what remembers tokens that leave, for all")
+  command
+      ->add_option("--absorb", flags->cache["absorb"], "what remembers tokens that leave, for all")
       ->type_name("SPEC");
-  command->add_option("--ladder", flags->ladder, "precisions of tokens, for all")
+  command->add_option("--ladder", flags->cache["ladder"], "precisions of tokens, for all")
       ->type_name("TYPES");
   command
-      ->add_option("--split", flags->split,
+      ->add_option("--split", flags->cache["split"],
                    "how the budget is divided, for all: uniform, pooled, auto")
       ->type_name("HOW");
   command
-      ->add_option("--compress", flags->compression,
+      ->add_option("--compress", flags->cache["compression"],
                    "when, for all: prompt (once it has been read, default) or streaming")
       ->type_name("WHEN");
   command->add_flag("--controls", flags->controls,

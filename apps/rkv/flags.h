@@ -43,12 +43,8 @@ struct CommonFlags {
   EngineOptions engine;
   SamplingOptions sampling;
   int n_predict = -1;
-  int n_batch = 0;     // 0: as n_ubatch
-  std::string policy;  // empty: retentive with a budget, else full
-  std::string budget;
-  std::string absorb, ladder, split;  // empty: what goes with the policy
-  std::string type_k, type_v;
-  std::string compression;
+  int n_batch = 0;  // 0: as n_ubatch
+  OptionTextMap cache;
   bool jinja = true;
   std::string chat_template_file;
   std::string chat_template_kwargs;

@@ -1,9 +1,13 @@
-// What a user can choose about the cache: a policy and a budget.
+// The options of the cache: a policy, a budget, and how tokens are kept.
+// ForEachOption() is the one list of them: all code that saves, shows or parses them goes through
+// it.
 #ifndef RETENTIVEKV_OPTIONS_H_
 #define RETENTIVEKV_OPTIONS_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -21,6 +25,7 @@ struct Budget {
   Unit unit = Unit::kPercent;
   double amount = 100.0;
 
+  bool operator==(const Budget&) const = default;
   bool unlimited() const { return unit == Unit::kPercent && amount >= 100.0; }
 };
 
@@ -97,7 +102,50 @@ struct CacheOptions {
   // One type for everything, as llama.cpp's -ctk and -ctv; no ladder then. Both or none are set.
   std::optional<ElementType> type_k = std::nullopt;
   std::optional<ElementType> type_v = std::nullopt;
+
+  bool operator==(const CacheOptions&) const = default;
 };
+
+// One of these options: its names, and the parser of its text. ToString() gives the text.
+template <typename T>
+struct CacheOption {
+  std::string_view name;   // of the field
+  std::string_view label;  // before the text where people read it
+  Result<T> (*parse)(std::string_view text);
+};
+
+// Calls visit(option, field) for every field of `options`, CacheOptions or const CacheOptions.
+template <typename Options, typename Visit>
+void ForEachOption(Options& options, Visit&& visit) {
+  // A field that is missing here is an error of the compiler.
+  auto& [policy, budget, absorb, ladder, split, compression, type_k, type_v] = options;
+  visit(CacheOption<PolicySpec>{"policy", "policy", ParsePolicySpec}, policy);
+  visit(CacheOption<Budget>{"budget", "budget", ParseBudget}, budget);
+  visit(CacheOption<AbsorbSpec>{"absorb", "absorb", ParseAbsorbSpec}, absorb);
+  visit(CacheOption<Ladder>{"ladder", "ladder", ParseLadder}, ladder);
+  visit(CacheOption<Split>{"split", "split", ParseSplit}, split);
+  visit(CacheOption<Compression>{"compression", "compress", ParseCompression}, compression);
+  visit(CacheOption<ElementType>{"type_k", "K", ParseElementType}, type_k);
+  visit(CacheOption<ElementType>{"type_v", "V", ParseElementType}, type_v);
+}
+
+struct OptionText {
+  std::string_view name;
+  std::string_view label;
+  std::string text;  // empty: unset
+
+  bool operator==(const OptionText&) const = default;
+};
+// One for each option, in the order of ForEachOption().
+std::vector<OptionText> OptionTexts(const CacheOptions& options);
+
+// "policy=h2o budget=20%": the options that differ from their defaults.
+std::string ToString(const CacheOptions& options);
+
+// Options by name. Those that are missing or have an empty text keep their defaults; unknown names
+// are kInvalidArgument.
+using OptionTextMap = std::map<std::string, std::string, std::less<>>;
+Result<CacheOptions> ParseCacheOptions(const OptionTextMap& texts);
 
 // The policy of the options, also where they name none.
 PolicySpec ChosenPolicy(const CacheOptions& options);

@@ -1,5 +1,7 @@
 // The saved form of a cache (docs/formats.md).
 #include <cmath>
+#include <limits>
+#include <type_traits>
 
 #include "base/bytes.h"
 #include "cache/kv_cache_impl.h"
@@ -19,45 +21,55 @@ bool ReadBool(ByteReader& reader) {
   return value == 1;
 }
 
-// Reads a spec that was written as text, empty for unset.
 template <typename T>
-bool ReadOptional(ByteReader& reader, Result<T> (*parse)(std::string_view), std::optional<T>& out) {
+constexpr bool kMayBeUnset = false;
+template <typename T>
+constexpr bool kMayBeUnset<std::optional<T>> = true;
+
+// The options as a saved cache has them: first those that always have a value, then those that may
+// be unset, whose text is empty then. A budget is its unit and amount, all others are texts.
+void WriteOptions(ByteWriter& writer, const CacheOptions& options) {
+  for (const bool unset : {false, true}) {
+    ForEachOption(options, [&](const auto&, const auto& value) {
+      using T = std::remove_cvref_t<decltype(value)>;
+      if (kMayBeUnset<T> != unset) return;
+      if constexpr (std::is_same_v<T, Budget>) {
+        writer.Write(value.unit);
+        writer.Write(value.amount);
+      } else if constexpr (kMayBeUnset<T>) {
+        writer.WriteString(value.has_value() ? ToString(*value) : "");
+      } else {
+        writer.WriteString(ToString(value));
+      }
+    });
+  }
+}
+
+bool ReadOption(ByteReader& reader, const CacheOption<Budget>&, Budget& budget) {
+  budget.unit = reader.Read<Budget::Unit>();
+  budget.amount = reader.Read<double>();
+  return budget.unit <= Budget::Unit::kBytes && budget.amount > 0 && std::isfinite(budget.amount);
+}
+
+template <typename T, typename Field>
+bool ReadOption(ByteReader& reader, const CacheOption<T>& option, Field& field) {
   const std::string text = reader.ReadString();
-  if (text.empty()) return true;
-  Result<T> parsed = parse(text);
+  if (kMayBeUnset<Field> && text.empty()) return true;
+  Result<T> parsed = option.parse(text);
   if (!parsed.ok()) return false;
-  out = *std::move(parsed);
+  field = *std::move(parsed);
   return true;
 }
 
-void SaveOptions(const CacheOptions& options, ByteWriter& writer) {
-  writer.WriteString(ToString(options.policy));
-  writer.Write(options.budget.unit);
-  writer.Write(options.budget.amount);
-  writer.WriteString(ToString(options.compression));
-  writer.WriteString(options.absorb.has_value() ? ToString(*options.absorb) : "");
-  writer.WriteString(options.ladder.has_value() ? ToString(*options.ladder) : "");
-  writer.WriteString(options.split.has_value() ? ToString(*options.split) : "");
-  writer.WriteString(options.type_k.has_value() ? ToString(*options.type_k) : "");
-  writer.WriteString(options.type_v.has_value() ? ToString(*options.type_v) : "");
-}
-
 bool ReadOptions(ByteReader& reader, CacheOptions& options) {
-  Result<PolicySpec> policy = ParsePolicySpec(reader.ReadString());
-  if (!policy.ok()) return false;
-  options.policy = *std::move(policy);
-  options.budget.unit = reader.Read<Budget::Unit>();
-  options.budget.amount = reader.Read<double>();
-  const Result<Compression> compression = ParseCompression(reader.ReadString());
-  if (!compression.ok()) return false;
-  options.compression = *compression;
-  return ReadOptional(reader, ParseAbsorbSpec, options.absorb) &&
-         ReadOptional(reader, ParseLadder, options.ladder) &&
-         ReadOptional(reader, ParseSplit, options.split) &&
-         ReadOptional(reader, ParseElementType, options.type_k) &&
-         ReadOptional(reader, ParseElementType, options.type_v) && reader.ok() &&
-         options.budget.unit <= Budget::Unit::kBytes && options.budget.amount > 0 &&
-         std::isfinite(options.budget.amount);
+  bool good = true;
+  for (const bool unset : {false, true}) {
+    ForEachOption(options, [&](const auto& option, auto& field) {
+      if (kMayBeUnset<std::remove_cvref_t<decltype(field)>> != unset) return;
+      good = good && ReadOption(reader, option, field);
+    });
+  }
+  return good && reader.ok();
 }
 
 bool ReadShape(ByteReader& reader, CacheShape& shape) {
@@ -74,7 +86,7 @@ bool ReadShape(ByteReader& reader, CacheShape& shape) {
 
 void KvCache::Impl::Save(ByteWriter& writer) const {
   writer.Write(kSaveVersion);
-  SaveOptions(config_->options(), writer);
+  WriteOptions(writer, config_->options());
   writer.Write<uint64_t>(shape().layers.size());
   for (const LayerShape& layer : shape().layers) {
     for (const size_t x : {layer.n_head, layer.n_kv_head, layer.d_k, layer.d_v}) {

@@ -78,6 +78,11 @@ Result<PolicyChoice> MakePolicy(const PolicySpec& spec) {
   return choice;
 }
 
+PolicySpec ChosenPolicy(const CacheOptions& options) {
+  if (!options.policy.name.empty()) return options.policy;
+  return {.name = options.budget.unlimited() ? "full" : "retentive", .options = {}};
+}
+
 std::vector<PolicyDescription> DescribePolicies() {
   std::vector<PolicyDescription> descriptions;
   for (const PolicyInfo* info : kPolicies) {

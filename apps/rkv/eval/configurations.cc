@@ -47,27 +47,11 @@ constexpr Control kControls[] = {
 };
 
 Result<CacheOptions> ControlOptions(const Control& control) {
-  CacheOptions options;
-  RKV_ASSIGN_OR_RETURN(options.policy, ParsePolicySpec(control.policy));
-  if (*control.absorb != '\0') {
-    RKV_ASSIGN_OR_RETURN(options.absorb, ParseAbsorbSpec(control.absorb));
-  }
-  if (*control.ladder != '\0') {
-    RKV_ASSIGN_OR_RETURN(options.ladder, ParseLadder(control.ladder));
-  }
-  if (*control.type != '\0') {
-    RKV_ASSIGN_OR_RETURN(options.type_k, ParseElementType(control.type));
-    options.type_v = options.type_k;
-  }
-  return options;
-}
-
-std::string LabelOf(const CacheOptions& options) {
-  std::string label = ToString(options.policy);
-  if (options.absorb.has_value()) label += fmt::format(", absorb {}", ToString(*options.absorb));
-  if (options.ladder.has_value()) label += fmt::format(", ladder {}", ToString(*options.ladder));
-  if (options.split.has_value()) label += fmt::format(", split {}", ToString(*options.split));
-  return label;
+  return ParseCacheOptions({{"policy", control.policy},
+                            {"absorb", control.absorb},
+                            {"ladder", control.ladder},
+                            {"type_k", control.type},
+                            {"type_v", control.type}});
 }
 
 void AddDefaults(const std::vector<std::pair<std::string, double>>& defaults, PolicySpec& policy) {
@@ -78,6 +62,20 @@ void AddDefaults(const std::vector<std::pair<std::string, double>>& defaults, Po
 }
 
 }  // namespace
+
+std::string UnusualOptions(const CacheOptions& options, bool takes_budget,
+                           std::string_view separator) {
+  CacheOptions usual{.policy = options.policy, .budget = options.budget};
+  // Nothing is compressed without a budget, so that it does not matter when.
+  usual.compression = takes_budget ? kEvalCompression : options.compression;
+  const std::vector<OptionText> usual_texts = OptionTexts(usual);
+  std::string text;
+  for (const OptionText& option : OptionTexts(options)) {
+    if (std::ranges::find(usual_texts, option) != usual_texts.end()) continue;
+    text += fmt::format("{}{} {}", separator, option.label, option.text);
+  }
+  return text;
+}
 
 Result<std::vector<PolicySpec>> ParsePolicyList(const std::vector<std::string>& lists) {
   std::vector<std::string> texts;
@@ -122,17 +120,16 @@ Result<std::vector<Configuration>> MakeConfigurations(const ConfigurationChoices
   std::vector<Configuration> configurations = {
       {.label = "full", .options = {.policy = {.name = "full", .options = {}}}}};
   for (const PolicySpec& policy : choices.policies) {
-    Configuration configuration;
-    configuration.options.policy = policy;
+    Configuration configuration{.label = {}, .options = {.policy = policy}};
     const PolicyDescription* known = FindPolicy(policy.name);
     if (known != nullptr && known->evicts) {
       configuration.takes_budget = true;
-      configuration.options.absorb = choices.absorb;
-      configuration.options.ladder = choices.ladder;
-      configuration.options.split = choices.split;
-      configuration.options.compression = choices.compression;
+      configuration.options = choices.cache;
+      configuration.options.policy = policy;
+      configuration.options.budget = {};
     }
-    configuration.label = LabelOf(configuration.options);
+    configuration.label =
+        ToString(policy) + UnusualOptions(configuration.options, configuration.takes_budget, ", ");
     if (configuration.takes_budget) AddDefaults(choices.defaults, configuration.options.policy);
     RKV_RETURN_IF_ERROR(CheckOptions(configuration.options));
     if (configuration.label != "full") configurations.push_back(std::move(configuration));
@@ -144,7 +141,7 @@ Result<std::vector<Configuration>> MakeConfigurations(const ConfigurationChoices
     const PolicyDescription* known = FindPolicy(configuration.options.policy.name);
     if (known == nullptr) continue;
     configuration.takes_budget = known->evicts;
-    configuration.options.compression = choices.compression;
+    configuration.options.compression = choices.cache.compression;
     if (known->evicts) AddDefaults(choices.defaults, configuration.options.policy);
     RKV_RETURN_IF_ERROR(CheckOptions(configuration.options));
     configurations.push_back(std::move(configuration));

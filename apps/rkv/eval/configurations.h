@@ -11,6 +11,9 @@
 
 namespace rkv::app {
 
+// As in the papers that policies come from.
+inline constexpr Compression kEvalCompression = Compression::kPrompt;
+
 struct Configuration {
   std::string label;
   CacheOptions options;       // without the budget
@@ -25,12 +28,15 @@ Result<std::vector<PolicySpec>> ParsePolicyList(const std::vector<std::string>& 
 // Budgets of a list such as "50%,20%,64t".
 Result<std::vector<Budget>> ParseBudgetList(std::string_view list);
 
+// " | ladder f16" for each option beside policy and budget that is not as usual in an evaluation,
+// with `separator` before it.
+std::string UnusualOptions(const CacheOptions& options, bool takes_budget,
+                           std::string_view separator);
+
 struct ConfigurationChoices {
   std::vector<PolicySpec> policies;
-  std::optional<AbsorbSpec> absorb;  // for every policy that evicts
-  std::optional<Ladder> ladder;
-  std::optional<Split> split;
-  Compression compression = Compression::kPrompt;  // as the papers that are compared with
+  // Of every policy that evicts; neither policy nor budget counts.
+  CacheOptions cache = {.compression = kEvalCompression};
   bool controls = false;
   // Options that policies that evict have unless they set them.
   std::vector<std::pair<std::string, double>> defaults;

@@ -50,6 +50,25 @@ TEST(ConfigurationsTest, FullComesFirstAndDefaultsDoNotOverride) {
   EXPECT_TRUE((*made)[1].takes_budget);
 }
 
+TEST(ConfigurationsTest, LabelsNameAllThatIsUnusual) {
+  const auto label = [](const CacheOptions& cache) {
+    ConfigurationChoices choices;
+    choices.policies = *ParsePolicyList({"streaming"});
+    choices.cache = cache;
+    const auto made = MakeConfigurations(choices);
+    EXPECT_TRUE(made.ok()) << made.status().message();
+    return made.ok() ? made->back().label : "";
+  };
+  EXPECT_EQ(label({.compression = kEvalCompression}), "streaming");
+  EXPECT_EQ(label({}), "streaming, compress streaming");
+  EXPECT_EQ(label({.absorb = *ParseAbsorbSpec("merge"),
+                   .split = Split::kPooled,
+                   .compression = kEvalCompression,
+                   .type_k = ElementType::kQ8_0,
+                   .type_v = ElementType::kQ4_0}),
+            "streaming, absorb merge, split pooled, K q8_0, V q4_0");
+}
+
 TEST(ConfigurationsTest, UnknownPoliciesAndOptionsAreRefused) {
   ConfigurationChoices choices;
   choices.policies = *ParsePolicyList({"nonsense"});

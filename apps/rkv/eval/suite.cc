@@ -34,14 +34,10 @@ std::vector<Cell> CellsOf(const std::vector<Configuration>& configurations,
 }  // namespace
 
 std::string JournalKey(const std::string& part, const CacheOptions& options) {
-  std::string key = fmt::format("{} | {} | {}", part, ToString(options.policy),
-                                options.budget.unlimited() ? "none" : ToString(options.budget));
-  if (options.absorb.has_value()) key += fmt::format(" | absorb {}", ToString(*options.absorb));
-  if (options.ladder.has_value()) key += fmt::format(" | ladder {}", ToString(*options.ladder));
-  if (options.split.has_value()) key += fmt::format(" | split {}", ToString(*options.split));
-  if (options.type_k.has_value()) key += fmt::format(" | K {}", ToString(*options.type_k));
-  if (options.type_v.has_value()) key += fmt::format(" | V {}", ToString(*options.type_v));
-  return key;
+  const bool unlimited = options.budget.unlimited();
+  return fmt::format("{} | {} | {}", part, ToString(options.policy),
+                     unlimited ? "none" : ToString(options.budget)) +
+         UnusualOptions(options, !unlimited, " | ");
 }
 
 Result<SuiteResult> RunSuite(const SuitePlan& plan,

@@ -5,6 +5,9 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <set>
+
+#include "support/changed_options.h"
 
 namespace rkv::app {
 namespace {
@@ -116,16 +119,29 @@ TEST_F(SuiteTest, OtherFilesAreLeftAlone) {
 
 TEST_F(SuiteTest, KeysNameAllThatMatters) {
   CacheOptions options = configurations_[1].options;
+  options.budget = *ParseBudget("20%");
   const std::string key = JournalKey("part", options);
-  options.ladder = ParseLadder("f16,q4_0").value();
-  EXPECT_NE(JournalKey("part", options), key);
-  options.ladder.reset();
-  options.budget = {.unit = Budget::Unit::kPercent, .amount = 20};
-  EXPECT_NE(JournalKey("part", options), key);
-  options.budget = {};
-  options.type_k = ElementType::kQ8_0;
-  EXPECT_NE(JournalKey("part", options), key);
-  EXPECT_NE(JournalKey("part 2", configurations_[1].options), key);
+  EXPECT_EQ(key, "part | streaming | 20%");
+  EXPECT_NE(JournalKey("part 2", options), key);
+  for (const CacheOptions& base : {options, AllSet()}) {
+    std::set<std::string> keys = {JournalKey("part", base)};
+    for (const auto& [name, changed] : ChangedOnce(base)) {
+      EXPECT_TRUE(keys.insert(JournalKey("part", changed)).second) << name;
+    }
+  }
+}
+
+// Journals of before must be found again.
+TEST_F(SuiteTest, KeysStayAsTheyAre) {
+  EXPECT_EQ(JournalKey("p", configurations_[0].options), "p | full | none");
+  CacheOptions options = AllSet();
+  EXPECT_EQ(JournalKey("p", options),
+            "p | streaming:sinks=8,window=0.1 | 2.5% | absorb clusters:share=0.25 | "
+            "ladder f16,q4_0 | split auto | K q8_0 | V q4_0");
+  options.compression = Compression::kStreaming;
+  EXPECT_EQ(JournalKey("p", options),
+            "p | streaming:sinks=8,window=0.1 | 2.5% | absorb clusters:share=0.25 | "
+            "ladder f16,q4_0 | split auto | compress streaming | K q8_0 | V q4_0");
 }
 
 }  // namespace

@@ -19,10 +19,6 @@ std::string BudgetText(const std::optional<Budget>& budget) {
   return budget.has_value() ? ToString(*budget) : "none";
 }
 
-std::string TypeText(const std::optional<ElementType>& type) {
-  return type.has_value() ? std::string(ToString(*type)) : "";
-}
-
 std::string Short(const Measurement& measurement) {
   if (!measurement.refused.empty()) return "refused";
   return fmt::format("{:.3f} / {:.3f}", measurement.accuracy.value(), measurement.kl.value());
@@ -179,16 +175,11 @@ std::string JsonTable(const EvalHeader& header, const SuiteResult& result) {
     nlohmann::ordered_json rows = nlohmann::ordered_json::array();
     for (const Row& row : RowsOf(result, regime, header.seeds.front())) {
       const Measurement& m = *row.measurement;
-      const CacheOptions& options = row.configuration->options;
-      nlohmann::ordered_json entry = {
-          {"label", row.configuration->label},
-          {"policy", ToString(options.policy)},
-          {"absorb", options.absorb.has_value() ? ToString(*options.absorb) : ""},
-          {"ladder", options.ladder.has_value() ? ToString(*options.ladder) : ""},
-          {"split", options.split.has_value() ? ToString(*options.split) : ""},
-          {"type_k", TypeText(options.type_k)},
-          {"type_v", TypeText(options.type_v)},
-          {"budget", BudgetText(row.budget)}};
+      nlohmann::ordered_json entry = {{"label", row.configuration->label}};
+      for (const OptionText& option : OptionTexts(row.configuration->options)) {
+        if (option.name != "budget") entry[std::string(option.name)] = option.text;
+      }
+      entry["budget"] = BudgetText(row.budget);
       if (m.refused.empty()) {
         double n = 0;
         for (const double x : m.accuracy.denominators) n += x;

@@ -134,6 +134,10 @@ bool IsJson(std::string_view content_type) {
          (type.starts_with("application/") && type.ends_with("+json"));
 }
 
+bool Reads(const RequestSource& request) {
+  return request.method == "GET" || request.method == "HEAD";
+}
+
 }  // namespace
 
 Result<RequestGuard> RequestGuard::Make(const GuardOptions& options) {
@@ -190,33 +194,39 @@ bool RequestGuard::TrustsOrigin(const std::string& text, std::string_view host) 
   return both_here || IsOwn(*origin, *own);
 }
 
-Verdict RequestGuard::Check(const RequestSource& request) const {
+Verdict RequestGuard::CheckHost(const RequestSource& request, std::string_view host) const {
   if (request.hosts.size() > 1) {
     return {.status = 400, .message = "the request has several Host headers"};
   }
+  if (request.hosts.empty() || ServesHost(host)) return {};
+  const auto authority = ParseAuthority(host);
+  return {.status = 403,
+          .message = fmt::format(
+              "this server is not known as '{}'; if that is a name of it, start it with "
+              "--allow-host {}",
+              Shown(host), authority.has_value() ? Shown(authority->host) : "NAME")};
+}
+
+Verdict RequestGuard::CheckOrigin(const RequestSource& request, std::string_view host) const {
+  if (request.origin.has_value() && TrustsOrigin(*request.origin, host)) {
+    return {.allow_origin = *request.origin};
+  }
+  const bool from_elsewhere = request.origin.has_value() || request.fetch_site == "cross-site";
+  if (!from_elsewhere || (Reads(request) && request.is_public)) return {};
+  const std::string origin = Shown(request.origin.value_or("ORIGIN"));
+  return {
+      .status = 403,
+      .message = fmt::format("a page of another site{} asked for this; if it may, start the server "
+                             "with --allow-origin {}",
+                             request.origin.has_value() ? " (" + origin + ")" : "", origin)};
+}
+
+Verdict RequestGuard::Check(const RequestSource& request) const {
   // Browsers always say a host; programs of HTTP/1.0, and some probes, do not.
   const std::string_view host = request.hosts.empty() ? std::string_view() : request.hosts[0];
-  if (!request.hosts.empty() && !ServesHost(host)) {
-    const auto authority = ParseAuthority(host);
-    return {.status = 403,
-            .message = fmt::format(
-                "this server is not known as '{}'; if that is a name of it, start it with "
-                "--allow-host {}",
-                Shown(host), authority.has_value() ? Shown(authority->host) : "NAME")};
-  }
-  const bool reads = request.method == "GET" || request.method == "HEAD";
-  Verdict verdict;
-  if (request.origin.has_value() && TrustsOrigin(*request.origin, host)) {
-    verdict.allow_origin = *request.origin;
-  } else if ((request.origin.has_value() || request.fetch_site == "cross-site") &&
-             !(reads && request.is_public)) {
-    const std::string origin = Shown(request.origin.value_or("ORIGIN"));
-    return {.status = 403,
-            .message = fmt::format(
-                "a page of another site{} asked for this; if it may, start the server with "
-                "--allow-origin {}",
-                request.origin.has_value() ? " (" + origin + ")" : "", origin)};
-  }
+  if (const Verdict refused = CheckHost(request, host); refused.status != 0) return refused;
+  Verdict verdict = CheckOrigin(request, host);
+  if (verdict.status != 0) return verdict;
   if (request.is_preflight && !verdict.allow_origin.empty()) {
     verdict.status = 204;
     return verdict;
@@ -224,7 +234,7 @@ Verdict RequestGuard::Check(const RequestSource& request) const {
   // A browser asks a server first before it sends JSON for a page of another site, and sends other
   // types at once. Programs without its marks may send what they like; curl says it is a form.
   const bool from_browser = request.origin.has_value() || request.has_fetch_metadata;
-  if (!reads && request.has_body && from_browser && !IsJson(request.content_type)) {
+  if (!Reads(request) && request.has_body && from_browser && !IsJson(request.content_type)) {
     verdict.status = 415;
     verdict.message = "the body must be JSON, with Content-Type: application/json";
   }

@@ -53,6 +53,9 @@ class RequestGuard {
 
  private:
   RequestGuard() = default;
+  // A refusal, or a verdict to go on.
+  Verdict CheckHost(const RequestSource& request, std::string_view host) const;
+  Verdict CheckOrigin(const RequestSource& request, std::string_view host) const;
   bool ServesHost(std::string_view host) const;
   bool TrustsOrigin(const std::string& origin, std::string_view host) const;
 

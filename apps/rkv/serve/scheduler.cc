@@ -1,10 +1,8 @@
 #include "serve/scheduler.h"
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "inspect/text.h"
@@ -13,19 +11,7 @@
 
 namespace rkv::app {
 
-using nlohmann::json;
-
 namespace {
-
-// A client that is told to come back should find that something has moved.
-constexpr int kRetryAfterSeconds = 5;
-
-ApiError Unavailable(const std::string& message) {
-  return {.status = 503,
-          .type = "unavailable_error",
-          .message = message,
-          .retry_after = kRetryAfterSeconds};
-}
 
 // The longest beginning of `text` up to so many bytes that does not end inside a character.
 std::string_view Slice(std::string_view text, size_t most) {
@@ -35,106 +21,7 @@ std::string_view Slice(std::string_view text, size_t most) {
   return text.substr(0, end);
 }
 
-std::string WithoutMarkers(std::string text) {
-  const std::string marker(MediaMarker());
-  for (size_t at = text.find(marker); at != std::string::npos; at = text.find(marker, at)) {
-    text.erase(at, marker.size());
-  }
-  return text;
-}
-
-json TurnsJson(const std::vector<ChatMessage>& messages) {
-  json turns = json::array();
-  std::string question;
-  for (const ChatMessage& message : messages) {
-    if (message.role == "user") question = WithoutMarkers(message.content);
-    if (message.role != "assistant") continue;
-    turns.push_back({{"question", question}, {"answer", message.content}});
-  }
-  return turns;
-}
-
 }  // namespace
-
-// --- Ticket -------------------------------------------------------------------------------------
-
-std::optional<Ticket::Event> Ticket::Next(std::chrono::milliseconds timeout) {
-  std::unique_lock lock(mutex_);
-  auto end = std::chrono::steady_clock::now() + timeout;
-  if (state_ == State::kWaiting) end = std::min(end, begin_ + max_wait_);
-  changed_.wait_until(lock, end, [this] { return !events_.empty(); });
-  if (!events_.empty()) {
-    Event event = std::move(events_.front());
-    events_.pop_front();
-    return event;
-  }
-  if (state_ != State::kWaiting || std::chrono::steady_clock::now() < begin_ + max_wait_) {
-    return std::nullopt;
-  }
-  state_ = State::kRefused;
-  return Unavailable(
-      fmt::format("not begun within {} s: {}; try again later",
-                  std::chrono::duration_cast<std::chrono::seconds>(max_wait_).count(),
-                  work_->Describe(begin_)));
-}
-
-bool Ticket::Admit() {
-  const std::lock_guard lock(mutex_);
-  if (state_ == State::kWaiting) state_ = State::kAdmitted;
-  return state_ == State::kAdmitted;
-}
-
-bool Ticket::refused() {
-  const std::lock_guard lock(mutex_);
-  return state_ == State::kRefused;
-}
-
-void Ticket::Push(Event event) {
-  {
-    const std::lock_guard lock(mutex_);
-    events_.push_back(std::move(event));
-  }
-  changed_.notify_one();
-}
-
-void WorkInProgress::Set(size_t n_running, bool all_slots_taken) {
-  const std::lock_guard lock(mutex_);
-  n_running_ = n_running;
-  all_slots_taken_ = all_slots_taken;
-}
-
-void WorkInProgress::BeginStep() {
-  const std::lock_guard lock(mutex_);
-  step_begin_ = std::chrono::steady_clock::now();
-  report_.clear();
-}
-
-void WorkInProgress::Report(std::string_view what) {
-  const std::lock_guard lock(mutex_);
-  report_ = what;
-}
-
-void WorkInProgress::EndStep() {
-  const std::lock_guard lock(mutex_);
-  step_begin_.reset();
-}
-
-std::string WorkInProgress::Describe(std::chrono::steady_clock::time_point since) const {
-  const std::lock_guard lock(mutex_);
-  const auto now = std::chrono::steady_clock::now();
-  // A step that took most of the time is the reason, whatever else would have kept the request.
-  if (step_begin_.has_value() && now - *step_begin_ >= (now - since) / 2) {
-    return "the server is busy " +
-           (report_.empty() ? "reading the prompts of other requests" : report_);
-  }
-  if (all_slots_taken_) {
-    return fmt::format("{} answers are being generated, which is as many as may be at once (-np)",
-                       n_running_);
-  }
-  return fmt::format(
-      "there is no room: {} conversations are being answered, and their memory is taken",
-      n_running_);
-}
 
 // --- from other threads -------------------------------------------------------------------------
 
@@ -142,7 +29,7 @@ Scheduler::Scheduler(std::unique_ptr<Engine> engine, std::unique_ptr<ParkStore> 
                      const SchedulerOptions& options)
     : options_(options),
       engine_(std::move(engine)),
-      store_(std::move(store)),
+      conversations_(std::move(store)),
       model_description_(engine_->model_description()),
       shape_(engine_->shape()),
       n_ctx_(engine_->n_ctx()),
@@ -167,11 +54,11 @@ std::shared_ptr<Ticket> Scheduler::Submit(GenerationRequest request, const GoneF
     ticket->Push(ToApiError(fits));
     return ticket;
   }
-  auto job = std::make_unique<Job>();
-  job->ticket = ticket;
-  if (request.is_chat()) job->keys = PrefixKeys(Scope(request), request.messages);
-  job->stops = StopFilter(request.stop);
-  job->request = std::move(request);
+  std::vector<std::string> keys;
+  if (request.is_chat()) {
+    keys = PrefixKeys(ConversationScope(request, model_description_), request.messages);
+  }
+  auto job = std::make_unique<Job>(ticket, std::move(request), std::move(keys));
   {
     const std::lock_guard lock(mutex_);
     const size_t most = options_.max_waiting + static_cast<size_t>(n_slots_);
@@ -232,107 +119,6 @@ Status Scheduler::CheckLength(const GenerationRequest& request, const GoneFuncti
   return OkStatus();
 }
 
-template <typename F>
-auto Scheduler::Call(F function) {
-  std::packaged_task<decltype(function())()> task(std::move(function));
-  auto result = task.get_future();
-  {
-    const std::lock_guard lock(mutex_);
-    calls_.emplace_back([&task] { task(); });
-  }
-  wake_.notify_one();
-  return result.get();
-}
-
-SchedulerStats Scheduler::stats() {
-  return Call([this] {
-    SchedulerStats stats = stats_;
-    stats.running = running_.size();
-    stats.waiting = waiting_.size();
-    stats.requests_refused += n_refused_;
-    stats.idle = idle_.size();
-    stats.kv_bytes_reserved = Committed();
-    stats.kv_bytes_limit = options_.memory_bytes;
-    const auto add = [&stats](const Conversation& conversation) {
-      const CacheStats cache = conversation.stats();
-      stats.kv_bytes += cache.held_bytes;
-      stats.kv_bytes_full += cache.full_bytes;
-      stats.kv_state_bytes += cache.state_bytes;
-    };
-    for (const auto& [key, held] : idle_) add(*held.conversation);
-    for (const auto& job : running_) add(*job->held->conversation);
-    for (const auto& job : waiting_) {
-      if (job->held.has_value()) add(*job->held->conversation);
-    }
-    return stats;
-  });
-}
-
-json Scheduler::Slots() {
-  return Call([this] {
-    json slots = json::array();
-    for (int i = 0; i < n_slots_; ++i) {
-      slots.push_back({{"id", i}, {"n_ctx", n_ctx_}, {"is_processing", false}});
-    }
-    for (const auto& job : running_) {
-      json& slot = slots[static_cast<size_t>(job->slot)];
-      slot["is_processing"] = true;
-      slot["conversation_id"] = job->held->id;
-      slot["n_prompt_tokens"] = job->n_cached_tokens + job->answer.result.n_prompt_tokens;
-      slot["n_decoded"] = job->answer.result.n_generated;
-      slot["kv"] = CacheJson(*job->held->conversation);
-    }
-    return slots;
-  });
-}
-
-json Scheduler::Conversations() {
-  return Call([this] {
-    json list = json::array();
-    std::map<std::string, bool> in_memory;
-    const auto add = [&](const Held& held, const char* state) {
-      const CacheStats stats = held.conversation->stats();
-      list.push_back({{"id", held.id},
-                      {"state", state},
-                      {"saved", held.saved},
-                      {"tokens", stats.tokens_seen},
-                      {"held_bytes", stats.held_bytes},
-                      {"full_bytes", stats.full_bytes}});
-      in_memory[held.id] = true;
-    };
-    for (const auto& job : running_) add(*job->held, "running");
-    for (const auto& [key, held] : idle_) add(held, "idle");
-    if (store_ == nullptr) return list;
-    for (const ParkStore::Entry& entry : store_->entries()) {
-      if (in_memory.contains(entry.conversation_id)) continue;
-      list.push_back({{"id", entry.conversation_id},
-                      {"state", "parked"},
-                      {"saved", true},
-                      {"tokens", entry.tokens},
-                      {"held_bytes", 0}});
-    }
-    return list;
-  });
-}
-
-std::optional<json> Scheduler::Inspect(const std::string& conversation_id) {
-  return Call([&]() -> std::optional<json> {
-    const Held* found = nullptr;
-    for (const auto& [key, held] : idle_) {
-      if (held.id == conversation_id) found = &held;
-    }
-    for (const auto& job : running_) {
-      if (job->held->id == conversation_id) found = &*job->held;
-    }
-    if (found == nullptr) return std::nullopt;
-    json inspection = InspectionJson(found->conversation->Inspect());
-    inspection["model"] = model_description_;
-    inspection["kv"] = CacheJson(*found->conversation);
-    inspection["turns"] = TurnsJson(found->conversation->messages());
-    return inspection;
-  });
-}
-
 Result<std::vector<int32_t>> Scheduler::Tokenize(const std::string& text,
                                                  const GoneFunction& gone) {
   if (text.size() > kMaxTokenizedBytes) {
@@ -383,8 +169,7 @@ void Scheduler::Run() {
   }
   running_.clear();
   waiting_.clear();
-  ParkAll();
-  idle_.clear();
+  conversations_.Clear();
 }
 
 void Scheduler::TakeInbox() {
@@ -439,17 +224,6 @@ Result<bool> Scheduler::TryStart(Job& job) {
   return true;
 }
 
-std::string Scheduler::Scope(const GenerationRequest& request) const {
-  const CacheOptions& cache = request.cache;
-  const auto optional = [](const auto& value) {
-    return value.has_value() ? std::string(ToString(*value)) : std::string("-");
-  };
-  return fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}", request.session, model_description_,
-                     ToString(cache.policy), ToString(cache.budget), optional(cache.absorb),
-                     optional(cache.ladder), optional(cache.split), ToString(cache.compression),
-                     optional(cache.type_k), optional(cache.type_v));
-}
-
 // Gives the job the conversation that its messages continue, if there is one. `n_known`: how many
 // of the messages that is.
 Result<bool> Scheduler::FindConversation(Job& job, size_t& n_known) {
@@ -460,28 +234,17 @@ Result<bool> Scheduler::FindConversation(Job& job, size_t& n_known) {
   }
   if (n_known == 0) return true;
   const std::string& key = job.keys[n_known - 1];
-  if (const auto found = idle_.find(key); found != idle_.end()) {
-    job.held = TakeIdle(found);
-    return true;
-  }
-  const auto parked = store_ != nullptr ? store_->Find(key) : std::nullopt;
+  job.held = conversations_.Take(key);
+  if (job.held.has_value()) return true;
+  const auto parked = conversations_.FindParked(key);
   // One that could never be held, or whose name lies, is read again as far as it fits.
   const bool fits = parked.has_value() &&
                     (options_.memory_bytes == 0 || parked->held_bytes <= options_.memory_bytes);
   if (fits) {
     if (!MakeRoom(parked->held_bytes)) return false;
-    auto loaded = engine_->LoadConversation(store_->Path(*parked));
-    if (loaded.ok()) {
-      job.held = Held{.conversation = *std::move(loaded),
-                      .id = parked->conversation_id,
-                      .key = key,
-                      .saved = true,
-                      .last_used = Clock::now()};
-      ++stats_.conversations_restored;
-      return true;
-    }
+    job.held = conversations_.Restore(*engine_, *parked);
+    if (job.held.has_value()) return true;
     // The messages are all there, so they can be read again.
-    spdlog::warn("{}", loaded.status().message());
   }
   n_known = 0;
   return true;
@@ -494,11 +257,11 @@ Result<bool> Scheduler::Prepare(Job& job) {
   if (!job.held.has_value()) {
     RKV_ASSIGN_OR_RETURN(auto conversation, engine_->NewConversation(job.request.cache));
     if (!MakeRoom(conversation->stats().held_bytes)) return false;
-    job.held = Held{.conversation = std::move(conversation),
-                    .id = RandomHex(16),
-                    .key = {},
-                    .saved = false,
-                    .last_used = Clock::now()};
+    job.held = HeldConversation{.conversation = std::move(conversation),
+                                .id = RandomHex(16),
+                                .key = {},
+                                .saved = false,
+                                .last_used = Clock::now()};
   }
   if (options_.trace || job.request.trace) job.held->conversation->StartTracing();
   const CacheStats before = job.held->conversation->stats();
@@ -511,8 +274,8 @@ Result<bool> Scheduler::Prepare(Job& job) {
                                              : conversation.AddText(job.request.text);
   if (!added.ok()) {
     // Nothing was added, so there is nothing to take back.
-    Held held = *std::exchange(job.held, std::nullopt);
-    if (!held.key.empty()) Keep(std::move(held));
+    HeldConversation held = *std::exchange(job.held, std::nullopt);
+    if (!held.key.empty()) conversations_.Keep(std::move(held));
     return added;
   }
   for (Message& message : job.request.messages) message.parts.clear();  // Pictures are large.
@@ -551,15 +314,14 @@ Status Scheduler::Start(Job& job) {
   options.sampling = job.request.sampling;
   options.cancel = &job.ticket->cancelled();
   options.on_progress = [this](std::string_view what, double) { work_->Report(what); };
-  options.on_text = [this, &job](std::string_view piece) { return OnText(job, piece); };
+  options.on_text = [&job](std::string_view piece) { return job.stream.OnText(piece); };
   options.on_reasoning = [&job](std::string_view piece) {
-    job.ticket->Push(AnswerPiece{.logprobs = std::exchange(job.logprobs, {}),
-                                 .reasoning = std::string(AsSent(piece))});
+    job.stream.OnReasoning(piece);
     return true;
   };
   if (job.request.top_logprobs.has_value()) {
     options.on_token = [this, &job](int32_t token, std::span<const float> logits) {
-      OnToken(job, token, logits);
+      job.stream.OnToken(*engine_, token, logits, static_cast<size_t>(*job.request.top_logprobs));
     };
   }
   job.answer = {.conversation = job.held->conversation.get(), .options = std::move(options)};
@@ -594,45 +356,10 @@ void Scheduler::Step() {
 }
 
 void Scheduler::Account() {
-  uint64_t held = idle_bytes_;
+  uint64_t held = conversations_.idle_bytes();
   for (const auto& job : running_) held += job->held->bytes();
   for (const auto& job : waiting_) held += job->held.has_value() ? job->held->bytes() : 0;
   stats_.kv_bytes_peak = std::max(stats_.kv_bytes_peak, held);
-}
-
-void Scheduler::Send(Job& job, std::string text) {
-  if (text.empty()) return;
-  job.sent.text += text;
-  job.ticket->Push(AnswerPiece{std::move(text), std::exchange(job.logprobs, {})});
-}
-
-bool Scheduler::OnText(Job& job, std::string_view piece) {
-  // As the client gets it: its next request has it so, and is known by it.
-  Send(job, job.stops.Push(AsSent(piece)));
-  return !job.stops.stopped();
-}
-
-void Scheduler::OnToken(Job& job, int32_t token, std::span<const float> logits) {
-  const float max = *std::ranges::max_element(logits);
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit - max));
-  const double log_sum = max + std::log(sum);
-  const auto entry = [&](int32_t id) {
-    // JSON has no infinity.
-    const double logprob = std::max(logits[static_cast<size_t>(id)] - log_sum, -9999.0);
-    return TokenLogprob::Entry{*engine_->Detokenize({&id, 1}), static_cast<float>(logprob)};
-  };
-  const auto n = static_cast<size_t>(*job.request.top_logprobs);
-  std::vector<int32_t> order(logits.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
-  std::ranges::partial_sort(
-      order, order.begin() + static_cast<ptrdiff_t>(std::min(n, order.size())),
-      [&](int32_t a, int32_t b) {
-        return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
-      });
-  TokenLogprob logprob{.chosen = entry(token), .top = {}};
-  for (size_t i = 0; i < std::min(n, order.size()); ++i) logprob.top.push_back(entry(order[i]));
-  job.logprobs.push_back(std::move(logprob));
 }
 
 void Scheduler::Finish(Job& job) {
@@ -640,21 +367,18 @@ void Scheduler::Finish(Job& job) {
   const Status status = job.answer.status.ok() ? CheckFinite(result) : job.answer.status;
   if (!status.ok()) {
     // The engine has taken the turn back.
-    Held held = *std::exchange(job.held, std::nullopt);
-    if (!held.key.empty()) Keep(std::move(held));
+    HeldConversation held = *std::exchange(job.held, std::nullopt);
+    if (!held.key.empty()) conversations_.Keep(std::move(held));
     job.ticket->Push(ToApiError(status));
     return;
   }
-  const bool stopped = job.stops.stopped();
+  const bool stopped = job.stream.stopped();
   if (result.stop == StopReason::kCancelled && !stopped) {
     ++stats_.requests_cancelled;
     TakeBack(job);
     return;
   }
-  Send(job, job.stops.Finish());
-  if (!job.logprobs.empty() && !stopped) {
-    job.ticket->Push(AnswerPiece{"", std::exchange(job.logprobs, {})});
-  }
+  job.stream.Finish();
   const CacheStats stats = job.held->conversation->stats();
   stats_.prompt_tokens += result.n_prompt_tokens;
   stats_.cached_tokens += job.n_cached_tokens;
@@ -672,15 +396,15 @@ void Scheduler::Finish(Job& job) {
                         .n_cached_tokens = job.n_cached_tokens,
                         .kv = CacheJson(*job.held->conversation),
                         .conversation_id = job.held->id};
-  Held held = *std::exchange(job.held, std::nullopt);
+  HeldConversation held = *std::exchange(job.held, std::nullopt);
   if (job.request.is_chat()) {
     const std::string old_key = held.key;
-    Message said{.role = "assistant", .parts = {{.text = job.sent.text, .media = {}}}};
+    Message said{.role = "assistant", .parts = {{.text = job.stream.text(), .media = {}}}};
     held.key = NextKey(job.keys.back(), said);
     held.saved = false;
     held.last_used = Clock::now();
-    if (store_ != nullptr && Save(held) && !old_key.empty()) store_->Remove(old_key);
-    Keep(std::move(held));
+    conversations_.Save(held, old_key);
+    conversations_.Keep(std::move(held));
   }
   // After keeping it: a client that has its answer can go on from it.
   job.ticket->Push(std::move(summary));
@@ -693,19 +417,19 @@ void Scheduler::Reject(Job& job, ApiError error) {
 
 // The conversation as before the request; one that began with it is gone.
 void Scheduler::TakeBack(Job& job) {
-  Held held = *std::exchange(job.held, std::nullopt);
+  HeldConversation held = *std::exchange(job.held, std::nullopt);
   if (held.key.empty()) return;
   // The engine takes turns without an answer back itself.
   const bool answered_or_waiting = held.conversation->stats().tokens_seen > job.n_cached_tokens ||
                                    held.conversation->n_waiting_tokens() > 0;
   if (answered_or_waiting) (void)held.conversation->Undo();
-  Keep(std::move(held));
+  conversations_.Keep(std::move(held));
 }
 
 // --- memory -------------------------------------------------------------------------------------
 
 uint64_t Scheduler::Committed() const {
-  uint64_t bytes = idle_bytes_;
+  uint64_t bytes = conversations_.idle_bytes();
   for (const auto& job : running_) bytes += std::max(job->reserved, job->held->bytes());
   for (const auto& job : waiting_) {
     if (job != nullptr && job->held.has_value()) bytes += job->held->bytes();
@@ -716,58 +440,10 @@ uint64_t Scheduler::Committed() const {
 bool Scheduler::MakeRoom(uint64_t bytes) {
   if (options_.memory_bytes == 0) return true;
   while (Committed() + bytes > options_.memory_bytes) {
-    if (idle_.empty()) return false;
-    ParkOldest();
+    if (conversations_.idle().empty()) return false;
+    conversations_.ParkOldest();
   }
   return true;
-}
-
-void Scheduler::Keep(Held held) {
-  // Of two that have said the same, the later one stays.
-  if (const auto old = idle_.find(held.key); old != idle_.end()) TakeIdle(old);
-  held.idle_bytes = held.bytes();
-  idle_bytes_ += held.idle_bytes;
-  std::string key = held.key;
-  idle_.emplace(std::move(key), std::move(held));
-}
-
-Scheduler::Held Scheduler::TakeIdle(std::map<std::string, Held>::iterator idle) {
-  Held held = std::move(idle->second);
-  idle_bytes_ -= held.idle_bytes;
-  idle_.erase(idle);
-  return held;
-}
-
-bool Scheduler::Save(Held& held) {
-  if (held.saved) return true;
-  const CacheStats stats = held.conversation->stats();
-  const ParkStore::Entry entry{.key = held.key,
-                               .conversation_id = held.id,
-                               .tokens = stats.tokens_seen,
-                               .held_bytes = stats.held_bytes};
-  const Status status =
-      store_->Put(entry, [&](const std::string& path) { return held.conversation->Save(path); });
-  held.saved = status.ok();
-  if (!status.ok()) {
-    ++stats_.park_failures;
-    spdlog::warn("cannot park a conversation, which stays in memory as long as there is room: {}",
-                 status.message());
-  }
-  return held.saved;
-}
-
-void Scheduler::ParkOldest() {
-  const auto oldest =
-      std::ranges::min_element(idle_, {}, [](const auto& entry) { return entry.second.last_used; });
-  const bool parked = store_ != nullptr && Save(oldest->second);
-  // What is forgotten can be read again: clients send all messages each time.
-  ++(parked ? stats_.conversations_parked : stats_.conversations_dropped);
-  TakeIdle(oldest);
-}
-
-void Scheduler::ParkAll() {
-  if (store_ == nullptr) return;
-  for (auto& [key, held] : idle_) Save(held);
 }
 
 }  // namespace rkv::app

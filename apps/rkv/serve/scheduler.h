@@ -9,79 +9,22 @@
 #include <deque>
 #include <functional>
 #include <future>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
-#include <variant>
 #include <vector>
 
 #include "retentivekv/engine.h"
+#include "serve/answer_stream.h"
 #include "serve/api.h"
+#include "serve/conversation_cache.h"
 #include "serve/park_store.h"
-#include "serve/stop_filter.h"
+#include "serve/ticket.h"
 
 namespace rkv::app {
-
-// Whether nobody waits for an answer any more, asked while it is prepared.
-using GoneFunction = std::function<bool()>;
-
-// What the scheduler does, as those that wait for it are told. A step can take longer than they may
-// wait, so they read it themselves.
-class WorkInProgress {
- public:
-  void Set(size_t n_running, bool all_slots_taken);
-  void BeginStep();
-  // What takes long in a step, as the engine reports it: "encoding pictures".
-  void Report(std::string_view what);
-  void EndStep();
-  // Why a request that came then still waits, as a part of a sentence.
-  std::string Describe(std::chrono::steady_clock::time_point since) const;
-
- private:
-  mutable std::mutex mutex_;
-  size_t n_running_ = 0;
-  bool all_slots_taken_ = false;
-  std::optional<std::chrono::steady_clock::time_point> step_begin_;
-  std::string report_;  // of this step
-};
-
-// What the thread of a request and the scheduler say to each other.
-class Ticket {
- public:
-  struct Admitted {};  // the answer is going to be computed
-  using Event = std::variant<Admitted, AnswerPiece, AnswerSummary, ApiError>;
-
-  // After `max_wait` without being admitted the request is refused, for the reason that `work` has.
-  Ticket(std::chrono::milliseconds max_wait, std::shared_ptr<const WorkInProgress> work)
-      : begin_(std::chrono::steady_clock::now()), max_wait_(max_wait), work_(std::move(work)) {}
-
-  // The next event; nothing if none came in time. AnswerSummary and ApiError are the last ones.
-  std::optional<Event> Next(std::chrono::milliseconds timeout);
-  // Nobody waits for the answer any more. Any thread.
-  void Cancel() { cancelled_ = true; }
-
-  void Push(Event event);
-  // False if the request was refused meanwhile. Once true it is not any more.
-  bool Admit();
-  const std::atomic<bool>& cancelled() const { return cancelled_; }
-  bool refused();
-
- private:
-  enum class State { kWaiting, kAdmitted, kRefused };
-
-  const std::chrono::steady_clock::time_point begin_;
-  const std::chrono::milliseconds max_wait_;
-  const std::shared_ptr<const WorkInProgress> work_;
-  std::atomic<bool> cancelled_ = false;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Event> events_;
-  State state_ = State::kWaiting;
-};
 
 struct SchedulerOptions {
   uint64_t memory_bytes = 0;  // all caches together; 0: no limit
@@ -156,32 +99,25 @@ class Scheduler {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // A conversation and where it came from.
-  struct Held {
-    std::unique_ptr<Conversation> conversation;
-    std::string id;
-    std::string key;     // of what has been said; empty before the first answer
-    bool saved = false;  // the store has this state of it
-    Clock::time_point last_used = {};
-    uint64_t idle_bytes = 0;  // held while it is idle
-
-    uint64_t bytes() const { return conversation->stats().held_bytes; }
-  };
-
   // A request on its way.
   struct Job {
+    Job(std::shared_ptr<Ticket> its_ticket, GenerationRequest its_request,
+        std::vector<std::string> its_keys)
+        : ticket(std::move(its_ticket)),
+          request(std::move(its_request)),
+          keys(std::move(its_keys)),
+          stream(ticket, request.stop) {}
+
     std::shared_ptr<Ticket> ticket;
     GenerationRequest request;
-    std::vector<std::string> keys;  // of each prefix of the messages
-    std::optional<Held> held;       // once its messages have been added
+    std::vector<std::string> keys;         // of each prefix of the messages
+    std::optional<HeldConversation> held;  // once its messages have been added
     size_t n_cached_tokens = 0;
     int max_tokens = 0;
     uint64_t reserved = 0;  // while it runs
     int slot = -1;
 
-    StopFilter stops{{}};
-    std::vector<TokenLogprob> logprobs;  // of tokens that have not been sent
-    AnswerPiece sent;                    // what has been sent, without logprobs
+    AnswerStream stream;
     AnswerRequest answer;
     uint64_t absorbed_before = 0;
     uint64_t reactivations_before = 0;
@@ -207,25 +143,16 @@ class Scheduler {
   void Finish(Job& job);
   void Reject(Job& job, ApiError error);
   void TakeBack(Job& job);
-  bool OnText(Job& job, std::string_view piece);
-  void OnToken(Job& job, int32_t token, std::span<const float> logits);
-  void Send(Job& job, std::string text);
 
   // Makes `bytes` fit beside what is committed, parking idle conversations, the longest idle first.
   bool MakeRoom(uint64_t bytes);
   uint64_t Committed() const;
-  void Keep(Held held);
-  Held TakeIdle(std::map<std::string, Held>::iterator idle);
-  bool Save(Held& held);
-  void ParkOldest();
-  void ParkAll();
   void Account();
-  std::string Scope(const GenerationRequest& request) const;
 
   const SchedulerOptions options_;
   const std::shared_ptr<WorkInProgress> work_ = std::make_shared<WorkInProgress>();
   std::unique_ptr<Engine> engine_;
-  std::unique_ptr<ParkStore> store_;
+  ConversationCache conversations_;  // the scheduler's thread only
   std::string model_description_;
   CacheShape shape_;
   int n_ctx_ = 0;
@@ -237,8 +164,6 @@ class Scheduler {
   std::unique_ptr<AnswerBatch> batch_;
   std::deque<std::unique_ptr<Job>> waiting_;
   std::vector<std::unique_ptr<Job>> running_;
-  std::map<std::string, Held> idle_;  // by key
-  uint64_t idle_bytes_ = 0;
   SchedulerStats stats_;
 
   std::mutex mutex_;
@@ -252,6 +177,18 @@ class Scheduler {
 
   std::thread thread_;
 };
+
+template <typename F>
+auto Scheduler::Call(F function) {
+  std::packaged_task<decltype(function())()> task(std::move(function));
+  auto result = task.get_future();
+  {
+    const std::lock_guard lock(mutex_);
+    calls_.emplace_back([&task] { task(); });
+  }
+  wake_.notify_one();
+  return result.get();
+}
 
 }  // namespace rkv::app
 

@@ -1,12 +1,15 @@
-// The text forms of what a user chooses: NAME[:option=value,...], element types, ladders, splits.
+// The text forms of the cache's options, each alone and all together. Every text that ToString()
+// gives is read back as the same value.
+#include "retentivekv/options.h"
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include "base/strings.h"
-#include "retentivekv/options.h"
 
 namespace rkv {
 
@@ -50,6 +53,24 @@ constexpr std::string_view kSplitNames[] = {"uniform", "pooled", "auto"};
 
 constexpr std::string_view kCompressionNames[] = {"streaming", "prompt"};
 
+struct Suffix {
+  std::string_view text;
+  Budget::Unit unit;
+  double factor;
+};
+
+constexpr Suffix kSuffixes[] = {
+    {"%", Budget::Unit::kPercent, 1},
+    {"t", Budget::Unit::kTokens, 1},
+    {"KiB", Budget::Unit::kBytes, 1024.0},
+    {"MiB", Budget::Unit::kBytes, 1024.0 * 1024},
+    {"GiB", Budget::Unit::kBytes, 1024.0 * 1024 * 1024},
+    {"B", Budget::Unit::kBytes, 1},
+    {"KB", Budget::Unit::kBytes, 1e3},
+    {"MB", Budget::Unit::kBytes, 1e6},
+    {"GB", Budget::Unit::kBytes, 1e9},
+};
+
 template <typename T, size_t n>
 Result<T> ParseName(std::string_view what, const std::string_view (&names)[n],
                     std::string_view text) {
@@ -59,13 +80,19 @@ Result<T> ParseName(std::string_view what, const std::string_view (&names)[n],
       fmt::format("unknown {} '{}'; there are: {}", what, text, fmt::join(names, ", ")));
 }
 
+// The text of an option, empty for unset.
+template <typename T>
+std::string TextOf(const T& value) {
+  return std::string(ToString(value));
+}
+template <typename T>
+std::string TextOf(const std::optional<T>& value) {
+  return value.has_value() ? TextOf(*value) : std::string();
+}
+
 }  // namespace
 
 Result<PolicySpec> ParsePolicySpec(std::string_view text) { return ParseNamedSpec("policy", text); }
-PolicySpec ChosenPolicy(const CacheOptions& options) {
-  if (!options.policy.name.empty()) return options.policy;
-  return {.name = options.budget.unlimited() ? "full" : "retentive", .options = {}};
-}
 
 Result<AbsorbSpec> ParseAbsorbSpec(std::string_view text) {
   return ParseNamedSpec("absorber", text);
@@ -123,6 +150,89 @@ std::string ToString(const NamedSpec& spec) {
     separator = ',';
   }
   return text;
+}
+
+Result<Budget> ParseBudget(std::string_view text) {
+  const auto refuse = [text](std::string_view why) {
+    return InvalidArgument(fmt::format(
+        "budget '{}' {}; write 20% (share kept), 512t (tokens) or 64MiB (bytes; KiB and GiB too)",
+        text, why));
+  };
+  double amount = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), amount);
+  if (error != std::errc() || !std::isfinite(amount)) return refuse("is not a number with a unit");
+  const std::string_view suffix = TrimSpace(text.substr(static_cast<size_t>(end - text.data())));
+  if (amount <= 0) return refuse("is not positive");
+  if (suffix.empty()) return refuse("has no unit");
+  for (const Suffix& known : kSuffixes) {
+    if (ToLower(known.text) != ToLower(suffix)) continue;
+    if (known.unit == Budget::Unit::kPercent && amount > 100) return refuse("is over 100 %");
+    return Budget{.unit = known.unit, .amount = amount * known.factor};
+  }
+  return refuse(fmt::format("has the unknown unit '{}'", suffix));
+}
+
+std::string ToString(const Budget& budget) {
+  switch (budget.unit) {
+    case Budget::Unit::kPercent:
+      return fmt::format("{}%", budget.amount);
+    case Budget::Unit::kTokens:
+      return fmt::format("{}t", budget.amount);
+    case Budget::Unit::kBytes:
+      break;
+  }
+  for (const Suffix& suffix : {kSuffixes[4], kSuffixes[3], kSuffixes[2]}) {
+    const double amount = budget.amount / suffix.factor;
+    if (amount >= 1 && amount == std::floor(amount))
+      return fmt::format("{}{}", amount, suffix.text);
+  }
+  return fmt::format("{}B", budget.amount);
+}
+
+std::vector<OptionText> OptionTexts(const CacheOptions& options) {
+  std::vector<OptionText> texts;
+  ForEachOption(options, [&texts](const auto& option, const auto& value) {
+    texts.push_back({.name = option.name, .label = option.label, .text = TextOf(value)});
+  });
+  return texts;
+}
+
+std::string ToString(const CacheOptions& options) {
+  const std::vector<OptionText> defaults = OptionTexts({});
+  std::string all;
+  for (const OptionText& option : OptionTexts(options)) {
+    if (std::ranges::find(defaults, option) != defaults.end()) continue;
+    all += fmt::format("{}{}={}", all.empty() ? "" : " ", option.name, option.text);
+  }
+  return all;
+}
+
+Result<CacheOptions> ParseCacheOptions(const OptionTextMap& texts) {
+  CacheOptions options;
+  Status status = OkStatus();
+  size_t n_known = 0;
+  ForEachOption(options, [&](const auto& option, auto& value) {
+    const auto text = texts.find(option.name);
+    if (text == texts.end()) return;
+    ++n_known;
+    if (text->second.empty() || !status.ok()) return;
+    auto parsed = option.parse(text->second);
+    if (parsed.ok()) {
+      value = *std::move(parsed);
+    } else {
+      status = parsed.status();
+    }
+  });
+  if (!status.ok()) return status;
+  if (n_known == texts.size()) return options;
+  std::vector<std::string_view> names;
+  for (const OptionText& option : OptionTexts({})) names.push_back(option.name);
+  for (const auto& [name, text] : texts) {
+    if (std::ranges::find(names, name) != names.end()) continue;
+    return InvalidArgument(
+        fmt::format("the cache has no option '{}'; there are: {}", name, fmt::join(names, ", ")));
+  }
+  return options;
 }
 
 }  // namespace rkv
