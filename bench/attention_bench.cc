@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "base/random.h"
-#include "base/read_bandwidth.h"
-#include "base/widest_vectors.h"
 #include "kernels/attention.h"
+#include "lab/read_bandwidth.h"
+#include "lab/widest_vectors.h"
 #include "rows/page_pool.h"
 
 namespace rkv {

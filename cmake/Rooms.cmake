@@ -1,17 +1,23 @@
 # A room is a folder of src/. Its *.cc become an object library, its *_test.cc one test program, so
 # that a new file needs no build line and no test can be left out.
 
-# rkv_room(NAME [LIBS target...])
+# rkv_room(NAME [APART] [LIBS target...] [PRIVATE_LIBS target...] [TEST_LIBS target...])
+# PRIVATE_LIBS are not seen by the rooms above. A room that is APART is a library of its own, which
+# is not installed.
 function(rkv_room name)
-  cmake_parse_arguments(ARG "" "" "LIBS;TEST_LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "APART" "" "LIBS;PRIVATE_LIBS;TEST_LIBS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/src/${name}/*.cc")
   set(tests ${sources})
   list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
 
-  add_library(rkv_${name} OBJECT ${sources})
-  target_link_libraries(rkv_${name} PUBLIC rkv_options ${ARG_LIBS})
-  target_sources(retentivekv PRIVATE $<TARGET_OBJECTS:rkv_${name}>)
+  if(ARG_APART)
+    add_library(rkv_${name} STATIC ${sources})
+  else()
+    add_library(rkv_${name} OBJECT ${sources})
+    target_sources(retentivekv PRIVATE $<TARGET_OBJECTS:rkv_${name}>)
+  endif()
+  target_link_libraries(rkv_${name} PUBLIC rkv_options ${ARG_LIBS} PRIVATE ${ARG_PRIVATE_LIBS})
 
   if(RETENTIVEKV_BUILD_TESTS AND tests)
     rkv_test(${name}_test ${tests} LIBS ${ARG_TEST_LIBS})

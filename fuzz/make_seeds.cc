@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "fuzz/session_shape.h"
-#include "retentivekv/model_maker.h"
+#include "lab/model_maker.h"
 #include "support/encoded_pictures.h"
 
 namespace {

@@ -12,6 +12,20 @@ function(run)
 endfunction()
 
 run("${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${work}/prefix")
+
+# The public headers, and nothing of the laboratory.
+file(GLOB headers RELATIVE "${work}/prefix/include/retentivekv" "${work}/prefix/include/retentivekv/*")
+list(SORT headers)
+set(public chat.h engine.h inspect.h kv_cache.h model_options.h options.h picture.h retentivekv.h
+  status.h version.h)
+if(NOT headers STREQUAL public)
+  message(FATAL_ERROR "installed are ${headers}, and not ${public}")
+endif()
+file(GLOB libraries "${work}/prefix/lib*/librkv_*" "${work}/prefix/lib*/*/librkv_*")
+if(libraries)
+  message(FATAL_ERROR "installed are ${libraries}, which are no part of the library")
+endif()
+
 run("${CMAKE_COMMAND}" -S "${SOURCE}/tests/consumer" -B "${work}/build" -G Ninja
     "-DCMAKE_PREFIX_PATH=${work}/prefix" "-DEXAMPLES=${SOURCE}/examples")
 run("${CMAKE_COMMAND}" --build "${work}/build")

@@ -6,7 +6,7 @@
 
 #include "commands.h"
 #include "flags.h"
-#include "retentivekv/model_maker.h"
+#include "lab/model_maker.h"
 
 namespace rkv::app {
 

@@ -18,11 +18,12 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
+#include "retentivekv/chat.h"
 #include "retentivekv/inspect.h"
 #include "retentivekv/kv_cache.h"
+#include "retentivekv/model_options.h"
 #include "retentivekv/options.h"
 #include "retentivekv/status.h"
 
@@ -30,42 +31,6 @@ namespace rkv {
 
 // A long step and how much of it is done, 0 to 1. `what` is e.g. "loading model".
 using ProgressFunction = std::function<void(std::string_view what, double fraction)>;
-
-// A GGUF file that is added to the model's weights or activations, and how much of it.
-struct Adapter {
-  std::string path = {};
-  float scale = 1.0f;
-};
-
-// How positions are rotated, as llama.cpp's --rope-* and --yarn-*; the defaults: as the model says.
-struct RopeOptions {
-  std::string scaling = {};  // "none", "linear" or "yarn"
-  float freq_base = 0.0f;
-  float freq_scale = 0.0f;  // 1/N: positions up to N times as far
-  int yarn_orig_ctx = 0;    // context that the model was trained for
-  float yarn_ext_factor = -1.0f;
-  float yarn_attn_factor = -1.0f;
-  float yarn_beta_slow = -1.0f;
-  float yarn_beta_fast = -1.0f;
-
-  bool operator==(const RopeOptions&) const = default;
-};
-
-// Where and how the threads of decoding run. The encoder of pictures has threads of its own.
-struct ThreadOptions {
-  std::vector<int> cpus = {};  // that they may run on; empty: all
-  bool strict = false;         // one CPU for each thread
-  int priority = 0;            // -1 (low), 0 (normal) to 3 (real time), as far as the system lets
-  int poll = 50;               // 0 (threads sleep while they wait for work) to 100
-
-  bool operator==(const ThreadOptions&) const = default;
-};
-
-// How weights come into memory, as llama.cpp's --load-mode.
-enum class LoadMode { kAuto, kNone, kMmap, kMlock, kMmapMlock, kDirectIo };
-
-// Of the whole process: the first engine that is loaded decides.
-enum class Numa { kNone, kDistribute, kIsolate, kNumactl };
 
 struct EngineOptions {
   std::string model = {};   // GGUF file of the language model
@@ -112,77 +77,6 @@ struct EngineOptions {
   int control_vector_first_layer = 0;
   int control_vector_last_layer = 0;
   std::vector<std::string> overrides = {};  // of the model's metadata: "KEY=TYPE:VALUE"
-};
-
-// The most pictures and clips of one turn.
-inline constexpr size_t kMaxMediaFiles = 256;
-
-// A picture or audio file in memory.
-struct MediaFile {
-  std::string name;  // for messages
-  std::string bytes;
-};
-
-struct SamplingOptions {
-  float temperature = 0.8f;  // 0: greedy
-  int top_k = 40;
-  float top_p = 0.95f;
-  float min_p = 0.05f;
-  uint32_t seed = 0xFFFFFFFF;  // 0xFFFFFFFF: random
-  bool ignore_eos = false;     // never end the answer: go on to max_tokens
-
-  // llama.cpp's other samplers, with its names and defaults: off.
-  float typical_p = 1.0f;     // 1: off
-  float top_n_sigma = -1.0f;  // 0 or less: off
-  float xtc_probability = 0.0f;
-  float xtc_threshold = 0.1f;
-  float dynatemp_range = 0.0f;
-  float dynatemp_exponent = 1.0f;
-  int repeat_last_n = 64;  // tokens that the next three penalties look back
-  float repeat_penalty = 1.0f;
-  float presence_penalty = 0.0f;
-  float frequency_penalty = 0.0f;
-  float dry_multiplier = 0.0f;
-  float dry_base = 1.75f;
-  int dry_allowed_length = 2;
-  int dry_penalty_last_n = 64;
-  std::vector<std::string> dry_sequence_breakers = {"\n", ":", "\"", "*"};
-  int mirostat = 0;  // 1 or 2: in place of all samplers but temperature
-  float mirostat_tau = 5.0f;
-  float mirostat_eta = 0.1f;
-  float adaptive_target = -1.0f;  // of the sampler adaptive_p, which `samplers` must name
-  float adaptive_decay = 0.9f;
-  // Names in the order in which they run; empty: llama.cpp's order. See SamplerNames().
-  std::vector<std::string> samplers = {};
-  std::vector<std::pair<int32_t, float>> logit_bias = {};  // token, what is added to its logit
-  std::string grammar = {};  // GBNF, from its rule "root": the only answers there are
-};
-
-// What SamplingOptions::samplers may name; the first nine are the default, in its order.
-std::vector<std::string> SamplerNames();
-// The names in a text such as "top_k;temperature", with llama.cpp's other spellings, and in one of
-// its letters such as "kt". kInvalidArgument names what is unknown.
-Result<std::vector<std::string>> ParseSamplers(std::string_view text);
-Result<std::vector<std::string>> ParseSamplerLetters(std::string_view text);
-
-struct ChatMessage {
-  std::string role;  // "system", "user", "assistant"
-  // With a media marker where a picture or clip stands. Where the text of a marker is somebody's
-  // words, three invisible characters break it (U+2060, U+2063, U+2060).
-  std::string content;
-};
-
-// What stands for a picture or clip in ChatMessage::content.
-std::string_view MediaMarker();
-
-// A message as it is written: texts, pictures and clips in their order.
-struct Message {
-  struct Part {
-    std::string text;
-    std::optional<MediaFile> media;  // in place of text
-  };
-  std::string role;  // "system", "user", "assistant"
-  std::vector<Part> parts;
 };
 
 enum class StopReason {

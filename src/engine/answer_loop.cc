@@ -13,7 +13,7 @@ Status AnswerLoop::Add(AnswerRequest& request) {
   Active active(conversation.reasoning());
   active.request = &request;
   active.conversation = &conversation;
-  RKV_ASSIGN_OR_RETURN(active.sampler, Sampler::Create(request.options.sampling, model_.vocab()));
+  RKV_ASSIGN_OR_RETURN(active.sampler, Sampler::Create(request.options.sampling, model_));
   if (active.sampler->n_history() > 0) {
     active.sampler->AcceptHistory(conversation.TextTokens());
   }
@@ -58,9 +58,8 @@ void AnswerLoop::Abort() {
 Result<std::vector<float>> AnswerLoop::ReadPrompt() {
   Active& active = active_.front();
   while (!active.output_row.has_value()) RKV_RETURN_IF_ERROR(DecodeNext());
-  const float* logits =
-      llama_get_logits_ith(model_.context(), static_cast<int32_t>(*active.output_row));
-  return std::vector<float>(logits, logits + llama_vocab_n_tokens(model_.vocab()));
+  const std::span<const float> logits = Logits(active);
+  return std::vector<float>(logits.begin(), logits.end());
 }
 
 bool AnswerLoop::Cancelled(const Active& active) const {
@@ -144,7 +143,7 @@ bool AnswerLoop::OnlyForCancelled() const {
 
 Status AnswerLoop::DecodeUbatch() {
   // A step of decoding is short, and nobody waits to see its progress.
-  if (!ReadsPrompts()) return model_.bridge().Decode(model_.context(), ubatch_);
+  if (!ReadsPrompts()) return model_.Decode(ubatch_);
   const StepWatch watch{.stop = [this] { return OnlyForCancelled(); },
                         .on_progress =
                             [this](double computed) {
@@ -154,7 +153,7 @@ Status AnswerLoop::DecodeUbatch() {
                                 }
                               }
                             }};
-  RKV_RETURN_IF_ERROR(model_.bridge().Decode(model_.context(), ubatch_, &watch));
+  RKV_RETURN_IF_ERROR(model_.Decode(ubatch_, &watch));
   watch.on_progress(1.0);
   return OkStatus();
 }
@@ -217,8 +216,7 @@ void AnswerLoop::ReportProgress(const Active& active, double computed) const {
 }
 
 std::span<const float> AnswerLoop::Logits(const Active& active) const {
-  return {llama_get_logits_ith(model_.context(), static_cast<int32_t>(*active.output_row)),
-          static_cast<size_t>(llama_vocab_n_tokens(model_.vocab()))};
+  return model_.Logits(*active.output_row);
 }
 
 bool AnswerLoop::LogitsAreFinite(const Active& active) const {
@@ -228,14 +226,13 @@ bool AnswerLoop::LogitsAreFinite(const Active& active) const {
   });
 }
 
-llama_token AnswerLoop::ChooseToken(Active& active) const {
-  const auto row = static_cast<int32_t>(*active.output_row);
+Token AnswerLoop::ChooseToken(Active& active) const {
   const bool forced = !active.forced.empty();
-  const llama_token token = forced ? active.forced[active.n_forced++] : LLAMA_TOKEN_NULL;
+  const Token token = forced ? active.forced[active.n_forced++] : kNoToken;
   if (const auto& on_logits = active.request->options.on_logits) {
     on_logits(Logits(active), token);
   }
-  return forced ? token : active.sampler->Sample(model_.context(), row);
+  return forced ? token : active.sampler->Sample(model_, *active.output_row);
 }
 
 void AnswerLoop::Sample(Active& active) {
@@ -250,11 +247,11 @@ void AnswerLoop::Sample(Active& active) {
     active.done = true;
     return;
   }
-  const llama_token token = ChooseToken(active);
+  const Token token = ChooseToken(active);
   active.next_token.reset();
   const bool forced = !active.forced.empty();
   if (forced ? active.n_forced == active.forced.size()
-             : token == LLAMA_TOKEN_NULL || llama_vocab_is_eog(model_.vocab(), token)) {
+             : token == kNoToken || model_.EndsAnswer(token)) {
     Finish(active, StopReason::kEndOfAnswer);
     return;
   }
@@ -264,7 +261,7 @@ void AnswerLoop::Sample(Active& active) {
   if (const auto& on_token = active.request->options.on_token) {
     on_token(token, Logits(active));
   }
-  const std::vector<llama_token>& marks = active.conversation->reasoning().tokens;
+  const std::vector<Token>& marks = active.conversation->reasoning().tokens;
   active.unshown += model_.TokenText(token, std::ranges::find(marks, token) != marks.end());
   const size_t end = CompleteUtf8Prefix(active.unshown);
   const std::string piece = active.unshown.substr(0, end);

@@ -13,6 +13,7 @@
 #include "engine/reasoning_splitter.h"
 #include "llama/model.h"
 #include "llama/sampler.h"
+#include "llama/token.h"
 
 namespace rkv {
 
@@ -48,10 +49,10 @@ class AnswerLoop {
     AnswerRequest* request = nullptr;
     Conversation::Impl* conversation = nullptr;
     std::unique_ptr<Sampler> sampler;
-    std::vector<llama_token> forced;        // with AnswerOptions::forced_text
-    size_t n_forced = 0;                    // of these taken
-    std::optional<llama_token> next_token;  // sampled and shown, not yet decoded
-    std::optional<size_t> output_row;       // whose logits come out of the current ubatch
+    std::vector<Token> forced;         // with AnswerOptions::forced_text
+    size_t n_forced = 0;               // of these taken
+    std::optional<Token> next_token;   // sampled and shown, not yet decoded
+    std::optional<size_t> output_row;  // whose logits come out of the current ubatch
     std::string unshown;  // the beginning of a character that the answer so far ends with
     ReasoningSplitter splitter;
     bool in_ubatch = false;  // tokens of it are in the current ubatch
@@ -70,7 +71,7 @@ class AnswerLoop {
   bool ReadsPrompts() const;
   bool OnlyForCancelled() const;
   void Sample(Active& active);
-  llama_token ChooseToken(Active& active) const;
+  Token ChooseToken(Active& active) const;
   void Show(Active& active, const ReasoningSplitter::Parts& parts);
   void Finish(Active& active, StopReason reason);
   void HandleCancellation(Active& active);

@@ -124,7 +124,7 @@ Status Conversation::Impl::TooLong(int64_t end) const {
       fmt::format("the conversation would need {} positions, but the context ends at {}; shorten "
                   "the prompt or "
                   "raise --ctx-size (the model was trained for {})",
-                  end + 1, model_.n_ctx(), llama_model_n_ctx_train(model_.llama())));
+                  end + 1, model_.n_ctx(), model_.n_ctx_train()));
 }
 
 Status Conversation::Impl::AddUserMessage(std::string_view text,
@@ -184,13 +184,13 @@ Status Conversation::Impl::AddText(std::string_view text) {
   return OkStatus();
 }
 
-Result<std::vector<LlamaPtr<mtmd_bitmap>>> Conversation::Impl::DecodeAll(
+Result<std::vector<DecodedMedia>> Conversation::Impl::DecodeAll(
     std::span<const MediaFile> files) const {
   if (files.size() > kMaxMediaFiles) {
     return InvalidArgument(fmt::format("there are {} pictures and clips; one turn takes up to {}",
                                        files.size(), kMaxMediaFiles));
   }
-  std::vector<LlamaPtr<mtmd_bitmap>> bitmaps;
+  std::vector<DecodedMedia> all;
   uint64_t n_bytes = 0;
   uint64_t picture_bytes = 0;
   uint64_t file_pixels = 0;
@@ -213,16 +213,16 @@ Result<std::vector<LlamaPtr<mtmd_bitmap>>> Conversation::Impl::DecodeAll(
                       kMaxTurnPixels / 1000000));
     }
     if (end >= model_.n_ctx()) return TooLong(end);
-    bitmaps.push_back(std::move(media.bitmap));
     if (!media.notice.empty() && model_.options().on_notice) {
       model_.options().on_notice(media.notice);
     }
+    all.push_back(std::move(media));
   }
-  return bitmaps;
+  return all;
 }
 
 Status Conversation::Impl::AddTurn(std::vector<ChatMessage> messages, std::string_view prompt,
-                                   const std::vector<LlamaPtr<mtmd_bitmap>>& media) {
+                                   std::span<const DecodedMedia> media) {
   if (turn_open_) return InvalidArgument("the last message has not been answered yet");
   const bool first = cache_.tokens_seen() == 0;
   RKV_ASSIGN_OR_RETURN(std::vector<PromptChunk> chunks,
@@ -291,8 +291,8 @@ size_t Conversation::Impl::max_answer_tokens() const {
 }
 
 uint64_t Conversation::Impl::max_held_bytes(size_t n_answer_tokens) const {
-  const auto n_media = std::ranges::count_if(
-      prompt_, [](const PromptChunk& chunk) { return chunk.media != nullptr; });
+  const auto n_media =
+      std::ranges::count_if(prompt_, [](const PromptChunk& chunk) { return chunk.is_media(); });
   return cache_.impl().MaxHeldBytes(cache_.tokens_seen() + n_waiting_tokens() + n_answer_tokens,
                                     static_cast<size_t>(n_media));
 }
@@ -307,16 +307,16 @@ std::vector<int32_t> Conversation::Impl::waiting_tokens() const {
   std::vector<int32_t> tokens;
   for (const PromptChunk& chunk : prompt_) {
     tokens.insert(tokens.end(), chunk.tokens.begin(), chunk.tokens.end());
-    if (chunk.media != nullptr) tokens.insert(tokens.end(), chunk.n_tokens, -1);
+    if (chunk.is_media()) tokens.insert(tokens.end(), chunk.n_tokens, -1);
   }
   tokens.erase(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(taken_));
   return tokens;
 }
 
-std::vector<llama_token> Conversation::Impl::TextTokens() const {
+std::vector<Token> Conversation::Impl::TextTokens() const {
   const uint64_t n_before = turns_.empty() ? 0 : turns_.back().n_messages;
   const std::span<const ChatMessage> before(messages_.data(), n_before);
-  std::vector<llama_token> tokens;
+  std::vector<Token> tokens;
   if (!before.empty()) {
     // What cannot be rendered any more is left out: only penalties look at it.
     Result<std::string> text = template_.Render(before, false);
@@ -324,8 +324,8 @@ std::vector<llama_token> Conversation::Impl::TextTokens() const {
          at != std::string::npos; at = text->find(MediaMarker(), at)) {
       text->erase(at, MediaMarker().size());
     }
-    Result<std::vector<llama_token>> read =
-        text.ok() ? model_.Tokenize(*text, true) : Result<std::vector<llama_token>>(text.status());
+    Result<std::vector<Token>> read =
+        text.ok() ? model_.Tokenize(*text, true) : Result<std::vector<Token>>(text.status());
     if (read.ok()) tokens = *std::move(read);
   }
   for (const PromptChunk& chunk : prompt_) {
@@ -336,7 +336,7 @@ std::vector<llama_token> Conversation::Impl::TextTokens() const {
 
 std::optional<size_t> Conversation::Impl::FinishTaking(size_t row) {
   if (taken_ < prompt_.front().n_tokens) return std::nullopt;
-  next_position_ += prompt_.front().media != nullptr ? prompt_.front().n_positions : 0;
+  next_position_ += prompt_.front().is_media() ? prompt_.front().n_positions : 0;
   prompt_.pop_front();
   taken_ = 0;
   embeddings_.clear();
@@ -373,7 +373,7 @@ Result<std::optional<size_t>> Conversation::Impl::TakeMedia(size_t max_tokens,
     ubatch.media.emplace_back(0, MediaGrid(chunk, cache_.tokens_seen()));
   }
   const size_t n = std::min(max_tokens, chunk.n_tokens - taken_);
-  const auto width = static_cast<size_t>(llama_model_n_embd_inp(model_.llama()));
+  const size_t width = model_.n_embd_input();
   for (size_t i = 0; i < n; ++i) {
     ubatch.tokens.push_back({.cache = 0, .position = positions_[taken_ + i]});
   }
@@ -387,7 +387,7 @@ Result<std::optional<size_t>> Conversation::Impl::TakeMedia(size_t max_tokens,
   return last_row;
 }
 
-void Conversation::Impl::AddAnswerToken(llama_token token) {
+void Conversation::Impl::AddAnswerToken(Token token) {
   if (answer_.empty()) answer_begin_ = cache_.tokens_seen();
   answer_.push_back(token);
 }
@@ -398,7 +398,7 @@ Inspection Conversation::Impl::Inspect() const {
   std::string text;
   size_t n_shown = 0;
   std::vector<std::string> pieces;
-  for (const llama_token token : answer_) {
+  for (const Token token : answer_) {
     text += model_.TokenText(token, false);
     const bool last = pieces.size() + 1 == answer_.size();
     const size_t end = last ? text.size() : CompleteUtf8Prefix(text);
@@ -412,13 +412,13 @@ Inspection Conversation::Impl::Inspect() const {
   return inspection;
 }
 
-size_t Conversation::Impl::TakeAnswerToken(size_t index, llama_token token, Ubatch& ubatch) {
+size_t Conversation::Impl::TakeAnswerToken(size_t index, Token token, Ubatch& ubatch) {
   ubatch.tokens.push_back(
       {.cache = index, .token = token, .position = {next_position_++, 0, 0, 0}, .output = true});
   return ubatch.tokens.size() - 1;
 }
 
-void Conversation::Impl::FinishAnswer(std::string text, std::optional<llama_token> undecoded) {
+void Conversation::Impl::FinishAnswer(std::string text, std::optional<Token> undecoded) {
   messages_.push_back({.role = "assistant", .content = std::move(text)});
   undecoded_ = undecoded;
   turn_open_ = false;

@@ -14,14 +14,14 @@ namespace {
 constexpr std::string_view kMagic = "RKVCONV\n";
 constexpr uint32_t kVersion = 1;
 
-void WriteToken(ByteWriter& writer, const std::optional<llama_token>& token) {
-  writer.Write<int32_t>(token.value_or(LLAMA_TOKEN_NULL));
+void WriteToken(ByteWriter& writer, const std::optional<Token>& token) {
+  writer.Write<int32_t>(token.value_or(kNoToken));
 }
 
-std::optional<llama_token> ReadToken(ByteReader& reader, const llama_vocab* vocab) {
+std::optional<Token> ReadToken(ByteReader& reader, int n_vocab) {
   const int32_t token = reader.Read<int32_t>();
-  if (token == LLAMA_TOKEN_NULL) return std::nullopt;
-  if (token < 0 || token >= llama_vocab_n_tokens(vocab)) reader.Fail();
+  if (token == kNoToken) return std::nullopt;
+  if (token < 0 || token >= n_vocab) reader.Fail();
   return token;
 }
 
@@ -57,16 +57,16 @@ bool Conversation::Impl::LoadPayload(ByteReader& reader) {
   for (TurnStart& turn : turns_) {
     turn.n_messages = reader.Read<uint64_t>();
     turn.tokens_seen = reader.Read<uint64_t>();
-    turn.next_position = reader.Read<llama_pos>();
-    turn.undecoded = ReadToken(reader, model_.vocab());
+    turn.next_position = reader.Read<Position>();
+    turn.undecoded = ReadToken(reader, model_.n_vocab());
     const bool follows = turn.n_messages >= before.n_messages &&
                          turn.tokens_seen >= before.tokens_seen &&
                          turn.next_position >= before.next_position;
     if (!follows) reader.Fail();
     before = turn;
   }
-  next_position_ = reader.Read<llama_pos>();
-  undecoded_ = ReadToken(reader, model_.vocab());
+  next_position_ = reader.Read<Position>();
+  undecoded_ = ReadToken(reader, model_.n_vocab());
   return reader.ok() && before.n_messages <= messages_.size() &&
          before.tokens_seen <= cache_.tokens_seen() && before.next_position <= next_position_ &&
          PositionsFitTokens();

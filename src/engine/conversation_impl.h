@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "llama/chat_template.h"
 #include "llama/media.h"
 #include "llama/model.h"
+#include "llama/token.h"
 #include "retentivekv/engine.h"
 
 namespace rkv {
@@ -41,18 +43,18 @@ class Conversation::Impl {
   KvCache& cache() { return cache_; }
   const KvCache& cache() const { return cache_; }
   Inspection Inspect() const;
-  llama_pos next_position() const { return next_position_; }
+  Position next_position() const { return next_position_; }
 
   // The prompt that waits to be read.
   bool waiting() const { return !prompt_.empty(); }
-  bool next_is_media() const { return waiting() && prompt_.front().media != nullptr; }
+  bool next_is_media() const { return waiting() && prompt_.front().is_media(); }
   size_t n_waiting_tokens() const;
   std::vector<int32_t> waiting_tokens() const;
 
   // Text tokens of the conversation up to the answer that is to come: of the messages before, as
   // the template writes them, and of the prompt that waits. The same whether it was kept, copied or
   // loaded.
-  std::vector<llama_token> TextTokens() const;
+  std::vector<Token> TextTokens() const;
 
   // Moves up to `max_tokens` text tokens of the prompt into the ubatch, as memory `index`. Returns
   // the row of the prompt's last token if that is among them: its logits start the answer.
@@ -63,12 +65,12 @@ class Conversation::Impl {
                                           Ubatch& ubatch);
 
   // A token of the answer has been chosen.
-  void AddAnswerToken(llama_token token);
+  void AddAnswerToken(Token token);
   // One token of the answer, to be decoded next.
-  size_t TakeAnswerToken(size_t index, llama_token token, Ubatch& ubatch);
+  size_t TakeAnswerToken(size_t index, Token token, Ubatch& ubatch);
 
   // Ends the turn. `undecoded`: the answer's last token, if it has been shown but not decoded.
-  void FinishAnswer(std::string text, std::optional<llama_token> undecoded);
+  void FinishAnswer(std::string text, std::optional<Token> undecoded);
   // Takes the user's message back: the conversation is as before it.
   void RollBackTurn();
 
@@ -82,14 +84,14 @@ class Conversation::Impl {
   struct TurnStart {
     uint64_t n_messages = 0;
     uint64_t tokens_seen = 0;
-    llama_pos next_position = 0;
-    std::optional<llama_token> undecoded;
+    Position next_position = 0;
+    std::optional<Token> undecoded;
   };
 
   // Starts a turn of messages that follow messages_; `prompt` is their text as the model reads it.
   Status AddTurn(std::vector<ChatMessage> messages, std::string_view prompt,
-                 const std::vector<LlamaPtr<mtmd_bitmap>>& media);
-  Result<std::vector<LlamaPtr<mtmd_bitmap>>> DecodeAll(std::span<const MediaFile> files) const;
+                 std::span<const DecodedMedia> media);
+  Result<std::vector<DecodedMedia>> DecodeAll(std::span<const MediaFile> files) const;
   // What the chat template makes of `messages`, of which the first messages_.size() are ours, after
   // what has been read.
   Result<std::string> NewPromptText(std::vector<ChatMessage> messages) const;
@@ -107,17 +109,17 @@ class Conversation::Impl {
   KvCache cache_;
   std::vector<ChatMessage> messages_;
   std::vector<TurnStart> turns_;
-  llama_pos next_position_ = 0;
-  std::optional<llama_token> undecoded_;
-  bool turn_open_ = false;           // a message has been added and not been answered
-  bool goes_on_ = false;             // the last turn is text without a chat template
-  std::vector<llama_token> answer_;  // tokens of the last answer, not its end
-  uint64_t answer_begin_ = 0;        // number of the first of these among the memory's tokens
+  Position next_position_ = 0;
+  std::optional<Token> undecoded_;
+  bool turn_open_ = false;     // a message has been added and not been answered
+  bool goes_on_ = false;       // the last turn is text without a chat template
+  std::vector<Token> answer_;  // tokens of the last answer, not its end
+  uint64_t answer_begin_ = 0;  // number of the first of these among the memory's tokens
 
   std::deque<PromptChunk> prompt_;
-  size_t taken_ = 0;                                 // tokens of prompt_.front() already taken
-  std::vector<float> embeddings_;                    // of prompt_.front(), if it is media
-  std::vector<std::array<llama_pos, 4>> positions_;  // of prompt_.front(), if it is media
+  size_t taken_ = 0;                                // tokens of prompt_.front() already taken
+  std::vector<float> embeddings_;                   // of prompt_.front(), if it is media
+  std::vector<std::array<Position, 4>> positions_;  // of prompt_.front(), if it is media
 };
 
 }  // namespace rkv

@@ -185,7 +185,7 @@ Result<AnswerResult> Engine::Answer(Conversation& conversation, const AnswerOpti
 }
 
 Status Engine::CheckSampling(const SamplingOptions& options) const {
-  return Sampler::Create(options, impl_->model->vocab()).status();
+  return Sampler::Create(options, *impl_->model).status();
 }
 
 Result<std::vector<float>> Engine::ReadPrompt(Conversation& conversation) {
@@ -203,7 +203,7 @@ Result<std::vector<int32_t>> Engine::Tokenize(std::string_view text) const {
       text, false, std::max(kMaxTokens, static_cast<size_t>(impl_->model->n_ctx())));
 }
 Result<std::string> Engine::Detokenize(std::span<const int32_t> tokens) const {
-  const int32_t n_vocab = llama_vocab_n_tokens(impl_->model->vocab());
+  const int n_vocab = impl_->model->n_vocab();
   std::string text;
   for (const int32_t token : tokens) {
     if (token < 0 || token >= n_vocab) {
@@ -218,16 +218,12 @@ Result<std::string> Engine::Detokenize(std::span<const int32_t> tokens) const {
 const EngineOptions& Engine::options() const { return impl_->options; }
 const CacheShape& Engine::shape() const { return impl_->model->shape(); }
 int Engine::n_ctx() const { return impl_->model->n_ctx(); }
-int Engine::n_ctx_train() const { return llama_model_n_ctx_train(impl_->model->llama()); }
+int Engine::n_ctx_train() const { return impl_->model->n_ctx_train(); }
 std::string Engine::model_description() const { return impl_->model->Description(); }
-bool Engine::takes_pictures() const {
-  return impl_->model->vision() != nullptr && mtmd_support_vision(impl_->model->vision());
-}
-bool Engine::takes_audio() const {
-  return impl_->model->vision() != nullptr && mtmd_support_audio(impl_->model->vision());
-}
+bool Engine::takes_pictures() const { return impl_->model->takes_pictures(); }
+bool Engine::takes_audio() const { return impl_->model->takes_audio(); }
 
-std::string LlamaVersion() { return llama_version(); }
+std::string LlamaVersion() { return LlamaCppVersion(); }
 bool HasGpu() { return HasGpuDevice(); }
 
 Status CheckFinite(const AnswerResult& answer) {

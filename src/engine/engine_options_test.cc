@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "llama/gguf_builder.h"
+#include "lab/gguf_builder.h"
 #include "retentivekv/engine.h"
 #include "support/stock.h"
 #include "support/test_models.h"
@@ -189,9 +189,9 @@ TEST(EngineOptionsTest, ControlVectorsGiveTheLogitsOfStock) {
   ASSERT_EQ(ours.size(), plain.size());
   const std::vector<float> stock = StockLogits(options.model, {}, [&](llama_context* context) {
     ggml_context* tensors = nullptr;
-    const std::unique_ptr<gguf_context, Deleter> file(gguf_init_from_file(
-        options.control_vectors[0].path.c_str(), {.no_alloc = false, .ctx = &tensors}));
-    const std::unique_ptr<ggml_context, Deleter> owner(tensors);
+    const LlamaPtr<gguf_context> file(gguf_init_from_file(options.control_vectors[0].path.c_str(),
+                                                          {.no_alloc = false, .ctx = &tensors}));
+    const LlamaPtr<ggml_context> owner(tensors);
     const auto* data = static_cast<const float*>(ggml_get_tensor(tensors, "direction.1")->data);
     std::vector<float> sum(static_cast<size_t>(kEmbd) * 2);
     for (int i = 0; i < kEmbd; ++i) sum[static_cast<size_t>(i)] = 2 * data[i];

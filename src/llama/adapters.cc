@@ -3,15 +3,15 @@
 #include <fmt/format.h>
 #include <ggml.h>
 #include <gguf.h>
+#include <llama.h>
 
 #include <charconv>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "llama/abort_guard.h"
-#include "llama/gguf_builder.h"
+#include "llama/llama_ptr.h"
 #include "llama/log.h"
 
 namespace rkv {
@@ -27,10 +27,10 @@ Status AddDirections(const Adapter& vector, int n_embd, int n_layer, std::vector
   };
   const LlamaErrorLog log;
   ggml_context* tensors = nullptr;
-  const std::unique_ptr<gguf_context, Deleter> file(LoadOrNull([&] {
+  const LlamaPtr<gguf_context> file(LoadOrNull([&] {
     return gguf_init_from_file(vector.path.c_str(), {.no_alloc = false, .ctx = &tensors});
   }));
-  const std::unique_ptr<ggml_context, Deleter> owner(tensors);
+  const LlamaPtr<ggml_context> owner(tensors);
   if (file == nullptr || tensors == nullptr) {
     return refuse(fmt::format("it is not a readable GGUF file{}", log.Reason()));
   }

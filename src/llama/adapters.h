@@ -2,12 +2,13 @@
 #ifndef RETENTIVEKV_LLAMA_ADAPTERS_H_
 #define RETENTIVEKV_LLAMA_ADAPTERS_H_
 
-#include <llama.h>
-
 #include <span>
 
-#include "retentivekv/engine.h"
+#include "retentivekv/model_options.h"
 #include "retentivekv/status.h"
+
+struct llama_context;
+struct llama_model;
 
 namespace rkv {
 

@@ -1,6 +1,7 @@
 // The C interface of retentivekv.h: a KvCache per sequence, made when the sequence is first
 // decoded.
 #include <fmt/format.h>
+#include <llama.h>
 
 #include <algorithm>
 #include <exception>

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <ggml.h>
+#include <llama.h>
 
 #include <algorithm>
 #include <cstdlib>

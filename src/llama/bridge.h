@@ -4,29 +4,32 @@
 #ifndef RETENTIVEKV_LLAMA_BRIDGE_H_
 #define RETENTIVEKV_LLAMA_BRIDGE_H_
 
-#include <llama.h>
-
 #include <array>
 #include <atomic>
 #include <functional>
 #include <limits>
 #include <memory>
-#include <span>
 #include <utility>
 #include <vector>
 
 #include "cache/ubatch_attention.h"
+#include "llama/token.h"
 #include "retentivekv/kv_cache.h"
 #include "retentivekv/status.h"
+
+struct ggml_tensor;
+struct llama_batch;
+struct llama_context;
+struct llama_context_params;
 
 namespace rkv {
 
 // One token (or embedding) of a ubatch.
 struct UbatchToken {
-  size_t cache = 0;       // index into Ubatch::caches
-  llama_token token = 0;  // unused for embeddings
+  size_t cache = 0;  // index into Ubatch::caches
+  Token token = 0;   // unused for embeddings
   // Position; M-RoPE embeddings use all four (t, row, column, 0), everything else only the first.
-  std::array<llama_pos, 4> position = {};
+  std::array<Position, 4> position = {};
   bool output = false;  // compute logits
 };
 
@@ -39,7 +42,7 @@ struct Ubatch {
   };
   std::vector<Member> caches;
   // llama.cpp's sequence of each, for what it keeps by sequence; empty: 0, 1, 2, ...
-  std::vector<llama_seq_id> seq_ids;
+  std::vector<SequenceId> seq_ids;
   // Pictures and clips that begin in this ubatch: memory index, and where.
   std::vector<std::pair<size_t, MediaSpan>> media;
   std::vector<UbatchToken> tokens;
@@ -78,7 +81,7 @@ class Bridge {
   Result<CacheShape> Probe(llama_context* ctx);
 
   // Positions must be below this: models with learned positions have so many. Known after Probe().
-  llama_pos end_position() const { return end_position_; }
+  Position end_position() const { return end_position_; }
 
   // Decodes a ubatch; logits are then in the context, as after llama_decode. On an error nothing
   // has been added to any KvCache. REQUIRES: Probe() succeeded and all KvCaches have its shape; at
@@ -118,7 +121,7 @@ class Bridge {
   size_t n_nodes_ = 0;                 // of the current decode's graph
   size_t n_computed_ = 0;              // of these, about
   CacheShape shape_;
-  llama_pos end_position_ = std::numeric_limits<llama_pos>::max();
+  Position end_position_ = std::numeric_limits<Position>::max();
   std::vector<int> layer_of_cache_;                      // llama's layer index -> ours, or -1
   std::vector<std::unique_ptr<LayerHook>> hooks_;        // [layer]
   std::vector<Segment> segments_;                        // of the current decode
@@ -129,11 +132,11 @@ class Bridge {
   Status rewrite_error_;                                 // of the current decode
 
   // The arrays behind llama_batch.
-  std::vector<llama_token> tokens_;
-  std::vector<llama_pos> positions_;
+  std::vector<Token> tokens_;
+  std::vector<Position> positions_;
   std::vector<int32_t> n_seq_id_;
-  std::vector<llama_seq_id> seq_id_;
-  std::vector<llama_seq_id*> seq_id_rows_;
+  std::vector<SequenceId> seq_id_;
+  std::vector<SequenceId*> seq_id_rows_;
   std::vector<int8_t> output_;
 };
 

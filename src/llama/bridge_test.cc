@@ -1,6 +1,7 @@
 #include "llama/bridge.h"
 
 #include <gtest/gtest.h>
+#include <llama.h>
 
 #include "llama/model.h"
 #include "support/test_models.h"

@@ -5,6 +5,7 @@
 #include <chat.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <llama.h>
 #include <log.h>
 
 #include <algorithm>
@@ -87,12 +88,12 @@ ReasoningTags TagsOf(const common_chat_params& params, const llama_vocab* vocab)
   std::vector<std::string> texts = tags.end;
   texts.push_back(tags.start);
   for (const std::string& text : texts) {
-    std::vector<llama_token> tokens(text.size() + 2);
+    std::vector<Token> tokens(text.size() + 2);
     const int32_t n =
         llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()), tokens.data(),
                        static_cast<int32_t>(tokens.size()), false, true);
     tokens.resize(static_cast<size_t>(std::max(n, 0)));
-    std::ranges::copy_if(tokens, std::back_inserter(tags.tokens), [vocab](llama_token token) {
+    std::ranges::copy_if(tokens, std::back_inserter(tags.tokens), [vocab](Token token) {
       return (llama_vocab_get_attr(vocab, token) & LLAMA_TOKEN_ATTR_CONTROL) != 0;
     });
   }

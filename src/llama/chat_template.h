@@ -2,8 +2,6 @@
 #ifndef RETENTIVEKV_LLAMA_CHAT_TEMPLATE_H_
 #define RETENTIVEKV_LLAMA_CHAT_TEMPLATE_H_
 
-#include <llama.h>
-
 #include <map>
 #include <memory>
 #include <span>
@@ -11,17 +9,20 @@
 #include <string_view>
 #include <vector>
 
-#include "retentivekv/engine.h"
+#include "llama/token.h"
+#include "retentivekv/chat.h"
 #include "retentivekv/status.h"
+
+struct llama_model;
 
 namespace rkv {
 
 // How a template has a model write down its reasoning, e.g. between "<think>" and "</think>".
 struct ReasoningTags {
-  std::string start = {};                // empty: the template knows no reasoning
-  std::vector<std::string> end = {};     // any of these
-  bool starts_open = false;              // the prompt ends with the start
-  std::vector<llama_token> tokens = {};  // control tokens that these are made of
+  std::string start = {};             // empty: the template knows no reasoning
+  std::vector<std::string> end = {};  // any of these
+  bool starts_open = false;           // the prompt ends with the start
+  std::vector<Token> tokens = {};     // control tokens that these are made of
 };
 
 struct ChatTemplateOptions {

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "llama/abort_guard.h"
+#include "llama/llama_ptr.h"
 #include "llama/log.h"
 
 namespace rkv {
@@ -25,10 +26,6 @@ namespace {
 
 // Patches that become one token along each side; preprocessing and padding grow with its square.
 constexpr uint32_t kMaxMerge = 16;
-
-struct GgufDeleter {
-  void operator()(gguf_context* gguf) const { gguf_free(gguf); }
-};
 
 class GgufFile {
  public:
@@ -214,7 +211,7 @@ class GgufFile {
 
   const std::string& path_;
   std::string_view what_;
-  std::unique_ptr<gguf_context, GgufDeleter> gguf_;
+  LlamaPtr<gguf_context> gguf_;
   std::string reason_;
   mutable std::set<std::string> names_;  // of tensors, from CheckTensors() on
 };

@@ -10,7 +10,9 @@
 #include "base/bytes.h"
 #include "llama/audio_length.h"
 #include "llama/log.h"
+#include "llama/model.h"
 #include "llama/picture_size.h"
+#include "retentivekv/chat.h"
 #include "retentivekv/picture.h"
 
 namespace rkv {
@@ -38,13 +40,13 @@ void SetId(mtmd_bitmap* bitmap, std::string_view bytes) {
 
 Result<DecodedMedia> DecodePicture(const Model& model, std::string_view bytes,
                                    std::string_view name) {
-  if (!PictureFormatOf(bytes).has_value() && mtmd_support_audio(model.vision())) {
+  if (!PictureFormatOf(bytes).has_value() && model.takes_audio()) {
     return BadFile(
         fmt::format("'{}' is neither a readable picture ({}) nor an audio file (WAV, MP3, FLAC)",
                     name, PictureFormats()));
   }
   RKV_ASSIGN_OR_RETURN(const PictureInfo info, ReadPictureInfo(bytes, name));
-  if (!mtmd_support_vision(model.vision())) {
+  if (!model.takes_pictures()) {
     return InvalidArgument(fmt::format("'{}' is a picture, which this model does not take", name));
   }
   RKV_ASSIGN_OR_RETURN(const PicturePlan plan, PlanPicture(model, info.size));
@@ -70,7 +72,7 @@ Result<DecodedMedia> DecodePicture(const Model& model, std::string_view bytes,
 
 Result<DecodedMedia> DecodeAudio(const Model& model, std::string_view bytes,
                                  std::string_view name) {
-  if (!mtmd_support_audio(model.vision())) {
+  if (!model.takes_audio()) {
     return InvalidArgument(fmt::format("'{}' is audio, which this model does not take", name));
   }
   RKV_RETURN_IF_ERROR(CheckSeconds(ClaimedSeconds(bytes), name));
@@ -120,7 +122,7 @@ Status AppendText(const Model& model, std::string_view text, bool add_special,
   PromptChunk chunk;
   RKV_ASSIGN_OR_RETURN(chunk.tokens, model.Tokenize(text, add_special));
   chunk.n_tokens = chunk.tokens.size();
-  chunk.n_positions = static_cast<llama_pos>(chunk.n_tokens);
+  chunk.n_positions = static_cast<Position>(chunk.n_tokens);
   if (chunk.n_tokens > 0) chunks.push_back(std::move(chunk));
   return OkStatus();
 }
@@ -146,7 +148,7 @@ Status AppendMedia(const Model& model, const mtmd_bitmap* bitmap,
     chunk.n_positions = mtmd_input_chunk_get_n_pos(part);
     if (mtmd_input_chunk_get_type(part) == MTMD_INPUT_CHUNK_TYPE_TEXT) {
       size_t n = 0;
-      const llama_token* tokens = mtmd_input_chunk_get_tokens_text(part, &n);
+      const Token* tokens = mtmd_input_chunk_get_tokens_text(part, &n);
       chunk.tokens.assign(tokens, tokens + n);
     } else {
       chunk.media.reset(mtmd_input_chunk_copy(part));
@@ -162,11 +164,11 @@ Status AppendMedia(const Model& model, const mtmd_bitmap* bitmap,
 }  // namespace
 
 Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_view text,
-                                                const std::vector<LlamaPtr<mtmd_bitmap>>& media,
+                                                std::span<const DecodedMedia> media,
                                                 bool add_special) {
   std::vector<PromptChunk> chunks;
   std::map<std::string, size_t> n_pieces;
-  for (const auto& bitmap : media) {
+  for (const DecodedMedia& one : media) {
     const size_t at = text.find(MediaMarker());
     if (at == std::string_view::npos) {
       return Unsupported("the chat template leaves a picture or clip of the message out");
@@ -174,7 +176,7 @@ Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_
     RKV_RETURN_IF_ERROR(
         AppendText(model, text.substr(0, at), add_special && chunks.empty(), chunks));
     add_special = add_special && chunks.empty();
-    RKV_RETURN_IF_ERROR(AppendMedia(model, bitmap.get(), n_pieces, chunks));
+    RKV_RETURN_IF_ERROR(AppendMedia(model, one.bitmap.get(), n_pieces, chunks));
     text.remove_prefix(at + MediaMarker().size());
   }
   RKV_RETURN_IF_ERROR(AppendText(model, text, add_special, chunks));
@@ -196,26 +198,25 @@ Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& ch
   if (embeddings == nullptr) {
     return Internal(fmt::format("the vision encoder failed{}", log.Reason()));
   }
-  const auto width = static_cast<size_t>(llama_model_n_embd_inp(model.llama()));
-  std::vector<float> result(embeddings, embeddings + chunk.n_tokens * width);
+  std::vector<float> result(embeddings, embeddings + chunk.n_tokens * model.n_embd_input());
   model.embedding_cache().Add(chunk.key, result);
   return result;
 }
 
-std::vector<std::array<llama_pos, 4>> MediaPositions(const Model& model, const PromptChunk& chunk,
-                                                     llama_pos first) {
-  std::vector<std::array<llama_pos, 4>> positions(chunk.n_tokens);
+std::vector<std::array<Position, 4>> MediaPositions(const Model& model, const PromptChunk& chunk,
+                                                    Position first) {
+  std::vector<std::array<Position, 4>> positions(chunk.n_tokens);
   const mtmd_image_tokens* image = mtmd_input_chunk_get_tokens_image(chunk.media.get());
   for (size_t i = 0; i < positions.size(); ++i) {
-    const llama_pos next = first + static_cast<llama_pos>(i);
+    const Position next = first + static_cast<Position>(i);
     if (!model.uses_mrope()) {
       positions[i] = {next, 0, 0, 0};
     } else if (image == nullptr) {  // Audio runs along one axis.
       positions[i] = {next, next, next, 0};
     } else {
       const mtmd_decoder_pos p = mtmd_image_tokens_get_decoder_pos(image, first, i);
-      positions[i] = {static_cast<llama_pos>(p.t), static_cast<llama_pos>(p.y),
-                      static_cast<llama_pos>(p.x), static_cast<llama_pos>(p.z)};
+      positions[i] = {static_cast<Position>(p.t), static_cast<Position>(p.y),
+                      static_cast<Position>(p.x), static_cast<Position>(p.z)};
     }
   }
   return positions;

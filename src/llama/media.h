@@ -3,14 +3,20 @@
 #define RETENTIVEKV_LLAMA_MEDIA_H_
 
 #include <array>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "llama/model.h"
-#include "retentivekv/engine.h"
+#include "llama/bridge.h"
+#include "llama/llama_ptr.h"
+#include "llama/token.h"
+#include "retentivekv/kv_cache.h"
+#include "retentivekv/status.h"
 
 namespace rkv {
+
+class Model;
 
 // The largest picture or audio file that is read.
 inline constexpr size_t kMaxMediaFileBytes = size_t{1} << 30;
@@ -26,9 +32,9 @@ struct DecodedMedia {
   LlamaPtr<mtmd_bitmap> bitmap;
   uint64_t n_bytes = 0;
   bool is_picture = false;
-  uint64_t file_pixels = 0;   // of a picture, before it is scaled down
-  llama_pos n_positions = 0;  // of a picture; of audio only known when it is tokenised
-  std::string notice;         // for the user, where it is read at less than its size
+  uint64_t file_pixels = 0;  // of a picture, before it is scaled down
+  Position n_positions = 0;  // of a picture; of audio only known when it is tokenised
+  std::string notice;        // for the user, where it is read at less than its size
 };
 
 // Decodes a picture (PictureFormats()) or audio (WAV, MP3, FLAC). kBadFile for what is neither, is
@@ -37,18 +43,20 @@ Result<DecodedMedia> DecodeMedia(const Model& model, std::string_view bytes, std
 
 // One piece of a prompt: text tokens, or a picture or audio clip that is yet to be encoded.
 struct PromptChunk {
-  std::vector<llama_token> tokens;   // if it is text
+  std::vector<Token> tokens;         // if it is text
   LlamaPtr<mtmd_input_chunk> media;  // if it is not
   size_t n_tokens = 0;
-  llama_pos n_positions = 0;  // how far it moves the conversation's position
+  Position n_positions = 0;  // how far it moves the conversation's position
   bool causal = true;
   std::string key;  // of media: the same for the same piece of the same file
+
+  bool is_media() const { return media != nullptr; }
 };
 
-// Splits text with one MediaMarker() per bitmap into chunks. `add_special` adds the model's
-// beginning-of-sequence token. Fails as Model::Tokenize().
+// Splits text with one MediaMarker() for each of `media` into chunks. `add_special` adds the
+// model's beginning-of-sequence token. Fails as Model::Tokenize().
 Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_view text,
-                                                const std::vector<LlamaPtr<mtmd_bitmap>>& media,
+                                                std::span<const DecodedMedia> media,
                                                 bool add_special);
 
 // Runs the vision or audio encoder, unless the model's embedding cache has the chunk: [n_tokens,
@@ -58,8 +66,8 @@ Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& ch
 
 // Position of each token of a media chunk that starts at `first`: (t, row, column, 0) for M-RoPE
 // models, (position, 0, 0, 0) for others.
-std::vector<std::array<llama_pos, 4>> MediaPositions(const Model& model, const PromptChunk& chunk,
-                                                     llama_pos first);
+std::vector<std::array<Position, 4>> MediaPositions(const Model& model, const PromptChunk& chunk,
+                                                    Position first);
 
 // The grid of a media chunk whose first token is `first_token` of the conversation: what mtmd
 // reports; one row for audio, and for pictures whose tokens are no grid.

@@ -1,7 +1,10 @@
 #include "llama/model.h"
 
 #include <fmt/format.h>
+#include <ggml-backend.h>
 #include <gguf.h>
+#include <llama.h>
+#include <mtmd.h>
 #include <netdb.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -10,6 +13,7 @@
 #include <filesystem>
 #include <fstream>
 #include <thread>
+#include <type_traits>
 
 #include "base/bytes.h"
 #include "base/huge_pages.h"
@@ -163,8 +167,8 @@ namespace {
 
 // The number that a GGUF file has under `key`, or 0.
 size_t BlockCount(const std::string& path, const char* key) {
-  const std::unique_ptr<gguf_context, void (*)(gguf_context*)> file(
-      gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}), gguf_free);
+  const LlamaPtr<gguf_context> file(
+      gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}));
   if (file == nullptr) return 0;
   const int64_t found = gguf_find_key(file.get(), key);
   if (found < 0 || gguf_get_kv_type(file.get(), found) != GGUF_TYPE_UINT32) return 0;
@@ -263,7 +267,7 @@ Status Model::LoadWeights(const LoadProgress& progress) {
   }
   huge_page_bytes_ = loading.huge_page_bytes;
   tokenizer_.emplace(vocab());
-  n_ctx_ = options_.n_ctx > 0 ? options_.n_ctx : llama_model_n_ctx_train(model_.get());
+  n_ctx_ = options_.n_ctx > 0 ? options_.n_ctx : n_ctx_train();
   const Status servable = CheckServable(model_.get(), n_ctx_);
   if (!servable.ok()) {
     return Unsupported(
@@ -343,14 +347,37 @@ bool UsesMrope(const llama_model* model) {
   return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE;
 }
 
-std::string Model::Description() const { return DescribeModel(model_.get(), options_.model_path); }
+std::string LlamaCppVersion() { return llama_version(); }
 
-llama_token Model::EndOfAnswer() const {
-  const llama_token end = llama_vocab_eos(vocab());
-  return end != LLAMA_TOKEN_NULL ? end : llama_vocab_eot(vocab());
+static_assert(std::is_same_v<Token, llama_token> && kNoToken == LLAMA_TOKEN_NULL);
+static_assert(std::is_same_v<Position, llama_pos> && std::is_same_v<SequenceId, llama_seq_id>);
+
+const llama_vocab* Model::vocab() const { return llama_model_get_vocab(model_.get()); }
+int Model::n_ctx_train() const { return llama_model_n_ctx_train(model_.get()); }
+int Model::n_vocab() const { return llama_vocab_n_tokens(vocab()); }
+size_t Model::n_embd_input() const {
+  return static_cast<size_t>(llama_model_n_embd_inp(model_.get()));
+}
+bool Model::takes_pictures() const {
+  return vision_ != nullptr && mtmd_support_vision(vision_.get());
+}
+bool Model::takes_audio() const { return vision_ != nullptr && mtmd_support_audio(vision_.get()); }
+
+std::span<const float> Model::Logits(size_t row) const {
+  return {llama_get_logits_ith(context_.get(), static_cast<int32_t>(row)),
+          static_cast<size_t>(n_vocab())};
 }
 
-std::string Model::TokenText(llama_token token, bool special) const {
+bool Model::EndsAnswer(Token token) const { return llama_vocab_is_eog(vocab(), token); }
+
+std::string Model::Description() const { return DescribeModel(model_.get(), options_.model_path); }
+
+Token Model::EndOfAnswer() const {
+  const Token end = llama_vocab_eos(vocab());
+  return end != kNoToken ? end : llama_vocab_eot(vocab());
+}
+
+std::string Model::TokenText(Token token, bool special) const {
   std::string text(64, '\0');
   int32_t n = llama_token_to_piece(vocab(), token, text.data(), static_cast<int32_t>(text.size()),
                                    0, special);

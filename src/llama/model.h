@@ -2,22 +2,25 @@
 #ifndef RETENTIVEKV_LLAMA_MODEL_H_
 #define RETENTIVEKV_LLAMA_MODEL_H_
 
-#include <llama.h>
-#include <mtmd.h>
-
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "llama/bridge.h"
 #include "llama/embedding_cache.h"
+#include "llama/llama_ptr.h"
 #include "llama/thread_pools.h"
+#include "llama/token.h"
 #include "llama/tokenizer.h"
-#include "retentivekv/engine.h"
+#include "retentivekv/kv_cache.h"
+#include "retentivekv/model_options.h"
 #include "retentivekv/status.h"
+
+struct llama_vocab;
 
 namespace rkv {
 
@@ -55,24 +58,15 @@ inline constexpr int kDefaultImageMaxTokens = 1280;
 // Fraction of loading that is done, 0 to 1.
 using LoadProgress = std::function<void(double fraction)>;
 
-struct LlamaDeleter {
-  void operator()(llama_model* p) const { llama_model_free(p); }
-  void operator()(llama_context* p) const { llama_free(p); }
-  void operator()(llama_sampler* p) const { llama_sampler_free(p); }
-  void operator()(mtmd_context* p) const { mtmd_free(p); }
-  void operator()(mtmd_bitmap* p) const { mtmd_bitmap_free(p); }
-  void operator()(mtmd_input_chunk* p) const { mtmd_input_chunk_free(p); }
-  void operator()(mtmd_input_chunks* p) const { mtmd_input_chunks_free(p); }
-};
-template <typename T>
-using LlamaPtr = std::unique_ptr<T, LlamaDeleter>;
-
 // kUnsupported, with the reason, for a model that this cache cannot serve in conversations of up to
 // `n_ctx` positions, as far as its metadata tell; Bridge::Probe() finds the rest.
 Status CheckServable(const llama_model* model, int n_ctx);
 
 // Whether llama.cpp found a GPU in this machine.
 bool HasGpuDevice();
+
+// Its version, e.g. "0.5.0".
+std::string LlamaCppVersion();
 
 // True if positions have several components, so that embeddings come with four each.
 bool UsesMrope(const llama_model* model);
@@ -94,21 +88,35 @@ class Model {
 
   llama_model* llama() const { return model_.get(); }
   llama_context* context() const { return context_.get(); }
-  const llama_vocab* vocab() const { return llama_model_get_vocab(model_.get()); }
+  const llama_vocab* vocab() const;
   mtmd_context* vision() const { return vision_.get(); }  // null without an mmproj
   Bridge& bridge() { return bridge_; }
   const CacheShape& shape() const { return shape_; }
   const ModelOptions& options() const { return options_; }
   int n_ctx() const { return n_ctx_; }  // longest conversation in positions
+  int n_ctx_train() const;              // that it was trained for; 0: not known
+  int n_vocab() const;
+  size_t n_embd_input() const;  // numbers of an embedding that it reads in place of a token
   bool uses_mrope() const { return UsesMrope(model_.get()); }
+  bool takes_pictures() const;
+  bool takes_audio() const;
+
+  // As Bridge::Decode(), in the model's own context.
+  Status Decode(const Ubatch& ubatch, const StepWatch* watch = nullptr) {
+    return bridge_.Decode(context_.get(), ubatch, watch);
+  }
+  // Next-token logits [n_vocab] after a row of the last ubatch, valid until the next Decode().
+  // REQUIRES: the row is an output of it.
+  std::span<const float> Logits(size_t row) const;
 
   EmbeddingCache& embedding_cache() const { return embedding_cache_; }
   EncoderState& encoder_state() const { return encoder_state_; }
   // Layers of the encoder of pictures, or of clips.
   size_t n_encoder_layers(bool audio) const { return audio ? n_audio_layers_ : n_vision_layers_; }
 
-  // The token that ends an answer.
-  llama_token EndOfAnswer() const;
+  // The token that ends an answer. EndsAnswer() is also true for others that do.
+  Token EndOfAnswer() const;
+  bool EndsAnswer(Token token) const;
 
   // Identifies what keys and values come from: a hash over samples of the model's file and its
   // adapters', and over options that change what the model computes.
@@ -120,11 +128,11 @@ class Model {
 
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   // As Tokenizer::Tokenize(), of as many tokens as a conversation can have.
-  Result<std::vector<llama_token>> Tokenize(std::string_view text, bool add_special) const {
+  Result<std::vector<Token>> Tokenize(std::string_view text, bool add_special) const {
     return tokenizer_->Tokenize(text, add_special, static_cast<size_t>(n_ctx_));
   }
   // The bytes that a token stands for; special tokens as text if `special`.
-  std::string TokenText(llama_token token, bool special) const;
+  std::string TokenText(Token token, bool special) const;
 
  private:
   explicit Model(const ModelOptions& options)

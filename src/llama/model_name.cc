@@ -1,6 +1,7 @@
 #include "llama/model_name.h"
 
 #include <fmt/format.h>
+#include <llama.h>
 
 #include <filesystem>
 #include <regex>

@@ -2,11 +2,11 @@
 #ifndef RETENTIVEKV_LLAMA_MODEL_NAME_H_
 #define RETENTIVEKV_LLAMA_MODEL_NAME_H_
 
-#include <llama.h>
-
 #include <cstdint>
 #include <string>
 #include <string_view>
+
+struct llama_model;
 
 namespace rkv {
 

@@ -1,4 +1,4 @@
-// EngineOptions in llama.cpp's parameters.
+// ModelOptions in llama.cpp's parameters.
 #ifndef RETENTIVEKV_LLAMA_MODEL_PARAMETERS_H_
 #define RETENTIVEKV_LLAMA_MODEL_PARAMETERS_H_
 
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "llama/model.h"
-#include "retentivekv/engine.h"
+#include "retentivekv/model_options.h"
 #include "retentivekv/status.h"
 
 namespace rkv {

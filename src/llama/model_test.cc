@@ -1,11 +1,12 @@
 #include "llama/model.h"
 
 #include <gtest/gtest.h>
+#include <llama.h>
 
 #include <string>
 
 #include "base/huge_pages.h"
-#include "retentivekv/model_maker.h"
+#include "lab/model_maker.h"
 #include "support/advised_memory.h"
 
 namespace rkv {

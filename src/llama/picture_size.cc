@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "llama/llama_ptr.h"
 #include "llama/log.h"
+#include "llama/model.h"
 
 namespace rkv {
 

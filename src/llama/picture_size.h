@@ -3,15 +3,18 @@
 #ifndef RETENTIVEKV_LLAMA_PICTURE_SIZE_H_
 #define RETENTIVEKV_LLAMA_PICTURE_SIZE_H_
 
-#include "llama/model.h"
+#include "llama/token.h"
 #include "retentivekv/picture.h"
+#include "retentivekv/status.h"
 
 namespace rkv {
+
+class Model;
 
 // What a picture of a size comes to.
 struct PictureTokens {
   size_t n_tokens = 0;
-  llama_pos n_positions = 0;
+  Position n_positions = 0;
   size_t n_pieces = 0;  // that the model cuts it into
 };
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <llama.h>
 
 #include <algorithm>
 #include <charconv>
@@ -14,6 +15,7 @@
 #include "base/utf8.h"
 #include "llama/abort_guard.h"
 #include "llama/log.h"
+#include "llama/model.h"
 
 namespace rkv {
 
@@ -346,9 +348,13 @@ Status CheckGrammarSize(std::string_view grammar) {
   return OkStatus();
 }
 
+Sampler::Sampler(const llama_vocab* vocab) : vocab_(vocab) {}
+Sampler::~Sampler() = default;
+
 Result<std::unique_ptr<Sampler>> Sampler::Create(const SamplingOptions& options,
-                                                 const llama_vocab* vocab) {
+                                                 const Model& model) {
   RKV_RETURN_IF_ERROR(CheckRanges(options));
+  const llama_vocab* vocab = model.vocab();
   std::unique_ptr<Sampler> sampler(new Sampler(vocab));
   sampler->chain_.reset(llama_sampler_chain_init(llama_sampler_chain_default_params()));
   RKV_RETURN_IF_ERROR(ChainBuilder(options, vocab, sampler->chain_.get()).Build());
@@ -365,13 +371,13 @@ Result<std::unique_ptr<Sampler>> Sampler::Create(const SamplingOptions& options,
   return sampler;
 }
 
-void Sampler::AcceptHistory(std::span<const llama_token> tokens) {
-  for (const llama_token token : tokens.last(std::min(tokens.size(), n_history_))) {
+void Sampler::AcceptHistory(std::span<const Token> tokens) {
+  for (const Token token : tokens.last(std::min(tokens.size(), n_history_))) {
     llama_sampler_accept(chain_.get(), token);
   }
 }
 
-llama_token Sampler::SampleWithin(const float* logits, bool grammar_first) {
+Token Sampler::SampleWithin(const float* logits, bool grammar_first) {
   const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(vocab_));
   candidates_.resize(n_vocab);
   for (size_t i = 0; i < n_vocab; ++i) {
@@ -382,28 +388,28 @@ llama_token Sampler::SampleWithin(const float* logits, bool grammar_first) {
   if (grammar_first) llama_sampler_apply(grammar_.get(), &array);
   llama_sampler_apply(chain_.get(), &array);
   if (array.selected < 0 || static_cast<size_t>(array.selected) >= array.size) {
-    return LLAMA_TOKEN_NULL;
+    return kNoToken;
   }
   return array.data[array.selected].id;
 }
 
-bool Sampler::IsAllowed(llama_token token) {
+bool Sampler::IsAllowed(Token token) {
   llama_token_data one{.id = token, .logit = 1.0f, .p = 0};
   llama_token_data_array array{.data = &one, .size = 1, .selected = -1, .sorted = false};
   llama_sampler_apply(grammar_.get(), &array);
   return one.logit != -std::numeric_limits<float>::infinity();
 }
 
-llama_token Sampler::Sample(llama_context* ctx, int32_t i) {
-  if (grammar_ == nullptr) {
-    return llama_sampler_sample(chain_.get(), ctx, i);  // Accepts the token too.
+Token Sampler::Sample(const Model& model, size_t row) {
+  if (grammar_ == nullptr) {  // Accepts the token too.
+    return llama_sampler_sample(chain_.get(), model.context(), static_cast<int32_t>(row));
   }
   // As llama.cpp's programs do: most often the likeliest tokens fit, and looking at one of them is
   // faster than at all of the vocabulary.
-  const float* logits = llama_get_logits_ith(ctx, i);
-  llama_token token = SampleWithin(logits, false);
-  if (token == LLAMA_TOKEN_NULL || !IsAllowed(token)) token = SampleWithin(logits, true);
-  if (token == LLAMA_TOKEN_NULL || !IsAllowed(token)) return LLAMA_TOKEN_NULL;
+  const float* logits = model.Logits(row).data();
+  Token token = SampleWithin(logits, false);
+  if (token == kNoToken || !IsAllowed(token)) token = SampleWithin(logits, true);
+  if (token == kNoToken || !IsAllowed(token)) return kNoToken;
   llama_sampler_accept(grammar_.get(), token);
   llama_sampler_accept(chain_.get(), token);
   return token;

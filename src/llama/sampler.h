@@ -6,31 +6,39 @@
 #include <string_view>
 #include <vector>
 
-#include "llama/model.h"
-#include "retentivekv/engine.h"
+#include "llama/llama_ptr.h"
+#include "llama/token.h"
+#include "retentivekv/chat.h"
+#include "retentivekv/status.h"
+
+struct llama_token_data;
+struct llama_vocab;
 
 namespace rkv {
+
+class Model;
 
 // llama.cpp's samplers, in its order unless the options say another. A temperature of 0 is greedy.
 class Sampler {
  public:
   // kInvalidArgument, with the reason, for options that nothing can be sampled with.
   static Result<std::unique_ptr<Sampler>> Create(const SamplingOptions& options,
-                                                 const llama_vocab* vocab);
+                                                 const Model& model);
+  ~Sampler();
 
   // How many tokens before the answer count; 0 if it does not matter what they were.
   size_t n_history() const { return n_history_; }
   // Tells those tokens, the last one last.
-  void AcceptHistory(std::span<const llama_token> tokens);
+  void AcceptHistory(std::span<const Token> tokens);
 
-  // Samples from the logits of row `i` of the last decode. LLAMA_TOKEN_NULL: the grammar lets
-  // nothing more follow that the vocabulary can spell.
-  llama_token Sample(llama_context* ctx, int32_t i);
+  // Samples from the logits of a row of the model's last ubatch. kNoToken: the grammar lets nothing
+  // more follow that the vocabulary can spell.
+  Token Sample(const Model& model, size_t row);
 
  private:
-  explicit Sampler(const llama_vocab* vocab) : vocab_(vocab) {}
-  llama_token SampleWithin(const float* logits, bool grammar_first);
-  bool IsAllowed(llama_token token);
+  explicit Sampler(const llama_vocab* vocab);
+  Token SampleWithin(const float* logits, bool grammar_first);
+  bool IsAllowed(Token token);
 
   const llama_vocab* vocab_;
   LlamaPtr<llama_sampler> chain_;

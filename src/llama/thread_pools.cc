@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <ggml-backend.h>
 #include <ggml-cpu.h>
+#include <llama.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -43,12 +44,12 @@ Function* CpuFunction(const char* name) {
 
 ThreadPools::~ThreadPools() {
   if (free_ == nullptr) return;
-  for (const ggml_threadpool_t pool : {one_, many_}) {
+  for (ggml_threadpool* const pool : {one_, many_}) {
     if (pool != nullptr) free_(pool);
   }
 }
 
-ggml_threadpool_t ThreadPools::Make(const ThreadOptions& options, int n_threads, bool paused) {
+ggml_threadpool* ThreadPools::Make(const ThreadOptions& options, int n_threads, bool paused) {
   // Backends may be in libraries that are loaded when they are needed.
   auto* const make = CpuFunction<decltype(ggml_threadpool_new)>("ggml_threadpool_new");
   free_ = CpuFunction<decltype(ggml_threadpool_free)>("ggml_threadpool_free");

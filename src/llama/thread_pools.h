@@ -2,13 +2,11 @@
 #ifndef RETENTIVEKV_LLAMA_THREAD_POOLS_H_
 #define RETENTIVEKV_LLAMA_THREAD_POOLS_H_
 
-#include <ggml.h>
-#include <llama.h>
-
-#include <utility>
-
-#include "retentivekv/engine.h"
+#include "retentivekv/model_options.h"
 #include "retentivekv/status.h"
+
+struct ggml_threadpool;
+struct llama_context;
 
 namespace rkv {
 
@@ -25,11 +23,11 @@ class ThreadPools {
   Status Attach(const ThreadOptions& options, llama_context* context);
 
  private:
-  ggml_threadpool_t Make(const ThreadOptions& options, int n_threads, bool paused);
+  ggml_threadpool* Make(const ThreadOptions& options, int n_threads, bool paused);
 
-  ggml_threadpool_t one_ = nullptr;   // for steps of one token
-  ggml_threadpool_t many_ = nullptr;  // for others; null: the same
-  void (*free_)(ggml_threadpool_t) = nullptr;
+  ggml_threadpool* one_ = nullptr;   // for steps of one token
+  ggml_threadpool* many_ = nullptr;  // for others; null: the same
+  void (*free_)(ggml_threadpool*) = nullptr;
 };
 
 // Of the process; only the first call counts.

@@ -1,6 +1,7 @@
 #include "llama/tokenizer.h"
 
 #include <fmt/format.h>
+#include <llama.h>
 
 #include <algorithm>
 #include <cctype>
@@ -60,7 +61,7 @@ size_t FirstCharacter(std::string_view text) {
 
 bool IsSpace(char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; }
 
-void LlamaTokenize(const llama_vocab* vocab, std::string_view text, std::vector<llama_token>& out) {
+void LlamaTokenize(const llama_vocab* vocab, std::string_view text, std::vector<Token>& out) {
   const size_t before = out.size();
   const auto run = [&](size_t room) {
     out.resize(before + room);
@@ -97,14 +98,14 @@ Tokenizer::Tokenizer(const llama_vocab* vocab) : vocab_(vocab), nodes_(1) {
   if (llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE) return;
   constexpr int kSpecial =
       LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED | LLAMA_TOKEN_ATTR_UNKNOWN;
-  for (llama_token token = 0; token < n_tokens; ++token) {
+  for (Token token = 0; token < n_tokens; ++token) {
     const std::string_view text = llama_vocab_get_text(vocab, token);
     longest_token_ = std::max(longest_token_, text.size());
     if ((llama_vocab_get_attr(vocab, token) & kSpecial) != 0 && !text.empty()) AddSpecial(token);
   }
 }
 
-void Tokenizer::AddSpecial(llama_token token) {
+void Tokenizer::AddSpecial(Token token) {
   uint32_t at = 0;
   for (const char c : std::string_view(llama_vocab_get_text(vocab_, token))) {
     uint32_t next = nodes_[at].Next(c);
@@ -126,36 +127,34 @@ void Tokenizer::ForEachAtFront(std::string_view text, const Found& found) const 
   for (size_t i = 0; i < text.size(); ++i) {
     at = nodes_[at].Next(text[i]);
     if (at == 0) return;
-    if (nodes_[at].token != LLAMA_TOKEN_NULL) found(nodes_[at].token, i + 1);
+    if (nodes_[at].token != kNoToken) found(nodes_[at].token, i + 1);
   }
 }
 
-bool Tokenizer::IsControl(llama_token token) const {
+bool Tokenizer::IsControl(Token token) const {
   return (llama_vocab_get_attr(vocab_, token) &
           (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_UNKNOWN)) != 0;
 }
 
 // In the order in which llama.cpp looks for them: the longest first.
-std::vector<llama_token> Tokenizer::SpecialsIn(std::string_view text) const {
-  std::vector<llama_token> tokens;
+std::vector<Token> Tokenizer::SpecialsIn(std::string_view text) const {
+  std::vector<Token> tokens;
   std::vector<bool> seen(static_cast<size_t>(llama_vocab_n_tokens(vocab_)));
   for (size_t i = 0; i < text.size(); ++i) {
-    ForEachAtFront(text.substr(i), [&](llama_token token, size_t) {
+    ForEachAtFront(text.substr(i), [&](Token token, size_t) {
       if (!seen[static_cast<size_t>(token)]) tokens.push_back(token);
       seen[static_cast<size_t>(token)] = true;
     });
   }
-  const auto length = [this](llama_token token) {
+  const auto length = [this](Token token) {
     return std::string_view(llama_vocab_get_text(vocab_, token)).size();
   };
-  std::ranges::sort(tokens, [&](llama_token a, llama_token b) {
-    return std::pair(length(b), a) < std::pair(length(a), b);
-  });
+  std::ranges::sort(
+      tokens, [&](Token a, Token b) { return std::pair(length(b), a) < std::pair(length(a), b); });
   return tokens;
 }
 
-void Tokenizer::Split(const Fragment& fragment, llama_token token,
-                      std::vector<Fragment>& parts) const {
+void Tokenizer::Split(const Fragment& fragment, Token token, std::vector<Fragment>& parts) const {
   const std::string_view special = llama_vocab_get_text(vocab_, token);
   const int attributes = llama_vocab_get_attr(vocab_, token);
   std::string_view rest = fragment.text;
@@ -177,10 +176,10 @@ void Tokenizer::Split(const Fragment& fragment, llama_token token,
 std::vector<Tokenizer::Fragment> Tokenizer::Partition(std::string_view text) const {
   std::vector<Fragment> fragments;
   if (!text.empty()) fragments.push_back({.text = text});
-  for (const llama_token token : SpecialsIn(text)) {
+  for (const Token token : SpecialsIn(text)) {
     std::vector<Fragment> parts;
     for (const Fragment& fragment : fragments) {
-      if (fragment.token != LLAMA_TOKEN_NULL) {
+      if (fragment.token != kNoToken) {
         parts.push_back(fragment);
       } else {
         Split(fragment, token, parts);
@@ -196,7 +195,7 @@ std::vector<Tokenizer::Fragment> Tokenizer::Partition(std::string_view text) con
 bool Tokenizer::IsTooLong(std::string_view text, size_t max_tokens) const {
   size_t n_tokens = 0;
   size_t n_pieces = 0;
-  std::vector<llama_token> tokens;
+  std::vector<Token> tokens;
   while (!text.empty() && n_tokens <= max_tokens + 2 * n_pieces) {
     std::string_view piece = text.substr(0, kPieceBytes);
     const size_t space = piece.find_last_of(" \n");
@@ -213,7 +212,7 @@ bool Tokenizer::IsTooLong(std::string_view text, size_t max_tokens) const {
   return n_tokens > max_tokens + 2 * n_pieces;
 }
 
-Status Tokenizer::AppendPlain(std::string_view text, std::vector<llama_token>& out) const {
+Status Tokenizer::AppendPlain(std::string_view text, std::vector<Token>& out) const {
   const size_t run = LongestRun(text);
   if (run > kMaxLineBytes) return LineTooLong(run);
   if (run <= kUsualStackChars) {
@@ -226,14 +225,14 @@ Status Tokenizer::AppendPlain(std::string_view text, std::vector<llama_token>& o
 
 // Text without special tokens, in which merges of some vocabularies still make control tokens.
 Status Tokenizer::AppendText(std::string_view text, size_t max_tokens,
-                             std::vector<llama_token>& out) const {
+                             std::vector<Token>& out) const {
   if (text.size() > kUsualBytesPerToken * max_tokens && IsTooLong(text, max_tokens)) {
     return TooManyTokens(max_tokens);
   }
   const size_t before = out.size();
   RKV_RETURN_IF_ERROR(AppendPlain(text, out));
   const auto made = std::ranges::find_if(
-      out.begin() + static_cast<ptrdiff_t>(before), out.end(), [this](llama_token t) {
+      out.begin() + static_cast<ptrdiff_t>(before), out.end(), [this](Token t) {
         return (llama_vocab_get_attr(vocab_, t) & LLAMA_TOKEN_ATTR_CONTROL) != 0;
       });
   if (made == out.end()) return OkStatus();
@@ -254,15 +253,15 @@ Status Tokenizer::CheckSize(size_t n_bytes, size_t max_tokens) const {
   return n_bytes / longest_token_ > max_tokens ? TooManyTokens(max_tokens) : OkStatus();
 }
 
-Result<std::vector<llama_token>> Tokenizer::Tokenize(std::string_view text, bool add_special,
-                                                     size_t max_tokens) const {
+Result<std::vector<Token>> Tokenizer::Tokenize(std::string_view text, bool add_special,
+                                               size_t max_tokens) const {
   RKV_RETURN_IF_ERROR(CheckSize(text.size(), max_tokens));
   std::vector<Fragment> fragments = Partition(text);
   if (fragments.size() / 2 > max_tokens) return TooManyTokens(max_tokens);
-  std::vector<llama_token> tokens;
+  std::vector<Token> tokens;
   if (add_special && llama_vocab_get_add_bos(vocab_)) tokens.push_back(llama_vocab_bos(vocab_));
   for (const Fragment& fragment : fragments) {
-    if (fragment.token != LLAMA_TOKEN_NULL) {
+    if (fragment.token != kNoToken) {
       tokens.push_back(fragment.token);
     } else {
       RKV_RETURN_IF_ERROR(AppendText(WithoutBreaks(fragment.text), max_tokens, tokens));
@@ -281,7 +280,7 @@ std::string Tokenizer::BreakControlTokens(std::string_view text,
     // Characters are broken after, and not within.
     bool breaks = false;
     const size_t first = FirstCharacter(text.substr(i));
-    ForEachAtFront(text.substr(i), [&](llama_token token, size_t length) {
+    ForEachAtFront(text.substr(i), [&](Token token, size_t length) {
       breaks |= length > first && IsControl(token) &&
                 std::ranges::find(keep, text.substr(i, length)) == keep.end();
     });

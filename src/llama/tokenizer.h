@@ -1,9 +1,7 @@
-// Text to tokens, as llama_tokenize() but in linear time, within bounds, and without control tokens
-// where a text is somebody's words.
+// Text to tokens, as llama.cpp's own tokenizer but in linear time, within bounds, and without
+// control tokens where a text is somebody's words.
 #ifndef RETENTIVEKV_LLAMA_TOKENIZER_H_
 #define RETENTIVEKV_LLAMA_TOKENIZER_H_
-
-#include <llama.h>
 
 #include <array>
 #include <cstdint>
@@ -12,7 +10,10 @@
 #include <utility>
 #include <vector>
 
+#include "llama/token.h"
 #include "retentivekv/status.h"
+
+struct llama_vocab;
 
 namespace rkv {
 
@@ -29,8 +30,8 @@ class Tokenizer {
   // what the model begins and ends texts with. kResourceExhausted for a text of more than
   // `max_tokens`, mostly before it has been tokenized, and for one with a line of more than a
   // million bytes, as llama.cpp recurses along lines.
-  Result<std::vector<llama_token>> Tokenize(std::string_view text, bool add_special,
-                                            size_t max_tokens) const;
+  Result<std::vector<Token>> Tokenize(std::string_view text, bool add_special,
+                                      size_t max_tokens) const;
 
   // Whether a text of so many bytes can be of `max_tokens`; else the error of Tokenize().
   Status CheckSize(size_t n_bytes, size_t max_tokens) const;
@@ -43,26 +44,26 @@ class Tokenizer {
   // A part of a text: a special token, or if `token` is null, text that is yet to be tokenized.
   struct Fragment {
     std::string_view text;
-    llama_token token = LLAMA_TOKEN_NULL;
+    Token token = kNoToken;
   };
   // Of a tree of the texts of special tokens.
   struct Node {
     std::vector<std::pair<char, uint32_t>> next;
-    llama_token token = LLAMA_TOKEN_NULL;  // whose text ends here
+    Token token = kNoToken;  // whose text ends here
 
     uint32_t Next(char c) const;  // 0: none
   };
 
-  void AddSpecial(llama_token token);
+  void AddSpecial(Token token);
   // Calls found(token, length) for each special token whose text begins `text`, the shortest first.
   template <typename Found>
   void ForEachAtFront(std::string_view text, const Found& found) const;
-  bool IsControl(llama_token token) const;
-  std::vector<llama_token> SpecialsIn(std::string_view text) const;
+  bool IsControl(Token token) const;
+  std::vector<Token> SpecialsIn(std::string_view text) const;
   std::vector<Fragment> Partition(std::string_view text) const;
-  void Split(const Fragment& fragment, llama_token token, std::vector<Fragment>& parts) const;
-  Status AppendText(std::string_view text, size_t max_tokens, std::vector<llama_token>& out) const;
-  Status AppendPlain(std::string_view text, std::vector<llama_token>& out) const;
+  void Split(const Fragment& fragment, Token token, std::vector<Fragment>& parts) const;
+  Status AppendText(std::string_view text, size_t max_tokens, std::vector<Token>& out) const;
+  Status AppendPlain(std::string_view text, std::vector<Token>& out) const;
   bool IsTooLong(std::string_view text, size_t max_tokens) const;
 
   const llama_vocab* vocab_;

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "retentivekv/model_maker.h"
+#include "lab/model_maker.h"
 
 namespace rkv {
 

@@ -7,7 +7,8 @@
 #include <filesystem>
 #include <memory>
 
-#include "retentivekv/bench.h"
+#include "lab/bench.h"
+#include "lab/read_bandwidth.h"
 
 namespace rkv::app {
 

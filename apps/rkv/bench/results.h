@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "bench/plan.h"
-#include "retentivekv/bench.h"
+#include "lab/bench.h"
 
 namespace rkv::app {
 

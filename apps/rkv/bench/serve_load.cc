@@ -9,7 +9,7 @@
 #include <random>
 #include <set>
 
-#include "retentivekv/bench.h"
+#include "lab/bench.h"
 #include "serve/digest.h"
 #include "serve/scheduler.h"
 

@@ -1,7 +1,7 @@
 // Fills a sequence of stock llama.cpp's KV cache without computing it, through its public calls
 // that save and restore the state of a sequence.
-#ifndef RETENTIVEKV_LLAMA_STOCK_STATE_H_
-#define RETENTIVEKV_LLAMA_STOCK_STATE_H_
+#ifndef RETENTIVEKV_LAB_STOCK_STATE_H_
+#define RETENTIVEKV_LAB_STOCK_STATE_H_
 
 #include <llama.h>
 
@@ -25,4 +25,4 @@ Status FillStockCache(llama_context* ctx, const CacheShape& shape, ggml_type typ
 
 }  // namespace rkv
 
-#endif  // RETENTIVEKV_LLAMA_STOCK_STATE_H_
+#endif  // RETENTIVEKV_LAB_STOCK_STATE_H_

@@ -1,4 +1,4 @@
-#include "llama/stock_state.h"
+#include "lab/stock_state.h"
 
 #include <fmt/format.h>
 #include <ggml.h>

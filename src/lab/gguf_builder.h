@@ -1,17 +1,17 @@
 // Collects the keys and tensors of a GGUF file of random weights, and writes it.
-#ifndef RETENTIVEKV_LLAMA_GGUF_BUILDER_H_
-#define RETENTIVEKV_LLAMA_GGUF_BUILDER_H_
+#ifndef RETENTIVEKV_LAB_GGUF_BUILDER_H_
+#define RETENTIVEKV_LAB_GGUF_BUILDER_H_
 
 #include <ggml.h>
 #include <gguf.h>
 
 #include <cmath>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "llama/llama_ptr.h"
 #include "retentivekv/status.h"
 
 namespace rkv {
@@ -25,11 +25,6 @@ struct WeightType {
 // The type of that name, or null. WeightTypeNames() lists them.
 const WeightType* FindWeightType(const std::string& name);
 std::vector<std::string> WeightTypeNames();
-
-struct Deleter {
-  void operator()(gguf_context* gguf) const { gguf_free(gguf); }
-  void operator()(ggml_context* ggml) const { ggml_free(ggml); }
-};
 
 // Collects the keys and the tensors of one GGUF file. Keys that start with "." belong to the
 // architecture: ".block_count" is stored as "<arch>.block_count".
@@ -106,10 +101,10 @@ class FileBuilder {
   const std::string arch_;
   const WeightType weights_;
   const uint64_t seed_;
-  std::unique_ptr<gguf_context, Deleter> gguf_;
+  LlamaPtr<gguf_context> gguf_;
   std::vector<TensorSpec> tensors_;
 };
 
 }  // namespace rkv
 
-#endif  // RETENTIVEKV_LLAMA_GGUF_BUILDER_H_
+#endif  // RETENTIVEKV_LAB_GGUF_BUILDER_H_

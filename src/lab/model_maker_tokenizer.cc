@@ -1,4 +1,4 @@
-#include "llama/model_maker_tokenizer.h"
+#include "lab/model_maker_tokenizer.h"
 
 #include <fmt/format.h>
 

@@ -1,6 +1,6 @@
 // For functions that measure what the CPU can do, as compilers write them.
-#ifndef RETENTIVEKV_BASE_WIDEST_VECTORS_H_
-#define RETENTIVEKV_BASE_WIDEST_VECTORS_H_
+#ifndef RETENTIVEKV_LAB_WIDEST_VECTORS_H_
+#define RETENTIVEKV_LAB_WIDEST_VECTORS_H_
 
 // Compiles a function for the widest vectors that the CPU may have. Sanitizers cannot run what is
 // chosen as a program is loaded.
@@ -12,4 +12,4 @@
 #define RKV_WIDEST_VECTORS
 #endif
 
-#endif  // RETENTIVEKV_BASE_WIDEST_VECTORS_H_
+#endif  // RETENTIVEKV_LAB_WIDEST_VECTORS_H_

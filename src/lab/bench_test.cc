@@ -1,11 +1,11 @@
-#include "retentivekv/bench.h"
+#include "lab/bench.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <string>
 
-#include "retentivekv/model_maker.h"
+#include "lab/model_maker.h"
 #include "support/test_models.h"
 
 namespace rkv {

@@ -1,9 +1,10 @@
 // Both sides of rkv bench: a stock llama_context, and one whose attention is ours.
-#include "retentivekv/bench.h"
+#include "lab/bench.h"
 
 #include <fmt/format.h>
 #include <ggml.h>
 #include <gguf.h>
+#include <llama.h>
 
 #include <algorithm>
 #include <optional>
@@ -12,11 +13,10 @@
 #include <vector>
 
 #include "base/process_memory.h"
+#include "lab/stock_state.h"
 #include "llama/bridge.h"
-#include "llama/gguf_builder.h"
 #include "llama/log.h"
 #include "llama/model.h"
-#include "llama/stock_state.h"
 
 namespace rkv {
 
@@ -330,7 +330,7 @@ class OurSession final : public BenchSession {
 
 // As BenchModel::read_bytes(), from the model's file.
 uint64_t WeightBytesOfStep(const std::string& path, const llama_model* model) {
-  const std::unique_ptr<gguf_context, Deleter> gguf(
+  const LlamaPtr<gguf_context> gguf(
       gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}));
   if (gguf == nullptr) return llama_model_size(model);
   const auto number = [&](const char* key, double otherwise) {

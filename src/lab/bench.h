@@ -1,6 +1,6 @@
 // What `rkv bench` measures: stock llama.cpp and this cache on the same model, in one process.
-#ifndef RETENTIVEKV_BENCH_H_
-#define RETENTIVEKV_BENCH_H_
+#ifndef RETENTIVEKV_LAB_BENCH_H_
+#define RETENTIVEKV_LAB_BENCH_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -116,10 +116,6 @@ class BenchModel {
   std::unique_ptr<Impl> impl_;
 };
 
-// Bytes per second that `n_threads` threads read from memory: the best of some passes over a buffer
-// that no cache holds.
-double MeasureReadBandwidth(int n_threads);
-
 }  // namespace rkv
 
-#endif  // RETENTIVEKV_BENCH_H_
+#endif  // RETENTIVEKV_LAB_BENCH_H_

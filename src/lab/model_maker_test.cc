@@ -1,4 +1,4 @@
-#include "retentivekv/model_maker.h"
+#include "lab/model_maker.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "retentivekv/model_maker.h"
+#include "lab/model_maker.h"
 
 #include <fmt/format.h>
 
@@ -9,8 +9,8 @@
 #include <string_view>
 #include <utility>
 
-#include "llama/gguf_builder.h"
-#include "llama/model_maker_tokenizer.h"
+#include "lab/gguf_builder.h"
+#include "lab/model_maker_tokenizer.h"
 
 namespace rkv {
 namespace {

@@ -1,4 +1,4 @@
-#include "llama/gguf_builder.h"
+#include "lab/gguf_builder.h"
 
 #include <algorithm>
 #include <deque>
@@ -95,7 +95,7 @@ std::string FileBuilder::Weights(const TensorSpec& spec) const {
 Status FileBuilder::Write(const std::string& path) {
   const ggml_init_params params = {(tensors_.size() + 1) * ggml_tensor_overhead(), nullptr,
                                    /*no_alloc=*/true};
-  std::unique_ptr<ggml_context, Deleter> ggml(ggml_init(params));
+  LlamaPtr<ggml_context> ggml(ggml_init(params));
   for (const TensorSpec& spec : tensors_) {
     ggml_tensor* tensor = ggml_new_tensor(ggml.get(), spec.type,
                                           static_cast<int>(spec.shape.size()), spec.shape.data());

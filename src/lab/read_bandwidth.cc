@@ -1,4 +1,4 @@
-#include "base/read_bandwidth.h"
+#include "lab/read_bandwidth.h"
 
 #include <algorithm>
 #include <atomic>
@@ -8,8 +8,7 @@
 
 #include "base/clock.h"
 #include "base/huge_pages.h"
-#include "base/widest_vectors.h"
-#include "retentivekv/bench.h"
+#include "lab/widest_vectors.h"
 
 namespace rkv {
 

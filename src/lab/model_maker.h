@@ -4,8 +4,8 @@
 // trained one: what it computes depends on every token and picture it was given.
 // That makes it a cheap subject for comparing two implementations of the same
 // computation, for every architecture, head size and weight type on its own.
-#ifndef RETENTIVEKV_MODEL_MAKER_H_
-#define RETENTIVEKV_MODEL_MAKER_H_
+#ifndef RETENTIVEKV_LAB_MODEL_MAKER_H_
+#define RETENTIVEKV_LAB_MODEL_MAKER_H_
 
 #include <cstdint>
 #include <string>
@@ -90,4 +90,4 @@ Status MakeMmproj(const ModelSpec& spec, const std::string& path);
 
 }  // namespace rkv
 
-#endif  // RETENTIVEKV_MODEL_MAKER_H_
+#endif  // RETENTIVEKV_LAB_MODEL_MAKER_H_

@@ -1,0 +1,17 @@
+// The tokenizer that all made models share.
+#ifndef RETENTIVEKV_LAB_MODEL_MAKER_TOKENIZER_H_
+#define RETENTIVEKV_LAB_MODEL_MAKER_TOKENIZER_H_
+
+#include "lab/gguf_builder.h"
+
+namespace rkv {
+
+// Writes its keys (lab/model_maker.h describes it), and returns the number of its tokens. Unused
+// ones make up for what is missing to `n_vocab`.
+int AddTokenizer(FileBuilder* file, int n_vocab);
+// The least that n_vocab can be, apart from 0.
+int TokenizerSize();
+
+}  // namespace rkv
+
+#endif  // RETENTIVEKV_LAB_MODEL_MAKER_TOKENIZER_H_
