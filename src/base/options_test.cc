@@ -78,7 +78,6 @@ TEST(CacheOptionsTest, EveryOptionTellsOptionsApart) {
     for (const auto& [name, options] : changed) {
       EXPECT_FALSE(options == base) << name;
       EXPECT_TRUE(texts.insert(ToString(options)).second) << name;
-      EXPECT_NE(ToString(options).find(name + "="), std::string::npos) << ToString(options);
     }
   }
 }

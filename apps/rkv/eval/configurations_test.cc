@@ -62,11 +62,11 @@ TEST(ConfigurationsTest, LabelsNameAllThatIsUnusual) {
   EXPECT_EQ(label({.compression = kEvalCompression}), "streaming");
   EXPECT_EQ(label({}), "streaming, compress streaming");
   EXPECT_EQ(label({.absorb = *ParseAbsorbSpec("merge"),
-                   .split = Split::kPooled,
+                   .split = Split::kUniform,
                    .compression = kEvalCompression,
                    .type_k = ElementType::kQ8_0,
                    .type_v = ElementType::kQ4_0}),
-            "streaming, absorb merge, split pooled, K q8_0, V q4_0");
+            "streaming, absorb merge, split uniform, K q8_0, V q4_0");
 }
 
 TEST(ConfigurationsTest, UnknownPoliciesAndOptionsAreRefused) {
