@@ -59,8 +59,14 @@ function(rkv_test name)
     target_precompile_headers(${name} PRIVATE <gtest/gtest.h> <algorithm> <chrono> <filesystem>
       <fstream> <functional> <map> <memory> <random> <span> <string> <vector>)
   endif()
+  # Long tests first, so that none is left to run alone at the end.
+  if(name STREQUAL cli_test)
+    set(cost 10)
+  else()
+    set(cost 1)
+  endif()
   gtest_discover_tests(${name} TEST_PREFIX "${name}." DISCOVERY_TIMEOUT 60
-    PROPERTIES TIMEOUT 900 FIXTURES_REQUIRED models)
+    PROPERTIES TIMEOUT 900 FIXTURES_REQUIRED models COST ${cost})
 endfunction()
 
 # Tells a test where things are.
