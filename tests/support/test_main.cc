@@ -1,5 +1,5 @@
-// The main program of every test program. Each run has a folder of its own for temporary files, so that tests can run
-// beside each other whatever they call their files.
+// The main program of every test program. Each run has a folder of its own for temporary files, so
+// that tests can run beside each other whatever they call their files.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -10,7 +10,8 @@
 
 namespace {
 
-// testing::TempDir() is what TEST_TMPDIR says. It is set already in the processes that death tests start.
+// testing::TempDir() is what TEST_TMPDIR says. It is set already in the processes that death tests
+// start.
 class TemporaryFolder {
  public:
   TemporaryFolder() {
