@@ -43,7 +43,7 @@ if [ ! -e "$out/kernels.txt" ]; then
     --benchmark_counters_tabular=true > "$out/kernels.txt.part"
   mv "$out/kernels.txt.part" "$out/kernels.txt"
 fi
-decode=(-p 0 -n 64 --random-depth --compress prompt --policies full,retentive,streaming --budgets 20%,5%)
+decode=(-p 0 -n 64 --random-depth --compress prompt --policies "full,retentive,streaming" --budgets "20%,5%")
 # After no prompt there is little to tell apart, so it takes many repetitions.
 table qwen2-1.5b-0 qwen2-1.5b -p 0 -n 64 -d 0 -r 12 -ctk f16 --policies full,retentive --budgets 20% "$@"
 table qwen2-1.5b qwen2-1.5b -d 0,4096 -r 3 "${decode[@]}" "$@"

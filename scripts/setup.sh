@@ -94,9 +94,9 @@ build_llama() {
   copy_common_headers "$1" "$prefix/include/llama-common"
   mkdir -p "$prefix/bin"
   # llama.cpp's own programs, for comparison and to hold layers.
-  find "$llama_build/bin" -name llama-mtmd-cli -o -name llama-completion -o -name ggml-rpc-server |
-    xargs -r cp -t "$prefix/bin"
-  find "$llama_build/bin" -name 'libllama-completion-impl.so*' | xargs -r cp -a -t "$prefix/lib"
+  find "$llama_build/bin" \( -name llama-mtmd-cli -o -name llama-completion -o -name ggml-rpc-server \) \
+    -exec cp -t "$prefix/bin" {} +
+  find "$llama_build/bin" -name 'libllama-completion-impl.so*' -exec cp -a -t "$prefix/lib" {} +
 }
 
 # build_tsan_llama SOURCE PREFIX: the thread sanitizer has to see ggml's own thread pool, and no more.

@@ -333,7 +333,7 @@ async function offersSamples(page) {
 
 async function withPage(browser, url, name, test, ...more) {
   const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
-  page.setDefaultTimeout(20000);
+  page.setDefaultTimeout(60000);
   const errors = [];
   page.on("pageerror", (error) => errors.push(error.message));
   // A refused request, a connection that breaks off, and what the page's policy blocks in an answer, are what tests ask for.

@@ -92,7 +92,8 @@ inline constexpr auto kQ2Scales = [] {
   return table;
 }();
 
-// `row` has RowBytes(type, d) bytes, at any address. Elements must be finite and within f16's range.
+// `row` has RowBytes(type, d) bytes, at any address. Elements must be finite and within f16's
+// range.
 void EncodeRow(ElementType type, const float* x, size_t d, void* row);
 void DecodeRow(ElementType type, const void* row, size_t d, float* x);
 

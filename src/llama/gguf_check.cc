@@ -149,7 +149,13 @@ class GgufFile {
     }
     const bool transformer =
         AnyBlockHas(prefix, "attn_q.weight") || AnyBlockHas(prefix, "attn_qkv.weight");
-    if (!transformer) return OkStatus();
+    return transformer ? CheckTransformer(modality, prefix) : OkStatus();
+  }
+
+  Status CheckTransformer(std::string_view modality, std::string_view prefix) const {
+    const auto key = [modality](std::string_view name) {
+      return fmt::format("clip.{}.{}", modality, name);
+    };
     const uint32_t n_embd = Number(key("embedding_length")).value_or(0);
     const uint32_t n_head = Number(key("attention.head_count")).value_or(0);
     const uint32_t n_blocks = Number(key("block_count")).value_or(0);

@@ -191,6 +191,19 @@ class ChainBuilder {
 
   void AddNamed(const std::string& name, bool greedy) {
     const SamplingOptions& o = options_;
+    if (name == "temperature" && !greedy) {
+      Add(llama_sampler_init_temp_ext(o.temperature, o.dynatemp_range, o.dynatemp_exponent));
+    } else if (name == "infill") {
+      Add(llama_sampler_init_infill(vocab_));
+    } else if (name == "penalties" || name == "dry") {
+      AddPenalty(name);
+    } else {
+      AddFilter(name);
+    }
+  }
+
+  void AddPenalty(const std::string& name) {
+    const SamplingOptions& o = options_;
     if (name == "penalties" && PenalisesRepeats(o)) {
       Add(llama_sampler_init_penalties(n_vocab(), o.repeat_last_n, o.repeat_penalty,
                                        o.frequency_penalty, o.presence_penalty));
@@ -199,7 +212,13 @@ class ChainBuilder {
       for (const std::string& text : o.dry_sequence_breakers) breakers.push_back(text.c_str());
       Add(llama_sampler_init_dry(vocab_, o.dry_multiplier, o.dry_base, o.dry_allowed_length,
                                  o.dry_penalty_last_n, breakers.data(), breakers.size()));
-    } else if (name == "top_n_sigma" && o.top_n_sigma > 0) {
+    }
+  }
+
+  // Samplers that take tokens out of the choice.
+  void AddFilter(const std::string& name) {
+    const SamplingOptions& o = options_;
+    if (name == "top_n_sigma" && o.top_n_sigma > 0) {
       Add(llama_sampler_init_top_n_sigma(o.top_n_sigma));
     } else if (name == "top_k" && o.top_k > 0) {
       Add(llama_sampler_init_top_k(o.top_k));
@@ -211,10 +230,6 @@ class ChainBuilder {
       Add(llama_sampler_init_min_p(o.min_p, 0));
     } else if (name == "xtc" && o.xtc_probability > 0) {
       Add(llama_sampler_init_xtc(o.xtc_probability, o.xtc_threshold, 0, o.seed));
-    } else if (name == "temperature" && !greedy) {
-      Add(llama_sampler_init_temp_ext(o.temperature, o.dynatemp_range, o.dynatemp_exponent));
-    } else if (name == "infill") {
-      Add(llama_sampler_init_infill(vocab_));
     }
   }
 

@@ -84,16 +84,16 @@ Status SetChannels(std::string_view bytes, uint64_t header, uint64_t compression
   return OkStatus();
 }
 
-Result<Bitmap> OpenBmp(std::string_view bytes) {
+// How its pixels are packed.
+struct Packing {
+  uint64_t compression = kUncompressed;
+  bool fields = false;  // The file says which bits of a pixel are which colour.
+};
+
+// Reads the size and the bits of a pixel from a header of so many bytes, which are there.
+Result<Packing> ReadInfo(std::string_view bytes, uint64_t header, Bitmap& bitmap) {
   const auto number = [&](size_t at, size_t n) { return LittleEndian(bytes, at, n); };
-  const uint64_t header = number(kFileHeader, 4);
-  if (bytes.size() < kFileHeader + 4) return CutOff();
-  if (header != kCoreHeader && (header < 16 || header > 256)) {
-    return Damaged("BMP", fmt::format("it has a header of {} bytes", header));
-  }
-  if (bytes.size() < kFileHeader + header) return CutOff();
   const bool core = header == kCoreHeader;
-  Bitmap bitmap;
   const auto width =
       core ? static_cast<int64_t>(number(18, 2)) : static_cast<int32_t>(number(18, 4));
   const auto height =
@@ -108,26 +108,28 @@ Result<Bitmap> OpenBmp(std::string_view bytes) {
     return BadFile(
         fmt::format("is a BMP file of {} bits a pixel, which are not read", bitmap.bits));
   }
-  const uint64_t compression = header >= 20 ? number(30, 4) : kUncompressed;
-  const bool fields = (compression == kBitFields || compression == kAlphaBitFields) &&
-                      (bitmap.bits == 16 || bitmap.bits == 32) && header >= kInfoHeader;
-  if (compression != kUncompressed && !fields) {
+  Packing packing;
+  if (header >= 20) packing.compression = number(30, 4);
+  packing.fields = (packing.compression == kBitFields || packing.compression == kAlphaBitFields) &&
+                   (bitmap.bits == 16 || bitmap.bits == 32) && header >= kInfoHeader;
+  if (packing.compression != kUncompressed && !packing.fields) {
     return BadFile("is a compressed BMP file, which is not read; save it as PNG");
   }
-  uint64_t tables = kFileHeader + header;  // where they end
-  if (fields && header == kInfoHeader) tables += compression == kBitFields ? 12 : 16;
-  RKV_RETURN_IF_ERROR(SetChannels(bytes, header, compression, bitmap));
-  if (bitmap.bits <= 8) {
-    const uint64_t most = uint64_t{1} << bitmap.bits;
-    const uint64_t said = header >= kInfoHeader ? number(46, 4) : 0;
-    bitmap.color_bytes = core ? 3 : 4;
-    const uint64_t n = said == 0 ? most : std::min(said, most);
-    bitmap.palette = bytes.substr(std::min<uint64_t>(tables, bytes.size()), n * bitmap.color_bytes);
-    tables += bitmap.palette.size();
-  }
-  const uint64_t offset = number(10, 4);
-  // Files of old programs say 0, or point into their own header.
-  const uint64_t begin = offset < kFileHeader + header ? tables : offset;
+  return packing;
+}
+
+// Finds the palette at `begin`, if pixels are numbers in one.
+void FindPalette(std::string_view bytes, uint64_t header, uint64_t begin, Bitmap& bitmap) {
+  if (bitmap.bits > 8) return;
+  const uint64_t max = uint64_t{1} << bitmap.bits;
+  const uint64_t said = header >= kInfoHeader ? LittleEndian(bytes, 46, 4) : 0;
+  bitmap.color_bytes = header == kCoreHeader ? 3 : 4;
+  const uint64_t n = said == 0 ? max : std::min(said, max);
+  bitmap.palette = bytes.substr(std::min<uint64_t>(begin, bytes.size()), n * bitmap.color_bytes);
+}
+
+// Finds the rows, which begin at `begin`.
+Status FindRows(std::string_view bytes, uint64_t begin, Bitmap& bitmap) {
   bitmap.row_bytes = (static_cast<uint64_t>(bitmap.size.width) * bitmap.bits + 31) / 32 * 4;
   const auto n_rows = static_cast<uint64_t>(bitmap.size.height);
   if (begin > bytes.size()) return CutOff();
@@ -138,6 +140,29 @@ Result<Bitmap> OpenBmp(std::string_view bytes) {
       (n_rows - 1) * bitmap.row_bytes + last > bitmap.rows.size()) {
     return CutOff();
   }
+  return OkStatus();
+}
+
+Result<Bitmap> OpenBmp(std::string_view bytes) {
+  const uint64_t header = LittleEndian(bytes, kFileHeader, 4);
+  if (bytes.size() < kFileHeader + 4) return CutOff();
+  if (header != kCoreHeader && (header < 16 || header > 256)) {
+    return Damaged("BMP", fmt::format("it has a header of {} bytes", header));
+  }
+  if (bytes.size() < kFileHeader + header) return CutOff();
+  Bitmap bitmap;
+  const Result<Packing> packing = ReadInfo(bytes, header, bitmap);
+  if (!packing.ok()) return packing.status();
+  uint64_t tables = kFileHeader + header;  // where they end
+  if (packing->fields && header == kInfoHeader) {
+    tables += packing->compression == kBitFields ? 12 : 16;
+  }
+  RKV_RETURN_IF_ERROR(SetChannels(bytes, header, packing->compression, bitmap));
+  FindPalette(bytes, header, tables, bitmap);
+  tables += bitmap.palette.size();
+  const uint64_t offset = LittleEndian(bytes, 10, 4);
+  // Files of old programs say 0, or point into their own header.
+  RKV_RETURN_IF_ERROR(FindRows(bytes, offset < kFileHeader + header ? tables : offset, bitmap));
   return bitmap;
 }
 

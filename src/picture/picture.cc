@@ -32,26 +32,30 @@ const Format& FormatWith(PictureFormat format) {
   return *std::ranges::find(kFormats, format, &Format::format);
 }
 
-// What people have beside the formats that are read, to name it.
+// Bytes that a format has at an offset, to name the formats that are not read.
+struct Mark {
+  size_t offset;
+  std::string_view bytes;
+  std::string_view format;
+};
+// In this order: every MP4 file begins as HEIC and AVIF files do.
+constexpr Mark kOtherFormats[] = {
+    {4, "ftypheic", "HEIC"},     {4, "ftypheix", "HEIC"},   {4, "ftypmif1", "HEIC"},
+    {4, "ftyphevc", "HEIC"},     {4, "ftypavif", "AVIF"},   {4, "ftypavis", "AVIF"},
+    {4, "ftyp", "MP4"},          {0, {"II*\0", 4}, "TIFF"}, {0, {"MM\0*", 4}, "TIFF"},
+    {0, "8BPS", "PSD"},          {0, "%PDF", "PDF"},        {0, "<svg", "SVG"},
+    {0, "\xFF\x0A", "JPEG XL"},  {4, "JXL ", "JPEG XL"},    {4, "jP  ", "JPEG 2000"},
+    {0, {"\0\0\1\0", 4}, "ICO"}, {0, "#?RADIANCE", "HDR"},
+};
+
 std::string_view OtherFormat(std::string_view bytes) {
-  const auto at = [&](size_t offset, std::string_view mark) {
-    return bytes.size() >= offset && bytes.substr(offset).starts_with(mark);
-  };
-  const auto brand = [&](std::string_view name) { return at(4, "ftyp") && at(8, name); };
-  if (brand("heic") || brand("heix") || brand("mif1") || brand("hevc")) return "HEIC";
-  if (brand("avif") || brand("avis")) return "AVIF";
-  if (at(4, "ftyp")) return "MP4";
-  if (at(0, std::string_view("II*\0", 4)) || at(0, std::string_view("MM\0*", 4))) return "TIFF";
-  if (at(0, "8BPS")) return "PSD";
-  if (at(0, "%PDF")) return "PDF";
-  if (at(0, "<svg") || (at(0, "<?xml") && bytes.substr(0, 1024).find("<svg") != bytes.npos)) {
-    return "SVG";
+  for (const Mark& mark : kOtherFormats) {
+    if (bytes.size() >= mark.offset && bytes.substr(mark.offset).starts_with(mark.bytes)) {
+      return mark.format;
+    }
   }
-  if (at(0, std::string_view("\xFF\x0A", 2)) || at(4, "JXL ")) return "JPEG XL";
-  if (at(4, "jP  ")) return "JPEG 2000";
-  if (at(0, std::string_view("\0\0\1\0", 4))) return "ICO";
-  if (at(0, "#?RADIANCE")) return "HDR";
-  return "";
+  const bool svg = bytes.starts_with("<?xml") && bytes.substr(0, 1024).find("<svg") != bytes.npos;
+  return svg ? "SVG" : "";
 }
 
 Status WithName(const Status& status, std::string_view name) {

@@ -84,8 +84,8 @@ std::vector<PolicyDescription> DescribeAbsorbers() {
 Result<AbsorbChoice> MakeAbsorb(const AbsorbSpec& spec) {
   const auto info = std::ranges::find(kAbsorbers, spec.name, &AbsorbInfo::name);
   if (info == std::end(kAbsorbers)) {
-    return InvalidArgument(fmt::format("unknown absorber '{}'; there are: {}",
-                                       spec.name, JoinNames(kAbsorbers)));
+    return InvalidArgument(
+        fmt::format("unknown absorber '{}'; there are: {}", spec.name, JoinNames(kAbsorbers)));
   }
   RKV_ASSIGN_OR_RETURN(
       const std::vector<double> values,

@@ -1,5 +1,5 @@
-// What `rkv bench --serve` measures: how many conversations the server holds within a limit, and how
-// fast it decodes for as many clients, by the scheduler of `rkv serve`.
+// What `rkv bench --serve` measures: how many conversations the server holds within a limit, and
+// how fast it decodes for as many clients, by the scheduler of `rkv serve`.
 #ifndef RETENTIVEKV_APPS_RKV_BENCH_SERVE_LOAD_H_
 #define RETENTIVEKV_APPS_RKV_BENCH_SERVE_LOAD_H_
 

@@ -35,8 +35,8 @@ struct ScriptRegime {
 struct ConversationOptions {
   // Answers are generated, greedily, on a copy of the conversation and right if they are the same
   // as one of `answers` after NormalizeAnswer(). The conversation goes on with what `full`
-  // answered, and KL is measured over that. Otherwise answers are forced, and right if the likeliest
-  // token is the right one at each place.
+  // answered, and KL is measured over that. Otherwise answers are forced, and right if the
+  // likeliest token is the right one at each place.
   bool generate = false;
   // Whether the end of a forced answer is one of the places.
   bool measure_end = true;

@@ -81,8 +81,8 @@ Result<std::vector<DataQuestion>> ParseQuestions(const Json& object) {
     }
     const Json* answers = Either(object, "answers", "answer");
     if (answers == nullptr || !answers->is_array() || answers->size() != list->size()) {
-      return BadFile(fmt::format("there are {} \"questions\", but not as many \"answers\"",
-                                  list->size()));
+      return BadFile(
+          fmt::format("there are {} \"questions\", but not as many \"answers\"", list->size()));
     }
     DataQuestion& question = questions.emplace_back();
     question.text = item.get<std::string>();

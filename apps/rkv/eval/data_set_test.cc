@@ -60,7 +60,8 @@ TEST_F(DataSetTest, ErrorsNameTheLine) {
       {R"({"image": "pictures/a.png", "question": "q", "answers": []})", "neither"},
       {R"({"image": "pictures/a.png", "question": "q", "answers": [1]})", "no string"},
       {R"({"image": "pictures/a.png", "questions": [], "answers": []})", "no list"},
-      {R"({"image": "pictures/a.png", "questions": ["q", "r"], "answers": ["a"]})", "2 \"questions\""},
+      {R"({"image": "pictures/a.png", "questions": ["q", "r"], "answers": ["a"]})",
+       "2 \"questions\""},
       {R"({"image": "pictures/a.png", "questions": [3]})", "no question"},
       {R"({"image": "pictures/a.png", "question": "q", "answer": "a", "family": 1})", "family"},
   };
@@ -77,10 +78,10 @@ TEST_F(DataSetTest, ErrorsNameTheLine) {
 }
 
 TEST_F(DataSetTest, PicturesComeWithTheFirstQuestionOrBefore) {
-  const auto regimes = DataScripts(
-      {{.images = {"a.png"},
-        .questions = {{.text = "q", .answers = {"1"}, .family = ""},
-                      {.text = "r", .answers = {"2"}, .family = ""}}}});
+  const auto regimes =
+      DataScripts({{.images = {"a.png"},
+                    .questions = {{.text = "q", .answers = {"1"}, .family = ""},
+                                  {.text = "r", .answers = {"2"}, .family = ""}}}});
   ASSERT_EQ(regimes.size(), 2u);
   const Script& known = regimes[0].scripts[0];
   const Script& unknown = regimes[1].scripts[0];

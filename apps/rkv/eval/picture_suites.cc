@@ -80,11 +80,13 @@ std::vector<ScriptRegime> PagesScripts(const std::vector<DataConversation>& conv
     turns[first].files = std::move(last);
     return turns;
   };
-  return {MakeRegime("known", "pages, a message each; the first question comes with the last one",
-                     conversations,
-                     [&](const DataConversation& conversation) { return turns_of(conversation, true); }),
-          MakeRegime("unknown", "pages, a message each; then the questions", conversations,
-                     [&](const DataConversation& conversation) { return turns_of(conversation, false); })};
+  return {MakeRegime(
+              "known", "pages, a message each; the first question comes with the last one",
+              conversations,
+              [&](const DataConversation& conversation) { return turns_of(conversation, true); }),
+          MakeRegime(
+              "unknown", "pages, a message each; then the questions", conversations,
+              [&](const DataConversation& conversation) { return turns_of(conversation, false); })};
 }
 
 std::vector<ScriptRegime> TurnsScripts(const std::vector<DataConversation>& conversations) {

@@ -7,7 +7,8 @@
 namespace rkv::app {
 namespace {
 
-// About `n_images` pictures a.png, b.png ..., with questions q0, q1 ... whose answers are a0, a1 ...
+// About `n_images` pictures a.png, b.png ..., with questions q0, q1 ... whose answers are a0, a1
+// ...
 DataConversation Conversation(int n_images, int n_questions, uint64_t seed = 1) {
   DataConversation conversation{.images = {}, .questions = {}, .seed = seed};
   for (int i = 0; i < n_images; ++i) {

@@ -15,9 +15,9 @@ struct EvalHeader {
   std::string suite;
   std::string command;
   std::string model;
-  std::string version;  // of rkv and llama.cpp
+  std::string version;                // of rkv and llama.cpp
   std::vector<uint64_t> seeds = {1};  // the first one is the bootstrap's, too
-  int n_conversations = 0;  // for each seed
+  int n_conversations = 0;            // for each seed
   double seconds = 0;  // of all measurements, also of earlier runs that --resume goes on from
   std::vector<std::string> notes;
   std::string curves;  // file beside the table that shows them; empty: none
