@@ -81,14 +81,14 @@ struct Inspection;  // retentivekv/inspect.h
 struct AppendInfo {
   size_t n = 0;                 // tokens
   bool prompt_follows = false;  // more of the prompt comes with the next ubatch
-  size_t n_threads = 1;         // that may compress once the tokens have come, the caller's included
+  size_t n_threads = 1;  // that may compress once the tokens have come, the caller's included
 };
 
-// Tokens enter in ubatches: BeginAppend(), Append::Stage() for every row of every layer and KV head,
-// then Append::Commit(), which makes them visible and compresses down to the budget. Until then they
-// are in transit and not held. A copy is deep and independent, but lacks tokens in transit. Not
-// thread-safe, except: Stage() for different (layer, KV head, i), and Attend(), may run
-// concurrently with each other between BeginAppend() and Commit().
+// Tokens enter in ubatches: BeginAppend(), Append::Stage() for every row of every layer and KV
+// head, then Append::Commit(), which makes them visible and compresses down to the budget. Until
+// then they are in transit and not held. A copy is deep and independent, but lacks tokens in
+// transit. Not thread-safe, except: Stage() for different (layer, KV head, i), and Attend(), may
+// run concurrently with each other between BeginAppend() and Commit().
 class KvCache {
  public:
   class Impl;  // for the rooms above; defined in src/cache/
