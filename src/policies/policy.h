@@ -1,6 +1,6 @@
 // A policy says how much each token of the cache matters. What follows from that (which tokens go
 // down to which precision, which leave, and what remembers them) is shared and lives in cache/.
-// One policy is one file here and one line in registry.cc.
+// One policy is one file here; cmake/PolicyList.cmake finds it.
 #ifndef RETENTIVEKV_POLICIES_POLICY_H_
 #define RETENTIVEKV_POLICIES_POLICY_H_
 

@@ -1,22 +1,14 @@
+// The registry: every policy that a file of this room defines, as cmake/PolicyList.cmake finds
+// them. Command-line help, errors and the tests of all policies follow.
 #include <fmt/format.h>
 
-#include "policies/policy.h"
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
 
-// The registry: one line per policy. Command-line help, documentation and the test matrix follow.
-#define RKV_POLICIES(X)       \
-  X(kFullPolicy)              \
-  X(kRetentivePolicy)         \
-  X(kStreamingPolicy)         \
-  X(kRandomPolicy)            \
-  X(kH2oPolicy)               \
-  X(kTovaPolicy)              \
-  X(kSnapKvPolicy)            \
-  X(kKnormPolicy)             \
-  X(kKeyDiffPolicy)           \
-  X(kExpectedAttentionPolicy) \
-  X(kLookMPolicy)             \
-  X(kTgvPolicy)               \
-  X(kPaperPolicy)
+#include "policies/policy.h"
+#include "policies/policy_list.inc"  // made by CMake: RKV_POLICIES(X)
 
 namespace rkv {
 
@@ -26,9 +18,24 @@ RKV_POLICIES(RKV_DECLARE)
 
 namespace {
 
+// The order in which people read of policies. Any other comes after these, by its name.
+constexpr std::string_view kOrder[] = {
+    "full",  "retentive", "streaming",          "random", "h2o", "tova", "snapkv",
+    "knorm", "keydiff",   "expected-attention", "lookm",  "tgv", "paper"};
+
+const auto& AllPolicies() {
 #define RKV_ADDRESS(policy) &policy,
-constexpr const PolicyInfo* kPolicies[] = {RKV_POLICIES(RKV_ADDRESS)};
+  static const auto policies = [] {
+    std::array all = {RKV_POLICIES(RKV_ADDRESS)};
+    const auto place = [](const PolicyInfo* info) {
+      return std::pair(std::ranges::find(kOrder, info->name) - std::begin(kOrder), info->name);
+    };
+    std::ranges::sort(all, {}, place);
+    return all;
+  }();
 #undef RKV_ADDRESS
+  return policies;
+}
 
 constexpr SpecOption kCommonOptions[] = {
     {.name = "sinks",
@@ -47,11 +54,11 @@ constexpr SpecOption kCommonOptions[] = {
 
 }  // namespace
 
-std::span<const PolicyInfo* const> Policies() { return kPolicies; }
+std::span<const PolicyInfo* const> Policies() { return AllPolicies(); }
 
 Result<const PolicyInfo*> FindPolicy(std::string_view name) {
   std::string names;
-  for (const PolicyInfo* info : kPolicies) {
+  for (const PolicyInfo* info : Policies()) {
     if (info->name == name) return info;
     names += fmt::format("{}{}", names.empty() ? "" : ", ", info->name);
   }
@@ -85,7 +92,7 @@ PolicySpec ChosenPolicy(const CacheOptions& options) {
 
 std::vector<PolicyDescription> DescribePolicies() {
   std::vector<PolicyDescription> descriptions;
-  for (const PolicyInfo* info : kPolicies) {
+  for (const PolicyInfo* info : Policies()) {
     PolicyDescription description{.name = std::string(info->name),
                                   .summary = std::string(info->summary),
                                   .evicts = info->evicts,
