@@ -1,4 +1,4 @@
-// What is said in a conversation, and how answers are chosen: messages, media, sampling.
+// Messages, media and sampling: the text of a conversation, and how answers are chosen.
 #ifndef RETENTIVEKV_CHAT_H_
 #define RETENTIVEKV_CHAT_H_
 
@@ -14,7 +14,7 @@
 
 namespace rkv {
 
-// The most pictures and clips of one turn.
+// Maximum number of pictures and clips in one turn.
 inline constexpr size_t kMaxMediaFiles = 256;
 
 // A picture or audio file in memory.
@@ -54,28 +54,28 @@ struct SamplingOptions {
   float adaptive_decay = 0.9f;
   // Names in the order in which they run; empty: llama.cpp's order. See SamplerNames().
   std::vector<std::string> samplers = {};
-  std::vector<std::pair<int32_t, float>> logit_bias = {};  // token, what is added to its logit
-  std::string grammar = {};  // GBNF, from its rule "root": the only answers there are
+  std::vector<std::pair<int32_t, float>> logit_bias = {};  // token, term added to its logit
+  std::string grammar = {};                                // GBNF; answers match its rule "root"
 };
 
-// What SamplingOptions::samplers may name; the first nine are the default, in its order.
+// Valid names in SamplingOptions::samplers. The first nine are the default, in its order.
 std::vector<std::string> SamplerNames();
-// The names in a text such as "top_k;temperature", with llama.cpp's other spellings, and in one of
-// its letters such as "kt". kInvalidArgument names what is unknown.
+// Sampler names from a list such as "top_k;temperature", or from letters such as "kt". Both accept
+// llama.cpp's other spellings. kInvalidArgument names the unknown sampler.
 Result<std::vector<std::string>> ParseSamplers(std::string_view text);
 Result<std::vector<std::string>> ParseSamplerLetters(std::string_view text);
 
 struct ChatMessage {
   std::string role;  // "system", "user", "assistant"
-  // With a media marker where a picture or clip stands. Where the text of a marker is somebody's
-  // words, three invisible characters break it (U+2060, U+2063, U+2060).
+  // A media marker stands in place of each picture or clip. If a user's own text contains a marker,
+  // three invisible characters break it (U+2060, U+2063, U+2060).
   std::string content;
 };
 
-// What stands for a picture or clip in ChatMessage::content.
+// Placeholder for a picture or clip in ChatMessage::content.
 std::string_view MediaMarker();
 
-// A message as it is written: texts, pictures and clips in their order.
+// A message as the user wrote it: texts, pictures and clips in their order.
 struct Message {
   struct Part {
     std::string text;

@@ -1,4 +1,4 @@
-// Models and conversations: what an application needs to talk about pictures with a bounded cache.
+// Models and conversations: an application's interface to talk about pictures with a bounded cache.
 //
 //   auto engine = *rkv::Engine::Load({.model = "m.gguf", .mmproj = "mmproj.gguf"});
 //   auto chat = *engine->NewConversation(
@@ -29,43 +29,47 @@
 
 namespace rkv {
 
-// A long step and how much of it is done, 0 to 1. `what` is e.g. "loading model".
+// Called with the name of a long step and the finished fraction of it, 0 to 1. `what` is e.g.
+// "loading model".
 using ProgressFunction = std::function<void(std::string_view what, double fraction)>;
 
 struct EngineOptions {
   std::string model = {};   // GGUF file of the language model
   std::string mmproj = {};  // GGUF file of the vision or audio projector; empty: text only
-  // Empty: the model's own; Jinja; the name of one of llama.cpp's templates, such as "chatml"; or
-  // "none": texts follow each other as they are, with special tokens in them.
+  // One of: empty for the model's own template; Jinja text; the name of one of llama.cpp's
+  // templates, such as "chatml"; or "none". With "none", texts are joined unchanged, and special
+  // tokens in them are parsed.
   std::string chat_template = {};
   // Variables of the template: name, and value in JSON, e.g. {"enable_thinking", "false"}.
   std::map<std::string, std::string> chat_template_kwargs = {};
   bool enable_thinking = true;  // the variable of the template, for models with a choice
-  // Reasoning is told from answers by the marks of the template; false: it stands in them.
+  // True: the template's marks separate reasoning from answers. False: answers include the
+  // reasoning.
   bool split_reasoning = true;
-  int n_ctx = 0;       // longest conversation in positions; 0: what the model was trained for
+  int n_ctx = 0;       // longest conversation in positions; 0: the model's training context
   int n_ubatch = 512;  // tokens per decoding step of a prompt
   int n_threads = 0;   // 0: all cores
   // Threads of steps of several tokens: prompts, and answers to several conversations. 0: as
   // n_threads.
   int n_threads_batch = 0;
-  // Must be 0 where there is a GPU: attention runs on the CPU. With rpc_servers, the layers that
-  // they hold; 0: all.
+  // Must be 0 on a machine with a GPU, because attention runs on the CPU. With rpc_servers, the
+  // number of layers that they hold; 0: all.
   int n_gpu_layers = 0;
   int image_min_tokens =
       -1;  // visual tokens per picture, for models with a choice; -1: model's own
-  // The most of them; larger pictures are scaled down. 0 or -1: the model's own limit. Unset: 1280
-  // where the model takes any resolution, or its own limit if that is less.
+  // Maximum number of visual tokens per picture; larger pictures are scaled down. 0 or -1: the
+  // model's own limit. Unset: 1280 if the model takes any resolution, or its own limit if that is
+  // less.
   std::optional<int> image_max_tokens = {};
-  int max_conversations = 1;  // answered at once
-  // Embeddings of pictures and clips are kept in up to so many bytes, by what is in the files, so
-  // that the encoder runs once for each. 0: none are kept.
+  int max_conversations = 1;  // maximum number answered at once
+  // Bytes in which embeddings of pictures and clips are kept, keyed by file contents. The encoder
+  // then runs once for each. 0: none are kept.
   size_t media_cache_bytes = 0;
   // "host:port" of llama.cpp's RPC servers, over which the layers are split. Attention, its output
   // projection and the cache stay here.
   std::vector<std::string> rpc_servers = {};
-  // Gets a sentence for the user when a message is added and something is not taken as it is, e.g.
-  // a picture is scaled down. On the thread that adds the message.
+  // Gets a sentence for the user when an added message had to be changed, e.g. a picture was scaled
+  // down. Runs on the thread that adds the message.
   std::function<void(std::string_view notice)> on_notice = {};
   ThreadOptions threads = {};
   Numa numa = Numa::kNone;
@@ -73,7 +77,8 @@ struct EngineOptions {
   RopeOptions rope = {};
   std::vector<Adapter> loras = {};            // LoRA adapters
   std::vector<Adapter> control_vectors = {};  // of one direction per layer
-  // Layers 1 and on that control vectors act on, both included; 0: from the first, to the last.
+  // First and last layer that control vectors act on, counted from 1, both included. 0: the model's
+  // first or last layer.
   int control_vector_first_layer = 0;
   int control_vector_last_layer = 0;
   std::vector<std::string> overrides = {};  // of the model's metadata: "KEY=TYPE:VALUE"
@@ -84,7 +89,7 @@ enum class StopReason {
   kMaxTokens,
   kContextFull,
   kCancelled,
-  // The model's logits were not numbers, so there is no next token: its weights are broken, or not
+  // The model's logits were not numbers, so there is no next token. Its weights are broken, or not
   // made for this text. The turn is taken back; other conversations of the call are not affected.
   kNotFinite,
 };
@@ -92,30 +97,30 @@ enum class StopReason {
 struct AnswerOptions {
   int max_tokens = -1;  // at least 1; -1: until the model ends its answer or the context is full
   SamplingOptions sampling = {};
-  // Gets the answer as it grows, in whole UTF-8 characters, so not the beginning of one that it
-  // ends with; return false to stop it.
+  // Gets the answer as it grows, in whole UTF-8 characters. An incomplete character at the end
+  // waits for the next call. Return false to stop the answer.
   std::function<bool(std::string_view piece)> on_text = {};
-  // The same for what the model thinks before it answers, where its template marks that.
+  // The same for the model's reasoning before the answer, if its template marks reasoning.
   std::function<bool(std::string_view piece)> on_reasoning = {};
-  // Gets each token of the answer once it is chosen, before on_text, with the next-token logits
-  // [n_vocab] that it was chosen by. Not the end of the answer.
+  // Gets each token of the answer once it is chosen, before on_text, except the end of the answer.
+  // `logits`: the next-token logits [n_vocab] that it was chosen by.
   std::function<void(int32_t token, std::span<const float> logits)> on_token = {};
   ProgressFunction on_progress = {};  // encoding pictures and reading the prompt
-  // Set it, from any thread or signal handler, to stop: the step that is being computed ends at its
-  // next operation, unless it also computes for others that are not stopped.
+  // Set it from any thread or signal handler to stop the answer. The current step ends at its next
+  // operation, unless it also serves answers that are not stopped.
   const std::atomic<bool>* cancel = nullptr;
 
-  // For evaluation. The answer is this text, then the model's end of an answer, whatever the model
-  // would say; max_tokens does not apply.
+  // For evaluation. Forces the answer to be this text, then the model's end of an answer.
+  // max_tokens does not apply.
   std::optional<std::string> forced_text = {};
   // Gets the next-token logits [n_vocab] before each token of the answer is chosen, its end
-  // included. `forced`: the token that is going to be taken, or -1 without forced_text.
+  // included. `forced`: the next token of forced_text, or -1 without forced_text.
   std::function<void(std::span<const float> logits, int32_t forced)> on_logits = {};
 };
 
 struct AnswerResult {
   std::string text = {};
-  std::string reasoning = {};  // what the model thought before, where its template marks that
+  std::string reasoning = {};  // before the answer, if the template marks it
   StopReason stop = StopReason::kEndOfAnswer;
   size_t n_prompt_tokens = 0;  // read for this answer, visual tokens included
   size_t n_generated = 0;
@@ -146,31 +151,31 @@ class Conversation {
   // Appends messages, of which the last is to be answered: a user's next message, or a whole
   // conversation with answers that were given elsewhere. They are one turn for Undo().
   Status AddMessages(std::span<const Message> messages);
-  // Appends text to be gone on from as it is, without the chat template.
+  // Appends text for the model to continue, without the chat template.
   Status AddText(std::string_view text);
 
-  // Tokens that wait to be read when the conversation is answered, visual tokens included; and
-  // which they are, with -1 for visual tokens and those of clips.
+  // Tokens that will be read when the conversation is answered: their number, visual tokens
+  // included, and their values, with -1 for tokens of pictures and clips.
   size_t n_waiting_tokens() const;
   std::vector<int32_t> waiting_tokens() const;
-  // Tokens of an answer that the context has room for after them.
+  // Tokens of an answer for which the context has room after the waiting tokens.
   size_t max_answer_tokens() const;
-  // The most bytes that the cache can come to hold until everything that waits and so many tokens
-  // of an answer have been read.
+  // Maximum bytes that the cache can hold until all waiting tokens and `n_answer_tokens` of an
+  // answer have been read.
   uint64_t max_held_bytes(size_t n_answer_tokens) const;
 
-  // Takes back the last message of the user and its answer. Tokens that were evicted meanwhile, to
-  // make room for what is taken back, stay evicted. kInvalidArgument if there is none.
+  // Takes back the last message of the user and its answer. Tokens that this turn evicted stay
+  // evicted. kInvalidArgument if there is no such message.
   Status Undo();
 
-  // Writes everything needed to go on in another process: the next token's logits are the same, bit
-  // for bit. Fails between AddUserMessage() and its answer. Written atomically.
+  // Saves the conversation so that another process can continue it. The next token's logits are
+  // then the same, bit for bit. Fails between AddUserMessage() and its answer. Written atomically.
   Status Save(const std::string& path) const;
 
   const std::vector<ChatMessage>& messages() const;
   CacheStats stats() const;
-  // As KvCache::StartTracing() and KvCache::Inspect(); the last answer's shares are those since the
-  // last user message.
+  // As KvCache::StartTracing() and KvCache::Inspect(). The last answer's shares count from the last
+  // user message.
   void StartTracing();
   Inspection Inspect() const;
   const CacheOptions& cache_options() const;
@@ -192,24 +197,24 @@ struct AnswerRequest {
   Status status = {};        // filled in; an error: there is no result, and the turn is taken back
 };
 
-// Answers that are generated together, one batch a step; they may begin and end at any step
+// Answers that are generated together, one batch per step. An answer may begin and end at any step
 // (continuous batching). Must not outlive its Engine. Not thread-safe, and not to be used at the
 // same time as the Engine.
 class AnswerBatch {
  public:
-  ~AnswerBatch();  // Takes back what is not answered yet.
+  ~AnswerBatch();  // Takes back the turns that are not answered yet.
   AnswerBatch(const AnswerBatch&) = delete;
   AnswerBatch& operator=(const AnswerBatch&) = delete;
 
-  // Lets an answer begin with the next step. The request and its conversation must live, and not be
-  // touched, until Step() returns it. kInvalidArgument for a conversation without a message to
-  // answer, one that is being answered or is another engine's; kResourceExhausted if
-  // EngineOptions::max_conversations are.
+  // Begins an answer at the next step. The request and its conversation must live, and not be
+  // touched, until Step() returns the request. kInvalidArgument for a conversation of another
+  // engine, without a message to answer, or already being answered. kResourceExhausted if
+  // EngineOptions::max_conversations are being answered.
   Status Begin(AnswerRequest& request);
 
-  // Decodes one batch: the next token of each answer, filled up with up to n_ubatch tokens of
-  // prompts, or a picture. Returns the requests that are done and have left; an error of one is in
-  // its status and does not concern the others.
+  // Decodes one batch: the next token of each answer, and up to n_ubatch tokens of prompts or a
+  // picture. Returns the finished requests, which have left the batch. An error of one is in its
+  // status and does not concern the others.
   std::vector<AnswerRequest*> Step();
 
   size_t size() const;  // answers in progress
@@ -236,36 +241,35 @@ class Engine {
   Result<std::unique_ptr<Conversation>> NewConversation(const CacheOptions& options,
                                                         std::string_view system_prompt = {});
 
-  // An independent conversation that goes on from the same state. kInvalidArgument while a message
-  // of it waits for its answer.
+  // An independent conversation that continues from the same state. kInvalidArgument while a
+  // message of `conversation` waits for its answer.
   Result<std::unique_ptr<Conversation>> CopyConversation(const Conversation& conversation);
 
-  // Restores what Conversation::Save() wrote. kBadFile for files that are truncated, damaged, of
-  // another kind, or saved with another model.
+  // Restores a conversation that Conversation::Save() wrote. kBadFile for files that are truncated,
+  // damaged, of another kind, or saved with another model.
   Result<std::unique_ptr<Conversation>> LoadConversation(const std::string& path);
 
-  // Reads what was added to the conversation and generates the answer. If it fails, or is cancelled
-  // before the first token, the user's message is taken back as by Conversation::Undo().
+  // Reads the waiting messages of the conversation and generates the answer. If it fails, or is
+  // cancelled before the first token, the user's message is taken back as by Conversation::Undo().
   Result<AnswerResult> Answer(Conversation& conversation, const AnswerOptions& options);
 
   // The same for several conversations, decoded together in one batch. An error of one does not
-  // concern the others, and the first is returned; if any cannot begin, none is answered.
+  // concern the others; the first error is returned. If any cannot begin, none is answered.
   Status AnswerAll(std::span<AnswerRequest> requests);
 
   std::unique_ptr<AnswerBatch> NewAnswerBatch();
 
-  // kInvalidArgument, with the reason, for options that no answer can be sampled with: values out
-  // of range, tokens that are not in the vocabulary, a grammar that is none.
+  // kInvalidArgument, with the reason, for unusable options: values out of range, tokens that are
+  // not in the vocabulary, a grammar with errors.
   Status CheckSampling(const SamplingOptions& options) const;
 
-  // Next-token logits [n_vocab] after the prompt that is waiting in the conversation, which is
-  // read. For evaluation and comparison; the turn stays open, so take it back with Undo().
+  // Reads the waiting prompt of the conversation and returns the next-token logits [n_vocab] after
+  // it. For evaluation and comparison. The turn stays open, so take it back with Undo().
   Result<std::vector<float>> ReadPrompt(Conversation& conversation);
 
-  // Tokens of a text by itself, without a beginning-of-sequence token, and the text of tokens. May
-  // be called by any thread at any time. kResourceExhausted for a text of more than a million
-  // tokens, or than a conversation may have; kInvalidArgument for a token that is not in the
-  // vocabulary.
+  // Converts text to tokens, without a beginning-of-sequence token, and tokens to text. Any thread
+  // may call them at any time. kResourceExhausted if the text has over a million tokens, or more
+  // than a conversation may have. kInvalidArgument for a token that is not in the vocabulary.
   Result<std::vector<int32_t>> Tokenize(std::string_view text) const;
   Result<std::string> Detokenize(std::span<const int32_t> tokens) const;
 
@@ -286,7 +290,7 @@ class Engine {
 
 // Version of llama.cpp that this library runs on, e.g. "0.5.0".
 std::string LlamaVersion();
-// Whether that llama.cpp finds a GPU here. Known once an engine has been loaded.
+// True if that llama.cpp finds a GPU here. Known once an engine has been loaded.
 bool HasGpu();
 
 }  // namespace rkv

@@ -1,4 +1,4 @@
-// What a conversation's cache remembers of each token, for people who want to look into it.
+// A view into a conversation's cache: the precision, state and attention of each token.
 #ifndef RETENTIVEKV_INSPECT_H_
 #define RETENTIVEKV_INSPECT_H_
 
@@ -12,14 +12,14 @@ namespace rkv {
 
 // One state of a KV head.
 struct StateInspection {
-  uint32_t root = 0;  // token that it is named for: a root patch, or the heaviest part of a cluster
-  float mass = 0;     // tokens that it stands for
+  uint32_t root = 0;  // token that names it: a root patch, or the heaviest part of a cluster
+  float mass = 0;     // number of tokens that it stands for
   float share = 0;    // of the head's softmax in the last answer, mean over its tokens
 };
 
 // One KV head. The vectors over tokens have tokens_seen entries.
 struct HeadInspection {
-  static constexpr uint8_t kForgotten = 255;  // in no row; absorbed if `root` says where
+  static constexpr uint8_t kForgotten = 255;  // in no row; absorbed if `root` is not -1
 
   size_t layer = 0;
   size_t kv_head = 0;
@@ -29,16 +29,16 @@ struct HeadInspection {
   std::vector<StateInspection> states;
 };
 
-// What a token of the last answer was chosen with: what the token before it read.
+// The basis of one token of the last answer: the attention of the token before it.
 struct AnswerTokenInspection {
-  uint64_t token = 0;  // number of the chosen one among the tokens
-  // Of it, in whole characters: those that it ends. Only from Conversation::Inspect(); the answer's
-  // end has none.
+  uint64_t token = 0;  // position of the chosen token in the conversation
+  // The whole characters that the token completes. Set only by Conversation::Inspect(); empty for
+  // the end of the answer.
   std::string text;
-  // [cells of Inspection::media, in their order] of the softmax, mean over all heads. What a state
-  // took counts for its root as it was named then.
+  // [cells of Inspection::media, in their order] share of the softmax, mean over all heads. A
+  // state's share counts for the root that it had then.
   std::vector<float> read;
-  std::vector<uint32_t> reactivated;  // roots of states that took over 5 % of a head's softmax
+  std::vector<uint32_t> reactivated;  // roots of states with over 5 % of a head's softmax
 };
 
 struct Inspection {
@@ -47,11 +47,11 @@ struct Inspection {
   std::vector<MediaSpan> media;       // pictures and clips among the tokens
   std::vector<HeadInspection> heads;  // by layer, then KV head
   CacheStats stats;
-  // Tokens that the shares are a mean over: those that the answer's tokens were chosen with, which
-  // are the last of the prompt and all of the answer but its end.
+  // Number of tokens that the shares are a mean over: the last token of the prompt, and all tokens
+  // of the answer but its end.
   uint64_t answer_tokens = 0;
   static constexpr size_t kMaxAnswer = 256;
-  std::vector<AnswerTokenInspection> answer;  // the last kMaxAnswer of these tokens
+  std::vector<AnswerTokenInspection> answer;  // the last kMaxAnswer of the answer's tokens
 };
 
 }  // namespace rkv

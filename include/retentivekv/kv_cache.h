@@ -1,5 +1,5 @@
-// The KV cache of one sequence as a value type. No llama.cpp in it: K, V and queries come as plain
-// pointers, so it can be used, tested and compared without a model.
+// The KV cache of one sequence as a value type. It does not use llama.cpp: K, V and queries are
+// plain pointers, so it can be used, tested and compared without a model.
 #ifndef RETENTIVEKV_KV_CACHE_H_
 #define RETENTIVEKV_KV_CACHE_H_
 
@@ -34,7 +34,7 @@ struct CacheShape {
   bool operator==(const CacheShape&) const = default;
 };
 
-// A picture or an audio clip among the tokens: its cells are tokens first_token, first_token + 1,
+// A picture or an audio clip among the tokens. Its cells are tokens first_token, first_token + 1,
 // ... row by row. Audio, and pictures without a grid, are one row.
 struct MediaSpan {
   uint64_t first_token = 0;
@@ -46,11 +46,11 @@ struct MediaSpan {
   bool operator==(const MediaSpan&) const = default;
 };
 
-// What a KvCache holds, in bytes and tokens. A token that a head holds as itself, in whatever
-// precision, is exact there; heads may hold different ones.
+// Contents of a KvCache, in bytes and tokens. A token is exact in a head that holds its own row, in
+// any precision. Heads may hold different tokens.
 struct CacheStats {
   uint64_t tokens_seen = 0;      // ever appended and not rolled back
-  uint64_t tokens_exact = 0;     // that a KV head holds, mean over all, rounded up
+  uint64_t tokens_exact = 0;     // exact in a KV head, mean over all heads, rounded up
   uint64_t tokens_evicted = 0;   // tokens_seen - tokens_exact
   uint64_t tokens_absorbed = 0;  // the largest mass of the states of any KV head
   uint64_t states = 0;           // over all heads
@@ -60,10 +60,10 @@ struct CacheStats {
   uint64_t metadata_bytes = 0;   // indices, scores, tables, unused room
   std::array<uint64_t, kElementTypes> bytes_by_type = {};   // of exact_bytes
   std::array<uint64_t, kElementTypes> tokens_by_type = {};  // over all heads, by the type of K
-  uint64_t full_bytes = 0;    // what a full f16 cache would hold for tokens_seen
-  uint64_t budget_bytes = 0;  // what may be held now; 0 without a limit
+  uint64_t full_bytes = 0;                                  // of a full f16 cache for tokens_seen
+  uint64_t budget_bytes = 0;                                // limit for held_bytes now; 0: no limit
 
-  double state_share = 0;       // of the softmax, taken by states in decoding; mean over heads
+  double state_share = 0;       // of states, in the softmax of decoding; mean over heads
   uint64_t reactivations = 0;   // times that a state took over 5 % of a head's softmax in a step
   uint64_t compressions = 0;    // times that the budget was enforced by moving tokens
   double compress_seconds = 0;  // spent on that, in this process
@@ -81,20 +81,20 @@ struct Inspection;  // retentivekv/inspect.h
 struct AppendInfo {
   size_t n = 0;                 // tokens
   bool prompt_follows = false;  // more of the prompt comes with the next ubatch
-  size_t n_threads = 1;  // that may compress once the tokens have come, the caller's included
+  size_t n_threads = 1;         // threads for compressing after Commit(), the caller's included
 };
 
 // Tokens enter in ubatches: BeginAppend(), Append::Stage() for every row of every layer and KV
-// head, then Append::Commit(), which makes them visible and compresses down to the budget. Until
-// then they are in transit and not held. A copy is deep and independent, but lacks tokens in
+// head, then Append::Commit(). Commit() makes the tokens visible and compresses down to the budget.
+// Until then they are in transit and not held. A copy is deep and independent, but lacks tokens in
 // transit. Not thread-safe, except: Stage() for different (layer, KV head, i), and Attend(), may
 // run concurrently with each other between BeginAppend() and Commit().
 class KvCache {
  public:
-  class Impl;  // for the rooms above; defined in src/cache/
+  class Impl;  // for RetentiveKV's other modules; defined in src/cache/
 
-  // Fails with kInvalidArgument for an unknown policy or option, a policy that cannot meet the
-  // budget, and a budget below the smallest possible, which the message names.
+  // kInvalidArgument for an unknown policy or option, a policy that cannot meet the budget, or a
+  // budget below the smallest possible one. The message names the smallest budget.
   static Result<KvCache> Create(const CacheShape& shape, const CacheOptions& options);
 
   KvCache(const KvCache& other);
@@ -112,8 +112,8 @@ class KvCache {
   // the BeginAppend() of the first of them. REQUIRES: first_token >= tokens_seen().
   void AddMedia(const MediaSpan& span);
 
-  // Tokens that are in transit. Destroying it without Commit() leaves the cache as it was before
-  // BeginAppend(), without the media added for them. The cache must stay where it is.
+  // Tokens in transit. Destroying an Append without Commit() restores the cache as it was before
+  // BeginAppend(), without the media added for these tokens. The cache must not move meanwhile.
   class Append {
    public:
     Append(Append&& other) noexcept;
@@ -133,27 +133,27 @@ class KvCache {
   // REQUIRES: no other append of this cache is going on.
   [[nodiscard]] Append BeginAppend(const AppendInfo& info);
 
-  // softmax(scale * q K^T [softcapped]) V of `n_queries` queries of one KV head over everything
-  // held (not over staged tokens). q: [n_queries, d_k], out: [n_queries, d_v].
+  // softmax(scale * q K^T [softcapped]) V of `n_queries` queries of one KV head over all held rows
+  // (not over staged tokens). q: [n_queries, d_k], out: [n_queries, d_v].
   void Attend(size_t layer, size_t kv_head, const float* q, size_t n_queries, float scale,
               float softcap, float* out) const;
 
-  // Keeps track from now on of where absorbed tokens go and of the softmax share of every token in
-  // the last answer, for Inspect(). Costs memory that is not counted as held, and time.
+  // From now on records, for Inspect(), the state that absorbs each token, and the softmax share of
+  // every token in the last answer. Costs time, and memory that is not counted as held.
   void StartTracing();
-  // What is remembered of every token. Roots, shares and the answer's
-  // tokens need StartTracing().
+  // The present place of every token. Roots, shares and the answer's tokens need StartTracing().
   Inspection Inspect() const;
 
-  // Rolls back to when `n_tokens` had been seen. Tokens that were evicted since stay evicted, and
-  // states keep what they absorbed since.
+  // Rolls back to the first `n_tokens` tokens. Tokens evicted since then stay evicted, and states
+  // keep the tokens that they absorbed since then.
   // REQUIRES: n_tokens <= tokens_seen().
   void Truncate(uint64_t n_tokens);
 
-  // Serialises everything, options included, but what is in transit, traced or time. Load() gives a
-  // KvCache that goes on bit for bit as the saved one; kBadFile for bytes that are damaged,
-  // contradict themselves or belong to another shape. It takes memory in proportion to the bytes,
-  // but Inspect() does so to tokens_seen(), which nothing bounds here: compare it with what can be.
+  // Save() serialises everything, options included, except tokens in transit, traces and times.
+  // Load() gives a KvCache that continues bit for bit as the saved one. kBadFile for bytes that are
+  // damaged, contradict themselves or belong to another shape. Load() takes memory in proportion to
+  // the bytes. Inspect() takes it in proportion to tokens_seen(), which Load() does not bound, so
+  // check it first.
   std::string Save() const;
   static Result<KvCache> Load(const CacheShape& shape, std::string_view bytes);
 

@@ -7,13 +7,13 @@
 
 namespace rkv {
 
-// A GGUF file that is added to the model's weights or activations, and how much of it.
+// A GGUF file that is added to the model's weights or activations, times `scale`.
 struct Adapter {
   std::string path = {};
   float scale = 1.0f;
 };
 
-// How positions are rotated, as llama.cpp's --rope-* and --yarn-*; the defaults: as the model says.
+// Rotation of positions, as llama.cpp's --rope-* and --yarn-*. The defaults leave it to the model.
 struct RopeOptions {
   std::string scaling = {};  // "none", "linear" or "yarn"
   float freq_base = 0.0f;
@@ -29,10 +29,10 @@ struct RopeOptions {
 
 // Where and how the threads of decoding run. The encoder of pictures has threads of its own.
 struct ThreadOptions {
-  std::vector<int> cpus = {};  // that they may run on; empty: all
+  std::vector<int> cpus = {};  // CPUs for the threads; empty: all
   bool strict = false;         // one CPU for each thread
-  int priority = 0;            // -1 (low), 0 (normal) to 3 (real time), as far as the system lets
-  int poll = 50;               // 0 (threads sleep while they wait for work) to 100
+  int priority = 0;  // -1 (low), 0 (normal) to 3 (real time), as far as the system permits
+  int poll = 50;     // 0 (threads sleep while they wait for work) to 100
 
   bool operator==(const ThreadOptions&) const = default;
 };
@@ -40,7 +40,7 @@ struct ThreadOptions {
 // How weights come into memory, as llama.cpp's --load-mode.
 enum class LoadMode { kAuto, kNone, kMmap, kMlock, kMmapMlock, kDirectIo };
 
-// Of the whole process: the first engine that is loaded decides.
+// Applies to the whole process: the first engine that is loaded sets it.
 enum class Numa { kNone, kDistribute, kIsolate, kNumactl };
 
 }  // namespace rkv

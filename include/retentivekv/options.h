@@ -1,6 +1,5 @@
-// The options of the cache: a policy, a budget, and how tokens are kept.
-// ForEachOption() is the one list of them: all code that saves, shows or parses them goes through
-// it.
+// The options of the cache: a policy, a budget, and how tokens are kept. ForEachOption() is the
+// only list of them: all code that saves, prints or parses them goes through it.
 #ifndef RETENTIVEKV_OPTIONS_H_
 #define RETENTIVEKV_OPTIONS_H_
 
@@ -18,8 +17,8 @@
 
 namespace rkv {
 
-// How much may be held for a conversation, counting every byte: exact tokens, indices, slack.
-// Percent is the share that is KEPT of what a full f16 cache of the tokens seen so far would take.
+// Limit on the bytes held for a conversation, all included: exact tokens, indices, slack. Percent
+// is the share that is KEPT, relative to a full f16 cache of the tokens seen so far.
 struct Budget {
   enum class Unit { kPercent, kTokens, kBytes };
   Unit unit = Unit::kPercent;
@@ -29,13 +28,13 @@ struct Budget {
   bool unlimited() const { return unit == Unit::kPercent && amount >= 100.0; }
 };
 
-// "20%" (kept), "512t" (the bytes of so many tokens of full cache), "64MiB" (also KiB, GiB, B, and
-// MB, KB, GB of 1000s). Spaces before the unit, and the case of its letters, do not count.
-// A bare number is refused: half of the field reads 0.2 as kept and half as removed.
+// "20%" (kept), "512t" (the bytes of 512 tokens in a full cache), "64MiB" (also KiB, GiB, B, and
+// MB, KB, GB of 1000s). Spaces before the unit, and the case of its letters, do not matter. A bare
+// number is refused: half of the field reads 0.2 as kept and half as removed.
 Result<Budget> ParseBudget(std::string_view text);
 std::string ToString(const Budget& budget);
 
-// A part of the cache by name, with options where they differ from its defaults.
+// A part of the cache by name, with the options that differ from its defaults.
 struct NamedSpec {
   std::string name;
   std::vector<std::pair<std::string, double>> options;
@@ -43,12 +42,12 @@ struct NamedSpec {
   bool operator==(const NamedSpec&) const = default;
 };
 
-// Which tokens matter: "h2o" or "streaming:sinks=8". Names and options are checked when the policy
-// is made.
+// The policy that scores tokens: "h2o" or "streaming:sinks=8". Names and options are checked when
+// the policy is made.
 using PolicySpec = NamedSpec;
 Result<PolicySpec> ParsePolicySpec(std::string_view text);
 
-// What remembers tokens that leave: "none", "merge", "clusters" or "states".
+// The absorber, which takes forgotten tokens: "none", "merge", "clusters" or "states".
 using AbsorbSpec = NamedSpec;
 Result<AbsorbSpec> ParseAbsorbSpec(std::string_view text);
 
@@ -76,15 +75,15 @@ std::string ToString(const Ladder& ladder);
 // How the budget is divided over layers and KV heads.
 enum class Split : uint8_t {
   kUniform,  // the same bytes for each
-  kPooled,   // to wherever they lower the error most, or the scores are highest
-  kAuto,     // pooled where most tokens are of pictures, else uniform
+  kPooled,   // more bytes to heads where they lower the error most, or with the highest scores
+  kAuto,     // kPooled if most tokens are of pictures, else kUniform
 };
 Result<Split> ParseSplit(std::string_view text);
 std::string_view ToString(Split split);
 
 // When the budget is enforced.
 enum class Compression : uint8_t {
-  kStreaming,  // after every ubatch: held bytes never pass the budget
+  kStreaming,  // after every ubatch: held bytes never exceed the budget
   kPrompt,     // after the last ubatch of a prompt: policies see the question, and until then the
                // prompt is held on top
 };
@@ -92,12 +91,12 @@ Result<Compression> ParseCompression(std::string_view text);
 std::string_view ToString(Compression compression);
 
 struct CacheOptions {
-  // Without a name: "retentive" with a budget, "full" without.
+  // Without a name: "retentive" with a budget, "full" without a budget.
   PolicySpec policy = {};
   Budget budget = {};
-  std::optional<AbsorbSpec> absorb = std::nullopt;  // unset: what goes with the policy
-  std::optional<Ladder> ladder = std::nullopt;      // unset: what goes with the policy
-  std::optional<Split> split = std::nullopt;        // unset: what goes with the policy
+  std::optional<AbsorbSpec> absorb = std::nullopt;  // unset: the policy's default
+  std::optional<Ladder> ladder = std::nullopt;      // unset: the policy's default
+  std::optional<Split> split = std::nullopt;        // unset: the policy's default
   Compression compression = Compression::kStreaming;
   // One type for everything, as llama.cpp's -ctk and -ctv; no ladder then. Both or none are set.
   std::optional<ElementType> type_k = std::nullopt;
@@ -110,14 +109,14 @@ struct CacheOptions {
 template <typename T>
 struct CacheOption {
   std::string_view name;   // of the field
-  std::string_view label;  // before the text where people read it
+  std::string_view label;  // precedes the text in output for people
   Result<T> (*parse)(std::string_view text);
 };
 
 // Calls visit(option, field) for every field of `options`, CacheOptions or const CacheOptions.
 template <typename Options, typename Visit>
 void ForEachOption(Options& options, Visit&& visit) {
-  // A field that is missing here is an error of the compiler.
+  // A field that is missing here is a compile error.
   auto& [policy, budget, absorb, ladder, split, compression, type_k, type_v] = options;
   visit(CacheOption<PolicySpec>{"policy", "policy", ParsePolicySpec}, policy);
   visit(CacheOption<Budget>{"budget", "budget", ParseBudget}, budget);
@@ -147,10 +146,10 @@ std::string ToString(const CacheOptions& options);
 using OptionTextMap = std::map<std::string, std::string, std::less<>>;
 Result<CacheOptions> ParseCacheOptions(const OptionTextMap& texts);
 
-// The policy of the options, also where they name none.
+// The policy of the options, or the default if they name none.
 PolicySpec ChosenPolicy(const CacheOptions& options);
 
-// What a user sees in a list of policies; generated from the registry.
+// A policy in the list for users; generated from the registry.
 struct PolicyDescription {
   struct Option {
     std::string name;
@@ -160,14 +159,14 @@ struct PolicyDescription {
   std::string name;
   std::string summary;
   bool evicts = false;  // false: keeps everything and cannot meet a budget
-  std::string absorb;   // what goes with it by default
+  std::string absorb;   // its default absorber
   std::string ladder;
   std::vector<Option> options;
 };
 std::vector<PolicyDescription> DescribePolicies();
-// The same for what remembers tokens that leave (AbsorbSpec).
+// The same for absorbers (AbsorbSpec).
 std::vector<PolicyDescription> DescribeAbsorbers();
-// Options that every policy that evicts has.
+// Options that all evicting policies share.
 std::vector<PolicyDescription::Option> DescribeCommonPolicyOptions();
 
 }  // namespace rkv

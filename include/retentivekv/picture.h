@@ -1,4 +1,4 @@
-// Pictures from bytes that nobody vouches for: as RGB, upright, over white, within limits.
+// Decodes pictures from untrusted bytes: to RGB, upright, over white, within limits.
 #ifndef RETENTIVEKV_PICTURE_H_
 #define RETENTIVEKV_PICTURE_H_
 
@@ -23,14 +23,14 @@ struct PictureSize {
   bool operator==(const PictureSize&) const = default;
 };
 
-// What reading one picture may take. A file that asks for more is refused before it gets it.
+// Limits for reading one picture. A file that needs more is refused before it gets more.
 struct PictureLimits {
   size_t max_file_bytes = size_t{256} << 20;
   uint64_t max_pixels = 64 * 1000 * 1000;  // by the file's header
   int max_side = 65535;                    // pixels
-  // Held at once, beside the file: the result, and what a progressive or interlaced file needs.
+  // Held at once, beside the file: the result, and the buffers of a progressive or interlaced file.
   uint64_t max_bytes = uint64_t{80} << 20;
-  uint64_t max_unpacked_bytes = uint64_t{256} << 20;  // what a PNG file may inflate to
+  uint64_t max_unpacked_bytes = uint64_t{256} << 20;  // of a PNG file, inflated
   int max_scans = 100;  // of a JPEG file; each walks over all of the picture
   std::chrono::milliseconds max_time{10000};
 };
@@ -38,7 +38,7 @@ struct PictureLimits {
 struct PictureInfo {
   PictureFormat format = PictureFormat::kPng;
   PictureSize size;     // as it is seen: upright
-  int orientation = 1;  // EXIF's number for how the file's rows have to be turned for that
+  int orientation = 1;  // EXIF's number of the turn that makes the file's rows upright
 };
 
 // Row by row from the top, three bytes a pixel.
@@ -50,16 +50,16 @@ struct Picture {
 // "PNG, JPEG, WebP, GIF, BMP"
 std::string_view PictureFormats();
 
-// What the first bytes say; nothing if they are of none of these formats.
+// The format by the first bytes; nothing if it is none of these formats.
 std::optional<PictureFormat> PictureFormatOf(std::string_view bytes);
 
-// What the header says, without decoding. Fails as ReadPicture().
+// Reads the header only, without decoding. Fails as ReadPicture().
 Result<PictureInfo> ReadPictureInfo(std::string_view bytes, std::string_view name,
                                     const PictureLimits& limits = {});
 
 // The picture, or the first one of an animation, scaled down to `scaled_to` where given. EXIF's
-// orientation is applied, and transparency laid over white. Every byte of the result comes from
-// the file: one that is cut off or damaged is refused, with kBadFile. `name` stands in messages.
+// orientation is applied, and transparency laid over white. kBadFile for a file that is cut off or
+// damaged: no pixel is ever made up. `name` appears in messages.
 // REQUIRES: `scaled_to`, which is upright, is not larger than the picture, and not empty.
 Result<Picture> ReadPicture(std::string_view bytes, std::string_view name,
                             const PictureLimits& limits = {},

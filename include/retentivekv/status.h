@@ -12,10 +12,10 @@ namespace rkv {
 
 enum class StatusCode {
   kOk = 0,
-  // The caller asked for something that is wrong in itself: an unknown policy, a
-  // negative budget, an image where there is no vision model. `rkv` exits with 2.
+  // The caller's request is wrong in itself: an unknown policy, a negative budget, an image without
+  // a vision model. `rkv` exits with 2.
   kInvalidArgument,
-  // What was asked for is sensible, but this model or build cannot do it (yet).
+  // The request is sensible, but this model or build cannot do it (yet).
   kUnsupported,
   // A file is missing, unreadable, truncated, or of another kind than expected.
   kBadFile,
@@ -27,8 +27,8 @@ enum class StatusCode {
   kInternal,
 };
 
-// Success, or a code with a message that a user can act on: it says what was
-// wrong, where, and what is possible instead. Cheap to move; not thread-safe.
+// Success, or a code with a message that a user can act on: the message names the fault, its place,
+// and the alternatives. Cheap to move; not thread-safe.
 class [[nodiscard]] Status {
  public:
   Status() = default;
