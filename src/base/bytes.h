@@ -35,8 +35,8 @@ class ByteWriter {
   std::string buffer_;
 };
 
-// Reads what ByteWriter wrote. Reading past the end yields zeros and clears ok();
-// check ok() before trusting sizes and at the end. Does not own the bytes.
+// Reads the bytes of a ByteWriter, without owning them. Reading past the end yields zeros and
+// clears ok(). Check ok() before trusting sizes, and at the end.
 class ByteReader {
  public:
   explicit ByteReader(std::string_view bytes) : bytes_(bytes) {}

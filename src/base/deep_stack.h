@@ -1,4 +1,4 @@
-// Running what recurses as deep as its input is long.
+// Runs code that recurses as deep as its input is long.
 #ifndef RETENTIVEKV_BASE_DEEP_STACK_H_
 #define RETENTIVEKV_BASE_DEEP_STACK_H_
 
@@ -9,9 +9,9 @@
 
 namespace rkv {
 
-// Runs `work` on a thread of its own with a stack of `stack_bytes`, and waits for it. KvCache is
-// taken only as far as the stack is used. What `work` throws is thrown here. kResourceExhausted if
-// there is no room for such a stack; `work` has not run then.
+// Runs `work` on a thread of its own with a stack of `stack_bytes`, and waits for it. The system
+// provides memory only for the used part of the stack. Exceptions of `work` are rethrown here.
+// kResourceExhausted if there is no room for such a stack; then `work` has not run.
 Status RunOnStackOf(size_t stack_bytes, const std::function<void()>& work);
 
 }  // namespace rkv

@@ -10,25 +10,25 @@
 
 namespace rkv {
 
-// What may be read where a path leads to. Devices never are: some have no end, and some do
-// something when they are opened.
+// The kinds of file that ReadFile() accepts. Devices are never read: some have no end, and some act
+// when they are opened.
 enum class FileKind {
   kRegular,
-  kRegularOrPipe,  // also what a shell makes of <(command)
+  kRegularOrPipe,  // also a shell's <(command)
 };
 
-// Who may read a file that is written.
+// Read permission of a written file.
 enum class Access {
-  kShared,   // as the umask says, or as of the file that is replaced
-  kPrivate,  // its owner alone, whatever the umask says
+  kShared,   // by the umask, or as the replaced file
+  kPrivate,  // its owner only, regardless of the umask
 };
 
 inline constexpr size_t kMaxFileBytes = size_t{1} << 36;
 inline constexpr size_t kMaxPipeBytes = size_t{1} << 28;  // A pipe does not say how long it is.
 
-// The whole file. `what` names its role in errors, e.g. "picture". Fails with kBadFile for a
-// missing file, one of another kind, or a read error, and for files over `max_bytes`. Waits for
-// what a pipe's writers write, and not for a writer.
+// The whole file. `what` names its role in errors, e.g. "picture". kBadFile for a missing file, one
+// of another kind, a read error, or a file over `max_bytes`. Waits for the data of a pipe's
+// writers, but not for a writer.
 Result<std::string> ReadFile(const std::string& path, std::string_view what,
                              size_t max_bytes = kMaxFileBytes,
                              FileKind kind = FileKind::kRegularOrPipe);
@@ -37,8 +37,8 @@ Result<std::string> ReadFile(const std::string& path, std::string_view what,
 // synced and renamed over it. kResourceExhausted for a full disk, kBadFile otherwise.
 Status WriteFileAtomically(const std::string& path, std::string_view bytes,
                            Access access = Access::kShared);
-// The same for bytes that come piece by piece: `next` gives a piece, which must live until it is
-// called again, and an empty one at the end.
+// The same for bytes in pieces: `next` returns a piece, which must live until the next call, and an
+// empty one at the end.
 Status WriteFileAtomically(const std::string& path, const std::function<std::string_view()>& next,
                            Access access = Access::kShared);
 

@@ -1,5 +1,5 @@
-// KvCache in pages of 2 MiB, where Linux has them: reading much of it takes fewer look-ups of
-// addresses (docs/decisions/011).
+// Memory in pages of 2 MiB, if Linux has them: reading it takes fewer look-ups of addresses
+// (docs/decisions/011).
 #ifndef RETENTIVEKV_BASE_HUGE_PAGES_H_
 #define RETENTIVEKV_BASE_HUGE_PAGES_H_
 
@@ -9,11 +9,11 @@
 
 namespace rkv {
 
-// Whether the system gives huge pages, to all or to those who ask.
+// True if the system gives huge pages, always or on request.
 bool HasHugePages();
 
-// Asks for huge pages in [begin, begin + n), which nobody has written to yet. Returns the bytes
-// that this concerns: whole pages of 2 MiB; 0 without HasHugePages().
+// Asks for huge pages in [begin, begin + n), which must not have been written yet. Returns the
+// bytes in whole pages of 2 MiB; 0 without HasHugePages().
 size_t UseHugePages(void* begin, size_t n);
 
 // Parts [begin, end) of the address space.
@@ -22,12 +22,12 @@ struct AddressRange {
   uintptr_t end = 0;
 };
 
-// The memory of this process that is of no file and has no name: what was allocated in large
-// pieces, and stacks of threads. Sorted. Empty where this is not known.
+// The memory of this process without a file and a name: large allocations, and stacks of threads.
+// Sorted. Empty if unknown.
 std::vector<AddressRange> AnonymousMemory();
 
-// UseHugePages() for pieces of at least `least` bytes that have come since AnonymousMemory() was
-// `before`, whoever allocated them. None if `before` is empty.
+// UseHugePages() for pieces of at least `least` bytes that were allocated, by any code, since
+// AnonymousMemory() returned `before`. None if `before` is empty.
 size_t UseHugePagesSince(const std::vector<AddressRange>& before, size_t least);
 
 }  // namespace rkv

@@ -1,4 +1,4 @@
-// Loops whose rounds do not depend on each other.
+// Parallel loops over independent iterations.
 #ifndef RETENTIVEKV_BASE_PARALLEL_H_
 #define RETENTIVEKV_BASE_PARALLEL_H_
 
@@ -25,7 +25,7 @@ void ParallelFor(size_t n_threads, size_t n, const Work& work) {
     try {
       others.emplace_back(run);
     } catch (const std::system_error&) {
-      break;  // The system has no more threads: those that there are do it.
+      break;  // The system has no more threads: continue with fewer.
     }
   }
   run();

@@ -6,15 +6,15 @@
 
 namespace rkv {
 
-// Resident bytes now, after giving back what was freed; 0 where this is not known.
+// Resident bytes now, after the allocator gave freed memory back; 0 if unknown.
 uint64_t ResidentBytes();
 
-// The most resident bytes since ResetPeakResidentBytes(), or of all time if that failed.
+// Maximum resident bytes since ResetPeakResidentBytes(), or of all time if that failed.
 uint64_t PeakResidentBytes();
 bool ResetPeakResidentBytes();
 
-// What could be allocated without swapping, and within the limit of the control group (as in a
-// container); 0 where this is not known.
+// Bytes that can be allocated without swapping, within the limit of the control group (as in a
+// container); 0 if unknown.
 uint64_t AvailableBytes();
 
 }  // namespace rkv

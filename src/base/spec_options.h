@@ -1,4 +1,4 @@
-// Options of what users choose by name (NamedSpec): checked and given defaults from one table.
+// Options of a NamedSpec: one table gives their checks and defaults.
 #ifndef RETENTIVEKV_BASE_SPEC_OPTIONS_H_
 #define RETENTIVEKV_BASE_SPEC_OPTIONS_H_
 
@@ -23,7 +23,7 @@ struct SpecOption {
 };
 
 // One value per option, in the order of `options`. kInvalidArgument for unknown names, names given
-// twice and values out of range; `what` says whose options they are ("policy 'h2o'").
+// twice and values out of range; `what` names their owner in errors ("policy 'h2o'").
 Result<std::vector<double>> SpecValues(std::string_view what, std::span<const SpecOption> options,
                                        std::span<const std::pair<std::string, double>> chosen);
 

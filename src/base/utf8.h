@@ -7,7 +7,7 @@
 namespace rkv {
 
 // Length of the longest prefix of `text` that does not end inside a UTF-8 character. A token can be
-// part of a character; what is shown must not be. Bytes that are not UTF-8 count as complete.
+// part of a character, but printed text must not be. Bytes that are not UTF-8 count as complete.
 inline size_t CompleteUtf8Prefix(std::string_view text) {
   for (size_t back = 1; back <= 3 && back <= text.size(); ++back) {
     const auto byte = static_cast<unsigned char>(text[text.size() - back]);

@@ -24,15 +24,15 @@ inline constexpr size_t kMaxQueryRows = 24;
 inline constexpr double kAttentionErrorBound = 4e-6;
 
 // Quantised keys are multiplied as integers, which rounds a query: to 1/127 of its largest element
-// for q4_0 and q2, to 1/32639 for q8_0, the largest of which both bytes fit into int8. An element
-// is off by at most half of that, so a logit by scale * largest / 254 * sum|k|, and, as roundings
-// are independent, by scale * largest / 440 * |k| in the root mean square: for Gaussian rows, a
-// hundredth of what the key's own four bits lose.
+// for q4_0 and q2, and to 1/32639 for q8_0, the maximum of which both bytes fit into int8. An
+// element is off by at most half of that, so a logit by scale * largest / 254 * sum|k|. As
+// roundings are independent, the root mean square is scale * largest / 440 * |k|. For Gaussian
+// rows, that is a hundredth of the error from the key's own four bits.
 inline constexpr float kMaxOfByte = 127.0f;
 inline constexpr float kMaxOfTwoBytes = 127.0f * 257.0f;
 
 // Quantised values are multiplied by weights rounded to 15 bits of the largest in their block of
-// tokens. Bound on what that adds to the error of an output element, relative to max|v|.
+// tokens. Bound on the error that this adds to an output element, relative to max|v|.
 inline constexpr double kWeightErrorBound = static_cast<double>(kAttentionBlock) / 65534;
 
 struct HeadShape {
@@ -63,12 +63,12 @@ struct QueryBlock {
   size_t n = 0;
   const float* bias = nullptr;       // [n] added to every q.k; null: nothing
   const float* half_norm = nullptr;  // [n] scale^2 |q|^2 / 2, for spans with `spread`
-  // [n] pointers to where the logits of the span's rows go (span.n each, -infinity for what the
-  // query may not see); null: nowhere.
+  // [n] pointers to the outputs for the logits of the span's rows (span.n each, -infinity for rows
+  // that the query may not see); null: no output.
   float* const* logits = nullptr;
 };
 
-// The variance term of a state is clipped to this: beyond, the Gaussian it assumes is a fiction.
+// The variance term of a state is clipped to this. Beyond it, the assumption of a Gaussian fails.
 inline constexpr float kMaxSpreadLogit = 4.0f;
 
 // Running softmax of each query over everything attended so far; the caller owns the memory.
@@ -86,8 +86,8 @@ void ResetSoftmax(size_t n, size_t d_v, const SoftmaxState& state);
 
 // Adds the rows of `span` to the softmax of every query. `visible`, if not null, says how many
 // of the span's first tokens query i may see (causal masks). A row whose logit is no finite number
-// counts as one that the query does not see (its logit is written as -infinity), and what a query
-// does not see changes nothing for it, be it infinite or not a number.
+// counts as invisible to the query (its logit is written as -infinity). A query's result never
+// depends on invisible rows, even if they are infinite or NaN.
 void AttendSpan(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
                 const size_t* visible, const SoftmaxState& state, float* scratch);
 
@@ -96,8 +96,8 @@ void AttendSpan(const HeadShape& shape, const QueryBlock& queries, const KvSpan&
 void AttendSpans(const HeadShape& shape, const QueryBlock& queries, std::span<const KvSpan> spans,
                  const SoftmaxState& state, float* scratch);
 
-// Adds what `part` attended to `state`: the softmax over both, exactly as if one call had seen all
-// (flash decoding), up to rounding.
+// Adds the softmax of `part` to `state`, as if one call had seen the rows of both (flash decoding),
+// up to rounding.
 void MergeSoftmax(size_t n, size_t d_v, const SoftmaxState& part, const SoftmaxState& state);
 
 // Logits of one query to shares of its softmax, in place: factor * exp(logit - max).

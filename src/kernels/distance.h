@@ -1,4 +1,4 @@
-// Distances between rows of floats, and the least of them.
+// Distances between rows of floats, and their minima.
 #ifndef RETENTIVEKV_KERNELS_DISTANCE_H_
 #define RETENTIVEKV_KERNELS_DISTANCE_H_
 
@@ -6,8 +6,8 @@
 
 namespace rkv {
 
-// Bound on the relative error of norms and of least distances, tested against double precision for
-// d up to 1024.
+// Bound on the relative error of norms and of minimum distances, tested against double precision
+// for d up to 1024.
 inline constexpr double kDistanceErrorBound = 2e-6;
 
 // norms[i] = |row i|^2. rows: [n, d].
@@ -31,18 +31,19 @@ struct NormedPoints {
 void LowerToSquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from,
                              float* distances);
 
-// nearest[i] = the f with the least |row i - from f|^2, the first of equals, which is
-// distances[i]. Rows that are no numbers keep their `nearest`, at an infinite distance.
+// nearest[i] = the f with the minimum |row i - from f|^2, the first of equals; distances[i] = that
+// minimum. Rows with NaN keep their `nearest`, at an infinite distance.
 void FindNearest(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances,
                  size_t* nearest);
 
-// Bound on the relative error of SquaredDistances(), which are products where rows are not near.
+// Bound on the relative error of SquaredDistances(). Unless rows are near, they are computed from
+// norms and dot products.
 inline constexpr double kPairDistanceErrorBound = 1e-3;
 
 // distances[i, f] = |row i - from f|^2. distances: [rows, from].
 void SquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances);
 
-// The first of the least of n numbers, none of them NaN. REQUIRES: n > 0.
+// Index of the minimum of n numbers, the first of equals. None may be NaN. REQUIRES: n > 0.
 size_t IndexOfMin(const float* x, size_t n);
 
 }  // namespace rkv

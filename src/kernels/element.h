@@ -57,7 +57,7 @@ constexpr double ElementErrorBound(ElementType type) {
 }
 
 // Mean squared error of Gaussian elements after Encode and Decode, as a share of their variance:
-// what the ladder reckons with for rotated rows. Measured; a test checks them.
+// the ladder's errors for rotated rows. Measured; a test checks them.
 constexpr double GaussianError(ElementType type) {
   switch (type) {
     case ElementType::kF16:
@@ -99,8 +99,8 @@ void DecodeRow(ElementType type, const void* row, size_t d, float* x);
 
 // Multiplies x by an orthonormal symmetric matrix, so that calling it twice gives x back: Hadamard
 // transforms of the largest power of two that divides d (each a block of its own), by the fast
-// algorithm, d log d. Outlier channels are spread over the block, and dot products stay as they
-// were, which is what makes few bits enough (QuaRot; Ashkboos et al. 2024, arXiv 2404.00456).
+// algorithm, d log d. Outlier channels are spread over the block, and dot products do not change,
+// so that few bits suffice (QuaRot; Ashkboos et al. 2024, arXiv 2404.00456).
 void RotateRow(float* x, size_t d);
 
 }  // namespace rkv

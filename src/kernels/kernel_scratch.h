@@ -9,7 +9,7 @@
 
 namespace rkv {
 
-// At most this many queries share the registers of one pass over a block of rows.
+// Maximum number of queries that share the registers in one pass over a block of rows.
 inline constexpr size_t kTileQueries = 6;
 
 // Queries of one pass, in the forms that the element types need.
@@ -32,7 +32,7 @@ struct KernelScratch {
   float* logits = nullptr;     // [kMaxQueryRows, kAttentionBlock]; later softmax weights
   float* steps = nullptr;      // [blocks, kAttentionBlock] of a quantised block of rows
   uint8_t* codes = nullptr;    // its keys, by UnpackBlocks()
-  int32_t* starts = nullptr;   // [blocks, kTileQueries, 2] what the codes' offset adds
+  int32_t* starts = nullptr;   // [blocks, kTileQueries, 2] contributions of the codes' offset
   float* max_steps = nullptr;  // [blocks]
   float* weights = nullptr;    // [kTileQueries, kAttentionBlock] as shares of the largest
   int32_t* pairs = nullptr;    // [kTileQueries, kAttentionBlock / 2] of them times steps

@@ -1,4 +1,5 @@
-// What happens to tokens that leave the cache, by name.
+// Absorbers by name: their options and defaults. An absorber takes the tokens that the cache
+// forgets.
 #ifndef RETENTIVEKV_ROWS_ABSORB_H_
 #define RETENTIVEKV_ROWS_ABSORB_H_
 
@@ -14,7 +15,7 @@ namespace rkv {
 
 enum class AbsorbKind {
   kNone,      // plain eviction
-  kMerge,     // into the most similar token that stays (LOOK-M)
+  kMerge,     // into the most similar remaining token (LOOK-M)
   kClusters,  // into states by similarity of keys and values
   kStates,    // into root patches of the picture's grid, and time segments of text and audio
 };
@@ -30,7 +31,7 @@ std::span<const AbsorbInfo> Absorbers();
 // An absorber with its options.
 struct AbsorbChoice {
   AbsorbKind kind = AbsorbKind::kNone;
-  double share = -1;    // of the bytes that states may take; -1: solved
+  double share = -1;    // of the bytes, for states; -1: solved
   double roots = 4;     // states per picture at first
   double segment = 64;  // tokens per state of text and audio at first
   double kappa = 0;     // retention h = 1 - kappa (1 - mean entropy)
@@ -42,7 +43,7 @@ struct AbsorbChoice {
   bool has_states() const { return kind == AbsorbKind::kClusters || kind == AbsorbKind::kStates; }
 };
 
-// kInvalidArgument, with what is possible, for unknown names and options.
+// kInvalidArgument, with the valid ones, for unknown names and options.
 Result<AbsorbChoice> MakeAbsorb(const AbsorbSpec& spec);
 
 }  // namespace rkv

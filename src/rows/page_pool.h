@@ -1,4 +1,4 @@
-// KvCache for the pages that rows are stored in, and for what is observed of them.
+// Memory for pages of rows, and for the attention that is observed of rows.
 #ifndef RETENTIVEKV_ROWS_PAGE_POOL_H_
 #define RETENTIVEKV_ROWS_PAGE_POOL_H_
 
@@ -12,9 +12,9 @@ namespace rkv {
 
 // Blocks cut from slabs of 2 MiB for which the system is asked to use huge pages: looking up
 // addresses of pages of 4 KiB takes up to a third of the time in which attention reads the cache. A
-// slab belongs to no conversation and no type of row: the first gap that is wide enough is taken,
-// so what is held gathers in few slabs, and a slab without blocks goes back to the system, but for
-// one. All methods may be called by several threads at once.
+// slab belongs to no conversation and no type of row. A block goes into the first gap that is wide
+// enough, so blocks gather in few slabs. Slabs without blocks go back to the system, except one.
+// All methods are thread-safe.
 class PagePool {
  public:
   static constexpr size_t kSlabBytes = size_t{2} << 20;
@@ -22,8 +22,8 @@ class PagePool {
   static constexpr size_t kAlignment = 64;
   static constexpr size_t kMaxBytes = kSlabBytes / 2;
 
-  // Whether rows and what comes and goes with them are in Shared(). Not with AddressSanitizer: it
-  // sees what reads past the end of an allocation.
+  // True if rows and their observations are in Shared(). False with AddressSanitizer, which finds
+  // reads past the end of an allocation only outside of a pool.
   static const bool kUsed;
 
   PagePool() = default;
@@ -32,25 +32,25 @@ class PagePool {
   // REQUIRES: all blocks were freed.
   ~PagePool();
 
-  // That of the process. It is never destroyed.
+  // The pool of the process. It is never destroyed.
   static PagePool& Shared();
 
-  // Throws std::bad_alloc where the system has no memory left. REQUIRES: bytes <= kMaxBytes.
+  // Throws std::bad_alloc if the system has no memory left. REQUIRES: bytes <= kMaxBytes.
   uint8_t* Allocate(size_t bytes);
   // REQUIRES: Allocate(bytes) of this pool returned it.
   void Free(uint8_t* block, size_t bytes);
 
   // Of the blocks.
   size_t used_bytes() const { return used_bytes_; }
-  // Taken from the system: slabs, with their gaps and maps of what is used (4 KiB each).
+  // Taken from the system: slabs, with their gaps and maps of used units (4 KiB each).
   size_t mapped_bytes() const;
 
  private:
-  struct Slab;  // what it starts with
+  struct Slab;  // the header at the start of a slab
   struct Entry {
     Slab* slab = nullptr;
     uint32_t used = 0;        // units of blocks
-    uint32_t widest_gap = 0;  // at most so many units
+    uint32_t widest_gap = 0;  // upper bound, in units
   };
 
   uint8_t* Take(Entry& entry, uint32_t first, uint32_t units);
@@ -58,11 +58,13 @@ class PagePool {
   mutable std::mutex mutex_;
   std::vector<Entry> slabs_;  // by address
   std::atomic<size_t> used_bytes_ = 0;
-  size_t n_empty_ = 0;  // slabs: at most one, so that a page that comes and goes costs nothing
+  size_t n_empty_ =
+      0;  // slabs: at most one, so that freeing and allocating a page in turn costs nothing
 };
 
-// Floats in a block of the process's pool while there are no more than fit in one: they come and go
-// with every ubatch of a prompt, and holes that they leave in the heap fit nothing else.
+// Floats in a block of the process's pool, or in the heap if they do not fit into a block. They
+// come and go with every ubatch of a prompt, and in the heap they would leave holes that fit
+// nothing else.
 class PooledFloats {
  public:
   PooledFloats() = default;
@@ -72,7 +74,7 @@ class PooledFloats {
   PooledFloats& operator=(PooledFloats&& other) noexcept;
   ~PooledFloats() { Release(); }
 
-  // Room for `n`, and if there was less, for `spare` more. What was there is lost.
+  // Makes room for `n`, and for `spare` more if it has to allocate. The old contents are lost.
   void Reserve(size_t n, size_t spare);
   void Release();
   float* data() { return data_; }

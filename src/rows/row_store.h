@@ -1,5 +1,5 @@
 // Rows of K and V of one KV head in one precision, in pages: the tokens of one rung of the ladder,
-// or the states that remember tokens which left.
+// or the states that absorbed forgotten tokens.
 #ifndef RETENTIVEKV_ROWS_ROW_STORE_H_
 #define RETENTIVEKV_ROWS_ROW_STORE_H_
 
@@ -14,7 +14,7 @@
 
 namespace rkv {
 
-// What every row of a store consists of. Shared by all stores of a kind, which it must outlive.
+// The parts of every row of a store. Shared by all stores of a kind, which it must outlive.
 struct RowLayout {
   size_t d_k = 0;
   size_t d_v = 0;
@@ -42,13 +42,13 @@ struct RowView {
   float spread = 0;              // state: mean variance of a key element among them
 };
 
-// Attention does not care about the order of rows (positions are inside the rotated keys), so a
-// removed row's slot is filled with the last one: removal costs O(1) per row, whatever the size.
-// A value type: copies are deep. Not thread-safe; readers may run beside each other.
+// Attention does not depend on the order of rows, since positions are inside the rotated keys. So
+// the last row fills the slot of a removed one, and removal costs O(1) per row. A value type:
+// copies are deep. Not thread-safe; readers may run concurrently.
 class RowStore {
  public:
-  // Rows per page; the last page may be smaller. Equal to the attention block, so that blocks
-  // start at page starts and results do not depend on how the store came to be.
+  // Rows per page; the last page may be smaller. Equal to the attention block, so that blocks start
+  // at page starts. Results then do not depend on the history of the store.
   static constexpr size_t kPageRows = kAttentionBlock;
 
   explicit RowStore(const RowLayout& layout) : layout_(&layout) {}
@@ -89,7 +89,7 @@ class RowStore {
   size_t n_spans() const { return (size_ + kPageRows - 1) / kPageRows; }
   KvSpan span(size_t page) const;
 
-  // What is allocated: pages with their spare room, and the page table.
+  // Allocated bytes: pages with their spare room, and the page table.
   size_t held_bytes() const { return BytesFor(capacity_, *layout_); }
   // held_bytes() of a store with exactly room for `n` rows.
   static size_t BytesFor(size_t n, const RowLayout& layout) {

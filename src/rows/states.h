@@ -1,4 +1,4 @@
-// States: what remembers tokens that left. In fp32 while they change, stored as rows of means.
+// States, which absorb forgotten tokens. In fp32 while they change; stored as rows of means.
 #ifndef RETENTIVEKV_ROWS_STATES_H_
 #define RETENTIVEKV_ROWS_STATES_H_
 
@@ -10,8 +10,8 @@
 namespace rkv {
 
 // The sums of one state over the tokens it absorbed (method section 2): mass n, key sum z, value
-// sum u, and the diagonal second moment D of the keys. Sums make every step invertible: what was
-// added can be subtracted again, up to fp32 rounding.
+// sum u, and the diagonal second moment D of the keys. Sums make every step invertible: an absorbed
+// token can be subtracted again, up to fp32 rounding.
 struct StateSums {
   StateSums() = default;
   StateSums(size_t d_k, size_t d_v) : key_sum(d_k), value_sum(d_v), key_square(d_k) {}
@@ -34,7 +34,7 @@ struct StateSums {
 
   float mass = 0;
   std::vector<float> key_sum, value_sum, key_square;
-  uint32_t index = 0;  // where it is: of a token in the conversation
+  uint32_t index = 0;  // its place: index of a token in the conversation
 };
 
 // How far two rows are apart: key_weight |dk|^2 + value_weight |dv|^2.
@@ -47,11 +47,11 @@ struct StateMetric {
 // squared distance of their means.
 float MergeCost(const StateSums& a, const StateSums& b, const StateMetric& metric);
 
-// Sums `states` up in at most `limit` states by similarity. Where they are at most four times as
-// many, and at most 1024, the pair with the least MergeCost() becomes one, time and again, also
-// below the limit where it costs nothing. Of more, seeds are the heaviest state and then, one by
-// one, the one that adds most error to the seeds so far (what is most novel); three rounds of
-// k-means follow. Mass is conserved. Returns where each state went.
+// Sums `states` up in at most `limit` states by similarity. If there are at most 4 * limit, and at
+// most 1024, the pair with the minimum MergeCost() is merged repeatedly, below the limit only if
+// that costs nothing. Otherwise the heaviest state is the first seed. Each next seed is the state
+// with the maximum error against the seeds so far (the most novel one); three rounds of k-means
+// follow. Mass is conserved. Returns the new index of each state.
 // REQUIRES: limit > 0.
 std::vector<size_t> Cluster(std::vector<StateSums>& states, size_t limit,
                             const StateMetric& metric);
@@ -61,9 +61,9 @@ std::vector<size_t> Cluster(std::vector<StateSums>& states, size_t limit,
 std::vector<float> ClusterErrors(const std::vector<StateSums>& states, size_t limit,
                                  const StateMetric& metric);
 
-// Merges the cheapest pair among neighbours until at most `limit` are left. Neighbours are
-// consecutive in order of `index`, and `may_merge(a, b)` of their indices must agree while any such
-// pair is left. Returns where each state went. REQUIRES: limit > 0.
+// Merges the cheapest pair of neighbours until at most `limit` states are left. Neighbours are
+// consecutive in order of `index`. Pairs for which `may_merge(a, b)` of their indices is true go
+// before all others. Returns the new index of each state. REQUIRES: limit > 0.
 std::vector<size_t> MergeNeighbours(std::vector<StateSums>& states, size_t limit,
                                     const StateMetric& metric,
                                     bool (*may_merge)(const void* context, uint32_t a, uint32_t b),
