@@ -1,5 +1,5 @@
-// Takes the tokens that a head forgets. One absorber is one class in absorber.cc and its row in
-// rows/absorb.cc.
+// An absorber takes the tokens that a head forgets. Each absorber is one class in absorber.cc and
+// one row in rows/absorb.cc.
 #ifndef RETENTIVEKV_CACHE_ABSORBER_H_
 #define RETENTIVEKV_CACHE_ABSORBER_H_
 
@@ -24,7 +24,7 @@ class Absorber {
  public:
   virtual ~Absorber() = default;
 
-  // Called when the head's rows are where its plan wants them.
+  // Called once the head's rows are where its plan puts them.
   virtual void Take(const CompressionTask& task, const HeadPlan& plan, Forgotten forgotten,
                     Head& head) const = 0;
 };

@@ -1,4 +1,4 @@
-// Bytes that parts of a cache take, held or foretold.
+// Bytes of a cache's parts, held or predicted.
 #ifndef RETENTIVEKV_CACHE_BYTE_COUNT_H_
 #define RETENTIVEKV_CACHE_BYTE_COUNT_H_
 
@@ -27,19 +27,19 @@ inline size_t MatrixBytes(const LayerShape& shape) {
 
 inline uint64_t StoreBytes(const RowStore& rows) { return sizeof(RowStore) + rows.held_bytes(); }
 
-// A store with exactly room for `n` rows, none being allocated for none.
+// A store with exactly room for `n` rows; no store is allocated without rows.
 inline uint64_t StoreBytesFor(size_t n, const RowLayout& layout) {
   return n == 0 ? 0 : sizeof(RowStore) + RowStore::BytesFor(n, layout);
 }
 
-// Spare rows that a store of `n` rows may have: a sixteenth bounds both the waste and how often
-// appending allocates.
+// Spare rows that a store of `n` rows may have. A sixteenth bounds both the waste and the number of
+// allocations by appending.
 inline size_t SpareRows(size_t n) { return std::clamp<size_t>(n / 16, 4, RowStore::kPageRows); }
 
-// The most rows of a store that are free after a compression.
+// Maximum free rows of a store after a compression.
 inline constexpr uint64_t kMaxCompressedSpareRows = 128;
 
-// The most spare rows that any store has.
+// Maximum spare rows of any store.
 inline constexpr uint64_t kMaxSpareRows =
     std::max<uint64_t>(RowStore::kPageRows, kMaxCompressedSpareRows);
 

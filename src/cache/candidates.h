@@ -14,8 +14,8 @@
 
 namespace rkv {
 
-// Of the first `n` rows of a tier, every stride-th competes for those up to the next, which stay
-// where they are.
+// Of the first `n` rows of a tier, every stride-th competes, on behalf of the rows up to the next
+// one. Those rows stay where they are.
 struct Sample {
   size_t n = 0;
   size_t stride = 1;
@@ -32,11 +32,11 @@ struct Candidate {
   uint16_t stands_for = 1;  // ScoreContext::stands_for
 };
 
-// The candidates of a head, ascending by index. `lowest`: who competes on the lowest rung.
+// The candidates of a head, ascending by index. `lowest`: the competing tokens of the lowest rung.
 std::vector<Candidate> GatherCandidates(const CompressionTask& task, const Head& head,
                                         const Sample& lowest);
 
-// Reads candidates of one head, which must stay as it is.
+// Reads candidates of one head, which must not change meanwhile.
 class CandidateReader {
  public:
   CandidateReader() = default;
@@ -46,7 +46,7 @@ class CandidateReader {
   const RowCodec& codec() const { return codec_; }
   // k or v may be null.
   void Decode(const Candidate& candidate, float* k, float* v) const;
-  // What a policy has observed of it; empty: nothing.
+  // A policy's statistics of it; empty: none.
   std::span<const float> Stats(const Candidate& candidate) const;
   double Entropy(const Candidate& candidate) const {
     return AttentionEntropy(Stats(candidate), task_->observed_queries);
@@ -61,7 +61,7 @@ class CandidateReader {
   RowCodec codec_;
 };
 
-// Candidates as a policy reads them, time and again: the first `max_decoded` stay decoded.
+// Candidates for a policy, which reads them repeatedly: the first `max_decoded` stay decoded.
 class CandidateRows : public TokenRows {
  public:
   CandidateRows(const CandidateReader& reader, std::span<const Candidate> candidates,
@@ -75,7 +75,7 @@ class CandidateRows : public TokenRows {
   size_t d_k_;
   size_t d_;
   mutable std::vector<bool> is_decoded_;
-  mutable std::unique_ptr<float[]> decoded_;  // [candidates, d], once any has been read
+  mutable std::unique_ptr<float[]> decoded_;  // [candidates, d]; null before the first read
 };
 
 }  // namespace rkv

@@ -1,4 +1,4 @@
-// Which tokens compete for the bytes of a cache, and the least that each head holds.
+// The competition of tokens for the bytes of a cache, and the minimum bytes of each head.
 #ifndef RETENTIVEKV_CACHE_COMPETITION_H_
 #define RETENTIVEKV_CACHE_COMPETITION_H_
 
@@ -15,10 +15,10 @@ namespace rkv {
 // Only a policy without PolicyNeeds::all_tokens gets anything but kEveryone.
 enum class Competition {
   kEveryone,
-  kSampled,  // there is room for all on the lowest rung: a sample stands for it, if it is long
-  kSampledAllStay,  // and at least one head is sampled, so no token of any may be forgotten
+  kSampled,         // all fit on the lowest rung: a sample stands for it, if it is long
+  kSampledAllStay,  // kSampled, and a head is sampled, so no head may forget a token
   kOrdered,         // everyone; then the lowest rung is ordered, the next to be forgotten last
-  kResting,         // only the last ones of that order, and a sample of the others, which stay
+  kResting,         // only the last tokens of that order, and a sample of the others, which stay
 };
 
 class Contest {
@@ -27,7 +27,7 @@ class Contest {
   Contest(const CompressionTask& task, bool may_rest);
 
   Competition kind() const { return kind_; }
-  // Some rows of the lowest rung stay without competing, as far as it is long enough.
+  // If the lowest rung is long enough, some of its rows stay without competing.
   bool samples() const {
     return kind_ == Competition::kSampled || kind_ == Competition::kSampledAllStay;
   }
@@ -36,10 +36,10 @@ class Contest {
   bool orders() const { return kind_ == Competition::kOrdered || rests(); }
 
   double room() const { return room_; }  // ScoreContext::room
-  // Rows per head that stay free on the incoming tier, so that steps to come need not compress.
+  // Rows per head that stay free on the incoming tier, so that the next steps need not compress.
   size_t n_spare() const { return n_spare_; }
   uint64_t SpareBytes(const Head& head) const;
-  // The budget for all heads' rows, and what each gets at the least, spare rows included.
+  // The budget for all heads' rows, and the minimum bytes of each head, spare rows included.
   uint64_t rows_budget() const { return rows_budget_; }
   std::span<const uint64_t> min_bytes() const { return min_bytes_; }
 
@@ -47,12 +47,12 @@ class Contest {
   size_t n_candidates() const { return n_candidates_; }  // of all heads
 
  private:
-  // To have every token of the conversation on the lowest rung.
+  // Bytes for every token of the conversation on the lowest rung.
   uint64_t LowestRungBytes() const;
-  // No token has to leave the lowest rung for the states, with `room` bytes beside
+  // True if all tokens fit on the lowest rung, and the states into `room` bytes beside
   // LowestRungBytes().
   bool AllFit(uint64_t room) const;
-  // Sets min_bytes_ and the spare rows, by kind_ so far. False if that is more than the budget.
+  // Sets min_bytes_ and the spare rows for the present kind_. False if they exceed the budget.
   bool FitsMinimum();
   uint64_t MinBytes(const Head& head) const;
 

@@ -1,4 +1,4 @@
-// What a compression works on.
+// The input of one compression.
 #ifndef RETENTIVEKV_CACHE_COMPRESSION_TASK_H_
 #define RETENTIVEKV_CACHE_COMPRESSION_TASK_H_
 
@@ -14,10 +14,10 @@
 
 namespace rkv {
 
-// When a compression last put all rows of the lowest rung in the order of their worth.
+// The last compression that sorted all rows of the lowest rung by score.
 struct RowOrder {
-  uint64_t tokens_seen = 0;  // 0: they are in no such order
-  bool pooled = false;       // the budget was pooled over heads then
+  uint64_t tokens_seen = 0;  // 0: the rows are not sorted
+  bool pooled = false;       // that compression pooled the budget over heads
 };
 
 struct CompressionTask {
@@ -25,17 +25,17 @@ struct CompressionTask {
   std::span<Head> heads;
   const MediaTable& media;
   uint64_t tokens_seen = 0;  // the new ones included
-  // The last tokens, which no head holds yet. Null buffers: there are none.
+  // The last tokens, which no head holds yet. Null buffers: no new tokens.
   size_t n_new = 0;
   const UbatchBuffers* buffers = nullptr;
-  uint64_t budget = 0;       // bytes to come down to
+  uint64_t budget = 0;       // target bytes
   uint64_t fixed_bytes = 0;  // of the cache, outside of heads
   RowOrder order;            // of the last compression
   double observed_queries = 0;
   size_t n_threads = 1;
   Trace* trace = nullptr;  // null: nothing is traced
 
-  // Of the cache and its heads' tables.
+  // Bytes of the cache's and its heads' tables.
   uint64_t table_bytes() const {
     uint64_t bytes = fixed_bytes;
     for (const Head& head : heads) bytes += head.table_bytes();

@@ -1,5 +1,5 @@
-// Makes a cache fit its budget: decides who competes, scores their tokens, moves each to its rung,
-// and has an absorber take the forgotten ones.
+// Makes a cache fit its budget: selects the competing tokens, scores them, moves each to its rung,
+// and gives the forgotten ones to an absorber.
 #ifndef RETENTIVEKV_CACHE_COMPRESSOR_H_
 #define RETENTIVEKV_CACHE_COMPRESSOR_H_
 
@@ -16,23 +16,23 @@ class Compressor {
  public:
   explicit Compressor(const CompressionTask& task);
 
-  // Afterwards the new tokens are held, too. Returns the order that the lowest rung is in now.
+  // Afterwards the heads hold the new tokens, too. Returns the new order of the lowest rung.
   RowOrder Run();
 
  private:
   void MakeCentre(Head& head) const;
   void MakeMatrix(Head& head) const;
-  // Heads do not depend on each other, except where the budget is distributed: each is planned and
-  // applied on its own, as plans of all heads take more memory than one ubatch.
+  // Plans and applies one head at a time, because plans of all heads take more memory than one
+  // ubatch. Heads depend on each other only in the distribution of the budget.
   template <typename Work>
   void ForHeads(const Contest& contest, const Work& work) const;
-  // All heads' parts of the budget, in proportion to `weights`, but never less than the least.
+  // All heads' parts of the budget, in proportion to `weights`, but at least each head's minimum.
   static std::vector<uint64_t> Distribute(const Contest& contest,
                                           std::span<const uint64_t> weights);
-  // The part of each head where tokens of all of them compete for the same bytes.
+  // Weights of the heads if the tokens of all heads compete for the same bytes.
   std::vector<uint64_t> PooledWeights(const PlanContext& context,
                                       std::vector<HeadPlan>& plans) const;
-  // Carries the plan out.
+  // Moves the rows of `head` as the plan says.
   void Apply(const Contest& contest, HeadPlan& plan, Head& head) const;
 
   CompressionTask task_;

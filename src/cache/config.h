@@ -1,4 +1,4 @@
-// What all conversations with the same model and options share.
+// The part of a cache that all conversations with the same model and options share.
 #ifndef RETENTIVEKV_CACHE_CONFIG_H_
 #define RETENTIVEKV_CACHE_CONFIG_H_
 
@@ -14,7 +14,7 @@ namespace rkv {
 
 class CacheConfig;
 
-// Which head of which model a Head is. All caches of a config share them.
+// Identifies a Head within its model. All caches of a config share the ids.
 struct HeadId {
   const CacheConfig* config = nullptr;
   size_t number = 0;  // among the heads of all layers
@@ -55,8 +55,8 @@ class CacheConfig {
     return empty_stores_[layer_of_head_[head] * n_tiers() + tier];
   }
 
-  // Where tokens of decoding wait for the next compression: the smallest rows that are as good as
-  // exact.
+  // The tier where tokens of decoding wait for the next compression: the smallest nearly exact
+  // rows.
   size_t incoming_tier() const { return incoming_tier_; }
 
   // Rows of this tier are kept rotated (kernels/element.h), so queries have to be rotated for them.
@@ -66,7 +66,7 @@ class CacheConfig {
   size_t n_stats() const { return n_stats_; }
   // Heads with states have a matrix, too.
   bool has_matrices() const { return absorb_.has_states() && absorb_.matrix != 0; }
-  // The least that all heads' rows take: sinks, the window, and a state per picture or clip.
+  // Minimum bytes of all heads' rows: sinks, the window, and a state per picture or clip.
   uint64_t MinRowBytes(size_t n_media) const;
 
   // Elements of K and V of one token over all heads before `head`.

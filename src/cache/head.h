@@ -1,5 +1,5 @@
-// One KV head of a cache: its tokens by rung of the ladder, its states, and what both are coded
-// relative to. Everything that a head holds is in here, and the bytes of it are counted here.
+// One KV head of a cache: its tokens by rung of the ladder, its states, and the centre and matrix
+// for coding them. A Head owns all memory of a head and counts its bytes.
 #ifndef RETENTIVEKV_CACHE_HEAD_H_
 #define RETENTIVEKV_CACHE_HEAD_H_
 
@@ -42,7 +42,7 @@ class AttentionScratch {
   Rotated rotated_;
 };
 
-// A value type: copies are deep. Not thread-safe; readers may run beside each other.
+// A value type: copies are deep. Not thread-safe; readers may run concurrently.
 class Head {
  public:
   // Rows as Attend() visits them.
@@ -82,15 +82,15 @@ class Head {
   const RowStore& states() const { return store(config().state_tier()); }
   size_t n_states() const { return config().absorb().has_states() ? states().size() : 0; }
   size_t n_tokens() const;  // held as themselves
-  // Sets the room of a store, which is gone when it has none.
+  // Sets the room of a store. A store without room is freed.
   void SetCapacity(size_t tier, size_t rows);
 
-  // K and V of the mean token, as q8_0: tokens on quantised rungs are coded relative to it. Null:
-  // none, as long as the head has no such tokens.
+  // K and V of the mean token, as q8_0: tokens on quantised rungs are coded relative to it. Null
+  // until the head has such tokens.
   const uint8_t* centre() const { return centre_.get(); }
   void SetCentre(const float* k, const float* v);
 
-  // Mean of (v - v_c)(k - k_c)^T over all that the states absorbed, each token against its state c:
+  // Mean of (v - v_c)(k - k_c)^T over all absorbed tokens, each token against its state c. Together
   // with the states, this is the paper's matrix S = sum_j v_j k_j^T. f16 [d_v, d_k], in the states'
   // basis; null: none.
   const uint16_t* matrix() const { return matrix_.get(); }
@@ -98,10 +98,10 @@ class Head {
   void MakeMatrix();  // of zeros
 
   uint64_t table_bytes() const;  // centre, matrix and the table of stores
-  uint64_t held_bytes() const;   // those, and all rows; without the object itself
+  uint64_t held_bytes() const;   // those, and all rows; without sizeof(Head)
 
-  // Drops tokens from the n-th on. States cannot be taken apart: their roots become the last token
-  // before, and without any token they are gone.
+  // Drops tokens from the n-th on. States cannot be split: their roots there become the last token
+  // before, or the states are dropped if no token is left.
   void Truncate(uint64_t n_tokens);
 
   // Rows that Attend() visits, states included.
@@ -114,24 +114,23 @@ class Head {
       for (size_t slot = 0; slot < store(tier).size(); ++slot) visit(tier, slot);
     }
   }
-  // Those whose attention no policy asks for: of the lowest rung, where it is not kept.
+  // Columns whose attention no policy uses: the lowest rung, unless PolicyNeeds::lowest_rung.
   Columns unobserved_columns() const;
 
   // Adds all rows, or some pages of them, to the softmax of the queries, states first. `logits`, if
-  // not null, is where each query's logits go, of all columns but those of `unobserved`, one after
-  // the other.
+  // not null, gets each query's logits of all columns except `unobserved`, one after the other.
   void Attend(const HeadShape& shape, const QueryBlock& queries, const Columns& unobserved,
               float* const* logits, Pages pages, AttentionScratch& scratch) const;
 
   // The paper's additive readout (method section 4), if the states are not part of the softmax:
   // out += q S / (sum_c n_c |q.k_c| + epsilon), q S = sum_c n_c (q.k_c) v_c over the states, plus
-  // what the matrix adds to it. The paper's normaliser |q z| passes through zero, where q.k_c of
-  // both signs cancel; this one bounds it.
+  // the matrix's term. The paper's normaliser |q z| is zero if q.k_c of both signs cancel; this one
+  // bounds it.
   void AddReadout(const QueryBlock& queries, AttentionScratch& scratch, float* const* out) const;
 
   void SaveRows(ByteWriter& writer) const;
-  // False for rows that no head of a conversation can have: of its `tokens_seen` tokens, with roots
-  // of states below `end_of_roots`. `with_room`: spare rows were saved, too.
+  // False for rows that no head of a conversation of `tokens_seen` tokens can have. Roots of states
+  // must be below `end_of_roots`. `with_room`: spare rows were saved, too.
   bool LoadRows(uint64_t tokens_seen, uint64_t end_of_roots, bool with_room, ByteReader& reader);
   void SaveCentre(ByteWriter& writer) const;
   bool LoadCentre(ByteReader& reader);

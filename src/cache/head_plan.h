@@ -1,5 +1,5 @@
-// What becomes of one head's tokens: their scores, and from them and a share of the budget the rung
-// of each and the number of states.
+// The plan for one head's tokens: their scores, then, for a share of the budget, the rung of each
+// and the number of states.
 #ifndef RETENTIVEKV_CACHE_HEAD_PLAN_H_
 #define RETENTIVEKV_CACHE_HEAD_PLAN_H_
 
@@ -15,7 +15,7 @@
 
 namespace rkv {
 
-// All that plans of one compression share.
+// The common input of all plans of one compression.
 struct PlanContext {
   const CompressionTask& task;
   const Contest& contest;
@@ -24,7 +24,8 @@ struct PlanContext {
   bool pooled = false;                             // over heads
 };
 
-// By rank, for errors of scores of which only the order counts.
+// Replaces scores by errors that depend only on their ranks, for policies of which only the order
+// counts.
 void RanksToErrors(std::span<LadderItem> items);
 
 class HeadPlan {
@@ -40,27 +41,27 @@ class HeadPlan {
   const CandidateReader& reader() const { return reader_; }
   const StateMetric& metric() const { return metric_; }
   size_t n_states() const { return n_states_; }    // that may be held
-  size_t n_staying() const { return n_staying_; }  // that a candidate stands for
+  size_t n_staying() const { return n_staying_; }  // tokens for which a candidate stands
 
   // Sinks and the window get errors above the others'; tokens that must stay are marked.
   void WeighKept();
-  // Sets every item's rung and the number of states, within `share` bytes, which hold everything of
-  // the head.
+  // Sets every item's rung and the number of states. All of the head must fit into `share` bytes.
   void Solve(uint64_t share);
   // Of the tokens that stay without competing.
   uint64_t StayingBytes() const;
-  // Held once the items are where they should be.
+  // Bytes held once the items are on their new rungs.
   uint64_t PlannedBytes(std::span<const LadderItem> items) const;
-  // For states that nobody foresaw before solving.
+  // For states that were not foreseen before solving.
   void EnsureMetric() {
     if (!NeedsMetric()) MeasureMetric(Rows());
   }
 
  private:
-  // The decoded candidates: while most tokens rest, all that are likely to be read again.
+  // Reader of the candidates. It keeps rows decoded; while most tokens rest, all that are likely to
+  // be read again.
   CandidateRows Rows() const;
   void Score();
-  // States are certain to be made or changed, as far as that can be told before solving.
+  // True if states will certainly be made or changed, as far as known before solving.
   bool NeedsMetric() const;
   void MeasureMetric(const CandidateRows& rows);
   // `budget` is for rows of candidates and states.
@@ -68,7 +69,7 @@ class HeadPlan {
   void SolveWithStates(const LadderSolver& solver, uint64_t budget, size_t n_states);
   size_t CountForgotten() const;
   double StateError(size_t n_states) const;
-  // Of items that may not be forgotten, at the least.
+  // Minimum bytes of items that may not be forgotten.
   uint64_t KeptBytes() const;
   uint64_t LowestRowBytes() const { return context_->rungs[head_->layer()].back().bytes; }
 

@@ -1,4 +1,4 @@
-// Inside of KvCache, for this room and the bridge above it.
+// The implementation of KvCache, visible to cache/ and the bridge in llama/.
 #ifndef RETENTIVEKV_CACHE_KV_CACHE_IMPL_H_
 #define RETENTIVEKV_CACHE_KV_CACHE_IMPL_H_
 
@@ -32,20 +32,20 @@ class KvCache::Impl {
   const Head& head(size_t number) const { return heads_[number]; }
   std::span<const Head> heads() const { return heads_; }
 
-  // The least that can be asked for, in bytes: sinks, the window, a state per head and the tables.
+  // Minimum budget in bytes: sinks, the window, a state per head and the tables.
   uint64_t min_budget_bytes() const;
 
-  // The most bytes that can be held until `n_tokens` have been seen, with `n_media` more pictures
-  // or clips than now. REQUIRES: n_tokens >= tokens_seen().
+  // Maximum held bytes until `n_tokens` have been seen, with `n_media` more pictures or clips than
+  // now. REQUIRES: n_tokens >= tokens_seen().
   uint64_t MaxHeldBytes(uint64_t n_tokens, size_t n_media) const;
 
   void AddMedia(const MediaSpan& span) { media_.Add(span); }
   const MediaTable& media() const { return media_; }
 
-  // `buffers`, and the rows that attention reads a ubatch from, must stay until the append ends.
-  // Null: buffers of our own, to which Append::Stage() copies rows.
+  // `buffers`, and the rows of the ubatch that attention reads, must live until the append ends.
+  // Null: the cache uses its own buffers, and Append::Stage() copies rows to them.
   Append BeginAppend(const AppendInfo& info, UbatchBuffers* buffers);
-  // Of the append that has begun.
+  // The buffers of the current append.
   UbatchBuffers& buffers() const { return *buffers_; }
   void Stage(size_t layer, size_t kv_head, size_t i, const uint16_t* k, const uint16_t* v) {
     buffers_->rows.Stage(config_->head(layer, kv_head), i, k, v);
@@ -59,20 +59,20 @@ class KvCache::Impl {
   void BeginAnswer();  // shares count from here
   Inspection Inspect() const;
 
-  // Columns of a head whose attention nobody observes, and the number of the others.
+  // Columns of a head whose attention is not observed, and the number of the others.
   Head::Columns unobserved_columns(size_t head) const {
     return tracing() ? Head::Columns() : heads_[head].unobserved_columns();
   }
   size_t n_observed_rows(size_t head) const {
     return heads_[head].n_rows() - unobserved_columns(head).size();
   }
-  // Says that `n` tokens of the ubatch have been attended to by a head and are observed. Threads
-  // may call it at once, with tokens of their own; whoever completes the head computes its
+  // Reports that a head has attended and observed `n` more tokens of the ubatch. Threads may call
+  // it concurrently, each for its own tokens. The call that completes the head computes its
   // statistics.
   void CountAttended(size_t head, size_t n) const;
 
   void Save(ByteWriter& writer) const;
-  // Of what was saved: all that follows options and shape. False if no KvCache can be so.
+  // Loads the saved part after options and shape. False if no KvCache can be so.
   bool LoadTokens(ByteReader& reader, uint32_t version);
 
  private:
@@ -81,9 +81,9 @@ class KvCache::Impl {
   uint64_t BudgetBytes(uint64_t tokens_seen) const;  // kNoLimit without a budget
   uint64_t FixedBytes() const;                       // outside of heads
   uint64_t held_bytes() const;
-  // Bytes for heads on the first rung once `n` more tokens, with no compression, have come.
+  // Bytes of all heads after `n` more tokens on the first rung, without a compression.
   uint64_t UncompressedBytes(size_t n) const;
-  // Less than `budget` while a prompt of several ubatches is read.
+  // Below `budget` while a prompt of several ubatches is read.
   uint64_t ReadingBudget(uint64_t budget) const;
 
   void PrepareObservations(size_t n);
@@ -93,11 +93,11 @@ class KvCache::Impl {
   void EnforceBudget();
 
   void ObserveAttention();
-  // Into RowStores: the statistics of a head that the ubatch's queries showed.
+  // Writes a head's new statistics, from the ubatch's queries, to its RowStores.
   void StoreStats(size_t head);
-  // From what a head's queries showed to the statistics that its rows will have.
+  // Computes the new statistics of a head's rows from its observed queries.
   void ObserveHead(size_t head) const;
-  // Consumes the observed queries of the head. Into UbatchBuffers::column_sums.
+  // Writes to UbatchBuffers::column_sums, and consumes the observed queries of the head.
   void ExpectedWeights(size_t head);
   void TraceShares();
 
@@ -107,12 +107,12 @@ class KvCache::Impl {
   uint64_t tokens_seen_ = 0;
   double observed_queries_ = 0;  // with decay
   RowOrder order_;
-  bool prompt_precedes_ = false;  // the ubatch before was of a prompt that went on
+  bool prompt_precedes_ = false;  // the last ubatch belonged to a prompt that continues
 
-  // Between BeginAppend() and its end.
+  // Valid from BeginAppend() until the append ends.
   AppendInfo append_;
   UbatchBuffers* buffers_ = nullptr;
-  std::unique_ptr<UbatchBuffers> own_buffers_;  // if the caller has none
+  std::unique_ptr<UbatchBuffers> own_buffers_;  // if the caller passes none
 
   std::unique_ptr<Trace> trace_;  // if tracing
 

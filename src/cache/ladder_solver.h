@@ -1,4 +1,4 @@
-// Which token sits on which rung: the most error avoided within a number of bytes.
+// Assigns tokens to rungs so that the total error within a number of bytes is small.
 #ifndef RETENTIVEKV_CACHE_LADDER_SOLVER_H_
 #define RETENTIVEKV_CACHE_LADDER_SOLVER_H_
 
@@ -16,32 +16,32 @@ struct LadderRung {
 };
 
 struct LadderItem {
-  float error = 0;            // what is lost if the token is forgotten; not negative
-  float precision_error = 0;  // what its rung's share of is lost if it is not
-  uint16_t shape = 0;         // which list of rungs
-  uint8_t rung = 0;   // in: the rung it is on. out: where it should be; rungs.size(): forgotten
-  bool keep = false;  // may not be forgotten
+  float error = 0;            // loss if the token is forgotten; not negative
+  float precision_error = 0;  // if it is kept, the loss is its rung's share of this
+  uint16_t shape = 0;         // index of its list of rungs
+  uint8_t rung = 0;           // in: present rung. out: new rung; rungs.size(): forgotten
+  bool keep = false;          // may not be forgotten
 };
 
 // Chooses for every item its present rung, a lower one, or none, so that the sum of errors is small
 // and the sum of bytes is at most a budget, as far as the items to keep allow it. Steps up each
 // item's convex hull of (bytes, error) are taken in the order of error avoided per byte (the greedy
-// solution of the multiple-choice knapsack); where both errors of the items are the same, that is
-// optimal up to the last step. Among equals the later item wins.
+// solution of the multiple-choice knapsack). If both errors of each item are equal, that is optimal
+// up to the last step. Among equals the later item wins.
 class LadderSolver {
  public:
   LadderSolver(std::span<const std::vector<LadderRung>> shapes, std::span<const LadderItem> items);
 
-  // Sets where each item should be, and returns the bytes used. REQUIRES: the constructor's items,
-  // whatever their rungs are by now.
+  // Sets the rung of each item, and returns the bytes used. REQUIRES: the constructor's items;
+  // their rungs may have changed.
   uint64_t Solve(uint64_t budget, std::span<LadderItem> items) const;
 
  private:
   // A step up: from one rung of an item's hull to the next.
   struct Step {
     uint8_t to = 0;
-    size_t bytes = 0;    // that it costs
-    double avoided = 0;  // error, for an item with error 1
+    size_t bytes = 0;    // cost
+    double avoided = 0;  // error avoided, for an item with error 1
   };
   // The steps that a token now on rung `top` may take, from `bottom` (rungs.size(): forgotten) up.
   static std::vector<Step> StepsOf(const std::vector<LadderRung>& rungs, size_t top, size_t bottom);

@@ -1,4 +1,4 @@
-// The pictures and clips of a conversation, and which of its tokens are their cells.
+// The pictures and clips of a conversation, and the tokens that are their cells.
 #ifndef RETENTIVEKV_CACHE_MEDIA_TABLE_H_
 #define RETENTIVEKV_CACHE_MEDIA_TABLE_H_
 
@@ -13,7 +13,7 @@
 
 namespace rkv {
 
-// Its bytes depend on the number of spans alone, not on how they came.
+// Its bytes depend only on the number of spans, not on their history.
 class MediaTable {
  public:
   MediaTable() = default;
@@ -22,8 +22,8 @@ class MediaTable {
 
   // REQUIRES: the span begins after all others.
   void Add(const MediaSpan& span);
-  // Forgets spans that begin at `n_tokens` or later, and the cells there of the last one, which is
-  // a row of cells from then on.
+  // Forgets spans that begin at `n_tokens` or later, and later cells of the last span. A shortened
+  // span becomes one row of cells.
   void Truncate(uint64_t n_tokens);
   // Forgets spans that begin at `n_tokens` or later.
   void DropFrom(uint64_t n_tokens);
@@ -40,7 +40,7 @@ class MediaTable {
   bool Load(uint64_t tokens_seen, ByteReader& reader);
 
  private:
-  // Gives the table the room that as many spans have, wherever they came from.
+  // Sets the room of the table, as a function of the number of spans alone.
   void Fit();
 
   std::vector<MediaSpan> spans_;

@@ -1,4 +1,4 @@
-// Between the types in which a head's rows are stored and floats.
+// Converts between stored rows of a head and floats.
 #ifndef RETENTIVEKV_CACHE_ROW_CODEC_H_
 #define RETENTIVEKV_CACHE_ROW_CODEC_H_
 
@@ -10,20 +10,20 @@
 
 namespace rkv {
 
-// K and V of a head's rows in the basis where tokens are compared: rotated, if any rung is.
-// Rotation and centre are known here and nowhere above.
+// K and V of a head's rows in the basis where tokens are compared: rotated, if any rung is. Higher
+// layers know neither rotation nor centre.
 class RowCodec {
  public:
   RowCodec() = default;
   explicit RowCodec(const Head& head) { Set(head); }
 
-  // Allocates only for larger heads than before. The head must stay where it is.
+  // Allocates only for larger heads than before. The head must not move.
   void Set(const Head& head);
 
-  // k or v may be null: not asked for.
+  // k or v may be null: not wanted.
   void DecodeStored(size_t tier, size_t slot, float* k, float* v) const;
   void DecodeStaged(const uint16_t* k16, const uint16_t* v16, float* k, float* v) const;
-  // Into the types of a tier. k and v are overwritten.
+  // Encodes to the types of a tier. Overwrites k and v.
   void Encode(size_t tier, float* k, float* v, uint8_t* k_row, uint8_t* v_row) const;
 
  private:

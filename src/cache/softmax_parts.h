@@ -1,5 +1,5 @@
-// A single token's softmax over the parts of a head's rows, which threads compute beside each
-// other. Layers take turns with the memory.
+// A single token's softmax over the parts of a head's rows, which threads compute concurrently.
+// Layers use the memory in turn.
 #ifndef RETENTIVEKV_CACHE_SOFTMAX_PARTS_H_
 #define RETENTIVEKV_CACHE_SOFTMAX_PARTS_H_
 
@@ -15,7 +15,7 @@ class SoftmaxParts {
  public:
   static constexpr size_t kMaxParts = 32;
 
-  // `n_columns`: the most observed columns of any head.
+  // `n_columns`: maximum of the heads' observed columns.
   void Prepare(const CacheShape& shape, size_t n_columns) {
     size_t floats = 0;
     size_t heads = 0;
@@ -28,11 +28,11 @@ class SoftmaxParts {
     const size_t n = heads * n_columns;
     if (logits_.size() < n) logits_.resize(n + n / 8);
   }
-  // Of the query group: maxima, sums, and accumulated values.
+  // Memory for the query group: maxima, sums, and accumulated values.
   float* part(const LayerShape& shape, size_t kv_head, size_t part) {
     return parts_.data() + (kv_head * kMaxParts + part) * PartFloats(shape);
   }
-  // Of query head `g` of a KV head's group.
+  // Logits of query head `g` of a KV head's group.
   float* logits(const LayerShape& shape, size_t kv_head, size_t g) {
     return logits_.data() + (kv_head * (shape.n_head / shape.n_kv_head) + g) * n_columns_;
   }

@@ -14,8 +14,8 @@ namespace rkv {
 
 std::vector<StateSums> LoadStates(const Head& head, const RowCodec& codec);
 
-// `same_as`: for each state, its place among the states before if it has not changed since, so that
-// it keeps its row unrounded; else kChanged.
+// `same_as`: for each unchanged state, its place among the old states; else kChanged. An unchanged
+// state keeps its row, without another rounding.
 inline constexpr uint32_t kChanged = std::numeric_limits<uint32_t>::max();
 void StoreStates(Head& head, const RowCodec& codec, const std::vector<StateSums>& states,
                  std::span<const uint32_t> same_as);

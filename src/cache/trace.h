@@ -1,4 +1,4 @@
-// Where absorbed tokens are, and the attention of an answer's tokens, for Inspect().
+// The states of absorbed tokens, and the attention of an answer's tokens, for Inspect().
 #ifndef RETENTIVEKV_CACHE_TRACE_H_
 #define RETENTIVEKV_CACHE_TRACE_H_
 
@@ -14,10 +14,10 @@ namespace rkv {
 
 struct Trace {
   struct Head {
-    // Forgets about tokens from the n-th on. Roots there become the last token before.
+    // Forgets tokens from the n-th on. Roots there become the last token before.
     void Truncate(size_t n);
-    // States have moved: `roots_before` are the roots of those that were, `tokens` the tokens that
-    // were absorbed, and root(i) gives the new root of the i-th of both together; -1: forgotten.
+    // Updates roots after states changed. `roots_before`: roots of the states before. `tokens`: the
+    // newly absorbed tokens. new_root(i): new root of the i-th of both together; -1: forgotten.
     template <typename Root>
     void Move(size_t n_tokens, const std::vector<uint32_t>& roots_before,
               const std::vector<uint32_t>& tokens, const Root& new_root);
@@ -26,8 +26,8 @@ struct Trace {
     std::vector<float> share;        // of tokens, summed over the answer's tokens
     std::vector<float> state_share;  // likewise, by the root of a state
   };
-  // Forgets about tokens from the n-th on, and what they read. `n_cells`: of pictures and clips
-  // that are left.
+  // Forgets tokens from the n-th on, and their attention. `n_cells`: remaining cells of pictures
+  // and clips.
   void Truncate(size_t n, size_t n_cells);
 
   std::vector<Head> heads;

@@ -1,5 +1,6 @@
-// Attention of one layer for one sequence's tokens of a ubatch: over what its KvCache holds and
-// over the ubatch itself, whose K and V the KvCache appends afterwards, from where they are.
+// Attention of one layer for one sequence's tokens of a ubatch: over the rows in its KvCache and
+// over the ubatch itself. The KvCache appends the ubatch's K and V afterwards, without an earlier
+// copy.
 #ifndef RETENTIVEKV_CACHE_UBATCH_ATTENTION_H_
 #define RETENTIVEKV_CACHE_UBATCH_ATTENTION_H_
 
@@ -53,7 +54,7 @@ struct Segment {
   void AddRow(uint32_t row);
 };
 
-// Where the K and V of a segment's tokens are, for one KV head.
+// Locates the K and V of a segment's tokens for one KV head.
 inline UbatchRows::Rows RowsOfSegment(const Segment& segment, const UbatchTensors& tensors,
                                       size_t kv_head) {
   return {.k = tensors.k.row(0, kv_head),
@@ -63,24 +64,24 @@ inline UbatchRows::Rows RowsOfSegment(const Segment& segment, const UbatchTensor
           .places = segment.rows.data()};
 }
 
-// Tokens of a segment that one work item handles, so that its query rows fill a kernel call.
+// Number of tokens in a work item, so that its query rows fill a kernel call.
 size_t TokensPerWorkItem(const LayerShape& shape);
 
 // Attends tokens [first_token, first_token + n_tokens) of the segment for one KV head. Distinct
 // work items of a layer may run concurrently, and each token is in one of them; a layer ends before
-// the next begins. The segment's rows and the tensors' K and V must stay as they are until the
-// append ends.
+// the next begins. The segment's rows and the tensors' K and V must not change until the append
+// ends.
 void AttendSegment(const Segment& segment, size_t layer, size_t kv_head, size_t first_token,
                    size_t n_tokens, const UbatchTensors& tensors, AttentionScratch& scratch);
 
-// A step of decoding is cut into parts of at least so many pages: enough work to outweigh their
-// merging, and few enough tokens that threads end at about the same time. Once a head has
-// kFewParts, they become longer, up to twice as long, as the first rows of a part have not been
-// asked for before. The number of threads has no say, so results do not depend on it.
+// Minimum pages in a part of a decoding step: enough work to outweigh merging, and few enough
+// tokens that threads end at about the same time. With kFewParts or more, parts become longer, up
+// to twice as long, because the first rows of each part are not prefetched. Results do not depend
+// on the number of threads, since parts do not.
 inline constexpr size_t kPagesPerPart = 16;
 inline constexpr size_t kFewParts = 8;
 
-// Parts of so many pages.
+// Number of parts for `n_pages` pages.
 size_t PartsOfPages(size_t n_pages);
 
 // Parts of the work of one KV head; more than one only for a segment of a single token.

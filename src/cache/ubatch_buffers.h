@@ -1,5 +1,5 @@
-// Everything that decoding a ubatch needs beside the cache. It belongs to the caller who decodes,
-// and is reused for every ubatch, so it is no part of a conversation's bytes.
+// Buffers for decoding a ubatch, beside the cache. The decoder owns them and reuses them for every
+// ubatch, so they are no part of a conversation's bytes.
 #ifndef RETENTIVEKV_CACHE_UBATCH_BUFFERS_H_
 #define RETENTIVEKV_CACHE_UBATCH_BUFFERS_H_
 

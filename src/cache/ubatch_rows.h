@@ -1,4 +1,4 @@
-// Where the K and V of a ubatch's tokens are until a cache has appended them.
+// Locations of the K and V of a ubatch's tokens until a cache has appended them.
 #ifndef RETENTIVEKV_CACHE_UBATCH_ROWS_H_
 #define RETENTIVEKV_CACHE_UBATCH_ROWS_H_
 
@@ -23,7 +23,7 @@ class UbatchRows {
     const uint32_t* places = nullptr;  // [tokens] the row of each; null: in their order
   };
 
-  // For `n` tokens. `stages`: Stage() copies their K and V; else ReadFrom() tells where they are.
+  // For `n` tokens. `stages`: Stage() copies their K and V; else ReadFrom() sets their location.
   // Allocates only for larger ubatches than before.
   void Begin(const CacheConfig& config, size_t n, bool stages) {
     config_ = &config;
@@ -50,7 +50,7 @@ class UbatchRows {
     assert(rows.v != nullptr);
     return rows.v + Place(rows, i) * rows.v_stride;
   }
-  // They must stay where they are until the append has ended.
+  // The rows must not move until the append has ended.
   void ReadFrom(size_t head, const Rows& rows) { rows_[head] = rows; }
   // REQUIRES: Begin() with `stages`.
   void Stage(size_t head, size_t i, const uint16_t* k, const uint16_t* v) {

@@ -32,7 +32,7 @@ void LowerToSquaredDistances(const NormedRows& rows, size_t d, const NormedPoint
                              float* distances);
 
 // nearest[i] = the f with the minimum |row i - from f|^2, the first of equals; distances[i] = that
-// minimum. Rows with NaN keep their `nearest`, at an infinite distance.
+// minimum. Rows that are not finite keep their `nearest`, at an infinite distance.
 void FindNearest(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances,
                  size_t* nearest);
 

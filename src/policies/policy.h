@@ -1,6 +1,6 @@
-// A policy says how much each token of the cache matters. What follows from that (which tokens go
-// down to which precision, which leave, and what remembers them) is shared and lives in cache/.
-// One policy is one file here; cmake/PolicyList.cmake finds it.
+// A policy scores each token of the cache. All policies share the code in cache/ that turns scores
+// into precisions, chooses the forgotten tokens and absorbs them. Each policy is one file here;
+// cmake/PolicyList.cmake finds it.
 #ifndef RETENTIVEKV_POLICIES_POLICY_H_
 #define RETENTIVEKV_POLICIES_POLICY_H_
 
@@ -17,7 +17,7 @@
 
 namespace rkv {
 
-// Where a token comes from. Text has no cell; audio is one row of cells.
+// Origin of a token. Text has no cell; audio is one row of cells.
 struct TokenInfo {
   Modality modality = Modality::kText;
   uint32_t media = 0;  // which picture or clip of the conversation
@@ -25,19 +25,18 @@ struct TokenInfo {
   uint16_t column = 0;
 };
 
-// Keys and values of tokens, decoded when they are asked for: as floats, all together can take more
-// memory than the cache that they are in.
+// Keys and values of tokens, decoded on request: as floats, all of them can take more memory than
+// their cache.
 class TokenRows {
  public:
   virtual ~TokenRows() = default;
 
-  // Of the i-th token, into key [d_k] as attended to, after RoPE, and value [d_v]; null: not asked
-  // for.
+  // Decodes the i-th token into key [d_k], after RoPE, and value [d_v]; null: not wanted.
   virtual void Read(size_t i, float* key, float* value) const = 0;
 };
 
-// What a policy has to be shown. The engine computes no more than that; everything here costs time,
-// and what is kept per token between steps costs bytes of the budget.
+// Observations that a policy needs. The engine computes no others: each costs time, and statistics
+// kept per token between steps cost bytes of the budget.
 struct PolicyNeeds {
   enum class Queries {
     kNone,    // no attention
@@ -46,27 +45,27 @@ struct PolicyNeeds {
   };
   Queries queries = Queries::kNone;
   size_t window = 32;
-  double decay = 1.0;          // what was accumulated before is multiplied by it, per query
+  double decay = 1.0;          // factor on the accumulated sum, per query
   bool entropy = false;        // ScoreContext::entropy as well
   bool only_text = false;      // queries of text tokens only, unless the ubatch has none
-  bool text_weighted = false;  // each query weighs what text gives it of its own attention (TGV)
+  bool text_weighted = false;  // weight of a query: the attention that text gives it (TGV)
   bool expected = false;  // instead of each query's softmax: exp of the Gaussian that they follow
-  // Attention of rows on the lowest rung as well. Without it, it counts as 0 there, which saves
-  // bytes where they weigh most.
+  // Attention of rows on the lowest rung as well. Without it, their attention counts as 0, which
+  // saves bytes on the shortest rows.
   bool lowest_rung = true;
-  // Every token. Without it, a sample stands for tokens on the lowest rung that are not forgotten:
-  // for all of them where there is room for all, and while an answer grows for those that were
-  // worth the most when all competed.
+  // Every token. Without it, a sample stands for tokens on the lowest rung that are not forgotten.
+  // If all fit, it stands for all of them. While an answer grows, it stands for those with the
+  // highest scores when all competed last.
   bool all_tokens = true;
 };
 
-// Tokens of one KV head, in the order of the conversation, that compete for its bytes.
+// The competing tokens of one KV head, in the order of the conversation.
 struct ScoreContext {
   size_t layer = 0;
   size_t kv_head = 0;
   uint64_t tokens_seen = 0;  // length of the conversation so far
-  // Share of the conversation's tokens for which there is room on the lowest rung; 1: for all, so
-  // that only precision is at stake.
+  // Share of the conversation's tokens that fit on the lowest rung; 1: all fit, so only precision
+  // is at stake.
   double room = 0;
   double text_share = 0;                  // of the conversation's tokens so far
   std::span<const uint32_t> token_index;  // [n] ascending: place of each token in it
@@ -77,7 +76,7 @@ struct ScoreContext {
   size_t d_k = 0;
   size_t d_v = 0;
 
-  // Only as far as PolicyNeeds asks for them; else empty.
+  // Empty unless PolicyNeeds asks for them.
   std::span<const float> attention;  // [n] softmax weight, mean over the query group, summed over
                                      // the queries with PolicyNeeds::decay
   std::span<const float> entropy;    // [n] 0 to 1: -sum_t p_t ln p_t / ln T over the T queries
@@ -91,11 +90,12 @@ class Policy {
 
   virtual PolicyNeeds needs() const { return {}; }
 
-  // Higher is kept longer and more precisely. REQUIRES: scores.size() == token_index.size().
+  // Tokens with higher scores are kept longer and more precisely. REQUIRES: scores.size() ==
+  // token_index.size().
   virtual void Score(const ScoreContext& context, std::span<float> scores) const = 0;
 
-  // For policies whose scores are errors (PolicyInfo::scores_are_errors): the scores, and what a
-  // token is worth on a higher rung, where that is something else.
+  // For policies whose scores are errors (PolicyInfo::scores_are_errors): also sets the error that
+  // weighs a token's precision, if it differs from the score.
   virtual void ScoreAll(const ScoreContext& context, std::span<float> scores,
                         std::span<float> precision_errors) const {
     Score(context, scores);
@@ -107,12 +107,12 @@ struct PolicyInfo {
   std::string_view name;
   std::string_view summary;
   bool evicts;
-  // Scores are squared errors: what is lost, in the units of the values, when a token is forgotten.
-  // Else only their order counts.
+  // Scores are the squared errors, in the units of the values, from forgetting a token. Else only
+  // their order counts.
   bool scores_are_errors = false;
   // Scores of different heads can be compared, so the budget may be pooled over them.
   bool comparable = false;
-  // What goes with the policy unless the user says otherwise.
+  // Defaults of the other options with this policy.
   std::string_view absorb = "none";
   std::string_view ladder = "none";
   Split split = Split::kUniform;
@@ -121,7 +121,7 @@ struct PolicyInfo {
   std::unique_ptr<Policy> (*create)(std::span<const double> values);
 };
 
-// Tokens that stay whatever their score, for every policy that evicts.
+// Tokens that stay regardless of their score, for every evicting policy.
 struct AlwaysKeep {
   size_t sinks = 0;   // first tokens of the conversation
   size_t window = 0;  // most recent tokens
@@ -136,10 +136,10 @@ struct PolicyChoice {
 // All policies, in the order in which users see them.
 std::span<const PolicyInfo* const> Policies();
 
-// Options that every policy that evicts has beside its own.
+// Common options of all evicting policies.
 std::span<const SpecOption> CommonPolicyOptions();
 
-// The description of the policy a spec names; kInvalidArgument with the possible names.
+// The description of a policy by name. kInvalidArgument with the valid names.
 Result<const PolicyInfo*> FindPolicy(std::string_view name);
 
 // The policy itself; kInvalidArgument for unknown options and values out of range.

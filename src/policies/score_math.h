@@ -1,4 +1,4 @@
-// What scorers share.
+// Mathematics that several policies share.
 #ifndef RETENTIVEKV_POLICIES_SCORE_MATH_H_
 #define RETENTIVEKV_POLICIES_SCORE_MATH_H_
 
@@ -32,13 +32,13 @@ double Norm(std::span<const T> x) {
   return std::sqrt(Dot(x, x));
 }
 
-// As float, at most the largest one.
+// Converts to float, clamped to the finite range.
 inline float ToScore(double score) {
   constexpr double kMaxScaled = std::numeric_limits<float>::max();
   return static_cast<float>(std::clamp(score, -kMaxScaled, kMaxScaled));
 }
 
-// The factor per query with which a sum remembers about as many of the last queries.
+// The factor per query for a decaying sum over about the last `queries` queries.
 // REQUIRES: queries >= 1.
 inline double DecayOver(size_t queries) { return 1.0 - 1.0 / static_cast<double>(queries); }
 
@@ -48,16 +48,16 @@ inline double SmoothStep(double low, double high, double x) {
   return t * t * (3.0 - 2.0 * t);
 }
 
-// How much the attention seen so far counts, 0 to 1, by ScoreContext::room and text_share: of
-// pictures nothing is known from it, and where most tokens have to be forgotten it would cost them
-// their place. Where all is text it counts however little room there is.
+// Weight of the attention observed so far, 0 to 1, by ScoreContext::room and text_share. Past
+// attention predicts nothing for pictures, and when most tokens must be forgotten it would displace
+// them. In a conversation of text alone its weight is 1 at any room.
 inline double AttentionPart(double room, double text_share) {
   return text_share * std::max(SmoothStep(0.2, 0.6, room), SmoothStep(0.5, 1.0, text_share));
 }
 
-// Every text token above every other one, both in the order of their attention (>= 0), whatever its
-// scale: text keeps its attention, others get -1 / attention, which grows with it and stays below
-// 0. So scores of different heads can be compared if their attention can.
+// Puts every text token above every other one, each group in the order of its attention (>= 0).
+// Text keeps its attention. Others get -1 / attention, which grows with it and stays below 0. So
+// scores of different heads are comparable if their attention is.
 inline float TextFirst(Modality modality, float attention) {
   if (modality == Modality::kText) return attention;
   return -1.0f / std::max(attention, std::numeric_limits<float>::min());

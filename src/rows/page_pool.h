@@ -58,8 +58,8 @@ class PagePool {
   mutable std::mutex mutex_;
   std::vector<Entry> slabs_;  // by address
   std::atomic<size_t> used_bytes_ = 0;
-  size_t n_empty_ =
-      0;  // slabs: at most one, so that freeing and allocating a page in turn costs nothing
+  // Slabs without blocks: at most one, so that freeing and allocating a page in turn costs nothing.
+  size_t n_empty_ = 0;
 };
 
 // Floats in a block of the process's pool, or in the heap if they do not fit into a block. They
