@@ -1,3 +1,5 @@
+// Reading whole files and replacing them atomically. A regular file is never half written, and no
+// device is read.
 #include "base/file.h"
 
 #include <fcntl.h>
@@ -65,13 +67,13 @@ int WritePieces(Descriptor& file, const std::function<std::string_view()>& next)
   for (std::string_view piece = next(); !piece.empty(); piece = next()) {
     if (const int error = WriteAll(file.get(), piece); error != 0) return error;
   }
-  // Devices and pipes cannot be synced; that is not an error of theirs.
+  // Devices and pipes cannot be synced; that is no error.
   if (::fsync(file.get()) != 0 && errno != EINVAL && errno != EROFS) return errno;
   return file.Close() == 0 ? 0 : errno;
 }
 
-// Creates a file beside `path` and nothing else: neither a file nor a link that lies there is
-// opened. `temporary` becomes its name; the errno of a failure is in `error`.
+// Creates a new file beside `path`. It never opens an existing file or link. `temporary` becomes
+// the name of the new file, `error` the errno of a failure.
 Descriptor CreateBeside(const std::string& path, mode_t mode, std::string& temporary, int& error) {
   std::random_device random;
   for (int attempt = 0; attempt < 16; ++attempt) {
@@ -103,7 +105,7 @@ Result<std::string> ReadFile(const std::string& path, std::string_view what, siz
   RKV_RETURN_IF_ERROR(check_kind(info.st_mode));
   const Descriptor file = OpenWithoutWaiting(path, O_RDONLY);
   if (file.get() < 0 || ::fstat(file.get(), &info) != 0) return refuse(std::strerror(errno));
-  RKV_RETURN_IF_ERROR(check_kind(info.st_mode));  // It may be another one now.
+  RKV_RETURN_IF_ERROR(check_kind(info.st_mode));  // The file may have been replaced since stat().
   if (S_ISFIFO(info.st_mode)) max_bytes = std::min(max_bytes, kMaxPipeBytes);
   const auto too_large = [&] {
     return BadFile(

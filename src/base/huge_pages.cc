@@ -68,7 +68,7 @@ size_t UseHugePagesSince(const std::vector<AddressRange>& before, size_t least) 
     if (large) bytes += UseHugePages(reinterpret_cast<void*>(begin), end - begin);
   };
   for (AddressRange now : AnonymousMemory()) {
-    // What was there before cuts it in parts.
+    // Old ranges cut the present range into parts.
     for (const AddressRange& old : before) {
       if (old.end <= now.begin || old.begin >= now.end) continue;
       use(now.begin, old.begin);

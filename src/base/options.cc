@@ -1,5 +1,5 @@
-// The text forms of the cache's options, each alone and all together. Every text that ToString()
-// gives is read back as the same value.
+// Text forms of the cache's options, single and together. Every text from ToString() is parsed to
+// the same value.
 #include "retentivekv/options.h"
 
 #include <fmt/format.h>

@@ -12,7 +12,7 @@ namespace rkv {
 
 namespace {
 
-// A field of a file of /proc that is in kB.
+// Reads a field in kB from a file in /proc.
 uint64_t FieldBytes(const char* path, const std::string& field) {
   std::ifstream file(path);
   for (std::string name; file >> name;) {
@@ -44,7 +44,7 @@ uint64_t AvailableBytes() {
   const uint64_t available = FieldBytes("/proc/meminfo", "MemAvailable");
   std::ifstream limit("/sys/fs/cgroup/memory.max"), use("/sys/fs/cgroup/memory.current");
   uint64_t most = 0, now = 0;
-  if (!(limit >> most) || !(use >> now)) return available;  // "max": there is none
+  if (!(limit >> most) || !(use >> now)) return available;  // "max": no limit
   return std::min(available, most - std::min(most, now));
 }
 

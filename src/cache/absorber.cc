@@ -1,3 +1,4 @@
+// The absorbers: none, merging into tokens, and states by similarity or by place.
 #include "cache/absorber.h"
 
 #include <algorithm>
@@ -16,7 +17,7 @@ class NoAbsorber : public Absorber {
   void Take(const CompressionTask&, const HeadPlan&, Forgotten, Head&) const override {}
 };
 
-// Into the most similar token that stays (LOOK-M).
+// Merges tokens into the most similar remaining token (LOOK-M).
 class MergeAbsorber : public Absorber {
  public:
   void Take(const CompressionTask& task, const HeadPlan& plan, Forgotten forgotten,
@@ -31,7 +32,7 @@ class MergeAbsorber : public Absorber {
     float n = 0;
   };
   static std::vector<Kept> DecodeKept(const Head& head, const RowCodec& codec);
-  // Null if its key holds no numbers, which are like none.
+  // Null if its key is not finite, so that no token is similar.
   static Kept* MostSimilar(std::vector<Kept>& kept, const StateSums& token);
 };
 
@@ -73,7 +74,8 @@ void MergeAbsorber::Take(const CompressionTask&, const HeadPlan& plan, Forgotten
   const LayerShape& shape = head.shape();
   const RowCodec& codec = plan.reader().codec();
   std::vector<Kept> kept = DecodeKept(head, codec);
-  // The evicted token and its pivot meet in the middle; a pivot of several becomes their mean.
+  // Each evicted token is averaged with its pivot. The pivot becomes the mean of itself and these
+  // averages.
   for (const StateSums& token : forgotten.tokens) {
     Kept* pivot = MostSimilar(kept, token);
     if (pivot == nullptr) continue;
@@ -101,26 +103,26 @@ void MergeAbsorber::Take(const CompressionTask&, const HeadPlan& plan, Forgotten
   }
 }
 
-// Into states that every query reads.
+// Absorbs tokens into states, which every query reads.
 class StateAbsorber : public Absorber {
  public:
   void Take(const CompressionTask& task, const HeadPlan& plan, Forgotten forgotten,
             Head& head) const override;
 
  protected:
-  // Puts the tokens into at most `limit` of the states. Returns where each state, and then each
-  // token, went. REQUIRES: limit > 0.
+  // Puts the tokens into at most `limit` of the states. Returns the new index of each state, and
+  // then of each token. REQUIRES: limit > 0.
   virtual std::vector<size_t> Place(const CompressionTask& task, size_t limit,
                                     const StateMetric& metric, std::vector<StateSums>& states,
                                     std::vector<StateSums>& tokens) const = 0;
 
  private:
-  // For each of `states` its place before, or kChanged. `went`: of the n_before states, and of the
-  // tokens that they absorb.
+  // The old place of each of `states`, or kChanged. `went`: the result of Place() for the n_before
+  // old states and the absorbed tokens.
   static std::vector<uint32_t> SameAs(std::span<const size_t> went, size_t n_before,
                                       const std::vector<StateSums>& states, double retention);
-  // Adds to the matrix the deviations of the points from the head's states as they are stored now.
-  // `before` is the mass that the states had, `retention` the share of it that they kept.
+  // Adds to the matrix the deviations of the points from the head's states as stored now. `before`:
+  // the old mass of the states. `retention`: the share of it that they kept.
   static void UpdateMatrix(const RowCodec& codec, const std::vector<StateSums>& points,
                            const std::vector<size_t>& went, double before, double retention,
                            Head& head);
@@ -136,7 +138,7 @@ void StateAbsorber::Take(const CompressionTask& task, const HeadPlan& plan, Forg
   for (const StateSums& state : states) mass += static_cast<double>(state.mass);
   double retention = 1.0;
   if (task.config.absorb().kappa != 0 && !forgotten.tokens.empty()) {
-    // A state that has faded altogether is no state.
+    // The minimum keeps the mass of a state above zero.
     retention = std::max(1.0 - task.config.absorb().kappa * (1.0 - forgotten.entropy), 1e-3);
     for (StateSums& state : states) state.Retain(static_cast<float>(retention));
   }
@@ -145,7 +147,7 @@ void StateAbsorber::Take(const CompressionTask& task, const HeadPlan& plan, Forg
     points = states;
     points.insert(points.end(), forgotten.tokens.begin(), forgotten.tokens.end());
   }
-  // For the trace, by the roots of the states that hold them.
+  // For the trace: roots of the old states, and indices of the tokens.
   std::vector<uint32_t> roots_before;
   for (const StateSums& state : states) roots_before.push_back(state.index);
   std::vector<uint32_t> tokens;
@@ -205,7 +207,7 @@ void StateAbsorber::UpdateMatrix(const RowCodec& codec, const std::vector<StateS
   EncodeRow(ElementType::kF16, sum.data(), sum.size(), matrix);
 }
 
-// By similarity of keys and values.
+// Places tokens by similarity of keys and values.
 class ClusterAbsorber : public StateAbsorber {
  protected:
   std::vector<size_t> Place(const CompressionTask&, size_t limit, const StateMetric& metric,
@@ -216,7 +218,7 @@ class ClusterAbsorber : public StateAbsorber {
   }
 };
 
-// Into root patches of a picture's grid, and time segments of text and audio.
+// Places tokens into root patches of a picture's grid, and time segments of text and audio.
 class PlaceAbsorber : public StateAbsorber {
  protected:
   std::vector<size_t> Place(const CompressionTask& task, size_t limit, const StateMetric& metric,
@@ -248,7 +250,7 @@ uint32_t PlaceAbsorber::RootOf(const CompressionTask& task, uint32_t index) {
   if (cell.modality != Modality::kImage) {
     const auto segment = static_cast<uint32_t>(absorb.segment);
     uint32_t root = index / segment * segment;
-    // A segment does not reach back into a picture.
+    // A segment does not extend back into a picture.
     while (task.media.token_info(root).modality == Modality::kImage) ++root;
     return root;
   }

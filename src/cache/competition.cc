@@ -1,3 +1,5 @@
+// Chooses the kind of competition, and the minimum bytes and spare rows of every head, within the
+// budget for rows.
 #include "cache/competition.h"
 
 #include <algorithm>
@@ -6,17 +8,17 @@ namespace rkv {
 
 namespace {
 
-// Tokens per head that stand for all on the lowest rung, and for those of it that rest.
+// Sampled tokens per head that stand for all of the lowest rung, and for its resting tokens.
 constexpr size_t kSampledRows = 128;
 constexpr size_t kSampledResting = 64;
 
-// While an answer grows, most rows on the lowest rung rest: only the last ones compete, which were
-// the least worth keeping when all did.
+// While an answer grows, most rows on the lowest rung rest. Only the last ones compete: those with
+// the lowest scores when all competed.
 constexpr size_t kCompetingRows = 128;
 
-// Spare rows are steps of decoding between two compressions. A sixteenth of the budget goes there,
-// and where that is few and the ladder has to be solved each time, up to twice as much: few tokens
-// are compressed nearly as slowly as many.
+// Spare rows are steps of decoding between two compressions. They get a sixteenth of the budget. If
+// that is few rows and the ladder has to be solved each time, they get up to twice as much, because
+// few tokens are compressed nearly as slowly as many.
 constexpr uint64_t kSpareShare = 16;
 constexpr uint64_t kFewSpareRows = 48;
 
@@ -45,8 +47,8 @@ Contest::Contest(const CompressionTask& task, bool may_rest)
     }
   }
   if (FitsMinimum()) return;
-  // The competing tokens may not free enough bytes, for example where sinks and the window fill
-  // most of a head. Then all compete.
+  // The competing tokens may not free enough bytes, for example if sinks and the window fill most
+  // of a head. Then all compete.
   kind_ = orders() ? Competition::kOrdered : Competition::kEveryone;
   FitsMinimum();
 }
@@ -69,7 +71,7 @@ bool Contest::AllFit(uint64_t room) const {
     states += StoreBytesFor(1, head.layout(task_.config.state_tier()));
   }
   if (!any) return true;
-  if (absorb.share < 0) return false;  // They may take any part.
+  if (absorb.share < 0) return false;  // The states may take any part.
   states += static_cast<uint64_t>(absorb.share * static_cast<double>(task_.budget));
   return states <= room;
 }
@@ -86,12 +88,12 @@ bool Contest::FitsMinimum() {
   rows_budget_ = task_.budget - std::min(task_.budget, task_.table_bytes());
   min_bytes_.clear();
   uint64_t min = 0;
-  uint64_t spare_bytes = 0;  // of one spare row per head
+  uint64_t spare_bytes = 0;  // for one spare row per head
   for (const Head& head : task_.heads) {
     min += min_bytes_.emplace_back(MinBytes(head));
     spare_bytes += head.layout(task_.config.incoming_tier()).row_bytes();
   }
-  // Spare room comes after the rows that must be held.
+  // Rows that must be held have priority over spare rows.
   const uint64_t room = rows_budget_ - std::min(rows_budget_, min);
   for (n_spare_ = std::min<uint64_t>(max_spare_, room / spare_bytes); n_spare_ > 0; --n_spare_) {
     uint64_t taken = 0;  // with their tables
@@ -114,7 +116,7 @@ uint64_t Contest::MinBytes(const Head& head) const {
   uint64_t bytes =
       StoreBytesFor(all_stay() ? n_tokens : std::min(n_tokens, n_kept), head.lowest_layout());
   if (task_.config.absorb().has_states()) {
-    // Tokens that do not compete take no room from states. Where all stay, none is made.
+    // Tokens that do not compete take no room from states. If all stay, no state is made.
     const size_t n_held = samples() || rests() ? head.n_states() : 0;
     bytes += StoreBytesFor(std::max<size_t>(all_stay() ? 0 : 1, n_held),
                            head.layout(task_.config.state_tier()));

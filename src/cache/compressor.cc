@@ -1,3 +1,5 @@
+// One compression: centres and matrices, the contest, the distribution of bytes, and the moves of
+// rows. The moves of a head depend only on its own plan.
 #include "cache/compressor.h"
 
 #include <algorithm>
@@ -10,19 +12,19 @@ namespace rkv {
 
 namespace {
 
-// A centre is worth its bytes where they are at most this share of a head's.
+// A head gets a centre if the centre takes at most 1 / kCentreShare of its bytes.
 constexpr uint64_t kCentreShare = 16;
 
-// A matrix likewise.
+// The same for a matrix.
 constexpr uint64_t kMatrixShare = 4;
 
-// After so many tokens of an answer all rows compete again, which orders them anew.
+// After this many tokens of an answer all rows compete again and get a new order.
 constexpr uint64_t kRestingTokens = 1024;
 
-// A thread costs about as much as some hundred rows do.
+// Starting a thread costs as much as some hundred rows.
 constexpr size_t kRowsPerThread = 1024;
 
-// Moves the rows of one head to where its plan wants them.
+// Moves the rows of one head to the rungs in its plan.
 class RowMoves {
  public:
   RowMoves(const CompressionTask& task, const Contest& contest, const HeadPlan& plan, Head& head)
@@ -35,9 +37,9 @@ class RowMoves {
         k_(head.shape().d_k),
         v_(head.shape().d_v) {}
 
-  // Copies held rows that move, while all are still where they were. Returns the forgotten.
+  // Copies the held rows that will move, before any row moves. Returns the forgotten tokens.
   Forgotten Collect();
-  // Drops the rows that leave, and makes exactly the room that is needed.
+  // Drops the leaving rows, and makes exactly the necessary room.
   void Resize();
   void Place();
 
@@ -45,7 +47,7 @@ class RowMoves {
   struct Placed {
     const Candidate* candidate = nullptr;
     uint8_t tier = 0;
-    size_t bytes_at = 0;  // of a held row; new tokens are encoded when they are placed
+    size_t bytes_at = 0;  // of a held row; Place() encodes new tokens
     size_t stats_at = 0;
     float error = 0;
   };
@@ -53,9 +55,9 @@ class RowMoves {
   size_t KvBytes(size_t tier) const {
     return head_.layout(tier).k_bytes() + head_.layout(tier).v_bytes();
   }
-  // Over the candidates, and the tokens that they stand for.
+  // Mean over the candidates and the tokens for which they stand.
   double MeanAttention() const;
-  // The recurrence's a, from a token's attention. `mean` is 0 where all tokens count alike.
+  // The recurrence's a, from a token's attention. `mean` is 0 if all tokens have equal weight.
   float AbsorbedShare(const Candidate& candidate, double mean) const;
   double ForgottenEntropy() const;
   StateSums Sum(const Candidate& candidate, double mean_attention);
@@ -194,7 +196,7 @@ RowOrder Compressor::Run() {
       1.0 - static_cast<double>(task_.media.n_cells()) / static_cast<double>(task_.tokens_seen);
   const bool pooled =
       config.split() == Split::kPooled || (config.split() == Split::kAuto && text_share < 0.5);
-  // Before the contest, as their bytes are everybody's.
+  // Before the contest, because their bytes reduce the budget for rows.
   for (Head& head : task_.heads) {
     MakeMatrix(head);
     MakeCentre(head);
@@ -240,7 +242,7 @@ void Compressor::MakeCentre(Head& head) const {
       task_.budget < min_budget + CentreBytes(shape)) {
     return;
   }
-  // Rows on quantised rungs already were coded without a centre.
+  // Rows already on quantised rungs were coded without a centre.
   for (size_t tier = 0; tier < config.n_rungs(); ++tier) {
     if (config.rotated(tier) && head.store(tier).size() > 0) return;
   }
@@ -277,7 +279,7 @@ std::vector<uint64_t> Compressor::Distribute(const Contest& contest,
   const std::span<const uint64_t> min_bytes = contest.min_bytes();
   std::vector<uint64_t> shares(min_bytes.begin(), min_bytes.end());
   std::vector<bool> has_min(shares.size());
-  // A head that is lifted to its least lowers the others, of which some may have to be lifted, too.
+  // Raising a head to its minimum lowers the others, so some of them may then need raising, too.
   for (bool lifts = true; lifts;) {
     lifts = false;
     uint64_t room = contest.rows_budget();

@@ -22,8 +22,9 @@ class Compressor {
  private:
   void MakeCentre(Head& head) const;
   void MakeMatrix(Head& head) const;
-  // Plans and applies one head at a time, because plans of all heads take more memory than one
-  // ubatch. Heads depend on each other only in the distribution of the budget.
+  // Calls work(i) for every head, in parallel. Heads depend on each other only in the distribution
+  // of the budget. Unless it is pooled, a head's plan is applied before the next is made, because
+  // plans of all heads take more memory than one ubatch.
   template <typename Work>
   void ForHeads(const Contest& contest, const Work& work) const;
   // All heads' parts of the budget, in proportion to `weights`, but at least each head's minimum.

@@ -1,3 +1,5 @@
+// Checks of shape and options, and the tables of heads, tiers and layouts that follow from them.
+// A config never changes after Create().
 #include "cache/config.h"
 
 #include <fmt/format.h>
@@ -10,7 +12,7 @@ namespace rkv {
 
 namespace {
 
-// GaussianError() of rows that are as good as exact.
+// Maximum GaussianError() of nearly exact rows.
 constexpr double kIncomingError = 1e-4;
 
 Status CheckShape(const CacheShape& shape) {
@@ -116,7 +118,7 @@ Status CacheConfig::MakeLayouts() {
     const RowLayout& layout = layouts_[tier];
     return std::max(GaussianError(layout.k_type), GaussianError(layout.v_type)) < kIncomingError;
   };
-  // Above the lowest, where attention may not be kept.
+  // Not the lowest rung, which may lack statistics of attention.
   while (incoming_tier_ + 2 < n_rungs_ && as_good_as_exact(incoming_tier_ + 1)) ++incoming_tier_;
   return OkStatus();
 }

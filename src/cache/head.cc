@@ -1,4 +1,4 @@
-// What a head holds: rows, tables, bytes, and their saved form. head_attend.cc reads them.
+// The contents of a head: rows, tables, bytes, and their saved form. head_attend.cc reads them.
 #include "cache/head.h"
 
 #include <algorithm>
@@ -8,7 +8,7 @@ namespace rkv {
 
 namespace {
 
-// Of a state: no number of tokens is as large, and none as small that is stored.
+// Bounds for a state's logarithm of mass: beyond them, no number of tokens and no stored float.
 constexpr float kMaxLogMass = 64.0f;
 constexpr float kMinLogMass = -104.0f;
 
@@ -18,7 +18,7 @@ bool ReadBool(ByteReader& reader) {
   return value == 1;
 }
 
-// Writes whether there is a table, and its elements.
+// Writes a flag that the table exists, and its elements.
 template <typename T>
 void SaveTable(const T* table, size_t n, ByteWriter& writer) {
   writer.Write<uint8_t>(table != nullptr ? 1 : 0);
@@ -156,7 +156,7 @@ bool Head::LoadRows(uint64_t tokens_seen, uint64_t end_of_roots, bool with_room,
     rows.SetCapacity(rows.size() + spare);
     if (rows.capacity() > 0) mutable_store(tier) = std::move(rows);
   }
-  // None twice, and all where none is ever forgotten.
+  // No token may occur twice. Without a budget, every token must occur.
   std::ranges::sort(tokens);
   return std::ranges::adjacent_find(tokens) == tokens.end() &&
          (tokens.empty() || tokens.back() < tokens_seen) &&

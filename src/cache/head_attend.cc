@@ -1,4 +1,4 @@
-// Reading a head: attention over everything that it holds.
+// Reads a head: attention over all its rows, and the readout of its matrix.
 #include <algorithm>
 #include <cmath>
 
@@ -15,7 +15,7 @@ float SquaredNorm(const float* x, size_t n) {
   return sum;
 }
 
-// Pages that are handed to the kernel at once.
+// Maximum pages in one kernel call.
 constexpr size_t kSpansPerCall = 64;
 
 float Dot(const float* a, const float* b, size_t n) {
@@ -65,7 +65,7 @@ Head::Columns Head::unobserved_columns() const {
   return columns;
 }
 
-// Goes through a head's tiers from the states up, and keeps count of columns and pages.
+// Visits a head's tiers from the states up, and counts columns and pages.
 class Head::RowReader {
  public:
   RowReader(const Head& head, const HeadShape& shape, const QueryBlock& queries,
@@ -87,7 +87,7 @@ class Head::RowReader {
   }
 
  private:
-  // Of the queries, for the variance of states.
+  // Norms of the queries, for the variance term of states.
   void AddHalfNorms() {
     const CacheConfig& config = head_.config();
     const bool has_states = tier_ > config.n_rungs() && head_.n_states() > 0;
@@ -128,7 +128,7 @@ class Head::RowReader {
       block_.bias = rotated.bias;
     }
     while (tier_ > 0 && head_.config().rotated(tier_ - 1)) ReadTier(--tier_);
-    // Everything so far is in the rotated basis, and its values lack the centre.
+    // The sums so far are in the rotated basis, and lack the centre of V.
     if (centre != nullptr) {
       DecodeRow(ElementType::kQ8_0, centre + RowBytes(ElementType::kQ8_0, shape_.d_k), shape_.d_v,
                 rotated.centre.data());
@@ -179,9 +179,9 @@ class Head::RowReader {
   AttentionScratch& scratch_;
   QueryBlock block_;
   size_t tier_;            // the last one read, or beyond the first
-  size_t column_ = 0;      // of the tier's first row
+  size_t column_ = 0;      // column of the tier's first row
   size_t n_observed_ = 0;  // of the columns before
-  size_t page_ = 0;        // number of the tier's first
+  size_t page_ = 0;        // number of the tier's first page
 };
 
 void Head::Attend(const HeadShape& shape, const QueryBlock& queries, const Columns& unobserved,
@@ -192,8 +192,8 @@ void Head::Attend(const HeadShape& shape, const QueryBlock& queries, const Colum
 void Head::AddMatrix(const HeadShape& shape, const QueryBlock& queries, const SoftmaxState& state,
                      std::vector<float>& row) const {
   // E[v e^(s q.k)] / E[e^(s q.k)] = v_c + s C q where keys and values of a state are jointly
-  // Gaussian. States are read first, so the sums are theirs alone. A softcap bends the logits that
-  // this is linear in.
+  // Gaussian. States are read first, so the sums contain only states. The formula is linear in the
+  // logits, so it does not hold with a softcap.
   if (shape.softcap != 0) return;
   for (size_t e = 0; e < shape.d_v; ++e) {
     DecodeRow(ElementType::kF16, matrix() + e * shape.d_k, shape.d_k, row.data());
@@ -215,7 +215,7 @@ void Head::AddReadout(const QueryBlock& queries, AttentionScratch& scratch,
   float* q = rotated.q.data();
   float* row = rotated.row.data();
   float* centre = rotated.centre.data();
-  float* sum = scratch.state().acc;  // which the softmax is done with
+  float* sum = scratch.state().acc;  // free: the softmax is finished
   const uint8_t* centre_row = config().rotated(tier) ? this->centre() : nullptr;
   for (size_t i = 0; i < queries.n; ++i) {
     std::copy_n(queries.rows[i], shape.d_k, q);

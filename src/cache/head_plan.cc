@@ -1,3 +1,5 @@
+// Plans one head: scores its candidates, and solves for rungs and states within the head's bytes.
+// The head does not change meanwhile.
 #include "cache/head_plan.h"
 
 #include <algorithm>
@@ -12,11 +14,12 @@ namespace rkv {
 
 namespace {
 
-// Sinks and the window are at least this much more precise than an average token of their head, as
-// long as no token has to be forgotten for it.
+// Sinks and the window get at least this multiple of their head's mean error, as long as no token
+// has to be forgotten for it.
 constexpr double kKeepWeight = 64.0;
 
-// Candidates that stay decoded while an answer grows. A prompt's have no room for that.
+// Maximum candidates that stay decoded while an answer grows. For those of a prompt there is no
+// room.
 constexpr size_t kMaxDecoded = 512;
 
 }  // namespace
@@ -117,7 +120,7 @@ void HeadPlan::WeighKept() {
   for (size_t i = 0; i < items_.size(); ++i) {
     LadderItem& item = items_[i];
     if (item.keep) item.precision_error = std::max(item.precision_error, static_cast<float>(min));
-    // Others stay, too, where those on the lowest rung do.
+    // If the tokens on the lowest rung stay, all others stay, too.
     if (contest.all_stay() || candidates_[i].stands_for > 1) item.keep = true;
   }
 }
@@ -154,8 +157,8 @@ void HeadPlan::Solve(uint64_t share) {
   const uint64_t taken = sizeof(RowStore) + sizeof(void*) + StayingBytes() +
                          context_->contest.n_spare() * head_->layout(incoming).row_bytes();
   uint64_t rows = share - std::min(share, taken);
-  // The bytes of tables depend on how many tiers and pages come into use: seen only afterwards. The
-  // rows may have to shrink by one before it shows, so each round takes more.
+  // The bytes of tables depend on the used tiers and pages, which are known only afterwards.
+  // Removing less than a row has no effect, so each round removes more.
   for (uint64_t round = 0; rows > 0; ++round) {
     SolveRows(solver, rows);
     const uint64_t planned = PlannedBytes(items_);
@@ -174,14 +177,14 @@ void HeadPlan::SolveWithStates(const LadderSolver& solver, uint64_t budget, size
   const size_t row_bytes = head_->layout(head_->config().state_tier()).row_bytes();
   const uint64_t kept = KeptBytes();
   const size_t room = budget > kept ? (budget - kept) / row_bytes : 0;
-  // Where all tokens stay, so do states: Contest has counted them.
+  // If all tokens stay, so do states: Contest has counted them.
   const size_t n_held = head_->n_states();
   n_states =
       std::min(n_states, std::max({room, size_t{1}, context_->contest.samples() ? n_held : 0}));
   for (;;) {
     const uint64_t taken = n_states * row_bytes;
     solver.Solve(budget > taken ? budget - taken : 0, items_);
-    // Forgotten tokens make no more states than they are: the rest is room for tokens.
+    // Forgotten tokens make at most one state each. The remaining room is for tokens.
     const size_t max = std::max<size_t>(n_held + CountForgotten(), 1);
     if (n_states <= max) break;
     n_states = max;
@@ -195,18 +198,18 @@ void HeadPlan::SolveRows(const LadderSolver& solver, uint64_t budget) {
   solver.Solve(budget, items_);
   if (!absorb.has_states() || (head_->n_states() == 0 && CountForgotten() == 0)) return;
   const size_t row_bytes = head_->layout(head_->config().state_tier()).row_bytes();
-  const uint64_t whole = budget + StayingBytes();  // of which states have their share
+  const uint64_t whole = budget + StayingBytes();  // the states' share is relative to this
   if (absorb.share >= 0) {
     const auto limit = static_cast<size_t>(absorb.share * static_cast<double>(whole)) / row_bytes;
     return SolveWithStates(solver, budget, absorb.share > 0 ? std::max<size_t>(limit, 1) : 0);
   }
-  // As many as leave the least error: states displace tokens.
+  // Search for the number of states with the minimum error: states displace tokens.
   const size_t max = std::min<size_t>(whole / row_bytes / 2, 64);
   size_t best = 0;
   double min = std::numeric_limits<double>::infinity();
   for (size_t n_states = 0; n_states <= max; n_states = n_states == 0 ? 1 : 2 * n_states) {
     SolveWithStates(solver, budget, n_states);
-    if (n_states_ < n_states) break;  // More have no room, or nothing to remember.
+    if (n_states_ < n_states) break;  // More states have no room, or no tokens to absorb.
     const double error = StateError(n_states);
     if (error < min) {
       min = error;
@@ -239,7 +242,7 @@ void HeadPlan::MeasureMetric(const CandidateRows& rows) {
   all.Means(k, v);
   v_square /= static_cast<double>(all.mass);
   for (const float x : v) v_square -= static_cast<double>(x) * static_cast<double>(x);
-  v_square = std::max(v_square, 0.0);  // It rounds.
+  v_square = std::max(v_square, 0.0);  // Rounding can make it negative.
   const double k_square = static_cast<double>(all.Spread()) * static_cast<double>(shape.d_k);
   metric_ = {.key_weight = k_square > 0 ? static_cast<float>(0.5 * v_square / k_square) : 0.0f,
              .value_weight = 0.5f};
@@ -248,7 +251,8 @@ void HeadPlan::MeasureMetric(const CandidateRows& rows) {
 double HeadPlan::StateError(size_t n_states) const {
   const LayerShape& shape = head_->shape();
   std::vector<StateSums> points = LoadStates(*head_, reader_.codec());
-  // The loss of each point without a state; of tokens absorbed before, all that a cluster loses.
+  // The loss of each point without a state. Infinite for old states, so that a cluster's loss
+  // counts in full.
   std::vector<float> without(points.size(), std::numeric_limits<float>::infinity());
   std::vector<float> k(shape.d_k), v(shape.d_v);
   double error = 0;

@@ -1,4 +1,4 @@
-// Looking into a KvCache.
+// Inspection and tracing of a KvCache.
 #include "retentivekv/inspect.h"
 
 #include <algorithm>
@@ -45,9 +45,9 @@ void KvCache::Impl::TraceShares() {
   if (trace_ == nullptr || !buffers_->observations.traces()) return;
   ++trace_->answer_tokens;
   const size_t n_tokens = tokens_seen_ + append_.n;
-  // A root may be a cell of a picture that is yet to come.
-  std::vector<float> read(
-      std::max<uint64_t>(n_tokens, media_.end()));  // over all heads, for roots what states took
+  // A root may be a cell of a picture whose tokens have not come yet.
+  std::vector<float> read(std::max<uint64_t>(
+      n_tokens, media_.end()));  // summed over all heads; shares of states at their roots
   AnswerTokenInspection chosen;
   chosen.token = n_tokens;
   for (size_t head = 0; head < config_->n_heads(); ++head) {
@@ -94,7 +94,7 @@ Inspection KvCache::Impl::Inspect() const {
     inspection.answer_tokens = trace_->answer_tokens;
     inspection.answer.assign(trace_->answer.begin(), trace_->answer.end());
   }
-  // Pictures may have come since.
+  // Pictures may have been added since.
   for (AnswerTokenInspection& chosen : inspection.answer) chosen.read.resize(media_.n_cells());
   const auto mean = [n](const std::vector<float>& sums, size_t i) {
     return i < sums.size() && n > 0 ? static_cast<float>(static_cast<double>(sums[i]) / n) : 0.0f;

@@ -1,3 +1,4 @@
+// KvCache: appends, observations and truncation. Once an append ends, no token is in transit.
 #include "retentivekv/kv_cache.h"
 
 #include <fmt/format.h>
@@ -36,7 +37,7 @@ KvCache::Impl::Impl(std::shared_ptr<const CacheConfig> config) : config_(std::mo
   for (size_t head = 0; head < config_->n_heads(); ++head) heads_.emplace_back(*config_, head);
 }
 
-// Appends and the time spent belong to the original alone.
+// A copy has neither the original's current append nor its times.
 KvCache::Impl::Impl(const Impl& other)
     : config_(other.config_),
       heads_(other.heads_),
@@ -89,7 +90,7 @@ void KvCache::Impl::PrepareObservations(size_t n) {
   bool any_text = false;
   for (size_t i = 0; i < n && !any_text; ++i) any_text = is_text(i);
   const auto counts = [&](size_t i) { return !needs.only_text || !any_text || is_text(i); };
-  size_t first = n;  // of the window's tokens that count
+  size_t first = n;  // first observed token of the window
   for (size_t i = n, left = window; i-- > 0 && left > 0;) {
     if (!counts(i)) continue;
     first = i;
@@ -115,7 +116,7 @@ bool KvCache::Impl::AppendExact(size_t n, uint64_t budget) {
     }
     return bytes <= budget;
   };
-  // The room that compression left free, unless a picture's span has taken bytes since.
+  // Uses the spare rows of the last compression, unless a picture's span has taken bytes since.
   const size_t tier = config_->incoming_tier();
   const auto has_room = [n, tier](const Head& head) {
     return head.store(tier).size() + n <= head.store(tier).capacity();
@@ -179,7 +180,7 @@ void KvCache::Impl::CommitAppend() {
   if (n > 1) buffers_->observations.Release();
   const bool appended = AppendExact(n, budget);
   tokens_seen_ += n;
-  if (n > 1) order_ = {};  // A prompt may change what everything is worth.
+  if (n > 1) order_ = {};  // A prompt may change all scores.
   if (!appended) Compress(budget, n);
   buffers_ = nullptr;
   own_buffers_.reset();
@@ -223,7 +224,7 @@ void KvCache::Impl::Truncate(uint64_t n_tokens) {
   tokens_seen_ = n_tokens;
   order_ = {};
   prompt_precedes_ = false;
-  EnforceBudget();  // A share of fewer tokens is less.
+  EnforceBudget();  // A budget in percent shrinks with the number of tokens.
 }
 
 CacheStats KvCache::Impl::stats() const {

@@ -1,4 +1,4 @@
-// Bytes of a cache: held, allowed, and foretold.
+// Bytes of a cache: held, allowed, and predicted.
 #include <algorithm>
 
 #include "cache/byte_count.h"
@@ -8,9 +8,9 @@ namespace rkv {
 
 namespace {
 
-// Of a budget of more than kSmallBudget, at most, for the needs of reading a prompt of several
-// ubatches beside rows and observations. It is little beside a process, but much beside a smaller
-// budget.
+// Maximum part of a budget above kSmallBudget that is reserved for reading a prompt of several
+// ubatches, beside rows and observations. It is small compared with a process, but large compared
+// with a smaller budget.
 constexpr uint64_t kReadingBytes = uint64_t{4} << 20;
 constexpr uint64_t kSmallBudget = uint64_t{32} << 20;
 
@@ -42,15 +42,15 @@ uint64_t KvCache::Impl::BudgetBytes(uint64_t tokens_seen) const {
     if (budget.unit == Budget::Unit::kPercent) bytes *= static_cast<double>(tokens_seen) / 100.0;
   }
   if (bytes >= 0x1p63) return kNoLimit;  // More than any machine has.
-  // A share of a short conversation can be less than the least possible.
+  // A percentage of a short conversation can be below the minimum.
   return std::max(static_cast<uint64_t>(bytes), min_budget_bytes());
 }
 
 uint64_t KvCache::Impl::ReadingBudget(uint64_t budget) const {
   const bool reads = append_.prompt_follows || prompt_precedes_;
   if (budget == kNoLimit || budget <= kSmallBudget || !reads) return budget;
-  // Reading takes memory too: logits, gaps between blocks, the needs of compressing, and
-  // observations of the rows that are held, by the next ubatch about as many as by this.
+  // Reading takes memory too: logits, gaps between blocks, buffers of compressing, and observations
+  // of the held rows. The next ubatch needs about as many observations as this one.
   const uint64_t max = budget - kSmallBudget;
   const uint64_t reading = std::min(kReadingBytes, max / 24) +
                            (append_.prompt_follows ? buffers_->observations.HeldBytes() : 0);
@@ -69,7 +69,7 @@ uint64_t KvCache::Impl::UncompressedBytes(size_t n) const {
 }
 
 uint64_t KvCache::Impl::MaxHeldBytes(uint64_t n_tokens, size_t n_media) const {
-  // Tables that may still come; a vector that grows has room for up to twice its elements.
+  // Tables that may be added; a growing vector has room for up to twice its elements.
   const size_t n_spans = media_.size() + n_media;
   uint64_t tables = 2 * n_spans * sizeof(MediaSpan);
   uint64_t exact = FixedBytes();
@@ -82,7 +82,7 @@ uint64_t KvCache::Impl::MaxHeldBytes(uint64_t n_tokens, size_t n_media) const {
     }
     exact += StoreBytesFor(n_tokens + SpareRows(n_tokens), head.layout(0));
   }
-  // Within the budget the rows are as on the first rung, with room to spare.
+  // While they fit into the budget, all rows are on the first rung, with spare rows.
   uint64_t within = exact;
   if (const uint64_t budget = BudgetBytes(n_tokens); budget != kNoLimit) {
     uint64_t max = std::max(budget, min_budget_bytes() + tables);

@@ -11,8 +11,8 @@ namespace rkv {
 namespace {
 
 constexpr uint32_t kSaveVersion = 4;
-// Without the progress of a conversation: it starts with exactly the room for its rows, whose order
-// has no meaning.
+// A version without the progress of a conversation. Such a cache starts with exactly the room for
+// its rows, and their order has no meaning.
 constexpr uint32_t kRowsOnlyVersion = 3;
 
 bool ReadBool(ByteReader& reader) {
@@ -26,8 +26,8 @@ constexpr bool kMayBeUnset = false;
 template <typename T>
 constexpr bool kMayBeUnset<std::optional<T>> = true;
 
-// The options as a saved cache has them: first those that always have a value, then those that may
-// be unset, whose text is empty then. A budget is its unit and amount, all others are texts.
+// The options in a saved cache. First those that always have a value, then those that may be unset;
+// their text is then empty. A budget is saved as unit and amount, all others as texts.
 void WriteOptions(ByteWriter& writer, const CacheOptions& options) {
   for (const bool unset : {false, true}) {
     ForEachOption(options, [&](const auto&, const auto& value) {
@@ -96,8 +96,7 @@ void KvCache::Impl::Save(ByteWriter& writer) const {
   writer.Write(tokens_seen_);
   writer.Write(observed_queries_);
   writer.Write(order_.tokens_seen);
-  // The second of the last two was once whether a prompt goes on, which between appends is the
-  // same.
+  // The format has two flags for a prompt that continues; between appends both are the same.
   for (const bool is : {order_.pooled, prompt_precedes_, prompt_precedes_}) {
     writer.Write<uint8_t>(is ? 1 : 0);
   }

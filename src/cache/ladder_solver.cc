@@ -1,3 +1,5 @@
+// The greedy solution of the multiple-choice knapsack. Hulls depend only on the shape, the present
+// rung and `keep`, so items share them.
 #include "cache/ladder_solver.h"
 
 #include <algorithm>
@@ -9,7 +11,7 @@ namespace rkv {
 
 namespace {
 
-// Of a step within its item, in a key to sort by.
+// Bits of a sort key for the number of a step within its item.
 constexpr uint32_t kNumberBits = 3;
 constexpr uint32_t kMaxNumber = (1u << kNumberBits) - 1;
 
@@ -59,13 +61,14 @@ LadderSolver::LadderSolver(std::span<const std::vector<LadderRung>> shapes,
   hull_of_.reserve(items.size());
   for (const LadderItem& item : items) {
     std::vector<std::vector<Step>>& hulls = hulls_[item.shape];
-    // Items of one head have one shape of those that all layers have.
+    // All items of one head have the same shape, one of the layers' shapes.
     if (hulls.empty()) hulls = HullsOf(shapes[item.shape]);
     hull_of_.push_back(static_cast<uint8_t>(2 * item.rung + (item.keep ? 1 : 0)));
     n_steps += hulls[hull_of_.back()].size();
   }
-  // In descending order: rates as bits, which have the order of floats that are not negative; then
-  // items; then the lower number. One integer each sorts several times as fast as a comparison.
+  // In descending order: the bits of the rate (bits of non-negative floats sort as the floats do),
+  // the item, and the inverted number. Sorting by one integer is several times as fast as by a
+  // comparison function.
   order_.reserve(n_steps);
   for (size_t i = 0; i < items.size(); ++i) {
     const LadderItem& item = items[i];

@@ -8,7 +8,7 @@ namespace rkv {
 
 namespace {
 
-// Of a picture, and of a clip, at the most: the engine takes none that have as many.
+// Limits for a picture and for a clip. The engine accepts only smaller ones.
 constexpr uint64_t kMaxPictureCells = uint64_t{1} << 17;
 constexpr uint64_t kMaxClipCells = uint64_t{1} << 20;
 
@@ -80,7 +80,7 @@ bool MediaTable::Load(uint64_t tokens_seen, ByteReader& reader) {
     span.modality = reader.Read<Modality>();
     span.rows = reader.Read<uint32_t>();
     span.columns = reader.Read<uint32_t>();
-    // The last one may be yet to come, in part or altogether.
+    // The tokens of the last span may be missing, in part or all of them.
     const bool is_picture = span.modality == Modality::kImage;
     const bool sane = span.first_token >= end && end <= tokens_seen && span.rows > 0 &&
                       span.columns > 0 && (is_picture || span.modality == Modality::kAudio) &&

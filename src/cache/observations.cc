@@ -48,7 +48,7 @@ void Observations::Allocate() {
     head.rows = weights_.data() + kv_head * row_floats;
     head.sum = sums_.data() + kv_head * sum_words;
     head.sum_log = needs.entropy ? sums_.data() + (layer_heads + kv_head) * sum_words : nullptr;
-    // Tokens that come one by one need little more each time.
+    // While tokens come one by one, each ubatch needs little more than the last.
     const size_t n_floats = head.n_observed_columns() * n_stats;
     head.stats.Reserve(n_floats, n_ == 1 ? n_floats / 8 : 0);
     if (traces_) SetZeros(head.traced, head.n_columns);

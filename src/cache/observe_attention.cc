@@ -1,4 +1,4 @@
-// From the attention that a ubatch showed to what policies score by.
+// Turns the observed attention of a ubatch into the statistics by which policies score.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -13,9 +13,9 @@ namespace rkv {
 
 namespace {
 
-// Into `weights`, of the observed queries, first to last: what text gives each of them of its own
-// attention (TGV-KV), relative to the mean; the last, which nobody after it could see, counts as
-// the mean. REQUIRES: at least two of them.
+// Sets the weights of the observed queries, in order: the attention that later text gives each of
+// them (TGV-KV), relative to the mean. The last query is not visible to any later token and gets
+// the mean. REQUIRES: at least two queries.
 void SetTextWeights(const HeadObservation& observation, const Observations& observations,
                     size_t n_tokens, std::span<double> weights) {
   const size_t n = weights.size();
@@ -76,7 +76,7 @@ void Normalise(std::vector<double>& logits) {
   for (double& x : logits) x /= sum;
 }
 
-// Brings the statistics of a head's columns up to date with the queries that a ubatch showed.
+// Updates the statistics of a head's columns with a ubatch's observed queries.
 class HeadStatistics {
  public:
   HeadStatistics(const CacheConfig& config, const UbatchBuffers& buffers,
@@ -101,7 +101,7 @@ class HeadStatistics {
     }
   }
 
-  // `before`: the statistics of the column's row so far; empty: it had none.
+  // `before`: the old statistics of the column's row; empty: none.
   void Update(std::span<const float> before, size_t column) {
     const size_t place = observation_.place(column);
     const auto [p, p_log] = Sums(column, place);
@@ -113,7 +113,7 @@ class HeadStatistics {
     after[1] = static_cast<float>(retained_ * (entropy + log_retained_ * sum) + p_log);
   }
 
-  // The memory of weights and sums, for the next layer.
+  // Frees the memory of weights and sums for the next layer.
   void Clear() {
     const size_t n_columns = observation_.n_observed_columns();
     if (by_query_) {
@@ -125,7 +125,7 @@ class HeadStatistics {
   }
 
  private:
-  // Of a column over the observed queries: p, and p ln p if a policy wants it.
+  // Sums of a column over the observed queries: p, and p ln p if a policy needs it.
   std::pair<double, double> Sums(size_t column, size_t place) const {
     std::pair<double, double> sums;
     const auto add = [&](double p) {
@@ -220,7 +220,7 @@ void KvCache::Impl::ObserveHead(size_t head) const {
 void KvCache::Impl::CountAttended(size_t head, size_t n) const {
   Observations& observations = buffers_->observations;
   if (config_->n_stats() == 0 || observations.n_queries() == 0 || config_->needs().expected) return;
-  // The last thread to count sees everything that the others wrote.
+  // The last thread to count sees all writes of the others.
   const std::atomic_ref done(observations.head(head).tokens_done);
   if (done.fetch_add(static_cast<uint32_t>(n), std::memory_order_acq_rel) + n == append_.n) {
     ObserveHead(head);

@@ -1,3 +1,5 @@
+// Attention of a segment: softmax over the held rows and the ubatch, then output and observations.
+// Results do not depend on the number of threads.
 #include "cache/ubatch_attention.h"
 
 #include <algorithm>
@@ -19,14 +21,15 @@ struct RowBlock {
   size_t n = 0;
 };
 
-// That a thread keeps at once (512 KiB): after a long prompt, fewer queries that are observed share
-// a pass over the keys.
+// Maximum logits that a thread keeps at once (512 KiB). After a long prompt, fewer observed queries
+// share a pass over the keys.
 constexpr size_t kMaxLogits = size_t{1} << 17;
 
-// What an observed token saw.
+// The attention of one observed token.
 struct Observed {
-  size_t number = 0;            // of the token
-  const float* mean = nullptr;  // [observed columns] over its query group, or the part in one call
+  size_t number = 0;  // of the token
+  const float* mean =
+      nullptr;  // [observed columns] over its query group, or over its part in one call
 };
 
 // One KV head's work for one segment.
@@ -75,8 +78,8 @@ class HeadAttention {
     cache_.CountAttended(head_, n);
   }
 
-  // The only token of the segment, over part `part` of `n_parts` of the head's pages. Whoever ends
-  // last merges the parts, in their order, and writes the output.
+  // Attends the only token of the segment over part `part` of `n_parts` of the head's pages. The
+  // last part to end merges all parts, in their order, and writes the output.
   void AttendPart(size_t part, size_t n_parts) {
     RowBlock block;
     for (size_t g = 0; g < group_; ++g) Add(block, 0, g);
@@ -92,7 +95,7 @@ class HeadAttention {
     const SoftmaxState state = scratch_.state();
     const SoftmaxState own = PartState(parts.part(layer, kv_head_, part));
     CopySoftmax(state, own);
-    // What the others wrote is seen by who counts last.
+    // The thread that counts last sees all writes of the others.
     const std::atomic_ref done(observations_.head(head_).parts_done);
     if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < n_parts) return;
     CopySoftmax(PartState(parts.part(layer, kv_head_, 0)), state);
@@ -125,7 +128,7 @@ class HeadAttention {
     ++block.n;
   }
 
-  // For when the ubatch is appended.
+  // Records the location of a token's rows for the append, and its queries for observations.
   void KeepToken(size_t token) {
     const size_t row = segment_.rows[token];
     if (token == 0) {
@@ -145,14 +148,15 @@ class HeadAttention {
     std::copy_n(from.sum, group_, to.sum);
   }
 
-  // A step of decoding tells what states are worth; a prompt's tokens would race for the counters.
+  // Only a decoding step counts the use of states: the threads of a prompt would race for the
+  // counters.
   bool ObservesStates() const { return n_states_ > 0 && segment_.rows.size() == 1; }
-  // A token of the answer is chosen with the ubatch's last one, whose weights are traced.
+  // The next token of the answer is chosen with the ubatch's last one, whose weights are traced.
   bool IsLast(size_t token) const { return token == segment_.rows.size() - 1; }
-  // Any of the tokens [first, last].
+  // True if any the token's, among the observed oness [first, last] is observed.
   bool Observes(size_t first, size_t last) const {
     if (ObservesStates() || (observations_.traces() && IsLast(last))) return true;
-    if (cache_.config().needs().expected) return false;  // It is shown queries instead.
+    if (cache_.config().needs().expected) return false;  // The policy gets queries instead.
     for (size_t token = first; token <= last; ++token) {
       if (observations_.number(token) >= 0) return true;
     }
@@ -163,7 +167,7 @@ class HeadAttention {
   }
 
   size_t n_observed_columns() const { return n_held_observed_ + segment_.rows.size(); }
-  // Of whole tokens, one at the least.
+  // Query rows of whole tokens, at least one token.
   size_t MaxObservedRows() const {
     return std::clamp(kMaxLogits / n_observed_columns(), std::min(group_, kMaxQueryRows),
                       kMaxQueryRows);
@@ -175,7 +179,7 @@ class HeadAttention {
     if (observe) {
       std::vector<float>& buffer = scratch_.logits();
       const size_t n = MaxObservedRows() * n_observed_columns();
-      if (buffer.capacity() < n) {  // What it holds is of no use any more.
+      if (buffer.capacity() < n) {  // Freed first, because its old contents are not needed.
         std::vector<float>().swap(buffer);
         buffer.reserve(n + n / 8);
       }
@@ -195,7 +199,7 @@ class HeadAttention {
     if (own_ubatch) AttendOwnUbatch(block, state, logits);
   }
 
-  // From the softmax over everything, in the scratch, to the output and what is observed.
+  // Turns the complete softmax, in the scratch, into output and observations.
   void FinishRows(const RowBlock& block, float* const* logits) {
     const SoftmaxState state = scratch_.state();
     FinishSoftmax(block.n, shape_.d_v, state, tensors_.sinks != nullptr ? block.sink : nullptr,
@@ -212,7 +216,7 @@ class HeadAttention {
       AddTo(observations_.head(head_).traced.data(), logits[i]);
     }
     if (cache_.config().needs().expected) return;
-    // The queries of a token are next to each other; their first row becomes the group's mean.
+    // The queries of a token are adjacent; their first row becomes the group's mean.
     Observed seen[kMaxQueryRows];
     size_t n_seen = 0;
     for (size_t i = 0; i < block.n;) {
@@ -254,10 +258,10 @@ class HeadAttention {
     }
   }
 
-  // Logits to softmax weights, in place.
+  // Turns logits into softmax weights, in place.
   void ToWeights(const RowBlock& block, size_t i, const SoftmaxState& state, float* logits) const {
     double sum = static_cast<double>(state.sum[i]);
-    if (!(sum > 0)) {  // It saw nothing but keys that are no numbers.
+    if (!(sum > 0)) {  // All keys that it saw gave logits that are not finite.
       std::fill_n(logits, n_observed_columns(), 0.0f);
       return;
     }
@@ -287,7 +291,7 @@ class HeadAttention {
 
   void Observe(std::span<const Observed> seen) {
     HeadObservation& observation = observations_.head(head_);
-    if (observations_.by_query()) {  // All of a token's queries are this thread's.
+    if (observations_.by_query()) {  // One thread has all of a token's queries.
       for (const Observed& query : seen) {
         float* row = observation.rows + query.number * n_observed_columns();
         for (size_t c = 0; c < n_observed_columns(); ++c) row[c] += query.mean[c];

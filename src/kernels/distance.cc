@@ -1,3 +1,5 @@
+// Squared distances between rows, compiled once per SIMD target. Sums are of differences where rows
+// are near, and of dot products elsewhere.
 #include "kernels/distance.h"
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+// Encoding, decoding and rotation of rows. The part in HWY_NAMESPACE is compiled once per SIMD
+// target.
 #include "kernels/element.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -31,8 +33,8 @@ HWY_INLINE void HadamardBlock(float* HWY_RESTRICT x, size_t n) {
 }
 
 #if HWY_TARGET != HWY_SCALAR
-// The stages within eight elements, by swapping halves of ever larger groups: a + b and a - b are
-// b + a and a - b of the swapped.
+// The stages within eight elements. Each adds the vector, with signs, to itself with halves of
+// groups swapped: (a, b) becomes (a + b, a - b).
 HWY_INLINE void HadamardEights(float* HWY_RESTRICT x, size_t n) {
   HWY_ALIGN static constexpr float kSigns[3][8] = {
       {1, -1, 1, -1, 1, -1, 1, -1}, {1, 1, -1, -1, 1, 1, -1, -1}, {1, 1, 1, 1, -1, -1, -1, -1}};
@@ -106,7 +108,7 @@ HWY_INLINE float Q2Error(const float* HWY_RESTRICT x, float step) {
   return hn::GetLane(hn::SumOfLanes(df, error));
 }
 
-// The scale code with the least squared error for one block.
+// The scale code with the minimum squared error for one block.
 HWY_INLINE uint8_t BestQ2Scale(const float* HWY_RESTRICT x) {
   float square = 0;
   for (size_t i = 0; i < kQuantBlock; ++i) square += x[i] * x[i];
@@ -138,7 +140,7 @@ void EncodeQ2BlockTarget(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT bloc
   for (size_t i = 0; i < kBytes; i += hn::MaxLanes(df)) {
     const auto code = [&](size_t part) HWY_ATTR {
       const auto level = hn::Floor(hn::Mul(hn::LoadU(df, x + part * kBytes + i), inverse));
-      // What is no number becomes the lowest level.
+      // NaN becomes the lowest level.
       const auto bounded = hn::IfThenElse(hn::Ge(level, lowest), level, lowest);
       return hn::ConvertTo(di, hn::Sub(hn::Min(bounded, hn::Set(df, 1.0f)), lowest));
     };

@@ -1,9 +1,9 @@
-// expected-attention: attention of queries to come (Devoto et al. 2025, arXiv 2510.00636). Queries
-// are taken as Gaussian, and a token's score is the attention it can expect from them, exp(mean
-// logit + half its variance), times the length of its value. There, mean and covariance are those
-// of all queries before RoPE, turned by the average rotation of the next 512 positions. llama.cpp
-// rotates queries before they reach the cache, so here they are those of the last queries as they
-// are: their rotations are the nearest to those that follow.
+// expected-attention: attention of future queries (Devoto et al. 2025, arXiv 2510.00636). Queries
+// are modelled as Gaussian. A token's score is its expected attention, exp(mean logit + half its
+// variance), times the length of its value. In the paper, mean and covariance are those of all
+// queries before RoPE, turned by the average rotation of the next 512 positions. llama.cpp rotates
+// queries before they reach the cache. So here mean and covariance are those of the last rotated
+// queries, whose rotations are the nearest to the next ones.
 #include <vector>
 
 #include "policies/score_math.h"

@@ -1,7 +1,7 @@
-// h2o: heavy hitters (H2O; Zhang et al. 2023, arXiv 2306.14048). A token's score is the attention
-// that all queries so far gave it, together. There, half of the budget is for recent tokens; here
+// h2o: heavy hitters (H2O; Zhang et al. 2023, arXiv 2306.14048). A token's score is the sum of its
+// attention from all queries so far. In the paper, half of the budget is for recent tokens; here
 // that share is the common option `window`. Attention is the mean over the queries that share a KV
-// head, which models of that time did not have.
+// head; models of that time had no shared heads.
 #include <algorithm>
 
 #include "policies/policy.h"

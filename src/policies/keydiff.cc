@@ -1,7 +1,7 @@
 // keydiff: key diversity (KeyDiff; Park et al. 2025, arXiv 2504.15364). A token's score is the
-// negated cosine of its key and the anchor, which is the mean of all keys that are held, each
-// scaled to length 1. As there, keys are compared after RoPE. A key that is all zeros, or an anchor
-// that is, has no direction; the cosine is then taken as 0.
+// negated cosine of its key and the anchor, which is the mean of all held keys, each scaled to
+// length 1. As in the paper, keys are compared after RoPE. If the key or the anchor is all zeros,
+// it has no direction, and the cosine is taken as 0.
 #include <vector>
 
 #include "policies/score_math.h"
@@ -17,7 +17,7 @@ class KeyDiffPolicy : public Policy {
     std::vector<float> row(d);
     const std::span<const float> key = row;
     std::vector<double> norms(scores.size());
-    std::vector<double> anchor(d);  // times the number of keys, which a cosine does not see
+    std::vector<double> anchor(d);  // times the number of keys, which does not change a cosine
     for (size_t i = 0; i < scores.size(); ++i) {
       context.rows->Read(i, row.data(), nullptr);
       norms[i] = Norm(key);

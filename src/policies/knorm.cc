@@ -1,5 +1,5 @@
-// knorm: low key norm (Devoto et al. 2024, arXiv 2406.11430). Tokens whose keys are short tend to
-// be attended to, so the score is -|k|. Rotated keys have the norm that they had before.
+// knorm: low key norm (Devoto et al. 2024, arXiv 2406.11430). Tokens with short keys tend to get
+// attention, so the score is -|k|. Rotation does not change the norm.
 #include <vector>
 
 #include "policies/score_math.h"

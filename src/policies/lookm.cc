@@ -1,7 +1,8 @@
 // lookm: text first, then heavy hitters (LOOK-M; Wan et al. 2024, arXiv 2406.18139). Every text
-// token outranks every image or audio token; among themselves they are ordered by the attention of
-// all queries, as h2o does. What leaves is merged into what stays. There, the prompt is compressed
-// once; here text can leave too, when a conversation's text alone passes the budget.
+// token outranks every image or audio token. Each group is ordered by the attention of all queries,
+// as in h2o. Forgotten tokens are merged into remaining ones. In the paper, the prompt is
+// compressed once; here text can be forgotten too, if a conversation's text alone exceeds the
+// budget.
 #include "policies/score_math.h"
 
 namespace rkv {

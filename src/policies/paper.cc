@@ -1,11 +1,11 @@
 // paper: the retention estimator of RetentiveKV as published (2026, arXiv 2605.04075):
 //   R = lambda * alpha + (1 - lambda) * H
-// where alpha is the attention that text gave a token, relative to the most that any token of the
-// head got, and H is the entropy of that attention. What leaves flows into states by its place,
-// which are read additively as published. There, H is written as -p ln p of text's attention to
-// pictures; within one query that only orders tokens of low attention as attention does. So here it
-// is taken across the queries: high when no single query has claimed the token, 0 to 1
-// (ScoreContext::entropy).
+// where alpha is the attention that text gave a token, relative to the maximum of the head's
+// tokens, and H is the entropy of that attention. Forgotten tokens go into states by their place;
+// the states are read additively as published. In the paper, H is written as -p ln p of text's
+// attention to pictures. Within one query that orders tokens of low attention just as attention
+// does. So here it is taken across the queries: 0 to 1, high if no single query has claimed the
+// token (ScoreContext::entropy).
 #include "policies/score_math.h"
 
 namespace rkv {

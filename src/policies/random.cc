@@ -1,6 +1,6 @@
 // random: the control that every policy has to beat. A token's score is a hash of the seed, the
-// head and the token's place in the conversation, so what stays at any time is a uniform sample of
-// all tokens seen so far, the same on every platform.
+// head and the token's place in the conversation. So the remaining tokens are always a uniform
+// sample of all tokens seen so far, the same on every platform.
 #include "base/random.h"
 
 #include "policies/policy.h"
@@ -18,7 +18,7 @@ class RandomPolicy : public Policy {
   void Score(const ScoreContext& context, std::span<float> scores) const override {
     const uint64_t head = Mix(Mix(Mix(0, seed_), context.layer), context.kv_head);
     for (size_t i = 0; i < scores.size(); ++i) {
-      // Uniform in [0, 1): as many bits as a float has.
+      // Uniform in [0, 1), with the precision of a float.
       scores[i] = static_cast<float>(Mix(head, context.token_index[i]) >> 40) * 0x1p-24f;
     }
   }

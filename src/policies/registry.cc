@@ -1,5 +1,5 @@
-// The registry: every policy that a file of this room defines, as cmake/PolicyList.cmake finds
-// them. Command-line help, errors and the tests of all policies follow.
+// The registry of all policies in this directory, from the list that cmake/PolicyList.cmake makes.
+// Command-line help, errors and the tests of all policies use it.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -18,7 +18,7 @@ RKV_POLICIES(RKV_DECLARE)
 
 namespace {
 
-// The order in which people read of policies. Any other comes after these, by its name.
+// The order of policies in lists for users. Others follow in order of name.
 constexpr std::string_view kOrder[] = {
     "full",  "retentive", "streaming",          "random", "h2o", "tova", "snapkv",
     "knorm", "keydiff",   "expected-attention", "lookm",  "tgv", "paper"};

@@ -1,8 +1,9 @@
-// retentive: our default. What stays of a picture is decided for the questions that are yet to
-// come, for which attention is the wrong witness: by novelty, how badly a token is represented by
-// what stays when it goes. Text that goes on is its own next question, so there attention counts as
-// well. How precise a token stays is decided for the question at hand: by its residual against the
-// mean of its kind, and by its attention. docs/policies.md tells what was measured.
+// retentive: our default. Future questions decide which tokens of a picture are worth keeping, and
+// past attention does not predict them. So a picture's tokens are kept by novelty: the error with
+// which the remaining tokens represent a forgotten one. In text that continues, past attention does
+// predict the next queries, so it counts as well. The precision of a token serves the present
+// question: it depends on the token's residual against the mean of its kind, and on its attention.
+// docs/policies.md has the measurements.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -54,15 +55,15 @@ float StandsFor(const ScoreContext& context, size_t i) {
   return context.stands_for.empty() ? 1.0f : context.stands_for[i];
 }
 
-// With those that others stand for.
+// Including the tokens for which others stand.
 double CountTokens(const ScoreContext& context) {
   if (context.stands_for.empty()) return static_cast<double>(context.token_index.size());
   return std::accumulate(context.stands_for.begin(), context.stands_for.end(), 0.0);
 }
 
-// K and V of a token side by side, less the mean of its kind (text, and each picture or clip, is
-// one), scaled so that squared norms are errors in the units of the values: keys count as much as
-// values do, by the given share. Computed row by row, as all together take more memory than the
+// K and V of a token side by side, minus the mean of its kind (text is one kind, and so is each
+// picture or clip). They are scaled so that squared norms are errors in the units of the values,
+// with the given share for keys. Computed row by row, because all of them take more memory than the
 // cache of a long conversation.
 class Residuals {
  public:
@@ -166,7 +167,7 @@ class RetentivePolicy : public Policy {
     if (context.room >= 1) return;
     if (n_picks_ > 0) PickFarthest(residuals, NumPicks(context), scores);
     const double mean = MeanAttention(context);
-    // Text has had its witness; a picture's tokens wait for theirs.
+    // Attention has tested text already; a picture's tokens still wait for a question.
     const auto unread = static_cast<float>(std::pow(text_, 1.0 - context.text_share));
     for (size_t i = 0; i < scores.size(); ++i) {
       if (context.tokens[i].modality != Modality::kText) continue;
@@ -176,14 +177,14 @@ class RetentivePolicy : public Policy {
   }
 
  private:
-  // 0: none was seen.
+  // 0: no attention was observed.
   static double MeanAttention(const ScoreContext& context) {
     const double total = std::accumulate(context.attention.begin(), context.attention.end(), 0.0);
     const double n = CountTokens(context);
     return n > 0 ? total / n : 0.0;
   }
 
-  // By the attention that each token gets, relative to the mean; at least 1.
+  // Weights by the attention of each token relative to the mean; at least 1.
   std::vector<float> Weights(const ScoreContext& context) const {
     std::vector<float> weights(context.token_index.size(), 1.0f);
     const double mean = MeanAttention(context);
@@ -199,21 +200,21 @@ class RetentivePolicy : public Policy {
     return weights;
   }
 
-  // Fewer where tokens stand for others, which might be picked as well.
+  // Fewer picks if tokens stand for others, which might be picked as well.
   size_t NumPicks(const ScoreContext& context) const {
     const auto n = static_cast<double>(context.token_index.size());
     const double picks = static_cast<double>(n_picks_) * n / std::max(CountTokens(context), 1.0);
     return static_cast<size_t>(std::ceil(picks));
   }
 
-  // Takes tokens one by one, always the one that is farthest from the means and from all taken so
-  // far; its distance then is what would be lost without it. Of equals the newer is taken first.
-  // In: squared norms, which are the distances to the means.
+  // Picks tokens one by one: always the one farthest from the means and from all picks so far. Its
+  // distance at that time is the error of forgetting it. Of equals the newer is picked first.
+  // `distance` comes in as squared norms, which are the distances to the means.
   static void PickFarthest(const Residuals& residuals, size_t n_picks, std::span<float> distance) {
     const std::vector<float> norms(distance.begin(), distance.end());
     const size_t d = residuals.d();
     struct Bound {
-      float distance = 0;  // to the first n_seen of the picks: never less than to all
+      float distance = 0;  // to the first n_seen picks: an upper bound of the distance to all
       uint32_t token = 0;
       uint32_t n_seen = 0;
 
@@ -251,11 +252,12 @@ class RetentivePolicy : public Policy {
         farthest.pop_back();
         continue;
       }
-      // Only those that come to the top are compared with the latest picks.
+      // Only tokens at the top are compared with the latest picks.
       compare(top);
       std::push_heap(farthest.begin(), farthest.end());
     }
-    // The others: those that have seen many one by one, the rest together, which is faster.
+    // The other tokens: those compared with many picks one by one, the rest together, which is
+    // faster.
     constexpr size_t kTogether = 64;
     std::vector<float> rows(kTogether * d), row_norms, lowered;
     std::vector<uint32_t> tokens;

@@ -1,9 +1,9 @@
 // snapkv: an observation window with pooling (SnapKV; Li et al. 2024, arXiv 2404.14469). A token's
-// score is the attention of the last queries, pooled over its neighbours so that what stays is
-// passages and not lone tokens. There, the prompt is compressed once, by its last queries; here the
-// queries of answers count too and older ones fade out, so a conversation can go on. Neighbours are
-// those in the conversation: where tokens between two have left, the two do not become neighbours,
-// and an average is over the neighbours that are there.
+// score is the attention of the last queries, pooled over its neighbours, so that passages stay and
+// not single tokens. In the paper, the last queries of the prompt compress it once. Here the
+// queries of answers count too and older ones fade out, so a conversation can continue. Neighbours
+// are neighbours in the conversation: two tokens do not become neighbours when the tokens between
+// them are forgotten. An average is over the remaining neighbours.
 #include "policies/score_math.h"
 
 namespace rkv {
@@ -22,8 +22,8 @@ class SnapKvPolicy : public Policy {
 
   void Score(const ScoreContext& context, std::span<float> scores) const override {
     const std::span<const uint32_t> place = context.token_index;
-    size_t first = 0;  // of the neighbours of i
-    size_t end = 0;    // past the last of them
+    size_t first = 0;  // the first neighbour of i
+    size_t end = 0;    // past the last neighbour
     for (size_t i = 0; i < scores.size(); ++i) {
       while (place[i] - place[first] > reach_) ++first;
       while (end < place.size() && (end <= i || place[end] - place[i] <= reach_)) ++end;

@@ -1,6 +1,6 @@
 // streaming: attention sinks and a recent window (StreamingLLM; Xiao et al. 2024, arXiv
-// 2309.17453). Unlike there, tokens keep their positions: llama.cpp rotates keys before they reach
-// the cache, and M-RoPE positions cannot be shifted.
+// 2309.17453). Unlike in the paper, tokens keep their positions: llama.cpp rotates keys before they
+// reach the cache, and M-RoPE positions cannot be shifted.
 #include "policies/policy.h"
 
 namespace rkv {

@@ -1,8 +1,8 @@
 // tgv: text-grounded eviction (TGV-KV; 2026, arXiv 2606.03075). All text is kept before any
-// picture; tokens of pictures are ordered by the attention of text queries, each of which weighs
-// what text gives it of its own attention. There, the budget is divided over layers by how much
-// text attends to pictures, and text never leaves; here the division is the split's business, and
-// when text alone passes the budget, the text that got least of that attention leaves.
+// picture; tokens of pictures are ordered by the attention of text queries. The weight of a query
+// is the attention that text gives it. In the paper, the budget is divided over layers by the
+// attention of text to pictures, and text is never forgotten. Here the split divides the budget. If
+// text alone exceeds the budget, the text with the least of that attention is forgotten.
 #include "policies/score_math.h"
 
 namespace rkv {

@@ -1,6 +1,6 @@
 // tova: token omission via attention (TOVA; Oren et al. 2024, arXiv 2401.06104). A token's score is
-// the attention that the last query gave it. There, it is averaged over all heads of a layer, so
-// that these keep the same tokens; here each KV head keeps its own.
+// the attention that the last query gave it. In the paper, it is averaged over all heads of a
+// layer, which then keep the same tokens. Here each KV head keeps its own.
 #include <algorithm>
 
 #include "policies/policy.h"

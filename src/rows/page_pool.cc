@@ -1,3 +1,5 @@
+// The pool of blocks in slabs of 2 MiB. A slab begins with its bit map, and one mutex guards the
+// list of slabs.
 #include "rows/page_pool.h"
 
 #if defined(__linux__)
@@ -33,11 +35,11 @@ namespace {
 
 constexpr uint32_t kUnits = PagePool::kSlabBytes / PagePool::kAlignment;
 
-// kSlabBytes, aligned to as many.
+// Maps kSlabBytes, aligned to kSlabBytes.
 void* Map() {
   constexpr size_t kBytes = PagePool::kSlabBytes;
 #if defined(__linux__)
-  // Twice as much, to cut an aligned part out of.
+  // Twice the size, which contains an aligned slab.
   void* mapped =
       mmap(nullptr, 2 * kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();
@@ -45,7 +47,7 @@ void* Map() {
   const size_t before = -reinterpret_cast<uintptr_t>(begin) % kBytes;
   if (before > 0) munmap(begin, before);
   munmap(begin + before + kBytes, kBytes - before);
-  UseHugePages(begin + before, kBytes);  // Without it is slower, no more.
+  UseHugePages(begin + before, kBytes);  // A failure only costs speed.
   return begin + before;
 #else
   return operator new(kBytes, std::align_val_t{kBytes});
@@ -97,7 +99,7 @@ class UnitBits {
 }  // namespace
 
 struct PagePool::Slab {
-  UnitBits used;  // units of blocks and of this
+  UnitBits used;  // units of blocks, and of this header
 
   uint8_t* at(uint32_t unit) { return reinterpret_cast<uint8_t*>(this) + unit * kAlignment; }
 };
@@ -160,7 +162,7 @@ void PagePool::Free(uint8_t* block, size_t bytes) {
   slab->used.Set(first, first + units, false);
   used_bytes_ -= units * kAlignment;
   entry->used -= units;
-  entry->widest_gap = kUnits;  // How wide it is now, the next search finds out.
+  entry->widest_gap = kUnits;  // An upper bound; the next search lowers it.
   if (entry->used > 0) return;
   if (n_empty_ == 0) {
     n_empty_ = 1;

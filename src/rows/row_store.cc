@@ -1,3 +1,4 @@
+// Rows in pages. All pages but the last are full size, and all slots below size() are in use.
 #include "rows/row_store.h"
 
 #include <cassert>
@@ -39,8 +40,8 @@ RowStore::~RowStore() {
   for (size_t page = 0; page < n_pages(capacity_); ++page) FreePage(page);
 }
 
-// Only whole pages: those of other sizes come and go with every compression, and would leave gaps
-// that nothing fits in.
+// Only whole pages are pooled. Pages of other sizes come and go with every compression, and would
+// leave gaps that nothing fits into.
 bool RowStore::pooled(size_t page) const {
   return PagePool::kUsed && page_capacity(page) == kPageRows &&
          page_bytes(page) <= PagePool::kMaxBytes;
@@ -69,7 +70,7 @@ void RowStore::SetCapacity(size_t rows) {
   const auto same = [&](size_t page) {
     return page < n_pages(capacity_) && page_capacity(page) == resized.page_capacity(page);
   };
-  // All that may fail before anything moves.
+  // Allocations may fail, so they precede all moves.
   for (size_t page = 0; page < n_pages(rows); ++page) {
     if (!same(page)) resized.pages_[page] = resized.AllocatePage(page);
   }
@@ -138,7 +139,7 @@ RowView RowStore::row(size_t slot) const {
 }
 
 void RowStore::Remove(std::span<uint32_t> slots) {
-  // From the highest slot down, the last slot is never one that still has to go.
+  // In descending order, the last slot is never one that is still to be removed.
   std::sort(slots.begin(), slots.end(), std::greater<>());
   for (const uint32_t slot : slots) {
     assert(slot < size_);

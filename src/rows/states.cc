@@ -1,3 +1,5 @@
+// Sums of states, and their clustering: pairwise merging for few states, k-means for many. Mass is
+// conserved.
 #include "rows/states.h"
 
 #include <algorithm>
@@ -80,7 +82,7 @@ std::vector<float> Seeds(const std::vector<StateSums>& states, const MeanTable& 
   return centres;
 }
 
-// The means of the states in each of n_clusters, by mass. What got nothing keeps its zeros.
+// The mass-weighted means of the states in each of n_clusters. An empty cluster keeps zeros.
 std::vector<float> CentresOf(const std::vector<StateSums>& states, const MeanTable& table,
                              const std::vector<size_t>& cluster_of, size_t n_clusters) {
   std::vector<float> centres(n_clusters * table.d());
@@ -111,7 +113,7 @@ std::vector<size_t> FindByMeans(const std::vector<StateSums>& states, const Mean
   return cluster_of;
 }
 
-// The cheapest pair becomes one, until at most `limit` are left and no copies are.
+// Merges the cheapest pair repeatedly, until at most `limit` states and no copies are left.
 class PairMerger {
  public:
   PairMerger(const std::vector<StateSums>& states, const MeanTable& table)
@@ -158,7 +160,7 @@ class PairMerger {
       }
       MergePair(a, nearest_[a]);
     }
-    // Numbers without gaps.
+    // Clusters are numbered without gaps.
     std::vector<size_t> number(n_);
     for (size_t c = 0; c < live_.size(); ++c) number[live_[c]] = c;
     std::vector<size_t> cluster_of(n_);
@@ -172,8 +174,8 @@ class PairMerger {
 
  private:
   static constexpr size_t kColumns = 16;
-  // Of a state with itself and with what is not live. States that are no numbers have no other
-  // costs, either, so they are merged last.
+  // Cost of a state with itself and with merged states. All costs of a state that is not finite are
+  // kNone, so it is merged last.
   static constexpr float kNone = std::numeric_limits<float>::infinity();
 
   float* costs_of(size_t i) { return costs_.data() + i * n_; }
@@ -189,9 +191,10 @@ class PairMerger {
     is_bound_[i] = false;
   }
 
-  // b goes into a. What it then costs to merge them with another follows from what each did (Lance
-  // and Williams 1967), and is not less than the lesser of these. So what a state whose nearest was
-  // one of them had as its least cost is a bound of it, which will do until it is the least of all.
+  // Merges b into a. The new costs of a follow from the old costs of both (Lance and Williams
+  // 1967), and are not below the smaller of them. So if the nearest state of k was a or b, min_[k]
+  // remains a lower bound of its minimum cost. Merge() computes the cost only when this bound is
+  // the minimum of all.
   void MergePair(size_t a, size_t b) {
     std::erase(live_, b);
     into_[b] = a;
@@ -215,16 +218,16 @@ class PairMerger {
 
   size_t n_;
   std::vector<float> costs_;       // [states, states]
-  std::vector<size_t> nearest_;    // the first of those with the least cost
-  std::vector<float> min_;         // that cost,
-  std::vector<uint8_t> is_bound_;  // or no more than it
+  std::vector<size_t> nearest_;    // the first with the minimum cost
+  std::vector<float> min_;         // the minimum cost,
+  std::vector<uint8_t> is_bound_;  // or a lower bound of it
   std::vector<float> mass_;
   std::vector<size_t> into_;  // itself: not merged
   std::vector<size_t> live_;
 };
 
-// From so many states per cluster on, comparing all pairs costs more than rounds of k-means; of
-// more states than this, the costs of the pairs take more memory than is seemly (4 MB).
+// Limits for PairMerger. With more states per cluster, comparing all pairs costs more than rounds
+// of k-means. With more states, the costs of the pairs take more than 4 MB.
 constexpr size_t kFewPerCluster = 4;
 constexpr size_t kMaxPaired = 1024;
 
@@ -315,7 +318,7 @@ std::vector<size_t> Cluster(std::vector<StateSums>& states, size_t limit,
   std::iota(went.begin(), went.end(), size_t{0});
   if (states.size() <= limit) return went;
   went = FindClusters(states, MeanTable(states, metric), limit);
-  // Clusters that got nothing leave no gap.
+  // Empty clusters leave no gap.
   std::vector<size_t> place(states.size(), states.size());
   std::vector<StateSums> clusters;
   for (size_t i = 0; i < states.size(); ++i) {
