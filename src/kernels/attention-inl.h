@@ -34,8 +34,8 @@ HWY_INLINE void ScaleRow(float a, size_t n, float* HWY_RESTRICT y) {
   for (; i < n; ++i) y[i] *= a;
 }
 
-// Dot products of query i with n rows from `begin` on to logits, in place. A dot product that is no
-// finite number is that of a damaged row (or query), which nothing is to be read from.
+// Dot products of query i with n rows from `begin` on to logits, in place. A dot product that is
+// not finite comes from a damaged row (or query) and becomes kMasked, so that the row is not read.
 HWY_INLINE void DotsToLogits(const HeadShape& shape, const QueryBlock& queries, const KvSpan& span,
                              size_t i, size_t begin, size_t n, float* HWY_RESTRICT logits) {
   const FloatTag df;
@@ -74,8 +74,8 @@ HWY_INLINE float LargestOfBlock(const float* HWY_RESTRICT logits) {
   return hn::GetLane(hn::MaxOfLanes(df, largest));
 }
 
-// Replaces the logits of one query in a block, whose largest is `block_max`, by exp(logit - max)
-// and folds them into its running softmax. Returns the largest of them.
+// Replaces the logits of one query in a block, with maximum `block_max`, by exp(logit - max) and
+// adds them to its running softmax. Returns the maximum of the results.
 HWY_INLINE float FoldBlock(size_t d_v, float block_max, float* HWY_RESTRICT logits, float& max,
                            float& sum, float* HWY_RESTRICT acc) {
   const FloatTag df;
@@ -146,7 +146,7 @@ HWY_INLINE void WithQueries(size_t n, const Body& body) {
   }
 }
 
-// AddValues() of one query that reads only the rows which have a weight: 0 * infinity is no number.
+// AddValues() of one query that skips rows without a weight, because 0 * infinity is NaN.
 HWY_INLINE void AddWeightedValues(const float* HWY_RESTRICT weights, float max_weight,
                                   const KvSpan& span, size_t begin, size_t n, size_t d,
                                   const KernelScratch& s, float* HWY_RESTRICT acc) {
@@ -173,7 +173,7 @@ struct Block {
   const uint8_t* v() const { return n > 0 ? RowAt(span->v, span->v_stride, begin) : nullptr; }
 };
 
-// Asks for the keys or values of a block, and for those of a `later` one.
+// Prefetchers for the keys or values of a block, and of a `later` one.
 HWY_INLINE Prefetcher KeysOf(const HeadShape& shape, const Block& block, const Block& later) {
   if (block.n == 0) return {};
   return {block.k(), block.span->k_stride, RowBytes(block.span->k_type, shape.d_k), block.n,
@@ -185,8 +185,8 @@ HWY_INLINE Prefetcher ValuesOf(const HeadShape& shape, const Block& block, const
           later.v()};
 }
 
-// `careful`: as if rows without a weight were not there, for a call of one query. Asks for what
-// is given while it reads the keys, and then the values, of the block.
+// `careful`: skips rows without a weight; for calls of one query. Advances `values` while it reads
+// the block's keys, and `next_keys` while it reads its values.
 HWY_INLINE void AttendBlock(const HeadShape& shape, const QueryBlock& queries,
                             const QueryTiles& tiles, const Block& block, const size_t* visible,
                             float* const* out_logits, bool careful, const SoftmaxState& state,
@@ -212,7 +212,7 @@ HWY_INLINE void AttendBlock(const HeadShape& shape, const QueryBlock& queries,
     if (out_logits != nullptr) std::copy_n(logits, n, out_logits[i] + begin);
     largest[i] = LargestOfBlock(logits);
   }
-  // Another loop, as each step of a query's waits for the one before.
+  // A separate loop, because each step for a query depends on the one before.
   for (size_t i = 0; i < queries.n; ++i) {
     largest[i] = FoldBlock(shape.d_v, largest[i], s.logits + i * kAttentionBlock, state.max[i],
                            state.sum[i], state.acc + i * shape.d_v);
@@ -270,9 +270,8 @@ HWY_INLINE void AttendSpansOnce(const HeadShape& shape, const QueryBlock& querie
   }
 }
 
-// Queries of a tile multiply every row of a block, also those that they do not see, by a weight of
-// zero. Where this made a result that is no finite number, the query goes over the rows again by
-// itself and with care, from what it had before.
+// Queries of a tile multiply every row of a block; invisible rows have a weight of zero. If the
+// result is not finite, the query is repeated alone from its old state, with `careful`.
 HWY_INLINE void AttendSpansImpl(const HeadShape& shape, const QueryBlock& queries,
                                 const KvSpan* spans, size_t n_spans, const size_t* visible,
                                 const SoftmaxState& state, float* HWY_RESTRICT scratch) {

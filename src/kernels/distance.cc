@@ -50,10 +50,10 @@ void SquaredNormsTarget(const float* rows, size_t n, size_t d, float* norms) {
   for (size_t i = 0; i < n; ++i) norms[i] = SquaredDistance<false>(rows + i * d, nullptr, d);
 }
 
-// A tile of rows and points shares what is loaded. Chunks keep the sums short, hence exact.
+// A tile shares the loads of its rows and points. Chunks keep the sums short, hence exact.
 constexpr size_t kChunk = 256;
 
-// How far |a|^2 + |b|^2 - 2 a b may be from |a - b|^2, as a share of |a|^2 + |b|^2.
+// Bound on the difference of |a|^2 + |b|^2 - 2 a b from |a - b|^2, as a share of |a|^2 + |b|^2.
 constexpr float kTileError = 4e-6f;
 
 // sums[r][f] = rows[r] from[f]
@@ -105,7 +105,7 @@ HWY_INLINE void DotTile(const float* const* HWY_RESTRICT rows,
 }
 
 // Calls take(i, f, row, point, norms, dot) for every pair of a row and a point: their numbers,
-// where they are, the sum of their squared norms, and their product.
+// addresses, sum of squared norms, and dot product.
 template <size_t kTileRows, size_t kTileFrom, typename Take>
 HWY_INLINE void ForPairsTiled(const NormedRows& rows, size_t d, const NormedPoints& from,
                               const Take& take) {
@@ -113,7 +113,7 @@ HWY_INLINE void ForPairsTiled(const NormedRows& rows, size_t d, const NormedPoin
   for (size_t block = 0; block < from.n; block += kBlock) {
     const size_t block_end = std::min(from.n, block + kBlock);
     for (size_t i = 0; i < rows.n; i += kTileRows) {
-      // What is beyond the end is the last one once more.
+      // Beyond the end, the last row or point is repeated.
       const float* tile_rows[kTileRows];
       for (size_t r = 0; r < kTileRows; ++r) {
         tile_rows[r] = rows.data + std::min(i + r, rows.n - 1) * d;
@@ -156,7 +156,7 @@ HWY_INLINE void ForNearer(const NormedRows& rows, size_t d, const NormedPoints& 
   ForPairs(rows, d, from,
            [&](size_t i, size_t f, const float* row, const float* point, float norms, float dot)
                HWY_ATTR {
-                 // By products, only to see whether it is worth it: they round where rows are near.
+                 // Dot products only exclude far pairs: for near ones they are inexact.
                  if (!(norms - 2.0f * dot < limits[i] + kTileError * norms)) return;
                  const float distance = SquaredDistance<true>(row, point, d);
                  if (distance < limits[i]) take(i, f, distance);
@@ -177,7 +177,7 @@ void NearestTarget(const NormedRows& rows, size_t d, const NormedPoints& from, f
 }
 
 void DistancesTarget(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances) {
-  // Products are exact enough from this share of the norms on.
+  // Above this share of the norms, dot products are exact enough.
   constexpr float kFar = 2 * kTileError / static_cast<float>(kPairDistanceErrorBound);
   ForPairs(rows, d, from,
            [&](size_t i, size_t f, const float* row, const float* point, float norms, float dot)

@@ -20,7 +20,7 @@ namespace rkv {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Rows of halves begin anywhere.
+// Rows of halves may start at any address.
 HWY_INLINE uint16_t HalfAt(const uint8_t* bytes, size_t i) {
   uint16_t half;
   std::memcpy(&half, bytes + i * sizeof(half), sizeof(half));
@@ -43,7 +43,7 @@ HWY_INLINE void DecodeBF16(const uint8_t* HWY_RESTRICT bytes, size_t n, float* H
   }
 }
 
-// One block; written so that compilers make vectors of it for each target.
+// Decodes one block; written so that compilers vectorise it for each target.
 HWY_INLINE void DecodeQ8Block(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const float scale = F32FromF16(HalfAt(block, 0));
   const auto* codes = reinterpret_cast<const int8_t*>(block + 2);

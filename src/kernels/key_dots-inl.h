@@ -61,7 +61,7 @@ HWY_INLINE void DotKeys(const HeadShape& shape, const QueryTile& tile, const KvS
 
 #else
 
-// Keys that are multiplied at once, so that enough sums are in flight and all fit in registers.
+// Keys multiplied at once: enough independent sums, all in registers.
 template <size_t kQueries>
 constexpr size_t TileTokens() {
   return kQueries * 4 <= kRegisterSums ? 4 : (kQueries * 2 <= kRegisterSums ? 2 : 1);
@@ -126,8 +126,9 @@ HWY_INLINE void PackFloats(const float* const* rows, size_t n, size_t d, float* 
   }
 }
 
-// Rounds queries to integers of at most `most`, with the step of each and the sum of the integers
-// of each block. Calls store(block, query, integers) for each, zeros behind the last element.
+// Rounds queries to integers of magnitude up to `most`. Also gives the step of each query and the
+// sum of each block. Calls store(block, query, integers) for each block, with zeros after the last
+// element.
 template <typename Store>
 HWY_INLINE void RoundQueries(const float* const* rows, size_t n, size_t d, float most,
                              float* HWY_RESTRICT steps, int32_t* HWY_RESTRICT sums,
@@ -146,7 +147,7 @@ HWY_INLINE void RoundQueries(const float* const* rows, size_t n, size_t d, float
     for (; i < d; ++i) max = std::max(max, std::abs(row[i]));
     const bool finite = AllFinite(row, d);
     steps[q] = finite ? max / most : std::numeric_limits<float>::infinity();
-    // What is too small to be told from zero is.
+    // A query whose largest element is too close to zero becomes zero.
     const float inverse = finite && max > 1e-30f ? most / max : 0.0f;
     for (size_t block = 0; block < n_blocks; ++block) {
       const size_t first = block * kQuantBlock;
@@ -168,7 +169,7 @@ HWY_INLINE void RoundQueries(const float* const* rows, size_t n, size_t d, float
 
 inline constexpr size_t kQuads = kQuantBlock / 4;  // of a block
 
-// Bytes of a block of a query to every stride-th of `quads`.
+// Stores the bytes of a query's block to every stride-th of `quads`.
 HWY_INLINE void StoreQuads(const int8_t* HWY_RESTRICT bytes, size_t stride,
                            int32_t* HWY_RESTRICT quads) {
   for (size_t i = 0; i < kQuads; ++i) std::memcpy(quads + i * stride, bytes + i * 4, 4);
@@ -186,8 +187,8 @@ HWY_INLINE void PackBytes(const float* const* rows, size_t n, size_t d, QueryTil
                });
 }
 
-// q8_0: [blocks][queries][kQuantBlock] of int16, or where bytes are multiplied
-// [blocks][kQuads][queries][2] of four int8 each: those that count 256-fold, and the rest.
+// q8_0: [blocks][queries][kQuantBlock] of int16, or with RKV_MULTIPLIES_BYTES
+// [blocks][kQuads][queries][2] of four int8 each: the high bytes (times 256), then the rest.
 HWY_INLINE void PackTwoBytes(const float* const* rows, size_t n, size_t d, QueryTile& tile) {
   RoundQueries(rows, n, d, kMaxOfTwoBytes, tile.steps16, tile.sums16,
                [&](size_t block, size_t q, const int32_t* HWY_RESTRICT integers) HWY_ATTR {
@@ -210,8 +211,8 @@ HWY_INLINE void PackTwoBytes(const float* const* rows, size_t n, size_t d, Query
                });
 }
 
-// Sums of the products of a block of codes and a query, for as many rows as vectors of codes have
-// lanes of four. REQUIRES: codes <= 15, or that bytes are multiplied.
+// Sums of the products of a block of codes and a query, for one row per four bytes of a vector of
+// codes. REQUIRES: codes <= 15, or RKV_MULTIPLIES_BYTES.
 #if RKV_MULTIPLIES_BYTES
 class BlockSums {
  public:
@@ -232,7 +233,8 @@ class BlockSums {
     pairs_ = hn::Zero(PairTag());
   }
   HWY_INLINE void Add(CodeVec codes, const int32_t& quad) {
-    // The eight of a block are at most 8 * 2 * 15 * 127, which int16 holds.
+    // A pair's sum over the eight quads of a block is at most 8 * 2 * 15 * 127, which fits into
+    // int16.
     const auto query = hn::BitCast(CodeTag(), hn::Set(PairSumTag(), quad));
     pairs_ = hn::Add(pairs_, MulPairs(codes, query));
   }
@@ -246,9 +248,9 @@ class BlockSums {
 };
 #endif
 
-// Dot products of queries of `kWords` bytes, the first of which counts 256-fold if there are two,
-// with the codes that UnpackBlocks() left. `quads`: [blocks][kQuads][kQueries][kWords] of four
-// bytes each; `starts`: [blocks][kQueries][kWords], what the offset of codes adds.
+// Dot products of queries with the codes from UnpackBlocks(). Query elements have `kWords` bytes;
+// of two, the first counts 256-fold. `quads`: [blocks][kQuads][kQueries][kWords] of four bytes
+// each; `starts`: [blocks][kQueries][kWords], contributions of the codes' offset.
 template <size_t kQueries, size_t kWords>
 HWY_INLINE void DotCodes(const int32_t* HWY_RESTRICT quads, const int32_t* HWY_RESTRICT starts,
                          const float* HWY_RESTRICT query_steps, float unit, const KernelScratch& s,
@@ -287,7 +289,7 @@ HWY_INLINE void DotCodes(const int32_t* HWY_RESTRICT quads, const int32_t* HWY_R
 }
 
 #if !RKV_MULTIPLIES_BYTES
-// q8_0: queries as int16, which is as exact as the products of a block are.
+// q8_0: queries as int16, so the products of a block are exact.
 template <size_t kQueries>
 HWY_INLINE void DotBytes(const QueryTile& tile, const KvSpan& span, size_t begin, size_t n,
                          size_t n_blocks, const float* HWY_RESTRICT block_steps,
@@ -340,14 +342,14 @@ HWY_INLINE void DotBytes(const QueryTile& tile, const KvSpan& span, size_t begin
 }
 #endif
 
-// Brings the rows of a tile into the forms that the types need.
+// Packs the queries of a tile for every element type in the call.
 HWY_INLINE void PackTile(const KeyTypes& types, size_t d, QueryTile& tile) {
   if (types.halves) PackFloats(tile.rows, tile.n, d, tile.floats);
   if (types.bytes) PackTwoBytes(tile.rows, tile.n, d, tile);
   if (types.codes) PackBytes(tile.rows, tile.n, d, tile);
 }
 
-// What DotKeys() needs of the rows, for all tiles.
+// Unpacks rows for DotKeys(), once for all tiles.
 HWY_INLINE void PrepareKeys(const KvSpan& span, size_t begin, size_t n, size_t d,
                             const KernelScratch& s) {
   if (!IsQuantized(span.k_type)) return;
@@ -364,8 +366,8 @@ HWY_INLINE void PrepareKeys(const KvSpan& span, size_t begin, size_t n, size_t d
 }
 
 // dots[q, t] = q.k of the rows [begin, begin + n) of the span, with row stride kAttentionBlock.
-// What lies behind n is undefined. Meanwhile asks for `values`. REQUIRES: n <= kAttentionBlock; the
-// tile has what the type needs.
+// Dots from n on are undefined. Meanwhile advances `values`. REQUIRES: n <= kAttentionBlock; the
+// tile is packed for the type.
 template <size_t kQueries>
 HWY_INLINE void DotKeys(const HeadShape& shape, const QueryTile& tile, const KvSpan& span,
                         size_t begin, size_t n, const KernelScratch& s, float* HWY_RESTRICT dots,

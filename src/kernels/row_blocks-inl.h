@@ -23,14 +23,14 @@ HWY_INLINE const uint8_t* RowAt(const void* rows, size_t stride, size_t t) {
 
 #if HWY_TARGET != HWY_SCALAR
 
-// Four dwords of each of as many rows as a vector has dwords, [rows] in memory, to vectors of one
-// dword of all rows. `load(row)` gives a row's as 16 bytes.
+// Transposes four dwords of each row to four vectors, each with one dword of all rows. The number
+// of rows is that of dwords in a vector. `load(row)` gives the four dwords of a row.
 template <typename Load>
 HWY_INLINE void TransposeQuads(const Load& load, CodeVec* HWY_RESTRICT out) {
   const CodeTag d8;
   const hn::Repartition<uint64_t, CodeTag> d64;
   const hn::Repartition<uint32_t, CodeTag> d32;
-  const auto rows = [&](size_t i) HWY_ATTR {  // i, and every fourth that follows
+  const auto rows = [&](size_t i) HWY_ATTR {  // row i and every fourth row after it
 #if HWY_MAX_BYTES >= 64
     const hn::FixedTag<uint8_t, 32> half;
     return hn::BitCast(d32, hn::Combine(d8, hn::Combine(half, load(i + 12), load(i + 8)),
@@ -55,8 +55,8 @@ HWY_INLINE void TransposeQuads(const Load& load, CodeVec* HWY_RESTRICT out) {
   out[3] = hn::BitCast(d8, hn::InterleaveUpper(d64, ab_high, cd_high));
 }
 
-// What unpacked codes stand for: (code - offset) * unit steps. Codes of q2 are doubled, and those
-// of q8_0 have no sign.
+// Value of an unpacked code: (code - offset) * unit steps. Codes of q2 are doubled, and those of
+// q8_0 are unsigned.
 struct CodeScale {
   int32_t offset;
   float unit;
@@ -66,8 +66,8 @@ constexpr CodeScale UnpackedScale(ElementType type) {
   return {.offset = type == ElementType::kQ4_0 ? 8 : 128, .unit = 1.0f};
 }
 
-// The codes of one block of so many rows as a vector has lanes, from `rows` on to out[dword, lane].
-// Of q2, those of two blocks, the second to out[second + ...].
+// Unpacks the codes of one block of `rows`, one row per lane, to out[dword, lane]. For q2, of two
+// blocks, the second to out[second + ...].
 template <ElementType kType>
 HWY_INLINE void UnpackQuads(const uint8_t* const* HWY_RESTRICT rows, size_t at, size_t second_at,
                             uint8_t* HWY_RESTRICT out, size_t second) {
@@ -120,9 +120,9 @@ HWY_INLINE void UnpackQuads(const uint8_t* const* HWY_RESTRICT rows, size_t at, 
   }
 }
 
-// Codes of the rows [begin, begin + n), and what can be multiplied behind them, as keys are
-// multiplied: [blocks][rows / lanes][dwords][lanes] of the codes of four elements each, where a
-// lane is a row.
+// Unpacks codes of the rows [begin, begin + n) for the multiplication of keys, padded with valid
+// codes to whole vectors. [blocks][rows / lanes][dwords][lanes]: a dword has the codes of four
+// elements, and a lane is a row.
 template <ElementType kType>
 HWY_INLINE void UnpackBlocks(const void* keys, size_t stride, size_t begin, size_t n,
                              size_t n_blocks, uint8_t* HWY_RESTRICT out) {
@@ -166,7 +166,7 @@ HWY_INLINE void LoadStepsOf(const uint8_t* HWY_RESTRICT rows, size_t stride, siz
     const FloatTag df;
     const auto infinity = hn::Set(df, std::numeric_limits<float>::infinity());
     for (size_t i = 0; i < kBlocks * kAttentionBlock; i += kFloatLanes) {
-      // Unlike NaN, infinity survives taking a maximum, so no damaged row goes unnoticed.
+      // Unlike NaN, infinity survives a maximum, so every damaged row is noticed.
       const auto step = LoadHalves<ElementType::kF16>(halves[0] + i);
       hn::StoreU(hn::IfThenElse(hn::Eq(step, step), step, infinity), df, steps + i);
     }

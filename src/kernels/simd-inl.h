@@ -1,4 +1,4 @@
-// What the kernels need of SIMD beside Highway's own operations, compiled once per target.
+// SIMD operations of the kernels that Highway lacks, compiled once per target.
 #if defined(RETENTIVEKV_KERNELS_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef RETENTIVEKV_KERNELS_SIMD_INL_H_
 #undef RETENTIVEKV_KERNELS_SIMD_INL_H_
@@ -28,7 +28,7 @@ using I16Tag = hn::CappedTag<int16_t, 16>;
 using I32Tag = hn::Repartition<int32_t, I16Tag>;
 using I16Vec = hn::Vec<I16Tag>;
 using I32Vec = hn::Vec<I32Tag>;
-// or of at most 64: what two rows have of half a block, or many rows of four elements.
+// or of at most 64: half a block of two rows, or four elements of many rows.
 using CodeTag = hn::CappedTag<uint8_t, 64>;
 using PairTag = hn::Repartition<int16_t, CodeTag>;
 using PairSumTag = hn::Repartition<int32_t, CodeTag>;
@@ -40,7 +40,7 @@ inline constexpr size_t kFloatLanes = hn::MaxLanes(FloatTag());
 inline constexpr size_t kByteLanes = HWY_MIN(HWY_MAX_BYTES, 32);
 inline constexpr size_t kPairBytes = HWY_MIN(HWY_MAX_BYTES, 64);
 
-// Whether an instruction multiplies bytes and adds four products at once: AVX-512's VNNI.
+// 1 if an instruction multiplies bytes and adds four products at once: AVX-512's VNNI.
 #undef RKV_MULTIPLIES_BYTES
 #if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
 #define RKV_MULTIPLIES_BYTES 1
@@ -48,12 +48,13 @@ inline constexpr size_t kPairBytes = HWY_MIN(HWY_MAX_BYTES, 64);
 #define RKV_MULTIPLIES_BYTES 0
 #endif
 
-// Sums in vectors that registers hold beside what is loaded to add to them.
+// Vectors of sums that fit into registers, beside the loaded operands.
 inline constexpr size_t kRegisterSums = HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64 ? 24 : 12;
 
 #if HWY_TARGET != HWY_SCALAR
 
-// Sums of the lanes of four vectors, to out[0..3]. The order of additions is the same for each.
+// Stores the sums of the lanes of four vectors to out[0..3]. The order of additions is the same for
+// each.
 template <class V>
 HWY_INLINE void StoreSumsOfFour(V a, V b, V c, V d, hn::TFromV<V>* HWY_RESTRICT out) {
   const hn::DFromV<V> tag;
@@ -80,8 +81,8 @@ HWY_INLINE void StoreSumsOfFour(V a, V b, V c, V d, hn::TFromV<V>* HWY_RESTRICT 
 }
 
 #if RKV_MULTIPLIES_BYTES
-// Not by intrinsics: Highway has the compiler take the target for one with AVX-VNNI, whose encoding
-// of the same instructions some of its CPUs lack.
+// Not by intrinsics: Highway compiles the target with AVX-VNNI, and some of its CPUs lack that
+// encoding of the same instructions.
 template <class V16, class V32>
 HWY_INLINE V32 MulAddPairsVnni(V16 a, V16 b, V32 sum) {
   asm("vpdpwssd %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "vm"(b.raw));
@@ -144,9 +145,9 @@ HWY_INLINE PairSumVec MulAddPairs(PairVec a, PairVec b, PairSumVec sum) {
 
 #endif  // HWY_TARGET != HWY_SCALAR
 
-// The same vector, in a register before anything that follows. Compilers for x86 fold the load of
-// an operand into each instruction that uses it, of which there are then more than the CPU can
-// load, and reorder sums until they fit into no registers.
+// Forces the vector into a register at this point. Compilers for x86 otherwise fold its load into
+// each instruction that uses it, which makes more loads than the CPU can execute. They also reorder
+// sums until these no longer fit into registers.
 template <class V>
 HWY_INLINE V InRegister(V v) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSSE3 && (HWY_COMPILER_GCC || HWY_COMPILER_CLANG)
@@ -173,8 +174,8 @@ inline constexpr int32_t kIntegerBits = 0x4B400000;
 
 #if HWY_TARGET != HWY_SCALAR
 
-// exp(x) of x <= 0, zero where x < -87 or -infinity, and of more as of 0. Off by at most two units
-// in the last place: 2^n times a polynomial of the rest (that of Arm's optimized routines).
+// exp(x) for x <= 0. Zero for x < -87, and exp(0) for x > 0. Off by at most two units in the last
+// place: 2^n times a polynomial of the rest (from Arm's optimized routines).
 HWY_INLINE FloatVec ExpOfNegative(FloatVec x) {
   const FloatTag df;
   x = hn::Min(x, hn::Zero(df));
@@ -211,7 +212,7 @@ HWY_INLINE FloatVec LoadHalves(const uint16_t* HWY_RESTRICT p) {
 #if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2) || HWY_TARGET == HWY_NEON
     return x;
 #else
-    // Where no instruction converts, Highway takes infinity and NaN for numbers from 2^16 on.
+    // Without an instruction for it, Highway converts infinity and NaN to numbers from 2^16 on.
     const auto infinity = hn::Set(df, std::numeric_limits<float>::infinity());
     return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(df, 65536.0f)), x, hn::CopySign(infinity, x));
 #endif
@@ -222,7 +223,7 @@ HWY_INLINE FloatVec LoadHalves(const uint16_t* HWY_RESTRICT p) {
   }
 }
 
-// The first n of them, then zeros.
+// Loads the first n elements, then zeros.
 template <ElementType kType>
 HWY_INLINE FloatVec LoadFewHalves(const uint16_t* HWY_RESTRICT p, size_t n) {
   uint16_t few[kFloatLanes] = {};
@@ -230,7 +231,7 @@ HWY_INLINE FloatVec LoadFewHalves(const uint16_t* HWY_RESTRICT p, size_t n) {
   return LoadHalves<kType>(few);
 }
 
-// Asks for a cache line, to come as far as the second cache.
+// Prefetches a cache line to the second-level cache.
 HWY_INLINE void PrefetchToL2(const uint8_t* p) {
 #if HWY_COMPILER_GCC
   __builtin_prefetch(p, 0, 2);
@@ -239,15 +240,15 @@ HWY_INLINE void PrefetchToL2(const uint8_t* p) {
 #endif
 }
 
-// Asks for the memory that a kernel reads next, little by little while it computes, and for every
-// third line of a row that it reads after that, which only comes as far as the second cache: the
-// first waits for few cache lines at once, fewer than it takes to read as fast as memory can. What
-// is asked for counts among them, but the lines between, which the CPU guesses, do not.
+// Prefetches the rows that a kernel reads next, step by step while it computes. Of the rows after
+// those, it prefetches every third line, only to the second-level cache. The first-level cache has
+// too few outstanding misses for full memory bandwidth. Each prefetch takes one, but the lines
+// between, which the CPU prefetches by itself, take none.
 class Prefetcher {
  public:
   Prefetcher() = default;
-  // `n` rows that are read next, and where rows of the same stride begin that are read later; null:
-  // none are.
+  // `rows`: the `n` rows to read next. `later`: the start of later rows with the same stride; null:
+  // none.
   Prefetcher(const uint8_t* rows, size_t stride, size_t row_bytes, size_t n, const uint8_t* later)
       : at_(rows),
         later_(later != nullptr ? later : rows),
@@ -255,19 +256,19 @@ class Prefetcher {
         stride_(stride),
         row_bytes_(row_bytes),
         left_(n) {
-    if (stride == row_bytes) {  // as one row
+    if (stride == row_bytes) {  // contiguous rows count as one row
       row_bytes_ = bytes_;
       left_ = bytes_ > 0 ? 1 : 0;
     }
   }
 
-  // Of all rows.
+  // Total bytes of the `n` rows.
   size_t bytes() const { return bytes_; }
 
-  // For `n` steps, in whole cache lines, of rows that lie one after the other. REQUIRES: n > 0.
+  // Bytes of each of `n` steps over contiguous rows, in whole cache lines. REQUIRES: n > 0.
   size_t StepBytes(size_t n) const { return (bytes_ / n + 63) / 64 * 64; }
 
-  // At most to the end of a row.
+  // Prefetches `bytes` more, at most to the end of a row.
   HWY_INLINE void Advance(size_t bytes) {
     if (left_ == 0) return;
     for (size_t i = of_row_; i < of_row_ + bytes; i += 64) {
@@ -290,7 +291,7 @@ class Prefetcher {
   size_t bytes_ = 0;
   size_t stride_ = 0;
   size_t row_bytes_ = 0;
-  size_t of_row_ = 0;  // bytes asked for already
+  size_t of_row_ = 0;  // bytes prefetched in the current row
   size_t left_ = 0;    // rows
 };
 

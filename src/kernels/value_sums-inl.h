@@ -72,7 +72,7 @@ HWY_INLINE void AddHalves(const float* HWY_RESTRICT weights, const uint8_t* HWY_
 template <ElementType kType, size_t kQueries>
 HWY_INLINE void AddHalfRows(const float* HWY_RESTRICT weights, const KvSpan& span, size_t begin,
                             size_t n, size_t d, float* HWY_RESTRICT acc, Prefetcher& next) {
-  // As many sums as registers hold, as for keys.
+  // As many sums as fit into registers, as for keys.
   constexpr size_t kVecs = kQueries == 1 ? 8 : TileTokens<kQueries>();
   const uint8_t* rows = RowAt(span.v, span.v_stride, begin);
   const FloatTag df;
@@ -109,7 +109,7 @@ template <class V>
 HWY_INLINE PairVec PairBytes(V a, V b) {
   const hn::FixedTag<uint8_t, 32> d8;
 #if RKV_MULTIPLIES_BYTES
-  // What Highway lacks: any byte of a vector to any place, or zero, at once.
+  // An operation that Highway lacks: any byte of a vector to any place, or zero.
   HWY_ALIGN static constexpr uint32_t kFrom[] = {
       0x100000, 0x110001, 0x120002, 0x130003, 0x140004, 0x150005, 0x160006, 0x170007,
       0x180008, 0x190009, 0x1A000A, 0x1B000B, 0x1C000C, 0x1D000D, 0x1E000E, 0x1F000F};
@@ -219,19 +219,19 @@ HWY_INLINE void UnpackPairs(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
 // A code of UnpackBlock() or UnpackPairs() stands for (code - half of this) steps.
 constexpr int32_t TwiceOffset(ElementType type) {
   if (type == ElementType::kQ8_0 && kPairBytes < 64) return 0;
-  const CodeScale scale = UnpackedScale(type);  // of keys, which q2 has doubled
+  const CodeScale scale = UnpackedScale(type);  // as for keys; codes of q2 are doubled
   return static_cast<int32_t>(2.0f * scale.unit) * scale.offset;
 }
 
-// Rows of a block that are added up together: t and t + PairDistance(n), so that pairs are made of
-// vectors of weights without shuffling. Fewer rows than two vectors have lanes take longer for it.
+// Rows t and t + PairDistance(n) of a block form a pair, so that vectors of weights become pairs
+// without shuffling. With fewer rows than two vectors have lanes, this is slower.
 HWY_INLINE size_t PairDistance(size_t n) {
   return (n + 2 * kFloatLanes - 1) / (2 * kFloatLanes) * kFloatLanes;
 }
 
-// Sums of weights times codes over the rows, for the elements [kFirst, kFirst + kElements) of a
-// block, to sums[q, kElements]. `weights`: [queries, kAttentionBlock / 2] pairs of
-// rows that are `distance` apart.
+// Sums weights times codes over the rows, for the elements [kFirst, kFirst + kElements) of a block,
+// to sums[q, kElements]. `weights`: [queries, kAttentionBlock / 2] pairs of rows that are
+// `distance` apart.
 template <ElementType kType, size_t kQueries, size_t kFirst, size_t kElements>
 HWY_INLINE void SumCodes(const int32_t* HWY_RESTRICT weights, const uint8_t* HWY_RESTRICT rows,
                          size_t stride, size_t n, size_t distance, int32_t* HWY_RESTRICT sums) {
@@ -239,7 +239,7 @@ HWY_INLINE void SumCodes(const int32_t* HWY_RESTRICT weights, const uint8_t* HWY
   const PairSumTag d32;
   constexpr size_t kLanes = kPairBytes / sizeof(int32_t);
   constexpr size_t kVecs = kElements / kLanes;
-  // Sums that do not wait for each other.
+  // Independent sums, to hide latency.
   constexpr size_t kPairs = kQueries == 1 ? 2 : 1;
   PairSumVec acc[kPairs][kQueries][kVecs];
   for (auto& of_pair : acc) {
@@ -286,12 +286,12 @@ HWY_INLINE void SumCodes(const int32_t* HWY_RESTRICT weights, const uint8_t* HWY
   }
 }
 
-// Weights, or steps, as shares of the largest, of which there are `whole`. Returns what a share of
-// 1 stands for.
+// Scales weights, or steps, so that the largest becomes `whole`. Returns the value of a result of
+// 1.
 HWY_INLINE float ScaleToLargest(float largest, float whole, const float* HWY_RESTRICT x,
                                 float* HWY_RESTRICT out) {
   const FloatTag df;
-  // What is too small to be told from zero is.
+  // If the largest is too close to zero, all become zero.
   const auto factor = hn::Set(df, largest > 1e-30f ? whole / largest : 0.0f);
   for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
     hn::Store(hn::Mul(hn::Load(df, x + t), factor), df, out + t);
@@ -299,8 +299,9 @@ HWY_INLINE float ScaleToLargest(float largest, float whole, const float* HWY_RES
   return largest / whole;
 }
 
-// Steps of one block of elements as shares of the largest, in place, which is returned. A damaged
-// row's makes all sums no number as the largest; its share would be none either, so it has none.
+// Scales the steps of one block of elements to shares of the largest, in place, and returns the
+// largest. A damaged row makes the largest not finite, and so all sums. Its own share is set to
+// zero.
 HWY_INLINE float ShareSteps(float* HWY_RESTRICT steps) {
   const FloatTag df;
   auto most = hn::Zero(df);
@@ -312,8 +313,8 @@ HWY_INLINE float ShareSteps(float* HWY_RESTRICT steps) {
   return ScaleToLargest(hn::GetLane(hn::MaxOfLanes(df, most)), 1.0f, steps, steps);
 }
 
-// Weights of rows times their steps, both as shares, rounded to int16 and in pairs of rows. What
-// they add up to is the sum of the lanes of `sums`.
+// Weights of rows times their steps, both as shares, rounded to int16 and in pairs of rows. Their
+// total is the sum of the lanes of `sums`.
 HWY_INLINE void PairShares(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT steps,
                            size_t distance, int32_t* HWY_RESTRICT pairs,
                            int32_t* HWY_RESTRICT sums) {
@@ -372,8 +373,8 @@ HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights, const float* HWY_
     }
     const uint8_t* rows = RowAt(span.v, span.v_stride, begin) + block * UnitBytes(kType);
     HWY_ALIGN int32_t sums[kQueries * kQuantBlock];
-    // Few queries leave registers for the whole block, which is then unpacked once; so do vectors
-    // of 64 bytes.
+    // With few queries, or vectors of 64 bytes, registers suffice for the whole block, which is
+    // then unpacked only once.
     constexpr size_t kElements = kQueries <= 2 || kPairBytes == 64 ? kQuantBlock : kPassElements;
     SumCodes<kType, kQueries, 0, kElements>(s.pairs, rows, span.v_stride, n, distance, sums);
     if constexpr (kElements < kQuantBlock) {
@@ -382,7 +383,7 @@ HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights, const float* HWY_
     }
     const size_t first = block * kQuantBlock;
     for (size_t q = 0; q < kQueries; ++q) {
-      // (code - offset) steps, in halves so that it is exact.
+      // (code - offset) steps, counted in halves to be exact.
       const auto offset = hn::Set(d32, TwiceOffset(kType) * weight_sums[q]);
       const auto half = hn::Set(df, 0.5f * wholes[q] * s.max_steps[block]);
       const auto added = [&](size_t e) HWY_ATTR {
