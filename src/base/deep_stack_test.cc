@@ -7,7 +7,7 @@
 namespace rkv {
 namespace {
 
-// Takes some 200 bytes of stack a level, which the compiler cannot turn into a loop.
+// Takes some 200 bytes of stack per level. The compiler cannot turn it into a loop.
 size_t Depth(size_t levels) {
   volatile char frame[128] = {};
   frame[levels % sizeof(frame)] = 1;

@@ -97,7 +97,7 @@ mode_t ModeOf(const std::string& path) {
   return info.st_mode & 07777;
 }
 
-// The umask for the length of a scope.
+// Sets the umask within a scope.
 class Umask {
  public:
   explicit Umask(mode_t mask) : old_(::umask(mask)) {}
@@ -113,7 +113,7 @@ TEST_F(FileTest, APrivateFileIsItsOwnersAloneWhateverTheUmaskSays) {
   EXPECT_EQ(ModeOf(Path("new")), 0600u);
   std::ofstream(Path("old")) << "x";
   ASSERT_EQ(::chmod(Path("old").c_str(), 0666), 0);
-  // Nor can it be read while it is written.
+  // The file is also private while it is written.
   const Status status = WriteFileAtomically(
       Path("old"),
       [&, n = 0]() mutable -> std::string_view {
@@ -163,7 +163,7 @@ TEST_F(FileTest, APipeIsReadToItsEnd) {
     }
     ::close(ends[1]);
   });
-  // As a shell gives what <(command) says.
+  // As a shell passes <(command).
   const Result<std::string> read = ReadFile("/dev/fd/" + std::to_string(ends[0]), "text");
   writer.join();
   ::close(ends[0]);
@@ -202,7 +202,7 @@ TEST_F(FileTest, DevicesSocketsAndLinksToThemAreNotRead) {
 TEST_F(FileTest, WhatIsWrittenGoesThroughNoLink) {
   ASSERT_TRUE(WriteFileAtomically(Path("victim"), "precious").ok());
   fs::create_symlink(Path("victim"), Path("f"));
-  // As a program with a known process id would name its temporary file.
+  // A predictable temporary name, from the process id.
   fs::create_symlink(Path("victim"), Path("f." + std::to_string(::getpid()) + ".tmp"));
   ASSERT_TRUE(WriteFileAtomically(Path("f"), "mine", Access::kPrivate).ok());
   EXPECT_EQ(*ReadFile(Path("victim"), "file"), "precious");

@@ -12,7 +12,7 @@ namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
 
-// KvCache that no allocator stands between.
+// Memory directly from the system, without an allocator.
 class Mapping {
  public:
   explicit Mapping(size_t n)
@@ -51,7 +51,7 @@ TEST(HugePagesTest, WholePagesAreAskedFor) {
 
 TEST(HugePagesTest, WhatWasThereBeforeStaysAsItIs) {
   if (!HasHugePages()) GTEST_SKIP() << "this system has no huge pages";
-  // Linux makes one range of neighbours, so the old one is in the middle of what is mapped later.
+  // Linux joins neighbouring ranges, so the old range is in the middle of the later one.
   const Mapping all(48 * kMiB);
   char* const old = all.begin() + 16 * kMiB;
   ASSERT_EQ(munmap(all.begin(), 16 * kMiB), 0);

@@ -14,7 +14,7 @@ TEST(ProcessMemoryTest, ThePeakIsSinceItsReset) {
   constexpr uint64_t kBytes = 64 << 20;
   const uint64_t before = ResidentBytes();
   ASSERT_GT(before, 0u);
-  // Mapped, as an allocator (a sanitizer's most of all) may keep what is freed.
+  // Mapped, because an allocator (especially a sanitizer's) may keep freed memory.
   void* block = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(block, MAP_FAILED);
   std::memset(block, 1, kBytes);

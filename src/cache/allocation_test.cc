@@ -20,7 +20,7 @@ namespace {
 std::atomic<size_t> allocations = 0;
 std::atomic<size_t> live_bytes = 0;
 std::atomic<size_t> peak_bytes = 0;
-const rkv::PagePool* pool = nullptr;  // whose pages count as well, from when it is set
+const rkv::PagePool* pool = nullptr;  // if set, its pages count as well
 
 void* TryAllocate(size_t n) {
   ++allocations;
@@ -104,14 +104,14 @@ TEST(DecodeAllocationTest, StepsBetweenCompressionsAllocateNothing) {
     const std::vector<size_t> counts =
         StepAllocations({.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)});
     EXPECT_FALSE(counts.empty()) << policy;
-    // Scratch grows ahead of need, so rarely a step does.
+    // Scratch grows ahead of need, so few steps allocate.
     const auto allocating =
         static_cast<size_t>(std::ranges::count_if(counts, [](size_t count) { return count > 0; }));
     EXPECT_LE(allocating, counts.size() / 4) << policy;
   }
 }
 
-// What a step costs is the rows it reads, and those that are scored when it compresses.
+// The cost of a step is its read rows, and the scored rows if it compresses.
 TEST(DecodeCostTest, StepsVisitNoMoreRowsThanTheBudgetHolds) {
   for (const char* policy : {"streaming", "h2o", "retentive:window=16", "paper"}) {
     KvCache cache = *KvCache::Create(
@@ -138,14 +138,14 @@ TEST(DecodeCostTest, StepsVisitNoMoreRowsThanTheBudgetHolds) {
       }
       ASSERT_LE(rows * min_row_bytes, cache.stats().budget_bytes) << policy << step;
     }
-    // Each compression scores the rows that are held and the new one.
+    // Each compression scores the held rows and the new one.
     EXPECT_LE(cache.stats().compressions, static_cast<uint64_t>(kSteps)) << policy;
   }
 }
 
-// What is read of a prompt is compressed with each ubatch, by as many threads as there are. The
-// ubatch stays where it was computed. What threads need is a head's, not all tokens', unless heads
-// compete for the budget or a policy is shown queries.
+// Every ubatch of a prompt is compressed, by all threads, without a copy of the ubatch. Threads
+// need memory for a head, not for all tokens, unless heads compete for the budget or a policy
+// observes queries.
 TEST(PromptAllocationTest, StreamingTakesTheBudgetAndPartOfAUbatch) {
   struct Case {
     const char* policy;

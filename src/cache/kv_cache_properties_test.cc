@@ -1,4 +1,4 @@
-// What must hold for every policy, absorber, ladder and split, whatever is done with a KvCache.
+// Invariants of a KvCache for every policy, absorber, ladder and split, after any operations.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -86,7 +86,7 @@ std::vector<std::vector<float>> AttendAll(const KvCache& cache) {
 }
 
 // One softmax over the rows of all tiers, states with their mass and variance, in double precision
-// over what the rows decode to.
+// over the decoded rows.
 std::vector<double> ReferenceAttend(const KvCache& cache, size_t l, size_t h) {
   const KvCache::Impl& impl = cache.impl();
   const CacheConfig& config = impl.config();
@@ -100,7 +100,7 @@ std::vector<double> ReferenceAttend(const KvCache& cache, size_t l, size_t h) {
   std::vector<float> k(layer.d_k), v(layer.d_v), rounded, stored(layer.d_k);
   std::vector<double> sums(layer.d_v);
   double total = 0;
-  // What the matrix adds to the value of every state.
+  // The matrix's contribution to the value of every state.
   std::vector<double> follows(layer.d_v);
   std::vector<float> row(layer.d_k);
   for (size_t e = 0; e < layer.d_v && impl.head(head).matrix() != nullptr; ++e) {
@@ -116,7 +116,7 @@ std::vector<double> ReferenceAttend(const KvCache& cache, size_t l, size_t h) {
     for (size_t e = 0; e < k.size(); ++e) {
       logit += 0.25 * static_cast<double>(q[e]) * static_cast<double>(k[e]);
     }
-    // The kernel meets what is stored, without the centre, with a rounded query.
+    // The kernel multiplies stored rows, without the centre, by a rounded query.
     if (IsQuantized(rows.layout().k_type)) {
       rounded = q;
       RoundQuery(rows.layout().k_type, rounded);
@@ -171,7 +171,7 @@ std::vector<double> ReferenceAttend(const KvCache& cache, size_t l, size_t h) {
 
 void ExpectAttendsAsItsRows(const KvCache& cache) {
   // Weights of quantised values and steps of quantised keys are rounded; independently, so that
-  // what adds up is far below the bound times the largest value.
+  // their sum is far below the bound times the largest value.
   const double rounding = cache.impl().config().rotates() ? 0.5 * kWeightErrorBound : 0.0;
   for (size_t l = 0; l < cache.shape().layers.size(); ++l) {
     for (size_t h = 0; h < cache.shape().layers[l].n_kv_head; ++h) {
@@ -186,11 +186,12 @@ void ExpectAttendsAsItsRows(const KvCache& cache) {
   }
 }
 
-// Held bytes within the budget, sums of the statistics, and every token where Inspect() says.
+// Checks that held bytes are within the budget, statistics add up, and Inspect() agrees with every
+// token.
 void ExpectConsistent(const KvCache& cache, bool rolled_back) {
   const KvCache::Impl& impl = cache.impl();
   const CacheConfig& config = impl.config();
-  // A rollback takes tokens back, but not what states absorbed.
+  // A rollback takes tokens back, but not those that states absorbed.
   const bool mass_is_conserved = !rolled_back && config.absorb().has_states() &&
                                  config.absorb().share > 0 && config.absorb().kappa == 0 &&
                                  config.absorb().weigh == 0;
@@ -378,8 +379,7 @@ TEST(KvCachePropertiesTest, TokensThatAreNoNumbersAreHeldAndForgottenLikeOthers)
   }
 }
 
-// As long as every token has room on the lowest rung, they all stay, also where only a sample of
-// those that are there is looked at.
+// While all tokens fit on the lowest rung, they all stay, even if only a sample of them competes.
 TEST(KvCachePropertiesTest, WhereAllHaveRoomNoneIsForgotten) {
   KvCache cache = *KvCache::Create(TestShape(), {.policy = *ParsePolicySpec("retentive:window=8"),
                                                  .budget = *ParseBudget("42%")});
@@ -399,8 +399,8 @@ TEST(KvCachePropertiesTest, WhereAllHaveRoomNoneIsForgotten) {
   ExpectConsistent(cache, false);
 }
 
-// While an answer grows, not everybody competes for room: those do that were the least novel when
-// all last did. So the least novel go, whether they came in the prompt or in the answer.
+// While an answer grows, only some tokens compete: the least novel ones when all competed last. So
+// the least novel tokens are forgotten, whether they came in the prompt or in the answer.
 TEST(KvCachePropertiesTest, LongAnswersForgetTheLeastNovel) {
   KvCache cache = *KvCache::Create(TestShape(), {.policy = *ParsePolicySpec("retentive:window=8"),
                                                  .budget = *ParseBudget("144KiB")});
@@ -446,7 +446,8 @@ TEST(KvCachePropertiesTest, LongAnswersForgetTheLeastNovel) {
   }
 }
 
-// More must be kept than may rest, or a share of states and a matrix is taken while most rest.
+// More tokens must be kept than may rest, or states and a matrix take their share while most tokens
+// rest.
 TEST(KvCachePropertiesTest, LongAnswersStayWithinTheirBudget) {
   for (const auto& [policy, budget, absorb] : std::vector<std::array<const char*, 3>>{
            {"retentive:window=900", "140KiB", "clusters:share=0.05"},
@@ -466,7 +467,7 @@ TEST(KvCachePropertiesTest, LongAnswersStayWithinTheirBudget) {
       if (i % 100 != 0) continue;
       ASSERT_NO_FATAL_FAILURE(ExpectConsistent(cache, false));
     }
-    // States have their share whoever rests.
+    // States have their share regardless of the resting tokens.
     EXPECT_GE(cache.stats().states, states * 3 / 4);
   }
 }
@@ -496,7 +497,7 @@ TEST(KvCachePropertiesTest, StatesStayWhereAllTokensHaveRoom) {
   }
 }
 
-// Between two compressions tokens of decoding go to the smallest rung that is as good as exact.
+// Between two compressions tokens of decoding go to the smallest nearly exact rung.
 TEST(KvCachePropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
   for (const auto& [ladder, tier] :
        std::vector<std::pair<std::string, size_t>>{{"auto", 1},
@@ -517,7 +518,7 @@ TEST(KvCachePropertiesTest, TokensOfDecodingWaitOnTheIncomingTier) {
     size_t n_waiting = 0;
     for (int step = 0; step < 40; ++step) {
       const uint64_t compressions = cache.stats().compressions;
-      // What compression left over may have room for exact rows when this tier is full.
+      // When this tier is full, bytes that compression left over may have room for exact rows.
       const RowStore& waiting = impl.head(0).store(tier);
       const size_t to = waiting.size() < waiting.capacity() ? tier : 0;
       const size_t n_before = impl.head(0).store(to).size();
@@ -739,7 +740,7 @@ TEST(KvCachePropertiesTest, PicturesCanBeSavedAfterARollbackIntoThem) {
   ExpectConsistent(cache, true);
   loaded = KvCache::Load(TestShape(), cache.Save());
   ASSERT_TRUE(loaded.ok()) << loaded.status().message();
-  // What comes instead of the picture's rest is no part of it.
+  // Tokens in place of the picture's rest are no part of it.
   RandomUbatch(TestShape(), 10, random).Run(cache, &buffers);
   EXPECT_EQ(cache.impl().media().token_info(36).modality, Modality::kImage);
   EXPECT_EQ(cache.impl().media().token_info(37).modality, Modality::kText);

@@ -26,7 +26,7 @@ CacheOptions Options(const std::string& policy, const std::string& budget = "100
   return {.policy = *ParsePolicySpec(policy), .budget = *ParseBudget(budget)};
 }
 
-// The K (salt 1) or V (salt 2) row of a token: random, but a function of where it is.
+// The K (salt 1) or V (salt 2) row of a token: random, but a function of its place.
 std::vector<uint16_t> Row(size_t layer, size_t head, uint64_t token, size_t n, uint64_t salt) {
   Random random((layer * 1000 + head) * 1000000 + token * 10 + salt);
   std::vector<uint16_t> row(n);
@@ -86,7 +86,7 @@ std::vector<float> Attend(const KvCache& cache, size_t l, size_t h) {
   return out;
 }
 
-// The memory attends exactly to `tokens`, in every layer and head.
+// Checks that the cache attends exactly to `tokens`, in every layer and head.
 void ExpectHolds(const KvCache& cache, const std::vector<uint64_t>& tokens) {
   for (size_t l = 0; l < cache.shape().layers.size(); ++l) {
     const LayerShape& layer = cache.shape().layers[l];
@@ -108,7 +108,7 @@ std::vector<uint64_t> Range(uint64_t begin, uint64_t end) {
   return tokens;
 }
 
-// What streaming keeps: `sinks` first tokens and the most recent of the rest.
+// The tokens that streaming keeps: the first `sinks` and the most recent of the rest.
 std::vector<uint64_t> SinksAndRecent(uint64_t seen, uint64_t sinks, uint64_t n) {
   std::vector<uint64_t> tokens = Range(0, std::min(sinks, seen));
   for (uint64_t i = std::max(sinks, seen - std::min(seen, n - sinks)); i < seen; ++i) {
@@ -152,7 +152,7 @@ TEST(KvCacheTest, TokensInTransitAreNotHeld) {
   EXPECT_EQ(cache.stats().held_bytes, held);
 }
 
-// Reading takes memory beside rows, which a large budget has room for until the answer fills it.
+// Reading takes memory beside rows. A large budget leaves room for it until the answer fills it.
 TEST(KvCacheTest, LongPromptsLeaveRoomOfALargeBudgetToReading) {
   const CacheShape shape = {.layers = {{.n_head = 32, .n_kv_head = 32, .d_k = 128, .d_v = 128}}};
   constexpr uint64_t kMiB = uint64_t{1} << 20;
@@ -184,7 +184,7 @@ TEST(KvCacheTest, LongPromptsLeaveRoomOfALargeBudgetToReading) {
     }
     EXPECT_GT(most, budget - kMiB / 8);
     EXPECT_LE(most, budget);
-    // Nor does a prompt that was given up leave any to the next.
+    // A rolled back prompt leaves no reserved room to the next.
     append(cache, 400, true);
     cache.Truncate(cache.tokens_seen() - 400);
     append(cache, 800);
@@ -290,7 +290,7 @@ TEST(KvCacheTest, CopiesAreIndependent) {
   ExpectHolds(copy, Range(0, 100));
 }
 
-// Random schedules of everything, against a plain model of what must be held.
+// Random schedules of all operations, against a plain model of the held tokens.
 TEST(KvCacheTest, BytesStayWithinTheBudgetUnderRandomSchedules) {
   for (uint64_t seed = 0; seed < 20; ++seed) {
     Random random(seed);

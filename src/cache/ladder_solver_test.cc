@@ -80,7 +80,7 @@ TEST(LadderSolverTest, EverythingStaysWhereThereIsRoom) {
   for (size_t i = 0; i < items.size(); ++i) EXPECT_EQ(items[i].rung, before[i].rung);
 }
 
-// Against all possible choices.
+// Compares with all possible choices.
 TEST(LadderSolverTest, IsOptimalUpToOneItem) {
   Random random(3);
   for (int round = 0; round < 60; ++round) {
@@ -135,14 +135,15 @@ TEST(LadderSolverTest, AmongEqualsTheNewerStays) {
   EXPECT_EQ(items[4].rung, 0);
 }
 
-// Attention may ask for precision without deciding who stays.
+// Attention may ask for precision without choosing the tokens that stay.
 TEST(LadderSolverTest, PrecisionIsOrderedByItsOwnError) {
   const std::vector<LadderItem> before = {{.error = 1.0f, .precision_error = 500.0f},
                                           {.error = 20.0f, .precision_error = 1.0f},
                                           {.error = 30.0f, .precision_error = 1.0f}};
   std::vector<LadderItem> items = before;
   Solve(items, 2 * 40);
-  EXPECT_EQ(items[0].rung, 3);  // The least error, so it goes, whatever its precision is worth.
+  EXPECT_EQ(items[0].rung,
+            3);  // The minimum error, so it is forgotten, regardless of its precision_error.
   EXPECT_EQ(items[1].rung, 2);
   EXPECT_EQ(items[2].rung, 2);
   items = before;

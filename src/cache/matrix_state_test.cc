@@ -106,7 +106,7 @@ TEST(MatrixStateTest, OneByOneEqualsInBatch) {
   const std::string absorb = "clusters:share=0.001,matrix=1";
   const KvCache batch = Remember(tokens, absorb, 300);
   const KvCache single = Remember(tokens, absorb, 1);
-  // Both keep the same tokens only where their spare rows are the same.
+  // Both keep the same tokens only if their spare rows are the same.
   const KvCache full = Remember(tokens, "", 300, "full");
   EXPECT_NEAR(MeanError(batch, full, 6), MeanError(single, full, 6), 0.01);
 }
@@ -121,7 +121,7 @@ TEST(MatrixStateTest, AdditiveReadoutIsThePapersFormula) {
   for (int round = 0; round < 10; ++round) {
     std::vector<float> q(kD);
     for (float& x : q) x = static_cast<float>(random.NextGaussian());
-    // Softmax over what stays, and q S over what left.
+    // Softmax over the remaining tokens, and q S over the forgotten ones.
     std::vector<double> exact(kD), readout(kD);
     double total = 0;
     for (size_t i = 0; i < tokens.n(); ++i) {
@@ -148,7 +148,7 @@ TEST(MatrixStateTest, AdditiveReadoutIsThePapersFormula) {
   }
 }
 
-// A matrix is a quarter of the bytes at most, and nobody else has one.
+// A matrix takes at most a quarter of the bytes. With a smaller budget none is made.
 TEST(MatrixStateTest, IsMadeOnlyWhereItIsSmall) {
   Random random(8);
   const Tokens tokens = JointlyGaussian(300, random);
@@ -165,7 +165,8 @@ TEST(MatrixStateTest, IsMadeOnlyWhereItIsSmall) {
   EXPECT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
 }
 
-// The budget grows until a matrix may be made, which then takes what the lowest rung's tokens had.
+// The budget grows until a matrix may be made. The matrix then takes bytes from the lowest rung's
+// tokens.
 TEST(MatrixStateTest, StaysWithinTheBudgetThatAllTokensHadRoomIn) {
   const CacheShape shape{.layers = {{.n_head = 2, .n_kv_head = 2, .d_k = 64, .d_v = 64}}};
   KvCache cache = *KvCache::Create(shape, {.policy = *ParsePolicySpec("retentive:window=8"),

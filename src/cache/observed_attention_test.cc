@@ -1,4 +1,4 @@
-// What policies are shown of attention, and what states answer, against double precision.
+// The attention that policies observe, and the readout of states, against double precision.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -80,8 +80,8 @@ class ObservedReference {
   std::vector<std::vector<double>> weights_;  // [query, tokens that it saw]
 };
 
-// `window` says how many of the last queries of a ubatch count; `n_before` tokens are there from
-// the start, of whose queries nobody saw anything.
+// `window`: number of last queries of a ubatch that count. `n_before`: tokens held from the start,
+// whose queries were not observed.
 void ExpectObservesAsReference(const std::string& policy, size_t window, double decay,
                                bool with_media, size_t n_before = 0) {
   SCOPED_TRACE(policy);
@@ -160,7 +160,7 @@ TEST(ObservedAttentionTest, EntropyOfManyQueriesMatchesTheDefinition) {
   ExpectObservesAsReference("paper:queries=100", 100, 1 - 1.0 / 100, true);
 }
 
-// Tokens that left take nothing from the sums of those that stay.
+// Forgotten tokens do not change the sums of remaining ones.
 TEST(ObservedAttentionTest, SumsTravelWithTheirTokens) {
   for (const char* policy : {"h2o", "snapkv", "paper", "retentive", "tova", "tgv", "lookm"}) {
     for (const char* ladder : {"none", "auto"}) {
@@ -190,8 +190,8 @@ TEST(ObservedAttentionTest, SumsTravelWithTheirTokens) {
   }
 }
 
-// A ubatch's queries leave a sum per token that is observed, however many they are: a row for each
-// would be more than the cache.
+// Any number of a ubatch's queries leaves one sum per observed token: a row for each query would
+// exceed the cache.
 TEST(ObservedAttentionTest, QueriesLeaveNoMoreThanSums) {
   for (const char* policy : {"h2o", "snapkv:queries=100", "retentive", "retentive:queries=100"}) {
     SCOPED_TRACE(policy);
@@ -276,7 +276,7 @@ TEST(AnswerTraceTest, TokensReadWhatTheDefinitionSays) {
   }
 }
 
-// Of a cell, what the answer's tokens read is as a mean over them its share in the answer.
+// The mean over the answer's tokens of `read` of a cell is the cell's share in the answer.
 TEST(AnswerTraceTest, MeanOverTheTokensIsTheShareOfTheAnswer) {
   for (const char* policy : {"h2o", "snapkv", "tova"}) {
     SCOPED_TRACE(policy);
@@ -306,7 +306,7 @@ TEST(AnswerTraceTest, MeanOverTheTokensIsTheShareOfTheAnswer) {
   }
 }
 
-// What a state took counts for the root that it was named for when the token was chosen.
+// A state's share counts for the root that it had when the token was chosen.
 TEST(AnswerTraceTest, StatesAreReadAtTheirRoots) {
   KvCache cache = TracingCache("retentive", *ParseBudget("20%"));
   Random random(12);
@@ -430,8 +430,8 @@ TEST(StateReadoutTest, StatesOfOneTokenEachAreFullAttentionBitForBit) {
   }
 }
 
-// Gaussian keys with values around one mean, beside tokens of another value: the share of the
-// softmax that the state takes is what is read out.
+// Gaussian keys with values around one mean, beside tokens of another value: the output is the
+// state's share of the softmax.
 TEST(StateReadoutTest, VarianceTermCorrectsTheMassOfGaussianKeys) {
   const size_t d = 16;
   const RowLayout tokens{.d_k = d, .d_v = 1};

@@ -1,5 +1,5 @@
-// A KvCache that was saved and loaded, or copied, goes on bit for bit as the one that stayed; and
-// bytes that lie are refused, or are a KvCache that is used like any other, within bounds.
+// A KvCache that was saved and loaded, or copied, continues bit for bit as the original. Damaged
+// bytes are refused, or load as a KvCache that works within its bounds.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -44,7 +44,7 @@ std::string Name(const CacheOptions& options) {
                      ToString(options.compression));
 }
 
-// Of everything but time.
+// Compares everything but times.
 void ExpectSameStats(const CacheStats& a, const CacheStats& b) {
   EXPECT_EQ(a.tokens_seen, b.tokens_seen);
   EXPECT_EQ(a.tokens_exact, b.tokens_exact);
@@ -69,7 +69,7 @@ std::vector<uint32_t> Bits(const std::vector<float>& x) {
   return bits;
 }
 
-// A KvCache that stays, and one that is saved and loaded, or copied, in between.
+// An original KvCache, and one that is saved and loaded, or copied, in between.
 class Pair {
  public:
   Pair(const CacheShape& shape, const CacheOptions& options)
@@ -191,7 +191,7 @@ TEST(RestoredKvCacheTest, EveryCombinationGoesOnAsIfItHadStayed) {
   }
 }
 
-// As they go with each policy, over many compressions.
+// With each policy's defaults, over many compressions.
 TEST(RestoredKvCacheTest, LongConversationsGoOnAsIfTheyHadStayed) {
   uint64_t seed = 100;
   for (const PolicyInfo* info : Policies()) {
@@ -203,7 +203,7 @@ TEST(RestoredKvCacheTest, LongConversationsGoOnAsIfTheyHadStayed) {
   }
 }
 
-// Most tokens rest while an answer grows: which do is the order in which they are stored.
+// Most tokens rest while an answer grows. The order of stored rows determines which tokens rest.
 TEST(RestoredKvCacheTest, RestingTokensGoOnResting) {
   for (const Split split : {Split::kUniform, Split::kPooled}) {
     for (const char* absorb : {"none", "clusters:share=0.2"}) {
@@ -228,8 +228,7 @@ TEST(RestoredKvCacheTest, RestingTokensGoOnResting) {
   }
 }
 
-// Of a large budget, a part is left to reading for as long as a prompt is read, and one ubatch
-// more.
+// A part of a large budget is reserved for reading, until one ubatch after the prompt.
 TEST(RestoredKvCacheTest, PromptsAreReadOnAsIfTheyHadStayed) {
   CacheShape shape;
   shape.layers.assign(8, {.n_head = 8, .n_kv_head = 8, .d_k = 256, .d_v = 256});
@@ -254,7 +253,7 @@ TEST(RestoredKvCacheTest, PromptsAreReadOnAsIfTheyHadStayed) {
   }
   restored = *KvCache::Load(shape, restored.Save());
   KvCache copy = restored;
-  // One that does not know that a prompt is being read: it has room for what the others have not.
+  // A copy without the flag of a prompt in progress has room that the others lack.
   KvCache forgot = restored;
   forgot.Truncate(600);
   for (KvCache* cache : {&stays, &restored, &copy, &forgot}) append(*cache, 35, false);
@@ -263,10 +262,10 @@ TEST(RestoredKvCacheTest, PromptsAreReadOnAsIfTheyHadStayed) {
   EXPECT_NE(forgot.stats().held_bytes, stays.stats().held_bytes);
 }
 
-// As in fuzz/session_fuzz.cc, with sizes that are likelier to be believed.
+// As in fuzz/session_fuzz.cc, with more plausible sizes.
 std::string Mutated(std::string bytes, Random& random) {
   for (uint64_t n = 1 + random.NextBelow(3); n > 0; --n) {
-    // Mostly in what comes before the rows.
+    // Mostly in the bytes before the rows.
     const size_t end =
         random.NextBelow(4) == 0 ? bytes.size() : std::min<size_t>(500, bytes.size());
     const size_t at = random.NextBelow(end - 8);
@@ -304,7 +303,7 @@ std::string Mutated(std::string bytes, Random& random) {
   return bytes;
 }
 
-// Ends the process with 0 where all of `n` mutations of each kind of cache are refused or used.
+// Ends the process with 0 if all of `n` mutations of each kind of cache are refused or used.
 void UseMutations(int n) {
   Random random(17);
   std::vector<std::string> seeds;
@@ -364,7 +363,7 @@ TEST(RestoredKvCacheTest, LiesOfEachKindAreRefused) {
   RandomUbatch(TestShape(), 300, random).Run(cache, nullptr);
   const std::string good = cache.Save();
   ASSERT_TRUE(KvCache::Load(TestShape(), good).ok());
-  // Where numbers are, from tokens seen on.
+  // Offsets of numbers, from tokens seen on.
   std::string seen(8, '\0');
   seen[0] = static_cast<char>(300 & 255);
   seen[1] = static_cast<char>(300 >> 8);
@@ -381,7 +380,7 @@ TEST(RestoredKvCacheTest, LiesOfEachKindAreRefused) {
   EXPECT_TRUE(refused(8, HUGE_VAL));            //
   EXPECT_TRUE(refused(16, uint64_t{301}));      // when rows were ordered: later than now
   EXPECT_TRUE(refused(24, uint8_t{2}));         // whether the budget was pooled
-  EXPECT_TRUE(refused(27, -1.0));               // what states took
+  EXPECT_TRUE(refused(27, -1.0));               // share of states
   EXPECT_TRUE(refused(59, ~uint64_t{0}));       // number of pictures
   EXPECT_TRUE(refused(67, uint64_t{1} << 31));  // where the picture starts
   EXPECT_TRUE(refused(75, uint8_t{0}));         // which is none

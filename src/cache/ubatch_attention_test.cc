@@ -23,7 +23,8 @@ CacheOptions Options(const std::string& policy, const std::string& budget) {
 
 constexpr size_t kPromptTokens = 3000;  // three parts at 100 %
 
-// Attention in parts is that of the whole, up to rounding, and policies see the same.
+// Attention in parts equals attention in one piece, up to rounding, and so do the observations of
+// policies.
 TEST(UbatchAttentionTest, PartsMakeTheWhole) {
   for (const auto& [policy, budget] : std::vector<std::pair<std::string, std::string>>{
            {"full", "100%"}, {"h2o", "1500t"}, {"retentive", "20%"}, {"paper", "1500t"}}) {
@@ -67,7 +68,7 @@ TEST(UbatchAttentionTest, PartsMakeTheWhole) {
   }
 }
 
-// Whoever takes which part, and in whatever order they end, the bits are the same.
+// The bits do not depend on the thread of a part, or on the order in which parts end.
 TEST(UbatchAttentionTest, ThreadsGiveTheSameBits) {
   Random random(2);
   KvCache cache = *KvCache::Create(TestShape(), Options("full", "100%"));

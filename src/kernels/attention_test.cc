@@ -194,8 +194,8 @@ TEST(AttentionTest, HugeLogitsDoNotOverflow) {
   ExpectNearReference(p, false, false, 100);
 }
 
-// Attention over rows of any element type, some of them states, against a double reference over
-// what the rows decode to.
+// Attention over rows of any element type, some of them states, against a double reference over the
+// decoded rows.
 struct TypedProblem {
   HeadShape shape;
   KvSpan span;
@@ -249,7 +249,7 @@ double ValueErrorBound(ElementType v_type) {
   return kAttentionErrorBound + (IsQuantized(v_type) ? kWeightErrorBound : 0.0);
 }
 
-// Which of the optional parts are used.
+// The optional parts in use.
 struct Parts {
   bool bias = false;
   bool mass = false;
@@ -365,8 +365,7 @@ TEST(AttentionTest, EveryElementTypeAttendsAsWhatItsRowsDecodeTo) {
   });
 }
 
-// A row's codes all the lowest or all the highest, or a mixture, as EncodeRow() would hardly leave
-// them.
+// Codes of a row: all lowest, all highest, or a mixture, which EncodeRow() rarely produces.
 void MakeExtreme(ElementType type, Random& random, size_t d, uint8_t* row) {
   const size_t header = type == ElementType::kQ2 ? 1 : 2;
   const uint64_t kind = random.NextBelow(3);
@@ -416,7 +415,7 @@ TEST(AttentionTest, OneQueryGivesTheSameBitsAloneAndInABlockOfEveryType) {
         alone.q.assign(begin, begin + 96);
         alone.visible = {block.visible[i]};
         const TypedResult single = RunTyped(alone, {.masked = true});
-        // Rows that others see count as well for how weights are rounded.
+        // Rows visible to other queries also affect the rounding of weights.
         for (size_t j = 0; j < 64 && block.visible[i] == most; ++j) {
           ASSERT_EQ(single.out[j], together.out[i * 64 + j]) << ToString(element);
         }
@@ -454,7 +453,7 @@ TEST(AttentionTest, QueriesThatAreNoNumbersSeeNothing) {
   });
 }
 
-// Makes every element of a row infinite or no number, as far as its type can say so.
+// Makes every element of a row infinite or NaN, as far as its type can represent that.
 void Damage(ElementType type, size_t kind, size_t d, uint8_t* row) {
   constexpr uint16_t kHalves[] = {0x7C00, 0xFC00, kNan16, 0xFFFF};
   constexpr uint16_t kBrainHalves[] = {0x7F80, 0xFF80, 0x7FC0, 0xFFFF};
@@ -465,8 +464,8 @@ void Damage(ElementType type, size_t kind, size_t d, uint8_t* row) {
   }
 }
 
-// Rows that are infinite or no numbers change nothing for queries that do not see them, nor for
-// those that would read them by a logit that is no number, and rows behind a span are not read.
+// Infinite or NaN rows do not affect queries that do not see them, or whose logit of them is not
+// finite. Rows after a span are not read.
 TEST(AttentionTest, DamagedRowsChangeNothingForWhoeverDoesNotReadThem) {
   constexpr size_t kDamaged = 5;
   ForEachTarget([&] {
@@ -485,7 +484,7 @@ TEST(AttentionTest, DamagedRowsChangeNothingForWhoeverDoesNotReadThem) {
       const auto expect_alike = [&](const TypedProblem& problem, const TypedResult& expected) {
         const TypedResult actual = RunTyped(problem, {.masked = true});
         for (size_t i = 0; i < expected.out.size(); ++i) {
-          // The largest value of a block, damaged or not, has a say in how weights are rounded.
+          // The largest value of a block, damaged or not, affects the rounding of weights.
           ASSERT_NEAR(actual.out[i], expected.out[i],
                       IsQuantized(v_type) ? 16 * kWeightErrorBound : 0.0)
               << ToString(k_type) << " " << ToString(v_type) << " rows " << n;
@@ -580,7 +579,7 @@ TEST(AttentionTest, AStateOfCopiesIsTheCopies) {
   for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(actual[i], expected[i], 2e-5);
 }
 
-// Tokens in any number of spans and partial softmaxes are the tokens in one.
+// Splitting tokens into spans and partial softmaxes does not change the result.
 TEST(AttentionTest, SpansAndMergedPartsMakeTheWhole) {
   ForEachTarget([] {
     Random random(31);

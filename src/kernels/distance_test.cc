@@ -19,7 +19,7 @@ void CheckDistances(Random& random, size_t n, size_t d, size_t n_from) {
   std::vector<float> rows(n * d), points(n_from * d), norms(n, -1.0f), distances(n), least(n);
   for (float& x : rows) x = static_cast<float>(random.NextGaussian());
   for (float& x : points) x = static_cast<float>(random.NextGaussian());
-  // Near ones, and a copy.
+  // Near rows, and a copy.
   for (size_t f = 0; f < std::min(n, n_from); f += 2) {
     const float step = f == 0 ? 0.0f : std::pow(10.0f, -static_cast<float>(f % 5));
     for (size_t e = 0; e < d; ++e) points[f * d + e] = rows[f * d + e] + step * points[f * d + e];

@@ -243,7 +243,7 @@ TEST(ElementTest, EveryTargetDecodesAlike) {
 }
 
 // docs/formats.md: 2 + floor(element / step) in 0..3, for elements i, i + 8, i + 16 and i + 24 in
-// byte i. What is no number is 0.
+// byte i. NaN is 0.
 TEST(ElementTest, Q2CodesAreThoseOfTheFormatOnEveryTarget) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const std::vector<std::pair<size_t, float>> specials = {

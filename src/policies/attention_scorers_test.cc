@@ -1,5 +1,5 @@
-// What the published policies ask for, and those that use attention against their formulas in
-// double precision.
+// The needs of the published policies. Those that use attention are tested against their formulas
+// in double precision.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -23,7 +23,7 @@ constexpr const char* kPublished[] = {
     "random", "h2o", "tova", "snapkv", "knorm", "keydiff", "expected-attention",
     "lookm",  "tgv", "paper"};
 
-// What a policy asks for is what it costs; docs/policies.md says the same.
+// The needs of a policy are its cost; docs/policies.md lists the same.
 TEST(PolicyNeedsTest, AreThoseOfTheMethods) {
   const auto needs = [](std::string_view spec) { return PolicyFrom(spec).policy->needs(); };
   for (const char* name : {"full", "streaming", "random", "knorm", "keydiff"}) {
@@ -134,7 +134,7 @@ TEST(PaperPolicyTest, WithoutEntropyItRanksAsAttentionDoes) {
         if (data.attention[i] < data.attention[j]) {
           EXPECT_LE(scores[i], scores[j]);
         }
-        // Further apart than rounding, and not both below what a float can say.
+        // Further apart than rounding, and not both below the range of a float.
         if (data.attention[i] < 0.999f * data.attention[j] && scores[j] > 1e-30f) {
           EXPECT_LT(scores[i], scores[j]);
         }

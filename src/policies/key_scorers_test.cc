@@ -1,4 +1,4 @@
-// Scorers that do without attention, against their formulas in double precision.
+// Scorers without attention, against their formulas in double precision.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -104,7 +104,7 @@ TEST(KeyDiffPolicyTest, IsTheNegatedCosineToTheMeanDirection) {
         mean[c] += key[c] / length / static_cast<double>(data.n());
       }
     }
-    // Directions that cancel leave a mean that is rounding and has no direction to speak of.
+    // Directions that cancel leave only rounding in the mean, so it has no direction.
     if (Length(mean) < 1e-6 && Length(mean) > 0) return;
     std::vector<double> expected;
     for (size_t i = 0; i < data.n(); ++i) {

@@ -75,8 +75,8 @@ TEST(PolicyRegistryTest, OptionsHaveLimits) {
   }
 }
 
-// What every policy owes its caller, with its options at their defaults and at their limits: given
-// only what it asks for, it scores every token, with a finite number, the same each time.
+// The contract of every policy, with its options at their defaults and at their limits. Given only
+// its needs, it scores every token with a finite number, the same each time.
 TEST(PolicyMatrixTest, ScoresAreFiniteAndRepeatable) {
   std::vector<PolicyChoice> choices;
   for (const PolicyInfo* info : Policies()) {
@@ -107,9 +107,8 @@ TEST(PolicyMatrixTest, NoTokensAreNoTrouble) {
   }
 }
 
-// Policies do not favour a slot: where nothing tells tokens apart, all scores are equal, up to the
-// rounding of means. Only
-// streaming and random tell tokens apart by their place.
+// Policies do not favour a slot: for identical tokens all scores are equal, up to the rounding of
+// means. Only streaming and random distinguish tokens by their place.
 TEST(PolicyMatrixTest, EqualTokensHaveEqualScores) {
   Random random(11);
   for (int round = 0; round < 20; ++round) {
@@ -125,7 +124,7 @@ TEST(PolicyMatrixTest, EqualTokensHaveEqualScores) {
   }
 }
 
-// A token that stands for several scores as if they were all there.
+// A token that stands for several gets the score that it would have among all of them.
 TEST(RetentivePolicyTest, ASampleStandsForAll) {
   const PolicyChoice choice = PolicyFrom("retentive");
   ForRandomScoreData([&](const ScoreData& sample) {

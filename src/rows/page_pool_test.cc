@@ -47,7 +47,7 @@ TEST(PagePoolTest, BlocksComeAndGoWithoutTouchingEachOther) {
   std::vector<Block> blocks;
   size_t used = 0;
   for (int i = 0; i < 20000; ++i) {
-    // More and more of them, then fewer and fewer.
+    // The number of blocks grows, then shrinks.
     const bool grow = random.NextDouble() < (i < 10000 ? 0.55 : 0.45);
     if (grow || blocks.empty()) {
       const size_t bytes = random.NextU64() % (i % 100 == 0 ? 200000 : 5000);
@@ -64,7 +64,7 @@ TEST(PagePoolTest, BlocksComeAndGoWithoutTouchingEachOther) {
   }
   for (const Block& block : blocks) Free(pool, block);
   EXPECT_EQ(pool.used_bytes(), 0u);
-  EXPECT_EQ(pool.mapped_bytes(), PagePool::kSlabBytes);  // One is kept for what comes next.
+  EXPECT_EQ(pool.mapped_bytes(), PagePool::kSlabBytes);  // One empty slab is kept.
 }
 
 TEST(PagePoolTest, SlabsHoldAsMuchAsFits) {
@@ -74,7 +74,7 @@ TEST(PagePoolTest, SlabsHoldAsMuchAsFits) {
   std::vector<uint8_t*> blocks;
   for (size_t i = 0; i < 5 * kPerSlab; ++i) blocks.push_back(pool.Allocate(kBytes));
   EXPECT_EQ(pool.mapped_bytes(), 5 * PagePool::kSlabBytes);
-  // Gaps next to each other are one, so what is larger fits; what is smaller shares a gap.
+  // Adjacent gaps are joined, so a larger block fits; smaller blocks share a gap.
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (i % 4 < 2) pool.Free(blocks[i], kBytes);
   }

@@ -95,7 +95,7 @@ std::vector<RowLayout> Layouts() {
   return layouts;
 }
 
-// What is allocated, by its definition.
+// Allocated bytes, by definition.
 size_t AllocatedBytes(const RowStore& store) {
   const RowLayout& layout = store.layout();
   const size_t row = RowBytes(layout.k_type, layout.d_k) + RowBytes(layout.v_type, layout.d_v) +
@@ -214,7 +214,7 @@ TEST(RowStoreTest, StatsAndRowsCanBeReplaced) {
   EXPECT_TRUE(SameBytes(store.row(65).k, other.k));
   EXPECT_TRUE(SameBytes(store.row(65).v, other.v));
   EXPECT_EQ(store.index(65), 65u);
-  // The last slot's row takes the place of a removed one, with what was written to it.
+  // The last slot's row takes the place of a removed one, with its written contents.
   std::vector<uint32_t> slots = {66, 67, 68, 69, 3};
   store.Remove(slots);
   EXPECT_EQ(store.index(3), 65u);
@@ -322,7 +322,7 @@ TEST(RowStoreTest, WholePagesComeFromThePoolAndGoBack) {
   EXPECT_EQ(pool.used_bytes(), before);
 }
 
-// As compressing does it: stores of several types grow, and shrink again by most of it.
+// As in compressions: stores of several types grow, then lose most of their rows.
 TEST(RowStoreTest, PagesGatherInFewSlabs) {
   if (!PagePool::kUsed) GTEST_SKIP() << "every page is an allocation here";
   const PagePool& pool = PagePool::Shared();

@@ -164,7 +164,7 @@ TEST(StatesTest, FromMeansIsTheReverseOfMeansAndSpread) {
   ExpectNear(v, token.v, 1e-5);
   EXPECT_EQ(state.mass, 17.0f);
   EXPECT_NEAR(state.Spread(), 0.5, 1e-5);
-  // One token has none, even where rounding would make it negative.
+  // One token has no variance, even if rounding would make it negative.
   EXPECT_GE(Single(token, 0).Spread(), 0.0f);
   EXPECT_NEAR(Single(token, 0).Spread(), 0.0, 1e-6);
 }
@@ -221,7 +221,7 @@ TEST(StatesTest, MergeCostIsTheIncreaseOfSquaredError) {
   }
 }
 
-// Where each state went adds up to what came out.
+// The inputs of each output state add up to it.
 void ExpectPartition(const std::vector<StateSums>& before, const std::vector<StateSums>& after,
                      const std::vector<size_t>& went) {
   ASSERT_EQ(went.size(), before.size());
@@ -257,7 +257,7 @@ TEST(StatesTest, ClusterConservesMassAndNeverExceedsTheLimit) {
       const std::vector<size_t> went = Cluster(states, limit, {});
       EXPECT_LE(states.size(), limit);
       ExpectPartition(before, states, went);
-      // The errors are those of the clusters that came out.
+      // The errors are those of the resulting clusters.
       ASSERT_EQ(errors.size(), n);
       for (size_t i = 0; i < n; ++i) {
         std::vector<float> k(d_k), v(d_v), k_mean(d_k), v_mean(d_v);
@@ -335,7 +335,7 @@ TEST(StatesTest, CopiesOfOneTokenAreOneCluster) {
   }
 }
 
-// What Cluster() does with few states, by MergeCost() of all pairs each time.
+// Cluster() for few states, by MergeCost() of all pairs each time.
 TEST(StatesTest, FewStatesMergeByTheCheapestPair) {
   const StateMetric metric{.key_weight = 0.3f, .value_weight = 0.5f};
   for (const auto& [d_k, d_v] : kShapes) {
@@ -382,7 +382,7 @@ TEST(StatesTest, FewStatesMergeByTheCheapestPair) {
   }
 }
 
-// One damaged state takes no other with it.
+// A damaged state damages no other.
 TEST(StatesTest, WhatIsNoNumberIsMergedLast) {
   for (const size_t damaged : {0, 5, 11}) {
     Random random(damaged);
@@ -452,7 +452,7 @@ TEST(StatesTest, MergeNeighboursMergesTheCheapestFirst) {
       }
       model[best].insert(model[best].end(), model[best + 1].begin(), model[best + 1].end());
       model.erase(model.begin() + static_cast<ptrdiff_t>(best) + 1);
-      // Groups of several pictures are named for their heavier half; the model ends there.
+      // The heavier half names a group of several pictures; the model does not cover that.
       if (model.size() == 3) break;
     }
     const std::vector<size_t> went =
