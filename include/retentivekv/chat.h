@@ -29,7 +29,7 @@ struct SamplingOptions {
   float top_p = 0.95f;
   float min_p = 0.05f;
   uint32_t seed = 0xFFFFFFFF;  // 0xFFFFFFFF: random
-  bool ignore_eos = false;     // never end the answer: go on to max_tokens
+  bool ignore_eos = false;     // continue the answer to max_tokens
 
   // llama.cpp's other samplers, with its names and defaults: off.
   float typical_p = 1.0f;     // 1: off

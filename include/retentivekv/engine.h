@@ -141,9 +141,9 @@ class Conversation {
   Conversation(const Conversation&) = delete;
   Conversation& operator=(const Conversation&) = delete;
 
-  // Appends a user's message; files (pictures, audio) come before the text, or where it has a
-  // MediaMarker() for each. It is read when it is answered. Texts of control tokens in it are text.
-  // On an error the conversation is as it was.
+  // Appends a user's message; files (pictures, audio) precede the text, or replace its
+  // MediaMarker()s if there is one for each. The model reads it when it is answered. Control tokens
+  // in the text are plain text. On an error the conversation is as it was.
   Status AddUserMessage(std::string_view text, std::span<const std::string> files = {});
   // The same with files that are in memory.
   Status AddUserMessageWithMedia(std::string_view text, std::span<const MediaFile> media);

@@ -27,7 +27,8 @@ struct RopeOptions {
   bool operator==(const RopeOptions&) const = default;
 };
 
-// Where and how the threads of decoding run. The encoder of pictures has threads of its own.
+// CPUs, priority and waiting of the threads of decoding. The encoder of pictures has its own
+// threads.
 struct ThreadOptions {
   std::vector<int> cpus = {};  // CPUs for the threads; empty: all
   bool strict = false;         // one CPU for each thread
@@ -37,7 +38,7 @@ struct ThreadOptions {
   bool operator==(const ThreadOptions&) const = default;
 };
 
-// How weights come into memory, as llama.cpp's --load-mode.
+// The way of loading weights into memory, as llama.cpp's --load-mode.
 enum class LoadMode { kAuto, kNone, kMmap, kMlock, kMmapMlock, kDirectIo };
 
 // Applies to the whole process: the first engine that is loaded sets it.

@@ -37,7 +37,7 @@ struct PictureLimits {
 
 struct PictureInfo {
   PictureFormat format = PictureFormat::kPng;
-  PictureSize size;     // as it is seen: upright
+  PictureSize size;     // of the upright picture
   int orientation = 1;  // EXIF's number of the turn that makes the file's rows upright
 };
 
@@ -57,7 +57,7 @@ std::optional<PictureFormat> PictureFormatOf(std::string_view bytes);
 Result<PictureInfo> ReadPictureInfo(std::string_view bytes, std::string_view name,
                                     const PictureLimits& limits = {});
 
-// The picture, or the first one of an animation, scaled down to `scaled_to` where given. EXIF's
+// The picture, or the first one of an animation, scaled down to `scaled_to` if given. EXIF's
 // orientation is applied, and transparency laid over white. kBadFile for a file that is cut off or
 // damaged: no pixel is ever made up. `name` appears in messages.
 // REQUIRES: `scaled_to`, which is upright, is not larger than the picture, and not empty.

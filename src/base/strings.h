@@ -15,7 +15,7 @@ inline std::string_view TrimSpace(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
 }
 
-// With the letters A to Z as a to z; other bytes as they are.
+// Converts the letters A to Z to a to z, and no other bytes.
 inline std::string ToLower(std::string_view text) {
   std::string lower(text);
   std::ranges::transform(lower, lower.begin(), [](char c) {

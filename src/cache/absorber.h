@@ -16,7 +16,7 @@ namespace rkv {
 // Tokens that one compression forgets in one head.
 struct Forgotten {
   std::vector<StateSums> tokens;  // one each
-  double entropy = 1.0;           // mean over them, where the absorber has a kappa
+  double entropy = 1.0;           // mean over them, if the absorber has a kappa
 };
 
 // Stateless and thread-safe.

@@ -8,7 +8,8 @@ namespace rkv {
 
 namespace {
 
-// Bounds for a state's logarithm of mass: beyond them, no number of tokens and no stored float.
+// Bounds for a state's log_mass: the logarithms of more tokens than possible, and of the smallest
+// float.
 constexpr float kMaxLogMass = 64.0f;
 constexpr float kMinLogMass = -104.0f;
 

@@ -191,9 +191,9 @@ void Head::Attend(const HeadShape& shape, const QueryBlock& queries, const Colum
 
 void Head::AddMatrix(const HeadShape& shape, const QueryBlock& queries, const SoftmaxState& state,
                      std::vector<float>& row) const {
-  // E[v e^(s q.k)] / E[e^(s q.k)] = v_c + s C q where keys and values of a state are jointly
-  // Gaussian. States are read first, so the sums contain only states. The formula is linear in the
-  // logits, so it does not hold with a softcap.
+  // E[v e^(s q.k)] / E[e^(s q.k)] = v_c + s C q if keys and values of a state are jointly Gaussian.
+  // States are read first, so the sums contain only states. The formula is linear in the logits, so
+  // it does not hold with a softcap.
   if (shape.softcap != 0) return;
   for (size_t e = 0; e < shape.d_v; ++e) {
     DecodeRow(ElementType::kF16, matrix() + e * shape.d_k, shape.d_k, row.data());

@@ -31,7 +31,7 @@ void RanksToErrors(std::span<LadderItem> items);
 class HeadPlan {
  public:
   HeadPlan() = default;
-  // Scores the head's candidates. The head must stay as it is until the plan has been carried out.
+  // Scores the head's candidates. The head must not change until the plan has been applied.
   HeadPlan(const PlanContext& context, const Head& head);
 
   std::span<const Candidate> candidates() const { return candidates_; }  // ascending by index

@@ -1,5 +1,5 @@
-// Squared distances between rows, compiled once per SIMD target. Sums are of differences where rows
-// are near, and of dot products elsewhere.
+// Squared distances between rows, compiled once per SIMD target. Near rows use sums of squared
+// differences, others dot products.
 #include "kernels/distance.h"
 
 #include <algorithm>

@@ -209,7 +209,7 @@ class RetentivePolicy : public Policy {
 
   // Picks tokens one by one: always the one farthest from the means and from all picks so far. Its
   // distance at that time is the error of forgetting it. Of equals the newer is picked first.
-  // `distance` comes in as squared norms, which are the distances to the means.
+  // REQUIRES: `distance` holds squared norms, which are the distances to the means.
   static void PickFarthest(const Residuals& residuals, size_t n_picks, std::span<float> distance) {
     const std::vector<float> norms(distance.begin(), distance.end());
     const size_t d = residuals.d();
