@@ -74,7 +74,7 @@ class BenchSession {
   virtual void TakeSnapshot() = 0;  // for Restore()
 
   uint64_t process_bytes_ = 0;  // of the model and this session, without a snapshot
-  // Of the session's cache, likewise. Unset: the cache is allocated later, and peak_ has it.
+  // Likewise of its cache. Unset for stock: peak_ has its cache, which is allocated whole.
   std::optional<uint64_t> kv_bytes_;
   BenchPeak peak_;
 
