@@ -1,3 +1,5 @@
+// The layers, keys and checks of each architecture. Gains are chosen so that attention scores and
+// logits are as in trained models.
 #include "lab/model_maker.h"
 
 #include <fmt/format.h>
@@ -169,8 +171,8 @@ void SetQwen2VlKeys(FileBuilder* file, const ModelSpec& spec) {
             std::vector<int32_t>{n_time, n_row, n_pairs - n_time - n_row, 0});
 }
 
-// The text part of Qwen3-VL: M-RoPE whose sections interleave, and what pictures add to the first
-// layers, of which the file only tells the number.
+// The text part of Qwen3-VL: M-RoPE with interleaved sections. Pictures also add vectors to the
+// first layers; the file only has the number of these layers.
 void SetQwen3VlKeys(FileBuilder* file, const ModelSpec& spec) {
   SetHeadKeys(file, spec);
   const int n_pairs = spec.head_dim / 2;
@@ -213,7 +215,7 @@ void SetMambaKeys(FileBuilder* file, const ModelSpec& spec) {
 
 void SetDeepseek2Keys(FileBuilder* file, const ModelSpec& spec) {
   SetHeadKeys(file, spec);
-  // To the cache, MLA is one key/value head; the "_mla" lengths are those after expansion.
+  // To the cache, MLA is one key/value head; the "_mla" keys have the lengths after expansion.
   file->Set(".attention.head_count_kv", 1);
   file->Set(".attention.key_length", spec.head_dim + kMlaRope);
   file->Set(".attention.value_length", spec.head_dim);
@@ -319,7 +321,7 @@ void AddQwen2VlMmproj(FileBuilder* file, const ModelSpec& spec) {
   AddLinear(file, "mm.2", kMerge * kMerge * kVisionEmbd, spec.n_embd, kProjectorGain);
 }
 
-// LLaVA-1.5 projects what CLIP's last layer but one sees, so llama.cpp does not run the last.
+// LLaVA-1.5 projects the output of CLIP's last layer but one, so llama.cpp does not run the last.
 void AddLlavaMmproj(FileBuilder* file, const ModelSpec& spec) {
   constexpr int kLayers = 3;
   constexpr int kGrid = 4;  // patches per side
@@ -402,7 +404,7 @@ Status CheckRanges(const ModelSpec& spec) {
   return OkStatus();
 }
 
-// What the dimensions have to do with each other and with the architecture.
+// Checks the dimensions against each other and against the architecture.
 Status CheckDims(const ModelSpec& spec, const Arch& arch) {
   if (spec.n_head % spec.n_head_kv != 0) {
     return InvalidArgument(fmt::format("n_head is {}; it must be a multiple of n_head_kv, {}",
