@@ -126,8 +126,8 @@ void AddMambaLayer(FileBuilder* file, const ModelSpec& spec, const std::string& 
   file->Matrix(block + "ssm_out.weight", {n_inner, n_embd}, kBranchGain);
 }
 
-// Sizes of the compressed attention. A cache row holds head_dim channels shared by all heads, from
-// which keys and values are expanded, and kMlaRope channels of a key that carries the position.
+// Sizes of the compressed attention. A cache row holds head_dim channels that all heads share; keys
+// and values are expanded from them. It also holds kMlaRope channels of a key with the position.
 constexpr int kMlaRope = 32;
 constexpr int kMlaQueryRank = 64;
 
@@ -185,8 +185,8 @@ void SetQwen3VlKeys(FileBuilder* file, const ModelSpec& spec) {
 void SetGemma2Keys(FileBuilder* file, const ModelSpec& spec) {
   SetHeadKeys(file, spec);
   file->Set(".attention.sliding_window", spec.n_ctx_train);
-  // Released models cap at 50. Scores of ours reach about 10, so that a cap of 50 would change
-  // next to nothing, and an implementation that forgot it would pass for a correct one.
+  // Released models cap at 50. Our scores reach about 10, so a cap of 50 would have almost no
+  // effect. An implementation that forgot the cap would pass for a correct one.
   file->Set(".attn_logit_softcapping", 10.0);
   file->Set(".final_logit_softcapping", 30.0);
 }

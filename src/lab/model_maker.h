@@ -39,8 +39,8 @@ struct ModelSpec {
   // n_embd and n_ff to be multiples of 32.
   std::string type = "f16";
 
-  // The same spec gives the same bytes. Each tensor draws from a stream of its own, keyed by the
-  // seed and the tensor's name, so a tensor common to two architectures of equal sizes is equal.
+  // The same spec gives the same bytes. Each tensor has its own random stream, keyed by the seed
+  // and the tensor's name. So architectures of equal sizes have equal common tensors.
   uint64_t seed = 1;
 };
 

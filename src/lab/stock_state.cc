@@ -14,10 +14,10 @@ namespace rkv {
 
 namespace {
 
-// The format of a saved sequence. A header of kHeaderBytes ends with the number of tokens. For each
-// token some words follow; those with its position count up. After two words come all keys, layer
-// by layer, then all values. Each layer begins with its type (32 bits) and the bytes of a token (64
-// bits). The end is for other streams, and is empty.
+// The format of a saved sequence. A header of kHeaderBytes ends with the number of tokens. Some
+// words per token follow; the words with its position count up. After two words come all keys,
+// layer by layer, then all values. Each layer begins with its type (32 bits) and the bytes of a
+// token (64 bits). The end is for other streams, and is empty.
 constexpr size_t kHeaderBytes = 4 * sizeof(uint32_t);
 constexpr size_t kLayersHeaderBytes = 2 * sizeof(uint32_t);
 constexpr size_t kLayerHeaderBytes = sizeof(int32_t) + sizeof(uint64_t);

@@ -83,7 +83,7 @@ TEST(BridgeTest, ACopiedCacheIsAForkOfTheConversation) {
   EXPECT_EQ(LastLogits(*model), logits);
 }
 
-// Between our decodes the context is stock llama.cpp's, whatever graphs it kept.
+// Between our decodes the context is stock llama.cpp's, even if it kept rewritten graphs.
 TEST(BridgeTest, LlamaDecodeOfItsOwnIsUntouched) {
   const auto model = Load();
   const auto plain_decode = [&](llama_token token) {
@@ -101,7 +101,7 @@ TEST(BridgeTest, LlamaDecodeOfItsOwnIsUntouched) {
   EXPECT_EQ(cache.tokens_seen(), 6u);
 }
 
-// A thread count that changes between decodes must not lose work.
+// A change of the thread count between decodes must not lose work.
 TEST(BridgeTest, ThreadsCanChange) {
   const auto model = Load();
   KvCache cache = *KvCache::Create(model->shape(), {});

@@ -37,8 +37,8 @@ struct ChatTemplateOptions {
 // llama.cpp's Jinja engine runs the model's template, as its programs do.
 class ChatTemplate {
  public:
-  // kInvalidArgument for an unknown name and for kwargs that are not JSON, kBadFile for a template
-  // that cannot be parsed or run, kUnsupported for a model without one.
+  // kInvalidArgument for an unknown name and for kwargs that are not JSON. kBadFile for a template
+  // that cannot be parsed or run; kUnsupported for a model without one.
   static Result<ChatTemplate> Create(const llama_model* model, const ChatTemplateOptions& options);
 
   ChatTemplate(ChatTemplate&&) noexcept;

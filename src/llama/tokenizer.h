@@ -33,8 +33,7 @@ class Tokenizer {
   Result<std::vector<Token>> Tokenize(std::string_view text, bool add_special,
                                       size_t max_tokens) const;
 
-  // Checks that a text of so many bytes can have at most `max_tokens`; else the error of
-  // Tokenize().
+  // Checks that a text of this length can have at most `max_tokens`; else the error of Tokenize().
   Status CheckSize(size_t n_bytes, size_t max_tokens) const;
 
   // `text` with a kTextBreak inside each text of a control token, so that it stays text. Texts in

@@ -90,7 +90,7 @@ struct Packing {
   bool fields = false;  // The file specifies the bits of each colour.
 };
 
-// Reads the size and the bits of a pixel from a complete header of so many bytes.
+// Reads the size and the bits of a pixel from a header of this length, which must be complete.
 Result<Packing> ReadInfo(std::string_view bytes, uint64_t header, Bitmap& bitmap) {
   const auto number = [&](size_t at, size_t n) { return LittleEndian(bytes, at, n); };
   const bool core = header == kCoreHeader;

@@ -47,7 +47,7 @@ TEST(CellMapTest, SharesOfHeads) {
   EXPECT_EQ(map.cells[4].forgotten, 1);
   EXPECT_EQ(map.cells[4].usual(), 4u);
   EXPECT_EQ(map.max_softmax, 0.125);
-  // What is next to nothing does not stand out.
+  // A tiny share does not stand out.
   const CellMap quiet = MakeCellMap(inspection, inspection.media[0], {.layer = 1, .kv_head = {}});
   EXPECT_NEAR(quiet.read_scale(), 0.1 / 6, 1e-12);
 }

@@ -86,7 +86,7 @@ Result<ParkStore> ParkStore::Open(const std::string& folder, uint64_t max_bytes)
   return store;
 }
 
-// Files of an earlier version were readable by everybody.
+// Files of an earlier version were readable by other users.
 Status ParkStore::MakePrivate() {
   using enum fs::perms;
   constexpr fs::perms kOthers = group_all | others_all;
