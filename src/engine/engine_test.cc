@@ -1,3 +1,4 @@
+// The engine with real and generated models: answers, batches, stopping, saving, and bad files.
 #include "retentivekv/engine.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Sessions of `rkv bench`: random and read depths, restoring, and the shapes of released models.
 #include "lab/bench.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// The bridge on generated models: probing, refusals, and equal bits for equal tokens.
 #include "llama/bridge.h"
 
 #include <gtest/gtest.h>

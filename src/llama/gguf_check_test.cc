@@ -1,3 +1,4 @@
+// Damaged GGUF files, including seeded mutations, are refused or read without a crash.
 #include "llama/gguf_check.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// The tokenizer against llama.cpp's, on vocabularies of each kind, and its limits.
 #include "llama/tokenizer.h"
 
 #include <fmt/format.h>

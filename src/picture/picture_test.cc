@@ -1,3 +1,5 @@
+// Pictures of every format and kind, scaling and turning. Damaged and hostile files are refused
+// within their limits.
 #include "retentivekv/picture.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Tables, ratios and plots of `rkv bench`, from rows with known times and bytes.
 #include "bench/results.h"
 
 #include <gtest/gtest.h>

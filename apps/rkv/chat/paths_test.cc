@@ -1,3 +1,4 @@
+// Typed, dragged and completed paths, with real files in a temporary folder.
 #include "chat/paths.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Runs of a suite with a fake part that counts its calls: order, resuming, and journals.
 #include "eval/suite.h"
 
 #include <gtest/gtest.h>

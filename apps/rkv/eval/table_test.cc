@@ -1,3 +1,4 @@
+// Rows, bars, tables and curves of an evaluation, from results with known numbers.
 #include "eval/table.h"
 
 #include <gtest/gtest.h>

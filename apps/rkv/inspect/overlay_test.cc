@@ -1,3 +1,4 @@
+// Overlays of a small cell map: shapes, pixels and SVG.
 #include "inspect/overlay.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Cell maps, layers and stats as text and JSON, from a small made-up inspection.
 #include "inspect/text.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Requests and answers of the OpenAI protocol, without a server. Includes mutated requests.
 #include "serve/api.h"
 
 #include <gtest/gtest.h>

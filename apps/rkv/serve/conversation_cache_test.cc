@@ -1,3 +1,4 @@
+// Keys and scopes of conversations, and their moves between memory and disk.
 #include "serve/conversation_cache.h"
 
 #include <gtest/gtest.h>

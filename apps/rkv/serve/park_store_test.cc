@@ -1,3 +1,4 @@
+// The folder of parked conversations: entries, limits, and the privacy of its files.
 #include "serve/park_store.h"
 
 #include <gtest/gtest.h>

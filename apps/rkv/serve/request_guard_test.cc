@@ -1,3 +1,4 @@
+// Rules on hosts, origins and content types, with requests as browsers and programs send them.
 #include "serve/request_guard.h"
 
 #include <gtest/gtest.h>

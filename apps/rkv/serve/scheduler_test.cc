@@ -1,3 +1,4 @@
+// The scheduler with the bundled model: continuation, memory limit, cancellation and refusals.
 #include "serve/scheduler.h"
 
 #include <gtest/gtest.h>
