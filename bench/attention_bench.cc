@@ -1,6 +1,6 @@
 // Attention over cached tokens, in the shapes of real models. Reports the bytes of K and V read per
-// second, beside those of a plain read of as much memory, and the multiply-adds of queries with
-// what is read, beside those that nothing has to be read for: one of the two bounds decoding.
+// second, beside a plain read of as much memory. Also reports the multiply-adds of queries, beside
+// multiply-adds without memory reads. One of the two bounds decoding.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -16,17 +16,17 @@
 namespace rkv {
 namespace {
 
-// Of two threads more than the largest caches hold (480 MiB), so that rows come from memory.
+// Two threads' tokens exceed the largest CPU caches (480 MiB), so that rows come from memory.
 constexpr size_t kBytesPerThread = size_t{512} << 20;
 
-// So many of something per iteration of each thread, as all threads' rate: of counters, those of
-// the threads are added up, and the iterations are all threads' already.
+// A count per iteration of each thread, as a rate over all threads. Counters of the threads are
+// added up, and the iterations already are those of all threads.
 benchmark::Counter Rate(double n) {
   return {n, benchmark::Counter::Flags(benchmark::Counter::kIsIterationInvariantRate |
                                        benchmark::Counter::kAvgThreads)};
 }
 
-// KvCache of the pool that the cache's pages come from.
+// The KvCache of the pool that the cache's pages come from.
 class Blocks {
  public:
   Blocks(size_t n, size_t bytes) : bytes_(bytes) {
@@ -44,7 +44,7 @@ class Blocks {
   std::vector<uint8_t*> blocks_;
 };
 
-// A plain read: the sum of what is there.
+// A plain read: the sum of all words.
 void BM_Read(benchmark::State& bench) {
   constexpr size_t kBytes = size_t{256} << 10;
   const Blocks memory(kBytesPerThread / kBytes, kBytes);
@@ -60,7 +60,7 @@ void BM_Read(benchmark::State& bench) {
 }
 BENCHMARK(BM_Read)->Threads(1)->Threads(2)->UseRealTime();
 
-// As many sums as registers hold.
+// As many sums as the CPU has registers for.
 constexpr size_t kSums = 96;
 
 RKV_WIDEST_VECTORS void MultiplyAdd(size_t n, float x, float* sums) {
@@ -72,7 +72,7 @@ RKV_WIDEST_VECTORS void MultiplyAdd(size_t n, float x, float* sums) {
   for (size_t j = 0; j < kSums; ++j) sums[j] = own[j];
 }
 
-// As many multiply-adds of floats as can be done without reading anything.
+// The maximum rate of float multiply-adds, without memory reads.
 void BM_MultiplyAdd(benchmark::State& bench) {
   constexpr size_t kRounds = 100000;
   std::vector<float> sums(kSums, 1.0f);

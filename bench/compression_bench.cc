@@ -1,4 +1,4 @@
-// What decoding pays for a budget: moving tokens to lower rungs, to states and away, per token.
+// The cost of a budget in decoding: moving tokens to lower rungs, to states and out, per token.
 #include <benchmark/benchmark.h>
 
 #include <vector>

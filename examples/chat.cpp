@@ -1,4 +1,4 @@
-// Questions about a picture with a bounded cache, through the C++ interface.
+// Asks questions about a picture with a bounded cache, through the C++ interface.
 //
 //   chat model.gguf mmproj.gguf picture.png question...
 #include <retentivekv/engine.h>
@@ -29,7 +29,7 @@ int main(int argc, char** argv) {
   for (int i = 4; i < argc; ++i) {
     const rkv::Status added = (*conversation)->AddUserMessage(argv[i], pictures);
     if (!added.ok()) return Fail(added);
-    pictures.clear();  // The conversation remembers.
+    pictures.clear();  // The conversation keeps them.
     rkv::AnswerOptions greedy;
     greedy.sampling.temperature = 0;
     const auto answer = (*engine)->Answer(**conversation, greedy);

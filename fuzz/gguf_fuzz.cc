@@ -1,4 +1,4 @@
-// Model files: any bytes are a model or an error, before and inside llama.cpp.
+// Model files: any bytes give a model or an error, before and inside llama.cpp.
 #include <unistd.h>
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Writes what fuzzing starts from: make_fuzz_seeds DIR.
+// Writes the seeds of the fuzz corpora: make_fuzz_seeds DIR.
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -36,7 +36,7 @@ void WritePictures(const fs::path& dir) {
   for (size_t i = 0; i < files.size(); ++i) Write(dir / std::to_string(i), files[i]);
 }
 
-// Caches of each kind: full, on rungs, with states, with pictures.
+// Caches of each kind: full, with several rungs, with states, with pictures.
 bool WriteSessions(const fs::path& dir) {
   for (const rkv::PolicyDescription& policy : rkv::DescribePolicies()) {
     rkv::CacheOptions options;

@@ -1,5 +1,5 @@
-// Pictures: any bytes are a picture within the limits, the same each time, or an error that says
-// what is wrong.
+// Pictures: any bytes give a picture within the limits, always the same, or an error that names the
+// fault.
 #include <zlib.h>
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 
 namespace {
 
-// Mutations break the checksums of a PNG file, behind which nothing else would be reached.
+// Corrects the checksums of PNG chunks: mutations break them, and decoding would end there.
 std::string WithPngChecksums(std::string png) {
   constexpr size_t kSignature = 8;
   constexpr size_t kChunkHeader = 8;
@@ -31,7 +31,7 @@ std::string WithPngChecksums(std::string png) {
 
 void Read(std::string_view bytes) {
   rkv::PictureLimits limits;
-  limits.max_pixels = 1 << 20;  // larger ones only take time
+  limits.max_pixels = 1 << 20;  // larger pictures only take time
   const auto info = rkv::ReadPictureInfo(bytes, "fuzz", limits);
   if (!info.ok()) {
     if (info.status().message().empty()) std::abort();

@@ -1,4 +1,4 @@
-// Bodies of requests to rkv serve: any bytes are a request or an error that says what is wrong.
+// Bodies of requests to rkv serve: any bytes give a request or an error that names the fault.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -7,7 +7,7 @@
 
 namespace {
 
-// What a handler does with a body, up to where the model would be asked.
+// The steps of a handler with a body, up to the first use of the model.
 template <typename Parse>
 void ParseBody(const nlohmann::json& body, const Parse& parse) {
   const rkv::Result<rkv::app::GenerationRequest> request = parse(body, rkv::app::ParseContext{});

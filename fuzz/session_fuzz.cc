@@ -1,6 +1,6 @@
-// Saved caches, as conversation files hold them: any bytes are a KvCache that attends, takes tokens
-// and saves itself, or an error. The hash in the file is not in the way: whoever wants to harm can
-// compute it.
+// Saved caches, as conversation files hold them. Any bytes give an error, or a KvCache that
+// attends, takes tokens and saves itself. The hash in the file is not checked here, since an
+// attacker can compute it.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
@@ -11,7 +11,7 @@
 
 namespace {
 
-constexpr uint64_t kMaxTokens = 4096;  // longer ones only take time
+constexpr uint64_t kMaxTokens = 4096;  // longer caches only take time
 
 }  // namespace
 
@@ -30,7 +30,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   rkv::AppendTokens(*cache, 3, 0.5f);
   cache->Attend(0, 0, q.data(), 1, 0.2f, 0.0f, out.data());
   (void)cache->Inspect();
-  // Refused where damaged keys have made sums that are no numbers.
+  // Damaged keys can give sums that are no numbers; those are refused.
   (void)rkv::KvCache::Load(shape, cache->Save());
   cache->Truncate(cache->tokens_seen() / 2);
   return 0;

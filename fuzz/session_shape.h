@@ -1,4 +1,4 @@
-// The cache that saved ones are of in fuzzing.
+// The shape and options of the saved caches in fuzzing.
 #ifndef RETENTIVEKV_FUZZ_SESSION_SHAPE_H_
 #define RETENTIVEKV_FUZZ_SESSION_SHAPE_H_
 

@@ -1,5 +1,5 @@
-// How the files of flags register them: with an environment variable, and a parser where the text
-// is not the value.
+// Helpers that register a flag with its environment variable, and with a parser if its text is not
+// the value.
 #ifndef RETENTIVEKV_APPS_RKV_ADD_FLAG_H_
 #define RETENTIVEKV_APPS_RKV_ADD_FLAG_H_
 
@@ -21,7 +21,7 @@ CLI::Option* AddFlag(CLI::App& command, const std::string& names, T& value,
   return command.add_option(names, value, help)->envname(EnvironmentName(long_name));
 }
 
-// A flag whose text is read by `parse`, which returns a Status.
+// A flag whose text `parse` reads; `parse` returns a Status.
 template <typename Parse>
 CLI::Option* AddParsed(CLI::App& command, const std::string& names, const Parse& parse,
                        const std::string& help) {
@@ -34,7 +34,7 @@ CLI::Option* AddParsed(CLI::App& command, const std::string& names, const Parse&
       ->envname(EnvironmentName(long_name));
 }
 
-// The same for one that may be repeated, and with several values between commas.
+// The same for a repeatable flag that also takes several values between commas.
 template <typename Parse>
 CLI::Option* AddParsedList(CLI::App& command, const std::string& names, const Parse& parse,
                            const std::string& help) {
@@ -50,7 +50,7 @@ CLI::Option* AddParsedList(CLI::App& command, const std::string& names, const Pa
                         ->delimiter(','));
 }
 
-// A switch whose name says what it turns off or on.
+// A switch, named by its effect.
 inline CLI::Option* AddSwitch(CLI::App& command, const std::string& name,
                               const std::function<void()>& turn, const std::string& help) {
   return command.add_flag_callback(name, turn, help)->envname(EnvironmentName(name));

@@ -19,7 +19,7 @@ Result<AnswerResult> Ask(Engine& engine, Conversation& conversation, std::string
   options.sampling = flags.sampling;
   options.cancel = answering.cancel();
   options.on_progress = [&](std::string_view what, double f) { progress.Show(what, f); };
-  // Thoughts are no part of the answer, so stdout has none.
+  // Reasoning is no part of the answer, so stdout gets none.
   bool thinking = false;
   options.on_reasoning = [&](std::string_view piece) {
     progress.Clear();

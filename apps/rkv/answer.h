@@ -10,9 +10,9 @@
 
 namespace rkv::app {
 
-// Says a message with its pictures and clips, and answers on stdout as the answer is generated,
-// with progress before the first token. It stops early on Ctrl-C and when stdout does not take it;
-// AnswerResult::stop tells.
+// Sends a message with its pictures and clips, and writes the answer to stdout as it is generated.
+// Shows progress before the first token. Ctrl-C and a failed write to stdout end the answer early;
+// AnswerResult::stop has the reason.
 Result<AnswerResult> Ask(Engine& engine, Conversation& conversation, std::string_view message,
                          std::span<const std::string> media, const CommonFlags& flags);
 

@@ -34,19 +34,19 @@ std::string LongShortFlag(std::string_view long_name) {
 
 namespace {
 
-// One argument as CLI11 is to read it. Adds to `problems` if it is a flag that the command does not
-// have.
+// Returns one argument in the form for CLI11. Adds to `problems` if the command does not have the
+// flag.
 std::string ReadFlag(const CLI::App& program, const CLI::App& command, const std::string& argument,
                      std::vector<std::string>& problems) {
   const auto is_letter = [](char c) { return std::isalpha(static_cast<unsigned char>(c)) != 0; };
   const std::string written = argument.substr(0, argument.find('='));
   std::string name = written;
   if (const auto known = kShortFlags.find(name); known != kShortFlags.end()) {
-    // The same letters may be of a flag that only other commands have.
+    // Only other commands may have the flag of these letters.
     if (command.get_option_no_throw(known->second) != nullptr) name = known->second;
   }
   const bool is_long = name.starts_with("--");
-  // -t4 is -t 4, and -1 a number; a word is the name of a flag.
+  // -t4 means -t 4, and -1 is a number; a word is the name of a flag.
   if (!is_long && (name.size() == 2 || !is_letter(name[2]))) return argument;
   if (!is_long && !is_letter(name[1])) return argument;
   if (is_long && command.get_option_no_throw(name) != nullptr) {

@@ -31,7 +31,7 @@ namespace {
 
 const std::vector<std::string> kFormats = {"md", "csv", "json"};
 
-// Of text beside the two bundled pictures: where conversations are short, there is little to save.
+// Tokens of text beside the two bundled pictures: short conversations leave little to save.
 constexpr const char* kServeDepth = "1024";
 
 struct BenchFlags {
@@ -87,7 +87,7 @@ Status Make(const BenchFlags& flags) {
   return OkStatus();
 }
 
-// The plan but for the models.
+// The plan without the models.
 Result<BenchPlan> ParsePlan(const BenchFlags& flags) {
   BenchPlan plan;
   const std::string threads =
@@ -106,7 +106,7 @@ Result<BenchPlan> ParsePlan(const BenchFlags& flags) {
       plan.generations,
       ParseNumbers(
           "-n", flags.generations.empty() ? (flags.serve ? "32" : "128") : flags.generations, 0));
-  std::erase(plan.prompts, 0);  // As in llama-bench: no such test.
+  std::erase(plan.prompts, 0);  // As in llama-bench: 0 tokens are no test.
   std::erase(plan.generations, 0);
   if (plan.prompts.empty() && plan.generations.empty()) {
     return InvalidArgument("nothing to measure: both -p and -n are 0");
@@ -132,7 +132,7 @@ Result<BenchPlan> ParsePlan(const BenchFlags& flags) {
   return plan;
 }
 
-// `reference`: the bundled model's files.
+// `reference`: the files of the bundled model.
 Result<std::vector<BenchRow>> MeasureServing(const BenchFlags& flags, BenchPlan& plan,
                                              const EngineOptions& reference,
                                              const BenchProgress& progress) {

@@ -70,7 +70,7 @@ std::string_view Trim(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
 }
 
-// Commands and the paths behind them; elsewhere a tab is a character.
+// Completes commands and the paths after them; elsewhere a tab is a character.
 std::optional<Completion> Complete(std::string_view before) {
   if (!before.starts_with('/') || before.find('\n') != std::string_view::npos) return std::nullopt;
   const size_t space = before.find(' ');
@@ -87,7 +87,7 @@ std::optional<Completion> Complete(std::string_view before) {
       if (!known.argument.empty()) completion.candidates.back() += ' ';
     }
   }
-  // A picture's path is a line of its own, too.
+  // A picture's path may also be a line of its own.
   return completion.candidates.empty() ? CompletePath(before) : completion;
 }
 
@@ -109,7 +109,7 @@ class ChatSession {
     return OkStatus();
   }
 
-  // False when the user leaves.
+  // False when the user quits.
   bool Handle(const TypedMessage& message) {
     if (message.quoted) {
       TellError(Say(message.text));
@@ -127,7 +127,7 @@ class ChatSession {
   }
 
  private:
-  // What a message of several lines begins with, be it spaces or a slash, belongs to it.
+  // A message of several lines keeps its first characters, even spaces or a slash.
   Status Answer(std::string_view text, std::string_view line) {
     if (line.find('\n') != std::string_view::npos) {
       return Say(text.substr(0, text.find_last_not_of(" \t\n") + 1));
@@ -182,7 +182,7 @@ class ChatSession {
   }
 
   Status Say(std::string_view text) {
-    // Files that fail are dropped: the next message should not fail for them again.
+    // Drops files that fail, so that the next message does not fail for them again.
     Said said = std::exchange(next_, {});
     Said whole{.text = said.text + std::string(text), .media = said.media};
     RKV_ASSIGN_OR_RETURN(AnswerResult answer,
@@ -205,7 +205,7 @@ class ChatSession {
     return WriteReport(flags_.kv_report, *conversation_, *answer_);
   }
 
-  // Where no new answer comes, because it failed or was stopped, /regen asks the same once more.
+  // If no new answer comes, because it failed or was stopped, /regen repeats the same message.
   Status AnswerAgain() {
     if (!last_.has_value() && !unanswered_.has_value()) {
       return InvalidArgument("nothing was said yet that has an answer");
@@ -251,9 +251,9 @@ class ChatSession {
   Engine& engine_;
   const CommonFlags& flags_;
   CacheOptions cache_options_;
-  Said next_;                       // what the next message begins with
+  Said next_;                       // beginning of the next message
   std::optional<Said> last_;        // the last message, if it has an answer
-  std::optional<Said> unanswered_;  // what /regen took back and got no new answer to
+  std::optional<Said> unanswered_;  // taken back by /regen, without a new answer so far
   std::unique_ptr<Conversation> conversation_;
   std::optional<AnswerResult> answer_;  // the last one
 };

@@ -1,4 +1,4 @@
-// What commands that compare policies have in common: lists, and policies that are known and valid.
+// Helpers of the commands that compare policies: lists, and checks of policies.
 #ifndef RETENTIVEKV_APPS_RKV_CHOICES_H_
 #define RETENTIVEKV_APPS_RKV_CHOICES_H_
 
@@ -23,14 +23,14 @@ inline std::vector<std::string_view> SplitList(std::string_view list) {
   }
 }
 
-// Null for a policy that there is not.
+// Null for an unknown policy.
 inline const PolicyDescription* FindPolicy(std::string_view name) {
   static const std::vector<PolicyDescription> policies = DescribePolicies();
   const auto found = std::ranges::find(policies, name, &PolicyDescription::name);
   return found == policies.end() ? nullptr : &*found;
 }
 
-// Unknown names and options, found on a small cache without a budget.
+// Rejects unknown names and options, by creating a small cache without a budget.
 inline Status CheckOptions(CacheOptions options) {
   options.budget = {};
   const CacheShape shape{.layers = {{.n_head = 1, .n_kv_head = 1, .d_k = 64, .d_v = 64}}};

@@ -24,7 +24,7 @@ struct Flag {
   std::vector<std::string> list;  // of values
 };
 
-// Values of flags that take names, where these do not depend on a file.
+// Values of flags that take names, if these do not depend on a file.
 std::vector<std::string> ListOf(const std::string& long_name) {
   static const std::map<std::string, std::vector<std::string>> kLists = [] {
     std::map<std::string, std::vector<std::string>> lists = {
@@ -83,7 +83,7 @@ std::string Replace(std::string text, std::string_view from, std::string_view to
   return text;
 }
 
-// As one word of a shell.
+// Quotes a text as one word of a shell.
 std::string Quoted(const std::string& text) {
   return fmt::format("'{}'", Replace(text, "'", "'\\''"));
 }

@@ -1,3 +1,5 @@
+// Reads flags from INI files. Precedence: the command line, the environment, a preset, the
+// command's section, the general section.
 #include "config_file.h"
 
 #include <fmt/format.h>
@@ -21,7 +23,7 @@ std::string Environment(const char* name) {
   return text == nullptr ? "" : text;
 }
 
-// The value of a flag among arguments, the last of which comes first; empty if it is not there.
+// The value of a flag among arguments in reverse order; empty if it is absent.
 std::string ValueOf(const std::string& flag, const std::vector<std::string>& arguments) {
   for (size_t i = 0; i < arguments.size(); ++i) {
     if (arguments[i] == flag && i > 0) return arguments[i - 1];
@@ -39,8 +41,8 @@ CLI::Option* FindOption(const CLI::App& command, const std::string& name) {
   return nullptr;
 }
 
-// CLI11's reader of such files, with the settings of the command that runs only, in the order in
-// which they count: CLI11 takes the first value that it gets for a flag.
+// CLI11's reader of INI files, limited to the settings of the running command. They are in order of
+// precedence, since CLI11 takes the first value of a flag.
 class ConfigReader : public CLI::ConfigBase {
  public:
   ConfigReader(const CLI::App& program, std::string path, std::string preset)
@@ -68,14 +70,14 @@ class ConfigReader : public CLI::ConfigBase {
   }
 
  private:
-  // Which settings count before others. kRanks: of other commands and presets.
+  // Precedence of settings. kRanks: settings of other commands and presets.
   enum Rank { kPreset, kCommand, kAll, kRanks };
 
-  // The rank of the item's section. Throws for a setting that no command there has.
+  // The rank of the item's section. Throws for a setting that the section's command does not have.
   Rank RankOf(const CLI::ConfigItem& item, const CLI::App& command) const {
     const std::vector<std::string>& section = item.parents;
     const bool is_setting =
-        item.name != "++" && item.name != "--";  // Those open and close sections.
+        item.name != "++" && item.name != "--";  // CLI11 opens and closes sections with these.
     if (section.empty()) {
       if (is_setting) CheckKnown(item, nullptr);
       return kAll;
@@ -105,7 +107,7 @@ class ConfigReader : public CLI::ConfigBase {
     throw CLI::ConfigError(fmt::format("{}: '{}' {}", path_, item.name, why));
   }
 
-  // Whether the command, or any if null, has a flag of that name.
+  // Refuses a flag that the command, or every command if null, lacks.
   void CheckKnown(const CLI::ConfigItem& item, const CLI::App* of) const {
     std::vector<std::string> names;
     for (const CLI::App* command : program_.get_subcommands({})) {
@@ -125,7 +127,7 @@ class ConfigReader : public CLI::ConfigBase {
            std::vector<CLI::ConfigItem>& items) const {
     CLI::Option* option = FindOption(command, item.name);
     if (option == nullptr || !option->get_configurable()) return;
-    // CLI11 would take the file before the environment.
+    // CLI11 would prefer the file to the environment.
     if (!Environment(option->get_envname().c_str()).empty()) return;
     const bool several = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll ||
                          option->get_items_expected_max() > 1;
@@ -145,7 +147,7 @@ class ConfigReader : public CLI::ConfigBase {
 
 void AddConfigFlags(CLI::App& program) {
   for (CLI::App* command : program.get_subcommands({})) {
-    // Their values are read before the others: UseConfigFile().
+    // These flags are read before the others: UseConfigFile().
     command->add_option("--config", "file with flags; default: ~/.config/rkv/config.ini")
         ->configurable(false)
         ->envname("RKV_CONFIG")

@@ -13,9 +13,9 @@ namespace rkv::app {
 // Adds --config and --preset to every command that takes flags from a file.
 void AddConfigFlags(CLI::App& program);
 
-// Lets the program take flags from the file that `arguments` (the last first, as CLI11 wants them)
-// or RKV_CONFIG name, or from the user's own file if there is one. Flags and the environment come
-// before it. kBadFile if the file was named and cannot be read.
+// Lets the program take flags from a file. `arguments` (the last first, as CLI11 wants them) or
+// RKV_CONFIG name the file; else the user's own file is used if it exists. Flags and the
+// environment have precedence over the file. kBadFile if the named file cannot be read.
 Status UseConfigFile(CLI::App& program, const std::vector<std::string>& arguments);
 
 // $XDG_CONFIG_HOME/rkv/config.ini, by default in ~/.config; empty without a home.

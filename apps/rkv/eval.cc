@@ -1,4 +1,4 @@
-// rkv eval: what each policy keeps, measured against the full cache.
+// rkv eval: compares the policies with the full cache.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -42,9 +42,9 @@ constexpr int kQuickContext = 512;
 constexpr int kPairs = 8;
 constexpr int kQuickPairs = 4;
 constexpr int kQuickForced = 64;
-// Policies of --quick, those of them that there are.
+// Policies of --quick, if they exist.
 const std::vector<std::string> kQuickPolicies = {"streaming", "random", "h2o", "retentive"};
-constexpr auto kReportEvery = std::chrono::seconds(60);  // where no terminal shows progress
+constexpr auto kReportEvery = std::chrono::seconds(60);  // without a terminal for progress
 
 struct EvalFlags {
   CommonFlags common;
@@ -54,7 +54,7 @@ struct EvalFlags {
   std::string budgets;
   bool controls = false;
   bool quick = false;
-  // 0: as many as the suite wants
+  // 0: the suite's default
   int n_conversations = 0;
   int n_context = 0;
   int n_pairs = 0;
@@ -67,21 +67,21 @@ struct EvalFlags {
   std::string out;
 };
 
-// What a suite reads before there is a model.
+// The inputs of a suite, read before the model is loaded.
 struct EvalInputs {
   std::string text;
   std::string then;
   std::vector<DataConversation> data;
 };
 
-// What makes one suite different from another.
+// The differences between the suites.
 struct Suite {
   const char* name;
-  const char* pages;    // the bundled pages that it is about unless there is --data; null: none
-  bool prose;           // a model that writes prose reads texts
-  int n_conversations;  // windows of text-kl; 0: all there are
+  const char* pages;    // bundled pages for runs without --data; null: none
+  bool prose;           // reads texts, with a model that writes prose
+  int n_conversations;  // windows of text-kl; 0: all
   int n_quick;          // likewise, with --quick
-  int at_once;          // conversations that are decoded together
+  int at_once;          // conversations decoded together
   const char* quick_budgets;
   Result<SuitePlan> (*plan)(Engine& engine, const EvalFlags& flags, const EvalInputs& inputs);
 };
@@ -156,7 +156,7 @@ Status CheckFlags(const EvalFlags& flags, const Suite& suite) {
   return OkStatus();
 }
 
-// Fills in what the suite wants where the flags say nothing.
+// Fills in the suite's defaults for absent flags.
 void FillFlags(const Suite& suite, EvalFlags& flags) {
   const auto fill = [&flags](int& value, int usual, int quick) {
     if (value == 0) value = flags.quick ? quick : usual;
@@ -174,8 +174,8 @@ void FillFlags(const Suite& suite, EvalFlags& flags) {
           : std::clamp(flags.n_conversations, suite.prose ? suite.at_once : 1, suite.at_once);
   engine.media_cache_bytes = size_t{256} << 20;
   if (suite.prose) engine.chat_template = "none";
-  // Steps of the bundled model are so short that threads cost more in waiting for each other, on a
-  // machine that has other work, than they gain.
+  // Steps of the bundled model are very short. On a busy machine, threads lose more by waiting for
+  // each other than they gain.
   if (engine.model.empty() && engine.n_threads == 0) engine.n_threads = 1;
 }
 
@@ -208,7 +208,7 @@ Result<ConfigurationChoices> ParseChoices(const EvalFlags& flags) {
   return choices;
 }
 
-// How far a suite is: on a terminal as it goes, else a line every minute.
+// Reports progress: continuously on a terminal, else one line a minute.
 class ProgressReport {
  public:
   void Show(std::string_view what, double fraction) {
@@ -223,7 +223,7 @@ class ProgressReport {
   void Clear() { line_.Clear(); }
 
  private:
-  // "3 min left", once there is something to judge by.
+  // "3 min left", once an estimate is possible.
   std::string TimeLeft(Clock::time_point now, double fraction) const {
     const double elapsed = std::chrono::duration<double>(now - *start_).count();
     if (fraction <= 0 || elapsed < 1) return "";
@@ -290,7 +290,7 @@ Result<EvalInputs> ReadInputs(const EvalFlags& flags, const Suite& suite) {
   return inputs;
 }
 
-// FNV-1a, to notice that a file is not the same.
+// FNV-1a, to detect that a file has changed.
 uint64_t Hash(std::string_view text, uint64_t hash = 0xcbf29ce484222325) {
   for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
   return hash;
@@ -308,7 +308,7 @@ uint64_t Hash(const EvalInputs& inputs) {
   return hash;
 }
 
-// What measurements depend on, beside the configurations.
+// All settings that affect measurements, without the configurations.
 nlohmann::ordered_json Settings(const EvalFlags& flags, const EvalHeader& header,
                                 const EvalInputs& inputs) {
   const EngineOptions& engine = flags.common.engine;

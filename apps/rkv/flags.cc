@@ -1,3 +1,4 @@
+// Flags that several commands share, the environment, and the command line for a repeated run.
 #include "flags.h"
 
 #include <fmt/format.h>
@@ -67,7 +68,7 @@ void NameEnvironment(CLI::App& command) {
 
 std::string CommandLine(const CLI::App& program, const CLI::App& command) {
   std::string text = fmt::format("{} {}", program.get_name(), command.get_name());
-  // Not in the order given: what the environment sets is part of it.
+  // By option instead of the given order, since the environment sets some of them.
   for (const CLI::Option* option : command.get_options()) {
     const bool flag = option->get_expected_max() == 0;
     for (const std::string& value : option->results()) {
@@ -137,7 +138,7 @@ Result<size_t> ParseBytes(std::string_view flag, std::string_view text) {
 }
 
 Status StartLogging(const CommonFlags& flags) {
-  // spdlog would make the folder.
+  // Checked here because spdlog would make the folder.
   const auto folder = std::filesystem::path(flags.log_file).parent_path();
   std::error_code error;
   if (!folder.empty() && !std::filesystem::is_directory(folder, error)) {

@@ -14,8 +14,8 @@
 
 namespace rkv::app {
 
-// What `check`, which outlives this, takes, with a message that does not print the range of
-// doubles.
+// A validator with the values of `check`, and a message without the range of doubles. `check` must
+// outlive it.
 inline CLI::Validator NumberThat(const CLI::Validator& check, const char* is, const char* type) {
   return {[&check, is](std::string& text) {
             return check(text).empty() ? "" : "'" + text + "' is not " + is;
@@ -27,7 +27,7 @@ inline const CLI::Validator kPositive =
 inline const CLI::Validator kNonNegative =
     NumberThat(CLI::NonNegativeNumber, "0 or a number above", "NONNEGATIVE");
 
-// Unlike CLI::Range, which takes what is no number.
+// Unlike CLI::Range, rejects NaN.
 inline CLI::Validator Between(double min, double max) {
   return {[min, max](std::string& text) {
             double number = 0;
@@ -67,22 +67,22 @@ struct CommonFlags {
 // Registers the flags; `flags` must outlive the parse. Each flag of the form --long-name can also
 // be set by the environment variable RKV_LONG_NAME.
 void AddCommonFlags(CLI::App& command, CommonFlags& flags);
-// Those of them about the model, the choice of tokens, the cache, and logs.
+// Parts of AddCommonFlags(): the flags of the model, the choice of tokens, the cache, and logs.
 void AddModelFlags(CLI::App& command, CommonFlags& flags);
 void AddTemplateFlags(CLI::App& command, CommonFlags& flags);
 void AddSamplingFlags(CLI::App& command, CommonFlags& flags);
 void AddCacheFlags(CLI::App& command, CommonFlags& flags);
 void AddLogFlags(CLI::App& command, CommonFlags& flags);
-// -r, for commands that write an answer as it comes.
+// -r, for commands that write an answer while it is generated.
 void AddStopFlag(CLI::App& command, CommonFlags& flags);
 
-// Makes each use of an option one more value of it, where otherwise the last one counts.
+// Makes each use of an option a further value. By default the last use replaces the others.
 inline CLI::Option* Repeatable(CLI::Option* option) {
   return option->expected(1)->take_all()->allow_extra_args(false);
 }
 
-// Registers a flag of a list such as "1,2"; given twice, both count, as with llama-bench. `list`
-// must outlive the parse.
+// Registers a flag of a list such as "1,2"; several uses add up, as with llama-bench. `list` must
+// outlive the parse.
 CLI::Option* AddList(CLI::App& command, const std::string& names, std::string& list,
                      const std::string& help);
 
@@ -95,40 +95,39 @@ std::string EnvironmentName(const std::string& flag);
 // Names the environment variable of every flag of a command.
 void NameEnvironment(CLI::App& command);
 
-// The command with its flags, also those that the environment set, to be run again.
+// The command line with all flags, including those from the environment, for a repeated run.
 std::string CommandLine(const CLI::App& program, const CLI::App& command);
 
-// A prompt with the escapes that llama.cpp's programs know replaced: \n \r \t \' \" \\.
+// Replaces the escapes that llama.cpp's programs know in a prompt: \n \r \t \' \" \\.
 std::string Unescape(std::string_view text);
 
-// llama.cpp has short flags of several letters (-mm, -ngl, -sys, -ub), which CLI11 would read as
-// several flags: gives the arguments with their long forms, the last one first, as CLI11 wants
-// them. kInvalidArgument for flags that the command does not have: of llama.cpp's, with what to do
-// instead; of others, with the flag that was most likely meant.
+// Replaces llama.cpp's short flags of several letters (-mm, -ngl, -sys, -ub) by their long forms,
+// since CLI11 would read several flags. Returns the arguments with the last one first, as CLI11
+// wants them. kInvalidArgument for unknown flags. For a flag of llama.cpp the error names the
+// alternative; for others, the most similar flag.
 Result<std::vector<std::string>> ReadArguments(const CLI::App& program, int argc, char** argv);
-// The short form of several letters of "--long-name"; empty if it has none.
+// The short form of "--long-name" with several letters; empty if it has none.
 std::string LongShortFlag(std::string_view long_name);
 
-// The policy and budget that the flags name. Tells if the policy has nothing to do without a
-// budget.
+// The policy and budget of the flags. Tells the user if the policy has no effect without a budget.
 Result<CacheOptions> ParseCacheOptions(const CommonFlags& flags);
 
-// Reads the files that flags name in place of texts: system prompt, grammar. LoadEngine() does it.
+// Reads the files that flags name in place of texts: system prompt, grammar. LoadEngine() calls it.
 Status ReadFlagFiles(CommonFlags& flags);
 
-// "512MiB" or "2GiB" in bytes. kInvalidArgument, naming `flag`, for anything else.
+// Parses "512MiB" or "2GiB" into bytes. kInvalidArgument, naming `flag`, for anything else.
 Result<size_t> ParseBytes(std::string_view flag, std::string_view text);
 
 // The text of --help about policies, from the registry.
 std::string PolicyHelp();
 
-// Loads the model of the flags with progress on the terminal; without -m, the bundled one.
+// Loads the flags' model with progress on the terminal; without -m, the bundled model.
 Result<std::unique_ptr<Engine>> LoadEngine(CommonFlags& flags);
 
-// Sends logs to stderr or --log-file, as detailed as the flags say.
+// Sends logs to stderr or --log-file, at the flags' level of detail.
 Status StartLogging(const CommonFlags& flags);
 
-// Prints "error: ..." and gives the exit code for it: 2 for wrong usage, 130 for Ctrl-C, else 1.
+// Prints "error: ..." and returns the exit code: 2 for wrong usage, 130 for Ctrl-C, else 1.
 int Fail(const Status& status);
 
 }  // namespace rkv::app

@@ -1,4 +1,4 @@
-// What commands read in common: whole files, and prompts.
+// Input that several commands read: whole files, and prompts.
 #ifndef RETENTIVEKV_APPS_RKV_INPUT_H_
 #define RETENTIVEKV_APPS_RKV_INPUT_H_
 
@@ -17,8 +17,8 @@ namespace rkv::app {
 
 inline constexpr size_t kMaxInputBytes = size_t{1} << 30;
 
-// A whole file, or what a pipe gives, such as a shell's <(command). `what` is its role in errors,
-// e.g. "picture". kBadFile for anything else, such as a device, which may have no end.
+// Reads a whole file, or a pipe to its end, such as a shell's <(command). `what` is its role in
+// errors, e.g. "picture". kBadFile for anything else, such as a device, which may have no end.
 inline Result<std::string> ReadInput(const std::string& path, std::string_view what) {
   namespace fs = std::filesystem;
   const auto refuse = [&](std::string_view why) {
@@ -49,8 +49,8 @@ inline Result<std::string> ReadPicture(const std::string& path) {
   return ReadInput(path, "picture");
 }
 
-// A text without what is only a file's: a byte order mark, Windows' line ends and the last line's
-// end. `what` is its role in errors, e.g. "prompt". "-" is the standard input.
+// Reads a text and removes the marks of a file: a byte order mark, Windows' line ends and the last
+// line end. `what` is its role in errors, e.g. "prompt". "-" is the standard input.
 inline Result<std::string> ReadTextFile(std::string_view what, const std::string& path) {
   constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
   std::string text;

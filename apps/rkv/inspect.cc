@@ -1,4 +1,4 @@
-// rkv inspect: what the cache remembers after a conversation.
+// rkv inspect: reports the contents of the cache after a conversation.
 #include <fmt/format.h>
 
 #include <filesystem>

@@ -1,3 +1,5 @@
+// Line editing on a terminal with libedit's keys, and plain reading of other input. This file reads
+// characters and draws the text itself.
 #include "line_reader.h"
 
 #include <fmt/format.h>
@@ -25,18 +27,18 @@ namespace {
 
 constexpr std::string_view kPrompt = "> ";
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
-// More than any context takes; what is pasted beyond is left out.
+// Larger than any context; the rest of a pasted text is left out.
 constexpr size_t kMaxCharacters = size_t{1} << 22;
 constexpr size_t kMaxListed = 100;
 
-// Between these a terminal sends what is pasted, while it is asked to.
+// The marks around pasted text, on request from the terminal.
 constexpr const wchar_t* kPasteBegins = L"\\e[200~";
 constexpr std::wstring_view kPasteEnds = L"\x1b[201~";
 constexpr std::string_view kMarkPastes = "\x1b[?2004h";
 constexpr std::string_view kStopMarkingPastes = "\x1b[?2004l";
 
-// While libedit has the terminal, what Enter sends and Ctrl-J are exchanged, so that what was typed
-// before then ends lines, too.
+// While libedit has the terminal, it exchanges the codes of Enter and Ctrl-J. So text typed earlier
+// also ends lines.
 constexpr const wchar_t* kEnter = L"^J";
 constexpr const wchar_t* kCtrlJ = L"^M";
 constexpr const wchar_t* kAltEnter = L"\\e^J";
@@ -60,12 +62,12 @@ Size TerminalSize() {
   return {.columns = size.ws_col, .rows = size.ws_row};
 }
 
-// Windows that change their size, and a program that goes on after Ctrl-Z, while this lives.
+// Notices changes of the window's size, and continuation after Ctrl-Z, during its life.
 class ScreenChanges {
  public:
   ScreenChanges() {
     struct sigaction action {};
-    // Either ends the wait for a key, after which all is drawn again.
+    // Both signals end the wait for a key, and then everything is drawn again.
     action.sa_handler = [](int signal) { continued = continued | (signal == SIGCONT ? 1 : 0); };
     sigemptyset(&action.sa_mask);
     ::sigaction(SIGWINCH, &action, &old_resize_);
@@ -91,8 +93,8 @@ bool IsDumb(const char* terminal) {
 
 }  // namespace
 
-// libedit has the keys, the text and what they do to it. It reads and draws here instead: it would
-// lose combining characters, and what does not fit on the screen.
+// libedit has the keys, the text and the editing functions. Reading and drawing are here: libedit
+// would lose combining characters, and text that does not fit on the screen.
 class LineReader::Editor {
  public:
   Editor(Complete complete, const std::string& history_path)
@@ -163,7 +165,7 @@ class LineReader::Editor {
     Bind<&Editor::Down>(L"rkv-down", {L"\\e[B", L"\\eOB", L"^N"});
     Bind<&Editor::Search>(L"rkv-search", {L"^R"});
     Bind<&Editor::ClearScreen>(L"rkv-clear-screen", {L"^L"});
-    // What terminals send that libedit does not know.
+    // Key codes of terminals that libedit does not know.
     BindTo(L"ed-move-to-beg", {L"\\e[H", L"\\eOH", L"\\e[1~", L"\\e[7~"});
     BindTo(L"ed-move-to-end", {L"\\e[F", L"\\eOF", L"\\e[4~", L"\\e[8~"});
     BindTo(L"ed-delete-next-char", {L"\\e[3~"});
@@ -196,7 +198,8 @@ class LineReader::Editor {
     if (!text.empty()) Insert(text);
   }
 
-  // As libedit wants it: 1 for a character, 0 at the end of input, -1 for Ctrl-C or an error.
+  // Returns 1 for a character, 0 at the end of input, -1 for Ctrl-C or an error, as libedit
+  // requires.
   int ReadCharacter(wchar_t& c) {
     size_t length = 0;
     while (true) {
@@ -223,7 +226,7 @@ class LineReader::Editor {
       if (errno != EINTR || Interrupts::interrupted()) return -1;
       if (ScreenChanges::continued != 0) {
         ScreenChanges::continued = 0;
-        ::el_wset(line_, EL_PREP_TERM, 0);  // libedit believes that nothing has changed.
+        ::el_wset(line_, EL_PREP_TERM, 0);  // libedit would assume an unchanged terminal.
         ::el_wset(line_, EL_PREP_TERM, 1);
         Write(kMarkPastes);
         cursor_row_ = 0;
@@ -236,7 +239,7 @@ class LineReader::Editor {
     if (!searching_) Draw(kPrompt, Text(), Cursor());
   }
 
-  // As many rows as the screen has, those around the cursor.
+  // Draws the rows around the cursor, as many as the screen has.
   void Draw(std::string_view prompt, std::wstring_view text, size_t cursor) {
     const Size size = TerminalSize();
     const Layout layout = LayOut(prompt, text, cursor, size.columns);
@@ -252,7 +255,7 @@ class LineReader::Editor {
     Write(out);
   }
 
-  // The whole text, as it stays on the screen.
+  // Draws the whole text, which stays on the screen.
   void DrawAll(std::wstring_view text) {
     std::string out = ToFirstRow();
     for (const std::string& row : LayOut(kPrompt, text, 0, TerminalSize().columns).rows) {
@@ -279,7 +282,7 @@ class LineReader::Editor {
 
   unsigned char BreakLine() { return Insert(L"\n"); }
 
-  // One insertion, whatever is in it.
+  // Inserts a pasted text as one edit, including its control characters.
   unsigned char Paste() {
     pasting_ = true;
     std::wstring text;
@@ -292,7 +295,7 @@ class LineReader::Editor {
     if (text.ends_with(kPasteEnds)) text.resize(text.size() - kPasteEnds.size());
     std::wstring lines;
     for (size_t i = 0; i < text.size(); ++i) {
-      // CRLF, LF and CR, with the two exchanged as above.
+      // CRLF, LF and CR, with the exchanged codes of kEnter and kCtrlJ.
       const bool crlf = text[i] == '\n' && i + 1 < text.size() && text[i + 1] == '\r';
       if (crlf) ++i;
       if (text[i] == '\0') continue;
@@ -331,7 +334,7 @@ class LineReader::Editor {
     return CC_REFRESH;
   }
 
-  // Within a text of several lines a line up, else what was sent before.
+  // Moves a line up in a text of several lines, else to an earlier message.
   unsigned char Up() {
     const std::wstring_view text = Text();
     const size_t cursor = Cursor();
@@ -368,7 +371,7 @@ class LineReader::Editor {
     return before == std::wstring_view::npos ? 0 : before + 1;
   }
 
-  // The latest entry with what is typed, and with Ctrl-R those before it.
+  // Finds the latest entry that contains the typed text; Ctrl-R finds earlier ones.
   unsigned char Search() {
     constexpr wchar_t kCtrlG = 0x07;
     constexpr wchar_t kCtrlR = 0x12;
@@ -414,7 +417,7 @@ class LineReader::Editor {
     Replace(Widen(entries[found]));
     recalled_ = found;
     unsent_ = unchanged;
-    // Enter and keys that move go on with what was found.
+    // Enter and keys that move apply to the found entry.
     const wchar_t key[] = {c, 0};
     if (c != kEscape) ::el_wpush(line_, key);
     return CC_REFRESH;
@@ -430,12 +433,12 @@ class LineReader::Editor {
   History history_;
   FILE* nowhere_;
   EditLine* line_;
-  std::string input_;  // read and not taken yet
+  std::string input_;  // read, not yet processed
   bool sent_ = false;
   bool pasting_ = false;
   bool searching_ = false;
-  size_t recalled_ = 0;    // the entry of the history that is edited; past the last: a new one
-  std::wstring unsent_;    // that new one, while another is edited
+  size_t recalled_ = 0;    // index of the edited history entry; past the last: a new one
+  std::wstring unsent_;    // the new entry, while another one is edited
   size_t cursor_row_ = 0;  // of the rows on the screen
   size_t below_ = 0;       // rows below it
 };

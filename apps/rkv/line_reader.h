@@ -1,4 +1,4 @@
-// What a user types, or a pipe says, to rkv chat.
+// Reads a user's messages for rkv chat, from a terminal or a pipe.
 #ifndef RETENTIVEKV_APPS_RKV_LINE_READER_H_
 #define RETENTIVEKV_APPS_RKV_LINE_READER_H_
 
@@ -13,15 +13,15 @@
 
 namespace rkv::app {
 
-// Messages, one a line: a line that ends with a backslash goes on in the next, and """ begins and
-// ends a message of several lines. On a terminal with editing, pasting, completion and history;
-// else lines as they come, ended by LF or CRLF.
+// Reads messages, one a line. A line that ends with a backslash continues in the next, and """
+// begins and ends a message of several lines. A terminal has editing, pasting, completion and
+// history. Other input is read by lines that end with LF or CRLF.
 class LineReader {
  public:
-  // What the tab key does behind this text; nothing if it types a tab.
+  // The completions for the tab key after this text; nothing if tab types a tab.
   using Complete = std::function<std::optional<Completion>(std::string_view before_cursor)>;
 
-  // The history is kept in that file; empty: in none.
+  // Keeps the history in that file; empty: in none.
   LineReader(Complete complete, const std::string& history_path);
   ~LineReader();
   LineReader(const LineReader&) = delete;
@@ -35,7 +35,7 @@ class LineReader {
   std::optional<std::string> NextLines();
 
   std::unique_ptr<Editor> editor_;  // null without a terminal
-  bool prompts_ = false;            // a terminal that can do no more than show a prompt
+  bool prompts_ = false;            // the terminal can only show a prompt, without editing
   bool first_line_ = true;
 };
 

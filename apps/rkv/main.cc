@@ -25,7 +25,7 @@ std::string VersionText() {
                      rkv::CpuTarget());
 }
 
-// Help is good for something only if it could be written.
+// A failed write of the help text is an error.
 int PrintHelp(const CLI::App& app, const std::string& before = "") {
   std::cout << app.help(before) << std::flush;
   return std::cout ? 0 : 1;
@@ -56,7 +56,7 @@ int Main(int argc, char** argv) {
   program.set_version_flag("--version", VersionText());
   program.require_subcommand(1);
   program.get_formatter()->column_width(32);
-  program.option_defaults()->take_last();  // of a flag that is given twice, as with llama.cpp
+  program.option_defaults()->take_last();  // of a repeated flag, as in llama.cpp
   int exit_code = 0;
   rkv::app::AddRunCommand(program, exit_code);
   rkv::app::AddChatCommand(program, exit_code);
@@ -93,11 +93,12 @@ int Main(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // What is said to a stream that is closed must not end up in the next file that is opened.
+  // Opens closed standard streams: the next opened file would otherwise receive their output.
   for (int fd = 0; fd <= 2; ++fd) {
     if (::fcntl(fd, F_GETFD) == -1) (void)!::open("/dev/null", O_RDWR);
   }
-  std::signal(SIGPIPE, SIG_IGN);  // A reader that went away is a failed write, not a crash.
+  std::signal(SIGPIPE,
+              SIG_IGN);  // A write without a reader then fails, and does not end the process.
   try {
     return Main(argc, argv);
   } catch (const std::exception& error) {

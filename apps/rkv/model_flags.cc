@@ -19,7 +19,7 @@ namespace rkv::app {
 
 namespace {
 
-constexpr int kMaxCpus = 512;  // that llama.cpp's masks have
+constexpr int kMaxCpus = 512;  // size of llama.cpp's masks
 
 Status ParseCpuRange(const std::string& text, std::vector<int>& cpus) {
   const size_t dash = text.find('-');
@@ -236,7 +236,7 @@ void AddModelFlags(CLI::App& command, CommonFlags& flags) {
   AddThreadFlags(command, engine);
   AddWeightFlags(command, engine);
   AddRopeFlags(command, engine.rope);
-  // As llama.cpp reads it: -1 is auto, and anything below is all.
+  // As in llama.cpp: -1 is auto, and lower values mean all.
   const CLI::Validator layers(
       [](std::string& text) {
         int n = 0;
@@ -271,7 +271,7 @@ void AddTemplateFlags(CLI::App& command, CommonFlags& flags) {
   AddFlag(command, "--chat-template", flags.engine.chat_template,
           "Jinja, a llama.cpp template name, or none; default: the model's own")
       ->type_name("TEMPLATE");
-  // As llama.cpp's programs have it; templates are always run here.
+  // For compatibility with llama.cpp's programs; rkv always runs templates.
   command.add_flag("--jinja", flags.jinja, "run the model's chat template, as always")
       ->envname("RKV_JINJA");
   AddFlag(command, "--chat-template-file", flags.chat_template_file,
@@ -292,7 +292,7 @@ void AddTemplateFlags(CLI::App& command, CommonFlags& flags) {
 
 namespace {
 
-// The file, the variables and the switches of the chat template, as the engine takes them.
+// Sets the file, the variables and the switches of the chat template in the engine's options.
 Status ReadTemplateFlags(CommonFlags& flags) {
   EngineOptions& engine = flags.engine;
   if (!flags.chat_template_file.empty()) {
@@ -323,7 +323,7 @@ Status ReadTemplateFlags(CommonFlags& flags) {
   return OkStatus();
 }
 
-// Of the process, as llama.cpp's programs do.
+// For the whole process, as in llama.cpp's programs.
 void SetPriority(int priority) {
   if (priority == 0) return;
   const int nice = priority < 0 ? 5 : priority == 1 ? -5 : priority == 2 ? -10 : -20;
@@ -343,7 +343,7 @@ Result<std::unique_ptr<Engine>> LoadEngine(CommonFlags& flags) {
     RKV_RETURN_IF_ERROR(UseReferenceModel(flags.engine));
   }
   if (!flags.engine.on_notice) {
-    // Once each, also where a picture is read for many questions.
+    // Once for each notice, even if a picture is read for many questions.
     flags.engine.on_notice =
         [told = std::set<std::string, std::less<>>()](std::string_view notice) mutable {
           if (told.emplace(notice).second) Tell("note: {}\n", notice);

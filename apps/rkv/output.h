@@ -1,4 +1,4 @@
-// What commands write in common: text that is safe inside XML and CSV, and whole files.
+// Output that several commands write: text that is safe inside XML and CSV, and whole files.
 #ifndef RETENTIVEKV_APPS_RKV_OUTPUT_H_
 #define RETENTIVEKV_APPS_RKV_OUTPUT_H_
 
@@ -20,14 +20,14 @@ inline std::string XmlText(std::string_view text) {
   return escaped;
 }
 
-// In quotation marks, whether it needs them or not.
+// Always in quotation marks.
 inline std::string CsvText(std::string_view text) {
   std::string quoted = "\"";
   for (const char c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);
   return quoted + "\"";
 }
 
-// kBadFile if not all of it could be written. `what` is its role in that error, e.g. "the report ".
+// kBadFile after an incomplete write. `what` is its role in that error, e.g. "the report ".
 inline Status WriteOutput(const std::string& path, std::string_view bytes,
                           std::string_view what = "") {
   std::ofstream file(path, std::ios::binary);

@@ -8,9 +8,8 @@
 
 namespace rkv::app {
 
-// Fills in the files of the bundled model of that name. They are looked for in $RKV_REFERENCE_DIR,
-// beside an installed rkv (../share/retentivekv/reference), and in the source tree it was built
-// from.
+// Fills in the files of the named bundled model. Looks in $RKV_REFERENCE_DIR, beside an installed
+// rkv (../share/retentivekv/reference), and in the source tree of the build.
 Status UseReferenceModel(EngineOptions& options, std::string_view name = "reference");
 
 // The path of a file beside the bundled model.

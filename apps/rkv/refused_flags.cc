@@ -1,3 +1,4 @@
+// Flags of llama.cpp that rkv refuses, with alternatives, and the search for similar names.
 #include "refused_flags.h"
 
 #include <fmt/format.h>
@@ -14,7 +15,7 @@ struct LlamaFlags {
   const char* instead;
 };
 
-// Of llama.cpp 0.5.0's common/arg.cpp and llama-bench, which tests/cli_test.cc compares with.
+// From llama.cpp 0.5.0's common/arg.cpp and llama-bench; tests/cli_test.cc compares them.
 constexpr LlamaFlags kFlags[] = {
     {" -hf -hfr --hf-repo -hff --hf-file -hft --hf-token -mu --model-url -mmu --mmproj-url -dr "
      "--docker-repo --offline -cl --cache-list ",
@@ -105,7 +106,7 @@ constexpr LlamaFlags kFlags[] = {
      "rkv serve serves the one model that it was started with"},
 };
 
-// Of its other programs: training, measuring, voices, drafts of speculation by name ...
+// Flags of its other programs: training, measuring, voices, drafts of speculation by name ...
 constexpr const char* kOther =
     " --chunks --samples --hellaswag --hellaswag-tasks --winogrande --winogrande-tasks "
     "--multiple-choice --multiple-choice-tasks --kl-divergence --save-all-logits "
@@ -118,11 +119,11 @@ constexpr const char* kOther =
     "--learning-rate-decay-epochs -wd --weight-decay -val-split --val-split -epochs --epochs -opt "
     "--optimizer --check --save-logits --logits-output-dir --tensor-filter "
     "--gpt-oss-20b-default --gpt-oss-120b-default --delay --output-err --progress -oe -pg -rpc ";
-// What such flags begin with.
+// Common beginnings of such flags.
 constexpr std::string_view kOtherBegins[] = {"--spec-", "--no-spec-",    "--diffusion-",
                                              "--fim-",  "--embd-gemma-", "--vision-gemma-"};
 
-// Letters to add, drop, replace or swap with their neighbour to get from one to the other.
+// The number of letters to add, drop, replace or swap with their neighbour between the two names.
 size_t EditDistance(std::string_view a, std::string_view b) {
   std::vector<size_t> before;
   std::vector<size_t> last;
@@ -160,9 +161,9 @@ std::string_view InsteadOfLlamaFlag(std::string_view flag) {
 
 std::string NearestName(std::string_view written, const std::vector<std::string>& names) {
   std::string nearest;
-  size_t least = written.size() / 3 + 1;  // and no further
+  size_t least = written.size() / 3 + 1;  // upper limit
   for (const std::string& name : names) {
-    // The end that is missing counts little: --temperatur, --rep.
+    // A missing end counts as one letter: --temperatur, --rep.
     const bool begins = written.size() >= 5 && name != written && name.starts_with(written);
     const size_t distance = begins ? 1 : EditDistance(written, name);
     if (distance >= least && !(nearest.empty() && distance == least)) continue;

@@ -1,3 +1,4 @@
+// Texts and JSON about an answer's cost and the cache.
 #include "report.h"
 
 #include <fmt/format.h>
@@ -35,7 +36,7 @@ std::string DescribeCache(const Conversation& conversation) {
   const ByteUnit unit = UnitFor(std::max(stats.full_bytes, stats.held_bytes));
   const auto bytes = [&unit](uint64_t n) { return static_cast<double>(n) / unit.bytes; };
   if (options.budget.unlimited() && stats.held_bytes >= stats.full_bytes) {
-    // Nothing is saved: what is there beside the rows that llama.cpp's cache would have?
+    // Nothing is saved: report the bytes beside the rows that llama.cpp's cache would have.
     const bool f16 = !options.type_k.has_value() && !options.type_v.has_value();
     return fmt::format(
         "cache: holds {:.1f} {}: {:.1f} {} of {}rows and {:.1f} {} of tables; "
@@ -70,7 +71,7 @@ std::string DescribeSpeed(const AnswerResult& answer) {
                   answer.prompt_seconds, PerSecond(answer.n_prompt_tokens, answer.prompt_seconds));
   if (answer.encode_seconds > 0)
     text += fmt::format(" after {:.2f} s of encoding", answer.encode_seconds);
-  // The first token comes out of reading the prompt.
+  // Reading the prompt gives the first token.
   const size_t n_decoded = answer.n_generated > 0 ? answer.n_generated - 1 : 0;
   return text + fmt::format(", wrote {} tokens ({:.0f} t/s)", answer.n_generated,
                             PerSecond(n_decoded, answer.decode_seconds));

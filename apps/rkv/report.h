@@ -1,4 +1,4 @@
-// What an answer cost and what the cache holds, for people and as JSON.
+// Reports the cost of an answer and the contents of the cache, as text and as JSON.
 #ifndef RETENTIVEKV_APPS_RKV_REPORT_H_
 #define RETENTIVEKV_APPS_RKV_REPORT_H_
 

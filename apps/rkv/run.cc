@@ -28,7 +28,7 @@ struct RunFlags {
 
 constexpr size_t kMaxEchoed = 72;  // characters of a question
 
-// The questions in their order. Without any, what a pipe says is one.
+// The questions in their order. Without any, the whole piped text is one.
 Result<std::vector<std::string>> Prompts(const RunFlags& flags) {
   std::vector<std::string> prompts;
   for (const std::string& prompt : flags.prompts) {
@@ -45,7 +45,7 @@ Result<std::vector<std::string>> Prompts(const RunFlags& flags) {
   return InvalidArgument("nothing to answer: pass a prompt with -p or -f, or through a pipe");
 }
 
-// A question on one line, for the reader of several answers to know which is which.
+// A question on one line, which identifies its answer among several.
 std::string Echoed(std::string_view prompt) {
   std::wstring line = Widen(prompt.substr(0, prompt.find('\n')));
   const bool cut = line.size() > kMaxEchoed;

@@ -37,7 +37,7 @@ Status ParseLogitBias(const std::string& text, SamplingOptions& sampling) {
 // llama.cpp's samplers beside temperature, top-k, top-p and min-p.
 void AddMoreSamplers(CLI::App& command, SamplingOptions& sampling) {
   constexpr double kMax = std::numeric_limits<float>::max();
-  // What is endless, or no number, the engine refuses.
+  // The engine refuses infinities and NaN.
   const auto number = [&command](const char* names, auto& value, double min, double max,
                                  const char* help) {
     static const CLI::Validator kAny = NumberThat(CLI::Number, "a number", "");

@@ -38,7 +38,7 @@ struct ServeFlags {
   bool trace = false;
 };
 
-// Each connection is a file.
+// Raises the file limit: each connection is a file.
 void AllowManyFiles() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
@@ -61,10 +61,10 @@ class ServeCommand {
 
   Status Run() {
     RKV_RETURN_IF_ERROR(Configure());
-    // Before any thread starts, so that all of them leave these signals alone.
+    // Blocks the signals before any thread starts, so that all threads inherit the mask.
     const sigset_t signals = EndSignals();
     ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-    // A file that may not grow is an error of its writing, and not the end.
+    // A write beyond the file size limit then fails, and does not end the process.
     std::signal(SIGXFSZ, SIG_IGN);
     HttpServer server(flags_.http, *std::move(guard_));
     RKV_ASSIGN_OR_RETURN(const int port, server.Bind());
@@ -115,7 +115,7 @@ class ServeCommand {
   Status Serve(HttpServer& server, int port, const sigset_t& signals) {
     flags_.common.engine.on_notice = [](std::string_view notice) { spdlog::info("{}", notice); };
     RKV_ASSIGN_OR_RETURN(auto engine, LoadEngine(flags_.common));
-    // What cannot be is an error now, and not of each request.
+    // Reject an impossible policy or budget at start-up instead of on every request.
     const auto trial = engine->NewConversation(flags_.http.defaults.cache);
     if (!trial.ok()) return trial.status();
     RKV_RETURN_IF_ERROR(engine->CheckSampling(flags_.http.defaults.sampling));

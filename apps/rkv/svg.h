@@ -1,4 +1,4 @@
-// Pieces of SVG that diagrams have in common.
+// Pieces of SVG that several diagrams use.
 #ifndef RETENTIVEKV_APPS_RKV_SVG_H_
 #define RETENTIVEKV_APPS_RKV_SVG_H_
 
@@ -15,8 +15,8 @@
 
 namespace rkv::app {
 
-// Okabe and Ito's colours, which people with any colour vision tell apart, without the yellow that
-// is pale on white.
+// Okabe and Ito's colours, which are distinct for any colour vision. Without their yellow, which is
+// pale on white.
 inline constexpr std::array kSvgColors = {"#0072B2", "#D55E00", "#009E73",
                                           "#CC79A7", "#E69F00", "#56B4E9"};
 
@@ -30,7 +30,7 @@ inline std::string SvgOpen(double width, double height) {
       width, height);
 }
 
-// `attributes` as they stand in the element, e.g. "text-anchor=\"end\"".
+// `attributes` in the element's own syntax, e.g. "text-anchor=\"end\"".
 inline std::string SvgText(double x, double y, std::string_view text,
                            std::string_view attributes = "") {
   return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" {}>{}</text>\n", x, y, attributes,
@@ -43,17 +43,17 @@ inline std::string SvgLine(double x1, double y1, double x2, double y2,
                      x2, y2, attributes);
 }
 
-// Numbers from `low` to `high`, between two ends in pixels.
+// Maps numbers from `low` to `high` to pixels between two ends.
 struct SvgAxis {
   double low = 0;
   double high = 1;
   bool logarithmic = false;
   double first = 0;
   double last = 1;
-  std::vector<double> ticks = {};  // those between low and high are drawn
+  std::vector<double> ticks = {};  // only those between low and high are drawn
   std::string_view unit = {};
 
-  // The pixel of a number; outside of the axis, that of its nearest end.
+  // The pixel of a number; outside the axis, that of the nearest end.
   double At(double number) const {
     const auto scale = [this](double y) { return logarithmic ? std::log10(y) : y; };
     const double share =
@@ -62,7 +62,7 @@ struct SvgAxis {
   }
 };
 
-// The axes with their lines, ticks and names: `title` above, `name` below.
+// Draws the axes with lines, ticks and names: `title` above, `name` below.
 inline std::string SvgAxes(const SvgAxis& x, const SvgAxis& y, std::string_view title,
                            std::string_view name) {
   constexpr const char* kGrid = "stroke=\"#e2e2e2\" stroke-width=\"1\"";

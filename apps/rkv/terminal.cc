@@ -1,3 +1,4 @@
+// Output to a terminal, the progress line, and the handler of Ctrl-C.
 #include "terminal.h"
 
 #include <fmt/format.h>
@@ -29,7 +30,7 @@ void OnInterrupt(int) {
   const int saved_errno = errno;
   const bool again = interrupted.exchange(true);
   if (state == State::kAnswering && !again) {
-    // On a line of its own, after what is shown of an answer.
+    // On a line of its own, after the answer so far.
     WriteNow(progress_shown ? kClearLine : "\n");
     WriteNow("stopping; Ctrl-C again leaves at once\n");
   } else if (state != State::kEditing) {
@@ -68,7 +69,7 @@ void ProgressLine::Show(std::string_view what, double fraction) {
   fraction_ = fraction;
   Draw();
   if (counter_.joinable()) return;
-  // Signals are for the thread that may wait for a key.
+  // Blocks the signals here: they must reach the thread that may wait for a key.
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
@@ -93,7 +94,7 @@ void ProgressLine::Count(const std::stop_token& stop) {
   std::unique_lock lock(lock_);
   while (!stop.stop_requested()) {
     if (!changed_.wait(lock, stop, [this] { return !what_.empty(); })) return;
-    // Till the end of a second, or of the step.
+    // Until the end of a second, or of the step.
     const auto began = start_;
     const auto seconds =
         std::chrono::ceil<std::chrono::seconds>(std::chrono::steady_clock::now() - began);
@@ -119,7 +120,7 @@ Interrupts::Interrupts() {
   struct sigaction action {};
   action.sa_handler = OnInterrupt;
   sigemptyset(&action.sa_mask);
-  action.sa_flags = 0;  // No restart: waiting for a line must end.
+  action.sa_flags = 0;  // No restart: the signal must end a wait for a line.
   ::sigaction(SIGINT, &action, nullptr);
 }
 

@@ -1,4 +1,4 @@
-// What a terminal user sees and does: messages, progress, Ctrl-C.
+// Messages, progress and Ctrl-C for users at a terminal.
 #ifndef RETENTIVEKV_APPS_RKV_TERMINAL_H_
 #define RETENTIVEKV_APPS_RKV_TERMINAL_H_
 
@@ -16,22 +16,21 @@
 
 namespace rkv::app {
 
-// Writes to stderr. One that is closed or full is no reason to fail. What it holds of others, such
-// as the names of files, cannot control a terminal.
+// Writes to stderr; a closed or full stderr is no error. Foreign text, such as file names, is made
+// safe for a terminal.
 void TellText(std::string_view text);
 
-// Tells the user something beside a command's results.
+// Tells the user something that is no part of a command's results.
 template <typename... Args>
 void Tell(fmt::format_string<Args...> format, Args&&... args) {
   TellText(fmt::format(format, std::forward<Args>(args)...));
 }
 
-// The same text, or on a terminal without what could control it: for stdout.
+// Returns the text for stdout: on a terminal without control characters, else unchanged.
 std::string ForStdout(std::string_view text);
 
-// One line on stderr that is overwritten as a step goes on and gone when it is over. Between calls
-// it counts the seconds, since a step may take long to get on. Silent when stderr is not a
-// terminal.
+// One line on stderr that is overwritten during a step and removed after it. Between calls it
+// counts the seconds, since a step may take long. Silent if stderr is not a terminal.
 class ProgressLine {
  public:
   ProgressLine();
@@ -59,8 +58,8 @@ class ProgressLine {
 
 inline constexpr int kExitInterrupted = 130;
 
-// Ctrl-C: stops the answer that is being generated, and says so; without one, or pressed twice,
-// ends the program with exit code 130.
+// Ctrl-C stops the current answer, with a message. Without an answer, or on a second press, it ends
+// the program with exit code 130.
 class Interrupts {
  public:
   Interrupts();  // Installs the handler for the rest of the process.
@@ -68,7 +67,7 @@ class Interrupts {
   // Whether Ctrl-C was pressed in the current or last answer, or at the prompt.
   static bool interrupted();
 
-  // While a line is edited: Ctrl-C ends the wait for a key.
+  // During line editing: Ctrl-C ends the wait for a key.
   class Editing {
    public:
     Editing();
@@ -77,7 +76,7 @@ class Interrupts {
     Editing& operator=(const Editing&) = delete;
   };
 
-  // While files are read and an answer is generated: what Ctrl-C sets.
+  // While files are read and an answer is generated: Ctrl-C sets cancel().
   class Answering {
    public:
     Answering();

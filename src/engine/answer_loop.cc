@@ -1,3 +1,5 @@
+// Fills, decodes and samples ubatches. Every exit of a request leaves its conversation either after
+// its answer or before its last message.
 #include "engine/answer_loop.h"
 
 #include <algorithm>
@@ -142,7 +144,7 @@ bool AnswerLoop::OnlyForCancelled() const {
 }
 
 Status AnswerLoop::DecodeUbatch() {
-  // A step of decoding is short, and nobody waits to see its progress.
+  // A decoding step is too short for progress reports.
   if (!ReadsPrompts()) return model_.Decode(ubatch_);
   const StepWatch watch{.stop = [this] { return OnlyForCancelled(); },
                         .on_progress =
@@ -183,7 +185,7 @@ Status AnswerLoop::FillMedia(Active& active) {
 void AnswerLoop::FillTokens() {
   const auto max_tokens = static_cast<size_t>(model_.options().n_ubatch);
   first_ = (first_ + 1) % active_.size();
-  // Answers first: nobody who is being answered waits for somebody else's prompt.
+  // Answers first, so that they do not wait for the prompts of other requests.
   const bool answers_first = !std::exchange(prompt_left_out_, false);
   for (const bool answers : {answers_first, !answers_first}) {
     for (size_t i = 0; i < active_.size(); ++i) {
@@ -220,7 +222,7 @@ std::span<const float> AnswerLoop::Logits(const Active& active) const {
 }
 
 bool AnswerLoop::LogitsAreFinite(const Active& active) const {
-  // Minus infinity says that a token is impossible.
+  // Minus infinity marks an impossible token.
   return std::ranges::all_of(Logits(active), [](float x) {
     return x < std::numeric_limits<float>::infinity();  // not for NaN
   });
@@ -296,7 +298,7 @@ void AnswerLoop::Finish(Active& active, StopReason reason) {
   result.stop = reason;
   result.decode_seconds = active.clock.Seconds();
   Show(active, active.splitter.Finish());
-  result.text += active.unshown;  // Not shown: it is no whole character.
+  result.text += active.unshown;  // Not shown before: the character is incomplete.
   active.conversation->FinishAnswer(result.text, active.next_token);
 }
 

@@ -25,20 +25,20 @@ class AnswerLoop {
   explicit AnswerLoop(Model& model) : model_(model) {}
   const Model& model() const { return model_; }
 
-  // The request takes part from the next step on. Fails for options that no answer can be sampled
-  // with, and for a forced text that cannot be tokenized; the request is as before then.
+  // The request takes part from the next step on. Fails for options that cannot sample an answer,
+  // and for a forced text that cannot be tokenized. The request is unchanged then.
   Status Add(AnswerRequest& request);
   size_t size() const { return active_.size(); }
   bool answers(const Conversation& conversation) const;
 
-  // Decodes one ubatch; returns the requests that are done, which have left. A request that fails
-  // has its error in its status, and its conversation is as before its last message.
+  // Decodes one ubatch, and removes and returns the finished requests. A request that fails has its
+  // error in its status. Its conversation is then as before its last message.
   std::vector<AnswerRequest*> Step();
 
-  // Takes back the turns of all that are not done, which leave.
+  // Takes back the turns of all unfinished requests, and removes them.
   void Abort();
 
-  // Reads the prompt of the only request and returns the logits [n_vocab] after it; generates
+  // Reads the prompt of the only request and returns the logits [n_vocab] after it. Generates
   // nothing and leaves the turn open.
   Result<std::vector<float>> ReadPrompt();
 
@@ -50,10 +50,10 @@ class AnswerLoop {
     Conversation::Impl* conversation = nullptr;
     std::unique_ptr<Sampler> sampler;
     std::vector<Token> forced;         // with AnswerOptions::forced_text
-    size_t n_forced = 0;               // of these taken
+    size_t n_forced = 0;               // of `forced`, already taken
     std::optional<Token> next_token;   // sampled and shown, not yet decoded
-    std::optional<size_t> output_row;  // whose logits come out of the current ubatch
-    std::string unshown;  // the beginning of a character that the answer so far ends with
+    std::optional<size_t> output_row;  // row of its logits in the current ubatch
+    std::string unshown;               // incomplete character at the end of the answer so far
     ReasoningSplitter splitter;
     bool in_ubatch = false;  // tokens of it are in the current ubatch
     bool done = false;
@@ -61,12 +61,12 @@ class AnswerLoop {
     Stopwatch clock;       // since the start, then since the first token
   };
 
-  // One ubatch; on an error, those whom it concerns are done.
+  // One ubatch; an error ends the requests with tokens in it.
   Status DecodeNext();
   void Fail(Active& active, const Status& status);
   Status FillMedia(Active& active);
   void FillTokens();
-  // The current ubatch, with progress, until all whom it concerns are cancelled.
+  // Decodes the current ubatch with progress. Stops once all requests in it are cancelled.
   Status DecodeUbatch();
   bool ReadsPrompts() const;
   bool OnlyForCancelled() const;
@@ -75,7 +75,7 @@ class AnswerLoop {
   void Show(Active& active, const ReasoningSplitter::Parts& parts);
   void Finish(Active& active, StopReason reason);
   void HandleCancellation(Active& active);
-  // `computed`: how much of the current ubatch is done, 0 to 1.
+  // `computed`: the finished share of the current ubatch, 0 to 1.
   void ReportProgress(const Active& active, double computed) const;
   Active* NextMedia();
   bool Cancelled(const Active& active) const;
@@ -85,8 +85,8 @@ class AnswerLoop {
   Model& model_;
   std::vector<Active> active_;
   Ubatch ubatch_;
-  // Nobody starves when ubatches are full: conversations take turns in being first, and prompts
-  // come first after a step in which one got nothing.
+  // Full ubatches starve no request: conversations take turns in being first. Prompts come first
+  // after a step in which a prompt got no tokens.
   size_t first_ = 0;
   bool prompt_left_out_ = false;
   bool media_last_ = false;  // the last step was a picture: answers get a turn between pictures

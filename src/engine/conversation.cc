@@ -1,3 +1,5 @@
+// A conversation: its messages, its open turn, and the prompt that waits to be read. An error
+// leaves it as before the last message.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -19,7 +21,7 @@ size_t CountMarkers(std::string_view text) {
   return n;
 }
 
-// `text` as somebody's words: what stands for media in a prompt is text in it.
+// Breaks media markers in a user's text, so that they stay text in the prompt.
 std::string BreakMarkers(std::string_view text) {
   constexpr size_t kCut = 2;  // bytes of the marker before the break
   std::string result;
@@ -32,7 +34,8 @@ std::string BreakMarkers(std::string_view text) {
   return result += text;
 }
 
-// Stands for an answer when asking a template what follows one. In none of the messages.
+// A stand-in for the answer when a template renders the text after it. Occurs in none of the
+// messages.
 std::string AnswerPlaceholder(std::span<const ChatMessage> messages) {
   for (size_t i = 0;; ++i) {
     std::string placeholder = fmt::format("rkv answer {} rkv", i);
@@ -73,12 +76,12 @@ CacheStats Conversation::stats() const { return impl_->cache().stats(); }
 const CacheOptions& Conversation::cache_options() const { return impl_->cache().options(); }
 
 Result<std::string> Conversation::Impl::NewPromptText(std::vector<ChatMessage> messages) const {
-  // A text that cannot fit is refused before anything is made of it.
+  // Refuses a text that cannot fit before any other work on it.
   size_t n_bytes = 0;
   for (size_t i = messages_.size(); i < messages.size(); ++i) n_bytes += messages[i].content.size();
   RKV_RETURN_IF_ERROR(model_.tokenizer().CheckSize(n_bytes, static_cast<size_t>(model_.n_ctx())));
   if (!template_.is_plain()) {
-    // A model's own marks of reasoning stay what they are in its answers.
+    // A model's own marks of reasoning stay marks in its answers.
     std::vector<std::string> marks = template_.reasoning().end;
     marks.push_back(template_.reasoning().start);
     for (ChatMessage& message : messages) {
@@ -87,8 +90,8 @@ Result<std::string> Conversation::Impl::NewPromptText(std::vector<ChatMessage> m
           message.content, answer ? marks : std::vector<std::string>());
     }
   }
-  // What the cache has seen of earlier turns stays as it was read and generated. New is what the
-  // template puts after the last answer; templates may trim or shorten the history before it.
+  // The cached text of earlier turns stays unchanged. Only the template's text after the last
+  // answer is new; templates may trim or shorten the history before it.
   const auto answer = std::find_if(messages_.rbegin(), messages_.rend(),
                                    [](const ChatMessage& m) { return m.role == "assistant"; });
   if (answer == messages_.rend()) return template_.Render(messages, true);
@@ -318,7 +321,7 @@ std::vector<Token> Conversation::Impl::TextTokens() const {
   const std::span<const ChatMessage> before(messages_.data(), n_before);
   std::vector<Token> tokens;
   if (!before.empty()) {
-    // What cannot be rendered any more is left out: only penalties look at it.
+    // Leaves out messages that cannot be rendered any more: only penalties use this text.
     Result<std::string> text = template_.Render(before, false);
     for (size_t at = text.ok() ? text->find(MediaMarker()) : std::string::npos;
          at != std::string::npos; at = text->find(MediaMarker(), at)) {
@@ -394,7 +397,7 @@ void Conversation::Impl::AddAnswerToken(Token token) {
 
 Inspection Conversation::Impl::Inspect() const {
   Inspection inspection = cache_.Inspect();
-  // A character that several tokens spell goes to the last of them.
+  // A character that several tokens spell belongs to the last of them.
   std::string text;
   size_t n_shown = 0;
   std::vector<std::string> pieces;

@@ -76,8 +76,9 @@ bool Conversation::Impl::PositionsFitTokens() const {
   const uint64_t n_tokens = cache_.tokens_seen();
   uint64_t least = n_tokens;
   for (const MediaSpan& span : cache_.impl().media().spans()) {
-    if (span.first_token + span.n_tokens() > n_tokens) return false;  // No turn ends within one.
-    // With M-RoPE a picture takes as many as it has cells along its longer side.
+    if (span.first_token + span.n_tokens() > n_tokens)
+      return false;  // No turn ends inside a picture or clip.
+    // With M-RoPE a picture takes as many positions as cells along its longer side.
     if (model_.uses_mrope() && span.modality == Modality::kImage) {
       least -= span.n_tokens() - std::max(span.rows, span.columns);
     }

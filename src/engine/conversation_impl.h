@@ -1,4 +1,4 @@
-// Inside of Conversation, for the engine.
+// The implementation of Conversation, for the engine only.
 #ifndef RETENTIVEKV_ENGINE_CONVERSATION_IMPL_H_
 #define RETENTIVEKV_ENGINE_CONVERSATION_IMPL_H_
 
@@ -24,7 +24,8 @@ class Conversation::Impl {
       : model_(model), template_(chat_template), cache_(std::move(cache)) {}
 
   const Model& model() const { return model_; }
-  // How the answer of the open turn has its reasoning; text that goes on has none.
+  // How the template marks reasoning in the answer of the open turn. Text without a template has
+  // none.
   const ReasoningTags& reasoning() const {
     static const ReasoningTags kNone;
     return goes_on_ ? kNone : template_.reasoning();
@@ -51,16 +52,16 @@ class Conversation::Impl {
   size_t n_waiting_tokens() const;
   std::vector<int32_t> waiting_tokens() const;
 
-  // Text tokens of the conversation up to the answer that is to come: of the messages before, as
-  // the template writes them, and of the prompt that waits. The same whether it was kept, copied or
-  // loaded.
+  // Text tokens of the conversation before the pending answer: the earlier messages as the template
+  // writes them, and the unread prompt. They are equal after keeping, copying and loading a
+  // conversation.
   std::vector<Token> TextTokens() const;
 
   // Moves up to `max_tokens` text tokens of the prompt into the ubatch, as memory `index`. Returns
-  // the row of the prompt's last token if that is among them: its logits start the answer.
+  // the row of the prompt's last token if it is among them; its logits start the answer.
   std::optional<size_t> TakeText(size_t index, size_t max_tokens, Ubatch& ubatch);
-  // The same for the media chunk in front, as the ubatch's only content. Its encoder runs on the
-  // first call, and fails with kCancelled if `watch` stops it.
+  // Does the same for the media chunk in front, as the ubatch's only content. The first call runs
+  // its encoder, and fails with kCancelled if `watch` stops it.
   Result<std::optional<size_t>> TakeMedia(size_t max_tokens, const StepWatch& watch,
                                           Ubatch& ubatch);
 
@@ -69,9 +70,9 @@ class Conversation::Impl {
   // One token of the answer, to be decoded next.
   size_t TakeAnswerToken(size_t index, Token token, Ubatch& ubatch);
 
-  // Ends the turn. `undecoded`: the answer's last token, if it has been shown but not decoded.
+  // Ends the turn. `undecoded`: the answer's last token, if it was shown but not decoded.
   void FinishAnswer(std::string text, std::optional<Token> undecoded);
-  // Takes the user's message back: the conversation is as before it.
+  // Takes the user's message back; the conversation is then as before it.
   void RollBackTurn();
 
   Status Save(const std::string& path) const;
@@ -80,7 +81,7 @@ class Conversation::Impl {
                                             const std::string& path);
 
  private:
-  // Where a turn began, to go back to.
+  // The start of a turn, to go back to.
   struct TurnStart {
     uint64_t n_messages = 0;
     uint64_t tokens_seen = 0;
@@ -92,16 +93,16 @@ class Conversation::Impl {
   Status AddTurn(std::vector<ChatMessage> messages, std::string_view prompt,
                  std::span<const DecodedMedia> media);
   Result<std::vector<DecodedMedia>> DecodeAll(std::span<const MediaFile> files) const;
-  // What the chat template makes of `messages`, of which the first messages_.size() are ours, after
-  // what has been read.
+  // The text that the chat template adds for `messages` after the text read so far. The first
+  // messages_.size() of `messages` are ours.
   Result<std::string> NewPromptText(std::vector<ChatMessage> messages) const;
   Status CheckLength(const std::vector<PromptChunk>& chunks) const;
-  // That the context ends before position `end`.
+  // The error for a context that ends before position `end`.
   Status TooLong(int64_t end) const;
   std::optional<size_t> FinishTaking(size_t row);
   std::string SavePayload() const;
   bool LoadPayload(ByteReader& reader);
-  // Whether next_position_ can be where the tokens that were seen end.
+  // Whether the tokens seen so far can end at next_position_.
   bool PositionsFitTokens() const;
 
   const Model& model_;
@@ -111,9 +112,9 @@ class Conversation::Impl {
   std::vector<TurnStart> turns_;
   Position next_position_ = 0;
   std::optional<Token> undecoded_;
-  bool turn_open_ = false;     // a message has been added and not been answered
+  bool turn_open_ = false;     // a message was added and has no answer yet
   bool goes_on_ = false;       // the last turn is text without a chat template
-  std::vector<Token> answer_;  // tokens of the last answer, not its end
+  std::vector<Token> answer_;  // tokens of the last answer, without its end
   uint64_t answer_begin_ = 0;  // number of the first of these among the memory's tokens
 
   std::deque<PromptChunk> prompt_;

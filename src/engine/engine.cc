@@ -1,3 +1,5 @@
+// The public Engine and AnswerBatch: they check options and arguments, then call the model,
+// conversations and the answer loop.
 #include "retentivekv/engine.h"
 
 #include <fmt/format.h>

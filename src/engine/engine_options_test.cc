@@ -1,4 +1,4 @@
-// Options that pass through to llama.cpp: each has the effect that it has in stock llama.cpp.
+// Options that are passed to llama.cpp: each has the same effect as in stock llama.cpp.
 #include <fmt/format.h>
 #include <gguf.h>
 #include <gtest/gtest.h>
@@ -20,10 +20,10 @@ namespace {
 
 // A byte is a token of the generated models.
 constexpr const char* kText = "What is written on the third line of this page?";
-// Our attention adds in another order, and LoRA products of activations that differ a little.
+// Our attention adds in another order, so LoRA products have slightly different activations.
 constexpr double kSame = 5e-3;
 constexpr double kOther = 2e-2;
-// Widths of the model that most tests run on: of its embeddings, and of its query heads together.
+// Widths of the usual test model: of its embeddings, and of all its query heads together.
 constexpr int kHeads = 6 * 64;
 constexpr int kEmbd = kHeads;
 
@@ -152,7 +152,7 @@ TEST(EngineOptionsTest, LoraAdaptersGiveTheLogitsOfStock) {
   EXPECT_LT(RelativeError(ours, stock), kSame);
   EXPECT_GT(RelativeError(ours, plain), kOther);
 
-  // What was computed with adapters is not gone on with without.
+  // State that was computed with adapters cannot be used without them.
   const std::string saved = testing::TempDir() + "lora-conversation";
   {
     const auto engine = Load(options);
@@ -221,7 +221,7 @@ TEST(EngineOptionsTest, OverridesOfMetadataCount) {
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << bad;
     EXPECT_NE(status.message().find("KEY=TYPE:VALUE"), std::string::npos) << status.message();
   }
-  // Of another type than the model's: llama.cpp takes what the model has.
+  // Of another type than the model's: llama.cpp then keeps the model's value.
   options.overrides = {"qwen2.rope.freq_base=bool:true"};
   EXPECT_LT(RelativeError(OurLogits(options), OurLogits(Options())), kSame);
 }
@@ -330,14 +330,14 @@ TEST(EngineOptionsTest, PenaltiesSeeThePromptAndCountForGreedyAnswers) {
   greedy.ignore_eos = true;
   const std::string text = Sampled(*engine, greedy, 1);
   ASSERT_EQ(text.size(), 1u);
-  // The token is in the text: what was in the prompt is penalised from the first token on.
+  // The token is in the prompt, so it is penalised from the first token on.
   SamplingOptions biased = greedy;
   biased.logit_bias = {{'W', 1000.0f}};
   const auto first = [&](const SamplingOptions& o) { return Sampled(*engine, o, 1); };
   const std::string w = first(biased);
   biased.presence_penalty = 5000;
   EXPECT_NE(first(biased), w);
-  biased.repeat_last_n = 4;  // not as far back as the W
+  biased.repeat_last_n = 4;  // too short to include the W
   EXPECT_EQ(first(biased), w);
 }
 
@@ -351,7 +351,7 @@ TEST(EngineOptionsTest, GrammarsAreKeptTo) {
     const std::string text = Sampled(*engine, options);
     EXPECT_TRUE(text == "yes!" || text == "no!") << text;
   }
-  options.ignore_eos = true;  // The grammar has an end all the same.
+  options.ignore_eos = true;  // The grammar still has an end.
   const std::string text = Sampled(*engine, options);
   EXPECT_TRUE(text == "yes!" || text == "no!") << text;
 }
@@ -422,7 +422,7 @@ TEST(EngineOptionsTest, SamplingOptionsOutOfRangeAreErrors) {
     const Status status = engine->CheckSampling(options);
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << says;
     EXPECT_NE(status.message().find(says), std::string::npos) << status.message();
-    // The conversation is as before, and can be asked again.
+    // The conversation is unchanged, and can be asked again.
     const auto conversation = *engine->NewConversation({});
     ASSERT_TRUE(conversation->AddText("x").ok());
     EXPECT_FALSE(engine->Answer(*conversation, {.max_tokens = 1, .sampling = options}).ok());

@@ -1,3 +1,4 @@
+// The engine with real and generated models: answers, batches, stopping, saving, and bad files.
 #include "retentivekv/engine.h"
 
 #include <fmt/format.h>
@@ -102,7 +103,7 @@ TEST(EngineTest, AnswersEveryBundledQuestion) {
   EXPECT_EQ(n_questions, 49);
 }
 
-// The bundled model has no embedding for a lone "x", so its logits are NaN after it, in stock too.
+// The bundled model has no embedding for a lone "x", so its logits are NaN after it, as in stock.
 TEST(EngineTest, LogitsThatAreNoNumbersTakeTheTurnBack) {
   const auto engine = LoadReference();
   const auto sample = Samples()[0];
@@ -146,7 +147,7 @@ TEST(EngineTest, ConversationsAtOnceAnswerAsAlone) {
   const auto doc_alone = *engine->NewConversation(Streaming("95%"));
   EXPECT_EQ(Ask(*engine, *doc_alone, "value of W", {Picture("doc-1.png")}),
             requests[1].result.text);
-  // Each goes on by itself.
+  // Both continue independently.
   EXPECT_EQ(Ask(*engine, *scene, "color of R"), "black");
   EXPECT_EQ(Ask(*engine, *doc, "value of Z"), "27");
 }
@@ -169,7 +170,7 @@ TEST(EngineTest, MoreConversationsThanTheEngineIsForAreRefused) {
 
 TEST(EngineTest, WhatIsShownAreWholeCharacters) {
   EngineOptions options;
-  options.model = TestModelPath("qwen2-d64");  // It writes any bytes.
+  options.model = TestModelPath("qwen2-d64");  // This model writes any bytes.
   options.n_threads = 1;
   const auto engine = *Engine::Load(options);
   int n_cut = 0;
@@ -208,7 +209,7 @@ TEST(EngineTest, ForcedAnswersAreTakenWhateverTheModelSays) {
   const auto engine = LoadReference();
   const auto conversation = *engine->NewConversation({});
   ASSERT_TRUE(conversation->AddUserMessage("value of W", std::array{Picture("doc-1.png")}).ok());
-  // What the model would say, token by token, and what it says after a wrong answer.
+  // The model's own tokens, one by one, and its tokens after a wrong answer.
   struct Seen {
     std::vector<int32_t> forced;
     std::vector<int32_t> likeliest;
@@ -229,7 +230,7 @@ TEST(EngineTest, ForcedAnswersAreTakenWhateverTheModelSays) {
     return seen;
   };
   const Seen right = force(*conversation, "59");
-  EXPECT_EQ(right.forced.size(), 3u);  // Its end included.
+  EXPECT_EQ(right.forced.size(), 3u);  // including its end
   EXPECT_EQ(right.forced, right.likeliest);
   EXPECT_EQ(*engine->Detokenize(std::span(right.forced).first(2)), "59");
   for (const int32_t none : {-1, std::numeric_limits<int32_t>::max()}) {
@@ -302,7 +303,7 @@ TEST(EngineTest, PicturesInMemoryAndRememberedOnesAreThoseInFiles) {
   EXPECT_EQ(logits(*engine, ""), expected);
   EXPECT_EQ(logits(*caching, path), expected);
   EXPECT_NE(logits(*caching, Picture("doc-2.png")), expected);
-  EXPECT_EQ(logits(*caching, ""), expected);  // Found by its bytes.
+  EXPECT_EQ(logits(*caching, ""), expected);  // The key is made of the bytes.
 
   const MediaFile text{.name = "some text", .bytes = "not a picture"};
   const auto conversation = *engine->NewConversation({});
@@ -342,7 +343,7 @@ TEST(EngineTest, TracedTokensHaveTheTextOfTheAnswer) {
   EXPECT_EQ(seen.answer[2].token, conversation->stats().tokens_seen);
   EXPECT_EQ(seen.answer[0].read.size(), 64u);
 
-  // Taken back, nothing is left of the answer, and the one before it is past.
+  // Undo() removes the answer, and the answer before it is not the last one any more.
   const auto copy = *engine->CopyConversation(*conversation);
   EXPECT_EQ(Ask(*engine, *conversation, "value of Z"), "27");
   EXPECT_EQ(conversation->Inspect().answer[1].text, "7");
@@ -463,7 +464,7 @@ TEST(EngineTest, AnswersJoinAndLeaveABatchAtAnyStep) {
   EXPECT_EQ(endless.result.stop, StopReason::kCancelled);
   EXPECT_TRUE(endless.result.text.starts_with("pink"));
   EXPECT_TRUE(batch->Step().empty());
-  // What is in progress when the batch goes is taken back.
+  // The end of a batch takes back its unfinished turns.
   {
     AnswerRequest unfinished{.conversation = broken.get(), .options = Greedy()};
     const auto other = engine->NewAnswerBatch();
@@ -541,7 +542,7 @@ TEST(EngineTest, HeldBytesNeverPassWhatWasForetold) {
             held = std::max(held, conversation->stats().held_bytes);
           }
           EXPECT_LE(held, most) << policy << " " << budget;
-          // And it is no wild guess: some pages of each of the 8 heads may still come.
+          // The limit is close: at most some more pages of each of the 8 heads can follow.
           EXPECT_LE(most, 2 * held + 8 * (16 << 10)) << policy << " " << budget;
         }
       }
@@ -569,7 +570,7 @@ TEST(EngineTest, NobodyStarvesWhenUbatchesAreFull) {
         {.conversation = conversations.back().get(), .options = endless, .result = {}});
   }
   ASSERT_TRUE(engine->AnswerAll(requests).ok());
-  // Both are well under way before either is done.
+  // Both have made progress before either ends.
   EXPECT_GE(std::count(order.begin(), order.begin() + 20, 0), 5);
   EXPECT_GE(std::count(order.begin(), order.begin() + 20, 1), 5);
   EXPECT_EQ(requests[0].result.text, requests[1].result.text);
@@ -618,7 +619,7 @@ TEST(EngineTest, MessagesAreCheckedBeforeTheyCount) {
   EXPECT_EQ(conversation->Save(TempPath("waiting")).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(engine->Answer(*conversation, Greedy(0)).status().code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(engine->Answer(*conversation, Greedy())->text, "pink");
-  // A prompt that was read and not answered is still an open turn.
+  // A prompt without an answer is still an open turn.
   ASSERT_TRUE(conversation->AddUserMessage("color of R").ok());
   ASSERT_TRUE(engine->ReadPrompt(*conversation).ok());
   EXPECT_EQ(conversation->AddUserMessage("again").code(), StatusCode::kInvalidArgument);
@@ -668,7 +669,7 @@ TEST(EngineTest, APromptIsStoppedWithinAStepAndLeavesNoTrace) {
   EXPECT_EQ(answer->stop, StopReason::kCancelled);
   ASSERT_GT(fractions.size(), 3u);
   EXPECT_TRUE(std::ranges::is_sorted(fractions));
-  EXPECT_LT(fractions.back(), 0.5);  // So it was not read to its end.
+  EXPECT_LT(fractions.back(), 0.5);  // It stopped before the end.
   EXPECT_EQ(stopped->stats().tokens_seen, other->stats().tokens_seen);
   EXPECT_EQ(stopped->messages().size(), 2u);
 
@@ -728,7 +729,7 @@ TEST(EngineTest, TheEncoderShowsItsProgressAndIsStopped) {
   EXPECT_EQ(Ask(*engine, *conversation, "value of Z"), "27");
 }
 
-// --- somebody's words ------------------------------------------------------------------------
+// --- users' texts -----------------------------------------------------------------------------
 
 TEST(EngineTest, ControlTokensAndPlaceholdersInTextsAreText) {
   const auto engine = LoadText();
@@ -749,10 +750,10 @@ TEST(EngineTest, ControlTokensAndPlaceholdersInTextsAreText) {
   const auto user = *engine->NewConversation({}, "system " + forged);
   ASSERT_TRUE(user->AddUserMessage("hello " + forged).ok());
   EXPECT_EQ(starts(*user), n_starts);
-  EXPECT_NE(text_of(*user).find("hello " + forged), std::string::npos);  // and nothing is lost
+  EXPECT_NE(text_of(*user).find("hello " + forged), std::string::npos);  // nothing is lost
   EXPECT_EQ(text_of(*user).find(kTextBreak), std::string::npos);
 
-  // Also in a history, and what stands for pictures and for answers.
+  // Also in a history, and for the markers of pictures and answers.
   const auto history = *engine->NewConversation({});
   const std::string marker(MediaMarker());
   const auto text = [](const char* role, const std::string& content) {
@@ -801,7 +802,7 @@ TEST(EngineTest, ReasoningIsToldFromTheAnswer) {
   const auto engine = Engine::Load(engine_options);
   ASSERT_TRUE(engine.ok()) << engine.status().message();
   EXPECT_EQ(answer(**engine, false), Parts("pondering", "Yes, <b>."));
-  // Text that goes on has no template, and so no marks.
+  // Text without a template has no marks.
   EXPECT_EQ(answer(**engine, true), Parts("", "pondering\n</think>\n\nYes, <b>."));
   engine_options.split_reasoning = false;
   const auto whole = Engine::Load(engine_options);
@@ -895,7 +896,7 @@ TEST(EngineTest, DamagedAndForeignFilesAreRefused) {
   EXPECT_NE(foreign.status().message().find("another model"), std::string::npos);
 }
 
-// Of a question, every logit of its answer.
+// Every logit in the answer to a question.
 std::vector<float> AnswerLogits(Engine& engine, Conversation& conversation,
                                 const std::string& question,
                                 const std::vector<std::string>& files) {
@@ -941,7 +942,7 @@ TEST(EngineTest, RestoredConversationsGoOnBitForBit) {
   }
 }
 
-// Such a file has rows in no order and no room for more, and is read on with what it has.
+// Such a file has unordered rows without spare room, and can still be extended.
 TEST(EngineTest, ConversationsOfTheFormatBeforeGoOn) {
   EngineOptions options = ReferenceOptions();
   options.model = kReference + "reference-f16.gguf";
@@ -960,7 +961,7 @@ TEST(EngineTest, ConversationsOfTheFormatBeforeGoOn) {
   EXPECT_TRUE(engine->LoadConversation(TempPath("again")).ok());
 }
 
-// A saved conversation taken apart, to change it and make its hash right.
+// A saved conversation in parts, to change it and correct its hash.
 struct SavedParts {
   std::string head, description, cache, payload;
 
@@ -997,7 +998,7 @@ TEST(EngineTest, ForgedConversationsAreRefusedOrGoOn) {
     return engine->LoadConversation(path);
   };
   ASSERT_TRUE(load(good).ok());
-  // Tokens seen, which memory is taken for wherever each of them is shown.
+  // The number of seen tokens, which sizes an allocation for a view of each token.
   ByteWriter seen;
   seen.Write<uint64_t>(conversation->stats().tokens_seen);
   const size_t at = good.cache.find(seen.buffer());
@@ -1008,7 +1009,7 @@ TEST(EngineTest, ForgedConversationsAreRefusedOrGoOn) {
     std::memcpy(forged.cache.data() + at, &n, sizeof(n));
     EXPECT_EQ(load(forged).status().code(), StatusCode::kBadFile) << n;
   }
-  // The next position, the last turn's position and its tokens, from the end on.
+  // From the end: the next position, the last turn's position, and its tokens.
   for (const auto& [offset, value] : std::initializer_list<std::pair<size_t, int32_t>>{
            {8, 0}, {8, -1}, {8, 1 << 30}, {16, -1}, {16, 1 << 30}, {24, 1 << 30}}) {
     SavedParts forged = good;
@@ -1115,7 +1116,7 @@ TEST(EngineTest, PicturesAreReadAsProgramsSaveThem) {
     EXPECT_EQ(Ask(*bundled, *conversation, "Which track is given?", {folder + name}), "Tokyo")
         << name;
   }
-  // The grid is of the picture as it is seen.
+  // The grid is that of the upright picture.
   const auto wide = *bundled->NewConversation({});
   Ask(*bundled, *wide, "Which track is given?", {folder + "wide-exif6.jpg"});
   const Inspection inspection = wide->Inspect();
@@ -1126,7 +1127,7 @@ TEST(EngineTest, PicturesAreReadAsProgramsSaveThem) {
   EXPECT_EQ(Ask(*engine, *inks, "color of S", {folder + "scene-cmyk.jpg"}), "pink");
 }
 
-// An indexed BMP of one colour, which is as small as a large picture can be.
+// An indexed BMP of one colour: the smallest file of a large picture.
 std::string LargeBmp(int width, int height) {
   std::string bmp = BmpBytes(1, 1, 1).substr(0, 54);
   const auto set = [&](size_t at, int32_t value, size_t n) {
@@ -1159,7 +1160,7 @@ TEST(EngineTest, LargePicturesAreScaledDownAndTheUserIsTold) {
   EXPECT_LE(TokensOf(*engine, LargeBmp(640, 480)), 1282u);
   EXPECT_TRUE(notices.empty());
   const size_t n = TokensOf(*engine, LargeBmp(4032, 3024));
-  EXPECT_LE(n, 1282u);  // with the tokens around it
+  EXPECT_LE(n, 1282u);  // including the tokens around it
   EXPECT_GE(n, 1200u);
   ASSERT_EQ(notices.size(), 1u);
   EXPECT_NE(notices[0].find("'large' is scaled down from 4032 x 3024 to "), std::string::npos)
@@ -1192,7 +1193,7 @@ TEST(EngineTest, TurnsTakeSoManyPictures) {
   EXPECT_NE(many.message().find("257 pictures and clips; one turn takes up to 256"),
             std::string::npos)
       << many.message();
-  // Each takes little, and all of them more than there is.
+  // Each takes little memory, but all together take too much.
   files.assign(kMaxMediaFiles, {.name = "page", .bytes = LargeBmp(2000, 2000)});
   EXPECT_FALSE(conversation->AddUserMessageWithMedia("x", files).ok());
   EXPECT_EQ(Ask(*engine, *conversation, "color of S", {Picture("scene-1.png")}), "pink");
@@ -1241,7 +1242,7 @@ TEST(EngineTest, BadModelFilesAreRefused) {
     const Status status = LoadStatus(WriteTestFile(TempPath("cut.gguf"), bytes.substr(0, size)));
     EXPECT_EQ(status.code(), StatusCode::kBadFile) << size;
   }
-  // Two tokens that are the same, for which llama.cpp would end the process.
+  // Two equal tokens, for which llama.cpp would end the process.
   std::string twice = bytes;
   const size_t token = twice.find(std::string("\1\0\0\0\0\0\0\0A", 9));
   ASSERT_NE(token, std::string::npos);
@@ -1253,7 +1254,7 @@ TEST(EngineTest, BadModelFilesAreRefused) {
   EXPECT_EQ(LoadStatus(TestMmprojPath("qwen2vl-d64")).code(), StatusCode::kBadFile);
 }
 
-// llama.cpp would end the process as it computes the first token.
+// llama.cpp would end the process at the first token.
 TEST(EngineTest, ModelsWhoseRopeDoesNotFitTheirHeadsAreRefused) {
   const auto with_first_section = [](int32_t n) {
     return LoadStatus(WriteModelWithRopeSection(TempPath("rope.gguf"), n));
@@ -1286,7 +1287,7 @@ TEST(EngineTest, ModelsThatCannotBeServedAreRefusedWithTheReason) {
     EXPECT_EQ(status.code(), StatusCode::kUnsupported) << name << status.message();
     EXPECT_NE(status.message().find(reason), std::string::npos) << status.message();
   }
-  // As long as the window does not close, there is none.
+  // A window that never closes has no effect.
   EXPECT_TRUE(LoadStatus(TestModelPath("gemma2-swa"), "", 512).ok());
   EXPECT_EQ(LoadStatus(TestModelPath("gemma2-swa"), "", 513).code(), StatusCode::kUnsupported);
 }
@@ -1301,9 +1302,9 @@ TEST(EngineTest, UnknownChatTemplatesAreRefused) {
 
 // --- real weights -----------------------------------------------------------------------------
 
-// As shipped, with weights as Q4_1. Each token that stock writes is the likeliest after the same
-// tokens here too, except where stock was hardly sure: the noise of 8-bit activations moves the
-// lead of a token by up to 0.4 between stock's own two ways to attend (docs/conformance.md).
+// The model as shipped, with Q4_1 weights. Each token of stock is the likeliest after the same
+// tokens here too, unless stock's lead is small. The noise of 8-bit activations changes a token's
+// lead by up to 0.4 between stock's own two attention paths (docs/conformance.md).
 TEST(EngineTest, SmolLm2WritesWhatStockWritesAfter2000Tokens) {
   constexpr double kNearTie = 0.5;
   if (WhyNoRealWeights() != nullptr) GTEST_SKIP() << WhyNoRealWeights();
@@ -1332,7 +1333,7 @@ TEST(EngineTest, SmolLm2WritesWhatStockWritesAfter2000Tokens) {
   ASSERT_TRUE(answer.ok());
   EXPECT_GT(answer->n_prompt_tokens, 2000u);
   EXPECT_EQ(leads.size(), 64u);
-  EXPECT_EQ(step, leads.size() + 1);  // The end of the answer included.
+  EXPECT_EQ(step, leads.size() + 1);  // including the end of the answer
   EXPECT_LE(n_others, 2u);
 }
 

@@ -1,4 +1,4 @@
-// Tells what a model thinks from what it answers, as the text grows.
+// Separates a model's reasoning from its answer while the text grows.
 #ifndef RETENTIVEKV_ENGINE_REASONING_SPLITTER_H_
 #define RETENTIVEKV_ENGINE_REASONING_SPLITTER_H_
 
@@ -11,8 +11,9 @@
 
 namespace rkv {
 
-// Linear in the text. Without tags, everything is the answer, as it is. With tags, reasoning stands
-// at the beginning; its marks, and white space around them, belong to neither.
+// Takes linear time in the text. Without tags, the whole text is the answer, unchanged. With tags,
+// reasoning stands at the beginning; its marks and the white space around them belong to neither
+// part.
 class ReasoningSplitter {
  public:
   struct Parts {
@@ -26,7 +27,8 @@ class ReasoningSplitter {
                : tags.starts_open ? Place::kReasoning
                                   : Place::kBegin) {}
 
-  // The next piece; what of it, and of what was held back before, is known to be which.
+  // Takes the next piece. Returns the parts of it, and of the text held back, that are already
+  // certain.
   Parts Push(std::string_view piece) {
     held_ += piece;
     Parts parts;
@@ -40,7 +42,7 @@ class ReasoningSplitter {
     return parts;
   }
 
-  // What was held back, at the end of the text.
+  // The text held back, at the end of the text.
   Parts Finish() {
     std::string held = std::exchange(held_, {});
     if (place_ == Place::kReasoning) return {.reasoning = WithoutSpaceAtEnd(std::move(held))};
@@ -86,7 +88,7 @@ class ReasoningSplitter {
       place_ = Place::kAfter;
       return;
     }
-    // White space and what may begin the end is held back.
+    // Holds back white space and any possible beginning of the end mark.
     size_t keep = 0;
     for (const std::string& tag : tags_.end) {
       for (size_t n = std::min(tag.size() - 1, held_.size()); n > keep; --n) {

@@ -28,9 +28,9 @@ TEST(ReasoningSplitterTest, TellsTheTwoApartHoweverThePiecesFall) {
               Parts("A < b.\n\nSo </thin.", "Yes.\n"));
     EXPECT_EQ(Split(kThink, "\n<think>\n\n</think>\n\nYes.", n), Parts("", "Yes."));
     EXPECT_EQ(Split(kThink, "<think>a<|done|>b</think>", n), Parts("a", "b</think>"));
-    // Only at the beginning.
+    // Marks count only at the beginning.
     EXPECT_EQ(Split(kThink, " Say <think>x</think>", n), Parts("", " Say <think>x</think>"));
-    // Cut off while thinking, or in a mark.
+    // The text ends inside the reasoning, or inside a mark.
     EXPECT_EQ(Split(kThink, "<think>I wonder ", n), Parts("I wonder", ""));
     EXPECT_EQ(Split(kThink, "<think>I wonder </thi", n), Parts("I wonder </thi", ""));
     EXPECT_EQ(Split(kThink, "<thi", n), Parts("", "<thi"));

@@ -40,7 +40,7 @@ std::optional<ggml_type> GgmlType(ElementType type) {
   return std::nullopt;
 }
 
-// The random token of a place in a conversation.
+// The random token at a place in a conversation.
 llama_token TokenAt(const Model& model, uint64_t seed, size_t conversation, size_t position) {
   const auto n_vocab = static_cast<uint64_t>(llama_vocab_n_tokens(model.vocab()));
   const uint64_t place = (uint64_t{conversation} << 32) | position;
@@ -98,7 +98,7 @@ class StockSession final : public BenchSession {
     params.kv_unified = options_.n_conversations == 1;
     batch_ = llama_batch_init(static_cast<int32_t>(params.n_batch), 0, 1);
     RKV_ASSIGN_OR_RETURN(ctx_, MakeContext(model_.llama(), params));
-    // Its cache is allocated, and zeroed, here.
+    // MakeContext() allocates and zeroes the cache.
     peak_.kv_bytes = cells * n_conversations() * token_bytes();
     process_bytes_ += ResidentBytes() - before;
     return OkStatus();
@@ -201,8 +201,9 @@ class OurSession final : public BenchSession {
     RKV_RETURN_IF_ERROR(bridge_.Probe(ctx_.get()).status());
     RKV_ASSIGN_OR_RETURN(const KvCache first, KvCache::Create(model_.shape(), cache));
     caches_.assign(n_conversations(), first);
-    // The buffers of a whole ubatch, in the context's own small cache, and llama.cpp's graphs: of a
-    // prompt's last ubatch, which has an output, and of one before.
+    // Allocates the buffers of a whole ubatch in the context's own small cache, and llama.cpp's
+    // graphs. There are two graphs: for a prompt's last ubatch, which has an output, and for
+    // earlier ones.
     std::vector<llama_token> tokens(static_cast<size_t>(options_.n_ubatch));
     std::vector<int8_t> no_output(tokens.size());
     llama_batch batch = llama_batch_get_one(tokens.data(), options_.n_ubatch);
@@ -302,7 +303,7 @@ class OurSession final : public BenchSession {
     return OkStatus();
   }
 
-  // What was evicted does not come back by truncating, so that takes a copy.
+  // Truncate() does not restore evicted tokens, so a budget needs a copy.
   void TakeSnapshot() override {
     n_snapshot_ = caches_.front().tokens_seen();
     if (!caches_.front().options().budget.unlimited()) snapshot_ = caches_;
@@ -323,7 +324,7 @@ class OurSession final : public BenchSession {
   Bridge bridge_;  // before ctx_: it must outlive it
   LlamaPtr<llama_context> ctx_;
   std::vector<KvCache> caches_;    // [conversation]
-  std::vector<KvCache> snapshot_;  // likewise; empty if truncating does
+  std::vector<KvCache> snapshot_;  // likewise; empty if Truncate() is sufficient
   size_t n_snapshot_ = 0;
   Ubatch ubatch_;
 };
@@ -389,9 +390,9 @@ struct BenchModel::Impl {
 
   std::string path;
   std::unique_ptr<Model> ours;
-  std::unique_ptr<Model> stock;  // null until it is asked for, and where ours is used
+  std::unique_ptr<Model> stock;  // null before the first use, and if ours is used instead
   bool stock_asked_for = false;
-  uint64_t resident_bytes = 0;  // of a process with one of them
+  uint64_t resident_bytes = 0;  // of a process with one of the two models
   uint64_t read_bytes = 0;
 };
 
@@ -400,7 +401,7 @@ namespace {
 Result<std::unique_ptr<Model>> LoadBenchModel(const std::string& path, bool huge_pages) {
   ModelOptions options;
   options.model_path = path;
-  options.n_ubatch = 1;  // This context is only for learning the shape.
+  options.n_ubatch = 1;  // This context only serves to learn the shape.
   options.huge_pages = huge_pages;
   return Model::Load(options, {});
 }
@@ -409,7 +410,7 @@ Result<std::unique_ptr<Model>> LoadBenchModel(const std::string& path, bool huge
 
 const Model& BenchModel::Impl::Stock() {
   const bool first = !std::exchange(stock_asked_for, true);
-  // What caches need comes on top, and may be as much again.
+  // Caches need further memory, up to as much again.
   if (first && ours->huge_page_bytes() > 0 && AvailableBytes() / 2 > resident_bytes) {
     if (auto model = LoadBenchModel(path, false); model.ok()) stock = *std::move(model);
   }

@@ -1,3 +1,4 @@
+// Sessions of `rkv bench`: random and read depths, restoring, and the shapes of released models.
 #include "lab/bench.h"
 
 #include <gtest/gtest.h>
@@ -110,7 +111,8 @@ TEST_P(BenchSessionTest, RestoringGoesBackToTheDepth) {
   }
 }
 
-// With grouped queries, with M-RoPE, whose saved state has more in it, and with interleaved M-RoPE.
+// With grouped queries, with M-RoPE, which adds words to the saved state, and with interleaved
+// M-RoPE.
 INSTANTIATE_TEST_SUITE_P(Models, BenchSessionTest,
                          testing::Values("qwen2-d64", "qwen2vl-d64", "qwen3vl-d128"),
                          [](const auto& info) {
@@ -131,7 +133,8 @@ TEST(BenchTest, WhatCannotBeMeasuredIsRefused) {
   EXPECT_EQ(session(ElementType::kF16, 65).code(), StatusCode::kInvalidArgument);
 }
 
-// The shapes at a width that is quick to make: vocabulary, layers and kinds of heads are theirs.
+// The shapes at a small width, which is fast to make; vocabulary, layers and kinds of heads are
+// unchanged.
 TEST(BenchTest, ReleasedShapesLoadAndDecode) {
   for (const ReleasedShape& shape : ReleasedShapes()) {
     ModelSpec spec = shape.spec;
@@ -151,7 +154,7 @@ TEST(BenchTest, ReleasedShapesLoadAndDecode) {
         static_cast<uint64_t>(spec.n_vocab) * static_cast<uint64_t>(spec.n_embd);
     EXPECT_GT((*model)->n_params(), embeddings * (spec.tied_output ? 1 : 2));
     EXPECT_LT((*model)->n_params(), embeddings * (spec.tied_output ? 2 : 3));
-    // A step reads the output matrix, but not separate embeddings, of 18 bytes for 32 values.
+    // A step reads the output matrix, but not separate embeddings. 32 values take 18 bytes.
     EXPECT_EQ((*model)->read_bytes(),
               (*model)->size() - (spec.tied_output ? 0 : embeddings / 32 * 18));
     auto stock = (*model)->NewStockSession(ElementType::kF16, ElementType::kF16, Options());

@@ -1,3 +1,5 @@
+// Makes random weights of a seed, and writes GGUF files tensor by tensor. The same seed gives the
+// same bytes on every platform.
 #include "lab/gguf_builder.h"
 
 #include <algorithm>
@@ -89,9 +91,9 @@ std::string FileBuilder::Weights(const TensorSpec& spec) const {
   return bytes;
 }
 
-// gguf.h writes straight to the target, where a full disk would leave half a model behind; so the
+// gguf.h writes straight to the target, where a full disk would leave half a model behind. So the
 // file is put together here: the metadata, then each tensor padded to the alignment. Tensors are
-// made ahead on all cores, and no more of them are held than there are cores.
+// made ahead on all cores, and at most one per core is held.
 Status FileBuilder::Write(const std::string& path) {
   const ggml_init_params params = {(tensors_.size() + 1) * ggml_tensor_overhead(), nullptr,
                                    /*no_alloc=*/true};

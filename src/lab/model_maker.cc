@@ -1,3 +1,5 @@
+// The layers, keys and checks of each architecture. Gains are chosen so that attention scores and
+// logits are as in trained models.
 #include "lab/model_maker.h"
 
 #include <fmt/format.h>
@@ -124,8 +126,8 @@ void AddMambaLayer(FileBuilder* file, const ModelSpec& spec, const std::string& 
   file->Matrix(block + "ssm_out.weight", {n_inner, n_embd}, kBranchGain);
 }
 
-// Sizes of the compressed attention. A cache row holds head_dim channels shared by all heads, from
-// which keys and values are expanded, and kMlaRope channels of a key that carries the position.
+// Sizes of the compressed attention. A cache row holds head_dim channels that all heads share; keys
+// and values are expanded from them. It also holds kMlaRope channels of a key with the position.
 constexpr int kMlaRope = 32;
 constexpr int kMlaQueryRank = 64;
 
@@ -169,8 +171,8 @@ void SetQwen2VlKeys(FileBuilder* file, const ModelSpec& spec) {
             std::vector<int32_t>{n_time, n_row, n_pairs - n_time - n_row, 0});
 }
 
-// The text part of Qwen3-VL: M-RoPE whose sections interleave, and what pictures add to the first
-// layers, of which the file only tells the number.
+// The text part of Qwen3-VL: M-RoPE with interleaved sections. Pictures also add vectors to the
+// first layers; the file only has the number of these layers.
 void SetQwen3VlKeys(FileBuilder* file, const ModelSpec& spec) {
   SetHeadKeys(file, spec);
   const int n_pairs = spec.head_dim / 2;
@@ -183,8 +185,8 @@ void SetQwen3VlKeys(FileBuilder* file, const ModelSpec& spec) {
 void SetGemma2Keys(FileBuilder* file, const ModelSpec& spec) {
   SetHeadKeys(file, spec);
   file->Set(".attention.sliding_window", spec.n_ctx_train);
-  // Released models cap at 50. Scores of ours reach about 10, so that a cap of 50 would change
-  // next to nothing, and an implementation that forgot it would pass for a correct one.
+  // Released models cap at 50. Our scores reach about 10, so a cap of 50 would have almost no
+  // effect. An implementation that forgot the cap would pass for a correct one.
   file->Set(".attn_logit_softcapping", 10.0);
   file->Set(".final_logit_softcapping", 30.0);
 }
@@ -213,7 +215,7 @@ void SetMambaKeys(FileBuilder* file, const ModelSpec& spec) {
 
 void SetDeepseek2Keys(FileBuilder* file, const ModelSpec& spec) {
   SetHeadKeys(file, spec);
-  // To the cache, MLA is one key/value head; the "_mla" lengths are those after expansion.
+  // To the cache, MLA is one key/value head; the "_mla" keys have the lengths after expansion.
   file->Set(".attention.head_count_kv", 1);
   file->Set(".attention.key_length", spec.head_dim + kMlaRope);
   file->Set(".attention.value_length", spec.head_dim);
@@ -319,7 +321,7 @@ void AddQwen2VlMmproj(FileBuilder* file, const ModelSpec& spec) {
   AddLinear(file, "mm.2", kMerge * kMerge * kVisionEmbd, spec.n_embd, kProjectorGain);
 }
 
-// LLaVA-1.5 projects what CLIP's last layer but one sees, so llama.cpp does not run the last.
+// LLaVA-1.5 projects the output of CLIP's last layer but one, so llama.cpp does not run the last.
 void AddLlavaMmproj(FileBuilder* file, const ModelSpec& spec) {
   constexpr int kLayers = 3;
   constexpr int kGrid = 4;  // patches per side
@@ -402,7 +404,7 @@ Status CheckRanges(const ModelSpec& spec) {
   return OkStatus();
 }
 
-// What the dimensions have to do with each other and with the architecture.
+// Checks the dimensions against each other and against the architecture.
 Status CheckDims(const ModelSpec& spec, const Arch& arch) {
   if (spec.n_head % spec.n_head_kv != 0) {
     return InvalidArgument(fmt::format("n_head is {}; it must be a multiple of n_head_kv, {}",

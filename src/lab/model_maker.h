@@ -1,9 +1,9 @@
 // Small models with random weights, as GGUF files that stock llama.cpp loads.
 //
-// Such a model says nothing sensible, but its attention is as real as that of a
-// trained one: what it computes depends on every token and picture it was given.
-// That makes it a cheap subject for comparing two implementations of the same
-// computation, for every architecture, head size and weight type on its own.
+// Such a model says nothing sensible, but its attention is as real as that of a trained one: its
+// output depends on every token and picture of the input. That makes it a cheap subject for
+// comparing two implementations of the same computation, for every architecture, head size and
+// weight type on its own.
 #ifndef RETENTIVEKV_LAB_MODEL_MAKER_H_
 #define RETENTIVEKV_LAB_MODEL_MAKER_H_
 
@@ -15,7 +15,7 @@
 
 namespace rkv {
 
-// What to make. The defaults give a two-layer model of a few megabytes.
+// The model to make. The defaults give a two-layer model of a few megabytes.
 struct ModelSpec {
   // One of MakeModelArchs().
   std::string arch = "qwen2";
@@ -30,7 +30,7 @@ struct ModelSpec {
   int n_ff = 512;           // hidden width of the feed-forward part, or of one expert
   int n_expert_used = 2;    // openai-moe: of its four experts, per token
   int n_ctx_train = 32768;  // tokens the model claims to have been trained on
-  // Tokens of the vocabulary; those beyond the tokenizer's 288 stand for nothing. 0: 288.
+  // Tokens of the vocabulary; those beyond the tokenizer's 288 are unused. 0: 288.
   int n_vocab = 0;
   bool tied_output = false;  // the output matrix is that of the embeddings (always so in gemma2)
 
@@ -39,8 +39,8 @@ struct ModelSpec {
   // n_embd and n_ff to be multiples of 32.
   std::string type = "f16";
 
-  // The same spec gives the same bytes. Each tensor draws from a stream of its own, keyed by the
-  // seed and the tensor's name, so a tensor common to two architectures of equal sizes is equal.
+  // The same spec gives the same bytes. Each tensor has its own random stream, keyed by the seed
+  // and the tensor's name. So architectures of equal sizes have equal common tensors.
   uint64_t seed = 1;
 };
 
@@ -58,7 +58,7 @@ struct ModelSpec {
 //   mamba        recurrent: there is no KV cache; the head counts and n_ff do not apply
 //   deepseek2    MLA: the cache holds one compressed vector per token; n_head_kv does not apply
 //
-// The last three are what a cache that drops or merges single keys and values must refuse.
+// A cache that drops or merges single keys and values must refuse the last three.
 //
 // All share one tokenizer of 288 tokens: the 256 bytes (token id == byte value), a few merges of
 // common English pairs, and the ChatML and vision markers. The end-of-sequence token is
@@ -76,9 +76,9 @@ struct ReleasedShape {
 };
 const std::vector<ReleasedShape>& ReleasedShapes();
 
-// Writes the language model to `path`, a tensor at a time, replacing what was there.
-// Errors: InvalidArgument if the spec is impossible; BadFile if `path` cannot be written, and
-// ResourceExhausted if the disk is full, in which case `path` is left as it was.
+// Writes the language model to `path`, a tensor at a time, replacing an existing file. Errors:
+// InvalidArgument if the spec is impossible; BadFile if `path` cannot be written, and
+// ResourceExhausted if the disk is full. `path` is unchanged after these two.
 Status MakeModel(const ModelSpec& spec, const std::string& path);
 
 // Writes the vision projector (the `--mmproj` file) that goes with MakeModel(spec) to `path`:

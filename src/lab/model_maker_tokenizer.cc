@@ -33,8 +33,8 @@ constexpr const char kChatTemplate[] =
     "{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
-// The printable character that stands for each byte in byte-level BPE: the byte's own Latin-1
-// character where that is printable, the next free one from U+0100 on where it is not.
+// The printable character for each byte in byte-level BPE: the byte's own Latin-1 character if that
+// is printable, else the next free one from U+0100 on.
 std::vector<std::string> ByteTokens() {
   std::vector<std::string> tokens;
   uint32_t next_free = 0x100;

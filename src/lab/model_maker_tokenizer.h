@@ -7,9 +7,9 @@
 namespace rkv {
 
 // Writes its keys (lab/model_maker.h describes it), and returns the number of its tokens. Unused
-// ones make up for what is missing to `n_vocab`.
+// tokens fill the vocabulary up to `n_vocab`.
 int AddTokenizer(FileBuilder* file, int n_vocab);
-// The least that n_vocab can be, apart from 0.
+// The minimum of n_vocab, apart from 0.
 int TokenizerSize();
 
 }  // namespace rkv

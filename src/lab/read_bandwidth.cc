@@ -19,7 +19,7 @@ constexpr int kPasses = 3;
 
 }  // namespace
 
-// Several sums, so that the next loads need not wait for the last sum.
+// Several sums, so that loads need not wait for the last sum.
 RKV_WIDEST_VECTORS uint64_t SumWords(const uint64_t* words, size_t n) {
   uint64_t sums[32] = {};
   for (size_t i = 0; i + 32 <= n; i += 32) {
@@ -35,7 +35,7 @@ double MeasureReadBandwidth(int n_threads) {
   const size_t words = kBytes / sizeof(uint64_t) / n;  // of a thread
   const auto buffer = std::make_unique_for_overwrite<uint64_t[]>(words * n);
   UseHugePages(buffer.get(), words * n * sizeof(uint64_t));
-  std::atomic<uint64_t> total{0};  // so that nobody optimises the reading away
+  std::atomic<uint64_t> total{0};  // so that no compiler removes the reads
   const auto pass = [&](bool write) {
     std::vector<std::thread> threads;
     for (size_t t = 0; t < n; ++t) {

@@ -1,4 +1,4 @@
-// A plain read of memory, which kernels and whole steps of decoding are compared with.
+// A plain read of memory, for comparison with kernels and whole decoding steps.
 #ifndef RETENTIVEKV_LAB_READ_BANDWIDTH_H_
 #define RETENTIVEKV_LAB_READ_BANDWIDTH_H_
 
@@ -7,11 +7,12 @@
 
 namespace rkv {
 
-// The sum of n words, read as fast as one thread can. What is beyond a multiple of 32 is left out.
+// The sum of n words, read at the full speed of one thread. Leaves out the words beyond a multiple
+// of 32.
 uint64_t SumWords(const uint64_t* words, size_t n);
 
-// Bytes per second that `n_threads` threads read from memory: the best of some passes over a buffer
-// that no cache holds.
+// Bytes per second that `n_threads` threads read from memory: the best of several passes over a
+// buffer larger than any CPU cache.
 double MeasureReadBandwidth(int n_threads);
 
 }  // namespace rkv

@@ -1,3 +1,5 @@
+// Builds the bytes of a saved sequence of llama.cpp, and restores them. The format is learned from
+// two small saved sequences and checked against them.
 #include "lab/stock_state.h"
 
 #include <fmt/format.h>
@@ -12,10 +14,10 @@ namespace rkv {
 
 namespace {
 
-// A saved sequence is: a header of kHeaderBytes that ends with the number of tokens; for each token
-// some words, of which those that tell its position count up; two words; then all keys, layer by
-// layer, and all values likewise, each layer with its type (32 bits) and the bytes of a token
-// (64 bits) in front; then what other streams hold, which is nothing.
+// The format of a saved sequence. A header of kHeaderBytes ends with the number of tokens. Some
+// words per token follow; the words with its position count up. After two words come all keys,
+// layer by layer, then all values. Each layer begins with its type (32 bits) and the bytes of a
+// token (64 bits). The end is for other streams, and is empty.
 constexpr size_t kHeaderBytes = 4 * sizeof(uint32_t);
 constexpr size_t kLayersHeaderBytes = 2 * sizeof(uint32_t);
 constexpr size_t kLayerHeaderBytes = sizeof(int32_t) + sizeof(uint64_t);

@@ -19,7 +19,7 @@ void FillNormal(Random& random, float* x, size_t n);
 
 // Puts `n_tokens` tokens into sequence 0, at positions 0, 1, ..., with normally distributed keys
 // and values. The other sequences must be empty. kUnsupported if this llama.cpp saves its state in
-// another form than the one that is known here.
+// an unknown form.
 Status FillStockCache(llama_context* ctx, const CacheShape& shape, ggml_type type_k,
                       ggml_type type_v, size_t n_tokens, uint64_t seed);
 

@@ -16,7 +16,7 @@ size_t n_guards = 0;  // of all threads
 ggml_abort_callback_t callback_before = nullptr;
 thread_local size_t n_guards_here = 0;
 
-// The functions on the way are C, but compiled so that exceptions pass them.
+// Exceptions can pass the C functions on the way, which are compiled for that.
 void OnAbort(const char* message) {
   if (n_guards_here > 0) {
     // "FILE:LINE: CONDITION"

@@ -1,5 +1,4 @@
-// llama.cpp and ggml end the process where they find what they did not expect. A file that somebody
-// else made must not.
+// llama.cpp and ggml end the process on a failed check. A file from elsewhere must not do that.
 #ifndef RETENTIVEKV_LLAMA_ABORT_GUARD_H_
 #define RETENTIVEKV_LLAMA_ABORT_GUARD_H_
 
@@ -7,15 +6,14 @@
 
 namespace rkv {
 
-// The message is the condition that did not hold.
+// The message is the failed condition.
 class LlamaAbort : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// During its life, what would end the process on the thread that made it throws a LlamaAbort
-// instead. Not while anything is computed: the other threads of a pool would wait for the one that
-// threw.
+// During its life, an abort on the thread that made it throws a LlamaAbort instead. Do not use it
+// during computation: the other threads of a pool would wait forever for the throwing thread.
 class LlamaAbortGuard {
  public:
   LlamaAbortGuard();
@@ -24,9 +22,9 @@ class LlamaAbortGuard {
   LlamaAbortGuard& operator=(const LlamaAbortGuard&) = delete;
 };
 
-// What `load` returns, which calls a function of llama.cpp that loads; null where that would end
-// the process. Those functions catch what is thrown, log its message and return null, as for any
-// other bad file.
+// Calls `load`, which calls a loading function of llama.cpp, and returns its result; null if that
+// would end the process. Those functions catch the exception, log its message and return null, as
+// for any other bad file.
 template <typename Load>
 auto LoadOrNull(const Load& load) -> decltype(load()) {
   const LlamaAbortGuard guard;

@@ -1,3 +1,4 @@
+// Loads LoRA adapters, and adds up control vectors by layer.
 #include "llama/adapters.h"
 
 #include <fmt/format.h>
@@ -38,7 +39,8 @@ Status AddDirections(const Adapter& vector, int n_embd, int n_layer, std::vector
   for (ggml_tensor* t = ggml_get_first_tensor(tensors); t != nullptr;
        t = ggml_get_next_tensor(tensors, t)) {
     const std::string_view name = t->name;
-    if (!name.starts_with(kDirection)) continue;  // The data of all tensors is one of them.
+    if (!name.starts_with(kDirection))
+      continue;  // The data of all tensors is listed as a tensor, too.
     const std::string_view number = name.substr(kDirection.size());
     int layer = 0;
     const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), layer);
@@ -50,7 +52,7 @@ Status AddDirections(const Adapter& vector, int n_embd, int n_layer, std::vector
           fmt::format("'{}' is not {} numbers of f32, as wide as the model", name, n_embd));
     }
     any = true;
-    if (layer >= n_layer) continue;  // As llama.cpp: there is nothing to add it to.
+    if (layer >= n_layer) continue;  // As in llama.cpp: such a layer does not exist.
     const auto* data = static_cast<const float*>(t->data);
     float* out = sum.data() + static_cast<ptrdiff_t>(layer - 1) * n_embd;
     for (int i = 0; i < n_embd; ++i) out[i] += vector.scale * data[i];

@@ -12,10 +12,11 @@ struct llama_model;
 
 namespace rkv {
 
-// The model owns what is loaded. kBadFile for files that are none or of another model.
+// The model owns the loaded adapters. kBadFile for a file that is no adapter or of another model.
 Status AddLoras(std::span<const Adapter> loras, llama_model* model, llama_context* context);
 
-// Their sum, from layer `first` to `last` of 1 and on; 0: from the first, to the last.
+// The sum of the vectors, for layers `first` to `last`, counted from 1. 0 as `first`: the first
+// layer; 0 as `last`: the last.
 Status AddControlVectors(std::span<const Adapter> vectors, int first, int last, llama_model* model,
                          llama_context* context);
 

@@ -17,13 +17,13 @@
 struct rkv_cache {
   struct Sequence {
     rkv::KvCache cache;
-    // So many of its first tokens have their number as position; as long as all do, positions may
-    // be left out.
+    // The number of its first tokens whose position equals their index. Positions may be left out
+    // while all tokens are among them.
     uint64_t n_counted = 0;
   };
 
   rkv::CacheOptions options;
-  uint32_t n_ctx = 0;  // as the user set it; 0: what the model was trained for
+  uint32_t n_ctx = 0;  // set by the user; 0: the model's training length
   rkv::Bridge bridge;
   std::optional<rkv::CacheShape> shape;  // known after the first decode
   llama_pos end_position = 0;            // positions must be below it; known with the shape
@@ -119,7 +119,7 @@ Result<rkv_cache::Sequence*> FindOrMakeSequence(rkv_cache& cache, llama_seq_id s
   return &found->second;
 }
 
-// A sequence in the ubatch that is being put together.
+// A sequence in the ubatch under construction.
 struct Participant {
   rkv_cache::Sequence* sequence = nullptr;
   uint64_t next_index = 0;  // of its next token
@@ -158,7 +158,7 @@ Status DecodeUbatch(rkv_cache& cache, llama_context* ctx, const BatchReader& bat
     }
     ubatch.tokens.push_back(token);
   }
-  // Whatever of a sequence this call still holds is a prompt that goes on.
+  // Later tokens of a sequence in this call are the rest of its prompt.
   for (size_t i = end; i < batch.n(); ++i) {
     const auto entry = participant_of.find(batch.seq_id(i));
     if (entry != participant_of.end()) ubatch.caches[entry->second].prompt_follows = true;
@@ -187,7 +187,7 @@ Status DecodeBatch(rkv_cache& cache, llama_context* ctx, const llama_batch& llam
   const BatchReader batch(llama_batch, llama_get_model(ctx));
   RKV_RETURN_IF_ERROR(batch.Check());
   const size_t n_ubatch = llama_n_ubatch(ctx);
-  // The last ubatch is the full one: its logits stay readable.
+  // The last ubatch is the full one, so that its logits stay readable.
   const size_t first = batch.n() % n_ubatch == 0 ? n_ubatch : batch.n() % n_ubatch;
   for (size_t begin = 0, end = std::min(first, batch.n()); begin < batch.n();
        begin = end, end += n_ubatch) {

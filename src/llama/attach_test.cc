@@ -43,12 +43,12 @@ class Attached {
   Attached(const Attached&) = delete;
   Attached& operator=(const Attached&) = delete;
 
-  // Decodes entries with everything explicit, logits for all of them.
+  // Decodes entries with explicit fields, and with logits for all tokens.
   int Decode(const std::vector<BatchEntry>& entries) {
     return rkv_decode(cache_, context_.get(), TestBatch(entries).get());
   }
 
-  // Decodes tokens of sequence 0 with everything left out.
+  // Decodes tokens of sequence 0 without any optional fields.
   int DecodePlain(std::vector<llama_token> tokens) {
     return rkv_decode(cache_, context_.get(),
                       llama_batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size())));
@@ -95,7 +95,7 @@ TEST(AttachTest, BatchesLongerThanTheContextMatchStock) {
   const std::vector<Logits> expected = stock.Decode(Entries(0, 0, 200));
   ASSERT_EQ(ours.DecodePlain(Tokens(200)), 0) << ours.error();
   ExpectNear(ours.LogitsAt(-1), expected.back());
-  // Again with explicit outputs: those of the last n_ubatch tokens can be read.
+  // Again with explicit outputs: the logits of the last n_ubatch tokens can be read.
   EXPECT_EQ(rkv_seq_keep(ours.cache(), 0, 0), 0);
   ASSERT_EQ(ours.Decode(Entries(0, 0, 200)), 0) << ours.error();
   for (int i = 1; i <= 64; ++i) {
@@ -107,7 +107,7 @@ TEST(AttachTest, SequencesAreIndependentAndRollBack) {
   Attached ours("qwen2-d64");
   StockLlama stock(TestModelPath("qwen2-d64"));
   std::vector<BatchEntry> mixed;
-  for (int i = 0; i < 20; ++i) {  // Interleaved, token by token.
+  for (int i = 0; i < 20; ++i) {  // interleaved, token by token
     mixed.push_back(Entries(0, i, 1)[0]);
     mixed.push_back(Entries(3, i, 1, 5)[0]);
   }
@@ -150,7 +150,7 @@ TEST(AttachTest, EmbeddingsWithMropePositionsMatchStock) {
     embeddings[i] = std::sin(static_cast<float>(i) * 0.37f);
   }
   std::vector<llama_pos> positions(static_cast<size_t>(4 * n), 0);
-  for (int i = 0; i < n; ++i) {  // 3 rows of 4 cells, after 5 tokens of text.
+  for (int i = 0; i < n; ++i) {  // 3 rows of 4 cells, after 5 tokens of text
     positions[static_cast<size_t>(i)] = 5;
     positions[static_cast<size_t>(n + i)] = 5 + i / 4;
     positions[static_cast<size_t>(2 * n + i)] = 5 + i % 4;
@@ -163,7 +163,7 @@ TEST(AttachTest, EmbeddingsWithMropePositionsMatchStock) {
   ASSERT_EQ(ours.DecodePlain(Tokens(5)), 0) << ours.error();
   ASSERT_EQ(rkv_decode(ours.cache(), ours.context(), picture), 0) << ours.error();
   const Logits after_picture = ours.LogitsAt(-1);
-  // The picture moved the position by 4 and not by 12: it cannot be guessed any more.
+  // The picture moved the position by 4 instead of 12, so it cannot be inferred any more.
   EXPECT_LT(ours.DecodePlain({40}), 0);
   EXPECT_NE(ours.error().find("positions"), std::string::npos);
   ASSERT_EQ(ours.Decode({{.token = 40, .position = 9}}), 0) << ours.error();
@@ -206,10 +206,10 @@ TEST(AttachTest, MistakesInOptionsAreNamed) {
   EXPECT_NE(std::string(rkv_last_error(nullptr)).find("full, retentive"), std::string::npos);
   EXPECT_EQ(rkv_attach(&params, "streaming", "0.2"), nullptr);
   EXPECT_EQ(rkv_attach(&params, "streaming:sinks=x", nullptr), nullptr);
-  EXPECT_EQ(params.cb_eval, nullptr);  // Untouched after a refusal.
+  EXPECT_EQ(params.cb_eval, nullptr);  // unchanged after a refusal
 }
 
-// llama.cpp would cast such a cache for each layer, and what it casts to is gone after the decode.
+// llama.cpp would cast such a cache for each layer, and discard the result after the decode.
 TEST(AttachTest, ACacheOfAnotherTypeIsRefused) {
   CaptureLlamaLogs();
   ggml_backend_load_all();
@@ -231,7 +231,7 @@ TEST(AttachTest, ACacheOfAnotherTypeIsRefused) {
   }
 }
 
-// The graph that was looked at and not computed runs again if the next batch is like it.
+// The inspected graph, which was not computed, runs again if the next batch is similar.
 TEST(AttachTest, AModelWhoseRopeDoesNotFitIsRefusedEachTime) {
   CaptureLlamaLogs();
   ggml_backend_load_all();
@@ -270,7 +270,7 @@ TEST(AttachTest, UnsetThreadsAreLlamasDefault) {
   EXPECT_EQ(params.n_threads, GGML_DEFAULT_N_THREADS);
   EXPECT_EQ(params.n_threads_batch, GGML_DEFAULT_N_THREADS);
   rkv_detach(cache);
-  // Set to that later.
+  // Set after the attachment.
   Attached ours("qwen2-d64");
   StockLlama stock(TestModelPath("qwen2-d64"));
   llama_set_n_threads(ours.context(), 0, 0);

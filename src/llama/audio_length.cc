@@ -1,3 +1,5 @@
+// Reads the claimed lengths of WAV, FLAC and MP3 files from their headers only. Reads beyond the
+// end of a file give 0.
 #include "llama/audio_length.h"
 
 #include <algorithm>
@@ -30,7 +32,7 @@ double FlacSeconds(std::string_view bytes) {
   return seconds;
 }
 
-// How long a frame lasts, if the header of an MPEG audio frame is at `at`.
+// Seconds of a frame, if the header of an MPEG audio frame is at `at`.
 double MpegFrameSeconds(std::string_view bytes, size_t at) {
   constexpr uint64_t kRates[] = {44100, 48000, 32000};
   const uint64_t header = BigEndian(bytes, at, 4);

@@ -60,15 +60,15 @@ TEST(AudioLengthTest, WhatIsBeforeOrBehindDoesNotHideIt) {
                                   Flac(1000, 5000)),
                    5);
   EXPECT_DOUBLE_EQ(ClaimedSeconds(tag + Mp3(false, 1000)), 1152.0 / 44100 * 1000);
-  // What is no frame, but looks like one.
+  // Bytes that look like a frame, but are not one.
   EXPECT_DOUBLE_EQ(ClaimedSeconds(Big(0xFFFB9000, 4) + std::string(99, 'x') + Mp3(false, 1000)),
                    1152.0 / 44100 * 1000);
-  // The second `data`, and what counts samples, are nothing to a decoder.
+  // Decoders ignore the second `data`, and the field with the number of samples.
   const std::string second = "data" + Little(2, 4) + "xx";
   EXPECT_DOUBLE_EQ(ClaimedSeconds(Wav(1, 1000, 1, 16, 8000) + second), 4);
   EXPECT_DOUBLE_EQ(ClaimedSeconds(Wav(1, 1000, 1, 16, 8000, "fact" + Little(4, 4) + Little(7, 4))),
                    4);
-  // Data ends where the file does.
+  // Data ends at the end of the file.
   const std::string wav = Wav(1, 1000, 1, 16, 8000);
   EXPECT_DOUBLE_EQ(ClaimedSeconds(wav.substr(0, wav.size() - 4000)), 2);
 }

@@ -1,3 +1,5 @@
+// Rewrites the attention nodes of a llama_context's graph while it is computed. A failed Decode()
+// adds nothing to any KvCache.
 #include "llama/bridge.h"
 
 #include <fmt/format.h>
@@ -53,8 +55,8 @@ bool IsOnHost(const ggml_tensor* tensor) {
   return buffer != nullptr && ggml_backend_buffer_is_host(buffer);
 }
 
-// Views of llama.cpp's own cache, which stay as they are until the next decode. Casts, and copies
-// from another device, are in memory that later nodes of the graph use again.
+// True for views of llama.cpp's own cache, which stay unchanged until the next decode. Casts, and
+// copies from another device, are in memory that later nodes of the graph reuse.
 bool IsInCache(const ggml_tensor* tensor, std::string_view prefix) {
   const ggml_tensor* root = Root(tensor);
   return root->op == GGML_OP_NONE && std::string_view(root->name).starts_with(prefix) &&
@@ -79,8 +81,8 @@ bool IsRecurrent(ggml_op op) {
   }
 }
 
-// What ggml relies on as it computes a GGML_OP_ROPE: without, it would end the process, or never
-// end. Its parameters are what the model's file says.
+// Checks the assumptions of ggml's GGML_OP_ROPE. Without them ggml would end the process or never
+// finish. The parameters come from the model's file.
 bool RopeFits(const ggml_tensor* node) {
   const int64_t head_dim = node->ne[0];
   const int64_t n_dims = node->op_params[1];
@@ -103,7 +105,7 @@ void Ubatch::Clear() {
   causal = true;
 }
 
-// Collects what the untouched graph says about the model's attention.
+// Collects the shape of the model's attention from the untouched graph.
 class Bridge::GraphProbe {
  public:
   void Visit(ggml_tensor* node) {
@@ -131,7 +133,7 @@ class Bridge::GraphProbe {
     }
   }
 
-  // After the graph has run, which llama.cpp may run again.
+  // Call after the graph has run; llama.cpp may run it again.
   void RestoreNodes() {
     for (ggml_tensor* node : skipped_) node->op = GGML_OP_ROPE;
   }
@@ -202,7 +204,7 @@ void Bridge::Prepare(llama_context_params& params) {
   if (params.n_ubatch == 0) params.n_ubatch = 512;
   params.n_batch = std::max(params.n_ubatch, params.n_seq_max);  // llama.cpp insists.
   params.n_ctx = params.n_batch;
-  // ggml's own default, which there has to be scratch for.
+  // ggml's own default; that many threads need scratch.
   if (params.n_threads <= 0) params.n_threads = GGML_DEFAULT_N_THREADS;
   if (params.n_threads_batch <= 0) params.n_threads_batch = GGML_DEFAULT_N_THREADS;
 }
@@ -211,7 +213,7 @@ bool Bridge::OnNode(ggml_tensor* node, bool ask, void* self) {
   if (ask) {
     auto* bridge = static_cast<Bridge*>(self);
     ++bridge->n_nodes_;
-    // llama.cpp reuses graphs, so a node can come as an earlier decode left it.
+    // llama.cpp reuses graphs, so a node can still be rewritten from an earlier decode.
     if (node->op == GGML_OP_CUSTOM && !bridge->decoding_) bridge->RestoreNode(node);
     if (bridge->probe_ != nullptr) {
       bridge->probe_->Visit(node);
@@ -220,11 +222,11 @@ bool Bridge::OnNode(ggml_tensor* node, bool ask, void* self) {
       bridge->RewriteNode(node);
     }
   }
-  // "Not interested in the result": the graph still runs as one piece.
+  // False means no interest in the result: the graph still runs as one piece.
   return !ask;
 }
 
-// ggml asks after each node, on the thread that decodes, if it should stop.
+// ggml calls this after each node, on the decoding thread, to learn whether to stop.
 bool Bridge::OnAbortCheck(void* self) {
   auto* bridge = static_cast<Bridge*>(self);
   const StepWatch& watch = *bridge->watch_;
@@ -269,12 +271,12 @@ Bridge::LayerHook* Bridge::HookOf(const ggml_tensor* node) {
 void Bridge::RewriteNode(ggml_tensor* node) {
   const bool flash = node->op == GGML_OP_FLASH_ATTN_EXT;
   LayerHook* hook = HookOf(node);
-  // One stream, with this ubatch in the first cells, is what Prepare() asked for.
+  // Prepare() asked for one stream, with this ubatch in the first cells.
   const auto n_rows = static_cast<int64_t>(n_rows_);
   if (hook == nullptr || ShapeOf(node) != shape_.layers[hook->layer] ||
       node->src[0]->ne[1] != n_rows || node->src[1]->ne[1] < n_rows || node->src[1]->ne[3] != 1 ||
       !KeysAndValuesAreInCache(node)) {
-    // A custom operation that is not attention is somebody else's.
+    // A custom operation that is not attention does not belong to the bridge.
     if (flash) rewrite_error_ = Internal("the graph has attention of another shape than before");
     return;
   }
@@ -308,7 +310,7 @@ void Bridge::ComputeAttention(ggml_tensor* node, int thread, int, void* hook) {
 }
 
 void Bridge::AttendLayer(LayerHook& hook, const ggml_tensor* node, size_t thread) {
-  // More threads than announced have no scratch; the others take their work.
+  // Threads beyond the announced number have no scratch; the others take their work.
   if (thread >= scratch_.size()) return;
   const ggml_tensor* sinks = node->src[4];
   const UbatchTensors tensors{
@@ -324,7 +326,7 @@ void Bridge::AttendLayer(LayerHook& hook, const ggml_tensor* node, size_t thread
       .softcap = hook.softcap};
   const LayerShape& shape = shape_.layers[hook.layer];
   const size_t item_tokens = TokensPerWorkItem(shape);
-  size_t end_item = 0;  // of the heads so far
+  size_t end_item = 0;  // of the heads up to here
   size_t item = hook.next_item.fetch_add(1, std::memory_order_relaxed);
   for (const Segment& segment : segments_) {
     const size_t n_tokens = segment.rows.size();
@@ -430,14 +432,14 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch, const StepWatch*
   n_nodes_ = 0;
   n_computed_ = 0;
   if (watch != nullptr) llama_set_abort_callback(ctx, &Bridge::OnAbortCheck, this);
-  // Also if there is not enough memory for it.
+  // Also runs after an exception for lack of memory.
   struct Ending {
     Bridge& bridge;
     llama_context* ctx;
     ~Ending() {
       bridge.decoding_ = false;
       if (bridge.watch_ != nullptr) llama_set_abort_callback(ctx, nullptr, nullptr);
-      bridge.appends_.clear();  // Aborts those that were not committed.
+      bridge.appends_.clear();  // Aborts uncommitted appends.
     }
   } ending{*this, ctx};
   for (const auto& [cache, span] : ubatch.media) segments_[cache].cache->AddMedia(span);

@@ -1,6 +1,6 @@
-// Attaches our cache to a stock llama_context: every attention node of its compute graph is
-// rewritten, before it runs, into a custom operation that reads our KvCache instead of llama.cpp's
-// own KV cache, which only ever holds the current ubatch. docs/decisions/001 tells why and how.
+// Attaches our cache to a stock llama_context. Before an attention node of its compute graph runs,
+// the bridge rewrites it into a custom operation that reads our KvCache. llama.cpp's own KV cache
+// only ever holds the current ubatch. docs/decisions/001 gives the reasons and the method.
 #ifndef RETENTIVEKV_LLAMA_BRIDGE_H_
 #define RETENTIVEKV_LLAMA_BRIDGE_H_
 
@@ -28,12 +28,12 @@ namespace rkv {
 struct UbatchToken {
   size_t cache = 0;  // index into Ubatch::caches
   Token token = 0;   // unused for embeddings
-  // Position; M-RoPE embeddings use all four (t, row, column, 0), everything else only the first.
+  // M-RoPE embeddings use all four components (t, row, column, 0); everything else uses the first.
   std::array<Position, 4> position = {};
   bool output = false;  // compute logits
 };
 
-// What one llama_decode computes. The tokens of a KvCache are in their order in the conversation;
+// The input of one llama_decode. The tokens of a KvCache are in their order in the conversation;
 // tokens of different KvCaches may be mixed.
 struct Ubatch {
   struct Member {
@@ -41,9 +41,9 @@ struct Ubatch {
     bool prompt_follows = false;  // AppendInfo::prompt_follows
   };
   std::vector<Member> caches;
-  // llama.cpp's sequence of each, for what it keeps by sequence; empty: 0, 1, 2, ...
+  // llama.cpp's sequence of each KvCache, for its state by sequence; empty: 0, 1, 2, ...
   std::vector<SequenceId> seq_ids;
-  // Pictures and clips that begin in this ubatch: memory index, and where.
+  // Pictures and clips that begin in this ubatch: the memory index, and the span.
   std::vector<std::pair<size_t, MediaSpan>> media;
   std::vector<UbatchToken> tokens;
   std::vector<float> embeddings;  // [tokens, n_embd] instead of token ids, if not empty
@@ -53,10 +53,10 @@ struct Ubatch {
   void Clear();
 };
 
-// Looks at a step while it is computed, on the thread that asked for it.
+// Observes a step while it is computed, on the calling thread.
 struct StepWatch {
-  std::function<bool()> stop;                    // true: give it up
-  std::function<void(double done)> on_progress;  // 0 to 1, some hundred times
+  std::function<bool()> stop;                    // true: cancel the step
+  std::function<void(double done)> on_progress;  // 0 to 1, some hundred calls
 };
 
 // Replaces the attention of one work item, for tests that compare with a reference.
@@ -72,28 +72,27 @@ class Bridge {
   Bridge(const Bridge&) = delete;
   Bridge& operator=(const Bridge&) = delete;
 
-  // Sets what a context needs for the bridge to work: the callback, flash attention, attention on
-  // the CPU, and a KV cache of one ubatch. Keeps n_ubatch, threads, RoPE and the rest.
+  // Sets the parameters that the bridge needs: the callback, flash attention, attention on the CPU,
+  // and a KV cache of one ubatch. Keeps n_ubatch, threads, RoPE and the rest.
   void Prepare(llama_context_params& params);
 
   // Runs one token through the untouched graph to learn the shape of every attention layer.
   // kUnsupported, with the reason, for a graph that the bridge cannot serve.
   Result<CacheShape> Probe(llama_context* ctx);
 
-  // Positions must be below this: models with learned positions have so many. Known after Probe().
+  // Positions must be below this limit, which learned positions impose. Known after Probe().
   Position end_position() const { return end_position_; }
 
-  // Decodes a ubatch; logits are then in the context, as after llama_decode. On an error nothing
-  // has been added to any KvCache. REQUIRES: Probe() succeeded and all KvCaches have its shape; at
-  // most n_ubatch tokens, at least one.
-  // `watch`, if there is one, sees the step, and kCancelled means that it stopped it.
+  // Decodes a ubatch; logits are then in the context, as after llama_decode. An error adds nothing
+  // to any KvCache. REQUIRES: Probe() succeeded; all KvCaches have its shape; 1 to n_ubatch tokens.
+  // `watch` may be null. It observes the step; kCancelled means that it stopped the step.
   Status Decode(llama_context* ctx, const Ubatch& ubatch, const StepWatch* watch = nullptr);
 
   void set_attend_for_test(AttendFunction attend) { attend_ = attend; }
 
  private:
   class GraphProbe;
-  // What the custom operation of one layer needs; its address is the node's userdata.
+  // The data of one layer's custom operation; its address is the node's userdata.
   struct LayerHook {
     Bridge* bridge = nullptr;
     size_t layer = 0;
@@ -119,7 +118,7 @@ class Bridge {
   bool decoding_ = false;              // while Decode() runs
   const StepWatch* watch_ = nullptr;   // of the current decode
   size_t n_nodes_ = 0;                 // of the current decode's graph
-  size_t n_computed_ = 0;              // of these, about
+  size_t n_computed_ = 0;              // of these, approximately
   CacheShape shape_;
   Position end_position_ = std::numeric_limits<Position>::max();
   std::vector<int> layer_of_cache_;                      // llama's layer index -> ours, or -1

@@ -1,3 +1,4 @@
+// The bridge on generated models: probing, refusals, and equal bits for equal tokens.
 #include "llama/bridge.h"
 
 #include <gtest/gtest.h>
@@ -83,7 +84,7 @@ TEST(BridgeTest, ACopiedCacheIsAForkOfTheConversation) {
   EXPECT_EQ(LastLogits(*model), logits);
 }
 
-// Between our decodes the context is stock llama.cpp's, whatever graphs it kept.
+// Between our decodes the context is stock llama.cpp's, even if it kept rewritten graphs.
 TEST(BridgeTest, LlamaDecodeOfItsOwnIsUntouched) {
   const auto model = Load();
   const auto plain_decode = [&](llama_token token) {
@@ -101,7 +102,7 @@ TEST(BridgeTest, LlamaDecodeOfItsOwnIsUntouched) {
   EXPECT_EQ(cache.tokens_seen(), 6u);
 }
 
-// A thread count that changes between decodes must not lose work.
+// A change of the thread count between decodes must not lose work.
 TEST(BridgeTest, ThreadsCanChange) {
   const auto model = Load();
   KvCache cache = *KvCache::Create(model->shape(), {});

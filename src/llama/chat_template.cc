@@ -20,14 +20,14 @@ namespace rkv {
 
 namespace {
 
-// The largest templates that models carry are 40 KB.
+// Templates of released models have up to 40 KB.
 constexpr size_t kMaxTemplateBytes = size_t{256} << 10;
-// The engine recurses as deep as a template nests; frames of it take up to so much.
+// The engine recurses to the depth of a template's nesting; its frames take up to this much.
 constexpr size_t kStackBytesPerByte = 4096;
 constexpr size_t kMinStackBytes = size_t{8} << 20;
 constexpr size_t kMaxNesting = 500;
 
-// `common` logs to stderr by itself.
+// `common` would log to stderr.
 class QuietLog {
  public:
   QuietLog() : before_(common_log_get_verbosity_thold()) { common_log_set_verbosity_thold(-1); }
@@ -52,7 +52,7 @@ std::string TheChoices() {
       fmt::join(BuiltinNames(), ", "));
 }
 
-// Of brackets, also those in strings: templates nest a dozen deep.
+// Counts brackets, including those in strings: templates nest a dozen deep.
 size_t Nesting(std::string_view jinja) {
   size_t depth = 0;
   size_t deepest = 0;
@@ -63,7 +63,7 @@ size_t Nesting(std::string_view jinja) {
   return deepest;
 }
 
-// The first line of what the engine says, without the excerpt of the template below it.
+// The first line of the engine's message, without the excerpt of the template below it.
 std::string Reason(const std::exception& error) {
   std::string_view text = error.what();
   for (const std::string_view prefix : {"Error while executing template: ", "Jinja Exception: "}) {
@@ -104,7 +104,7 @@ ReasoningTags TagsOf(const common_chat_params& params, const llama_vocab* vocab)
 
 class ChatTemplate::Jinja {
  public:
-  // Both throw what the engine throws.
+  // Both can throw the engine's exceptions.
   Jinja(const llama_model* model, const std::string& source, const ChatTemplateOptions& options)
       : templates_(common_chat_templates_init(model, source)), options_(options) {}
 
@@ -122,7 +122,7 @@ class ChatTemplate::Jinja {
     return common_chat_templates_apply(templates_.get(), inputs);
   }
 
-  // Runs `work` with a deep stack and the engine's errors as ours, with this code.
+  // Runs `work` with a deep stack, and returns the engine's errors with this code.
   Status Guard(StatusCode code, std::string_view what, const std::function<void()>& work) const {
     return Guard(stack_bytes_, code, what, work);
   }
@@ -179,7 +179,7 @@ Result<ChatTemplate> ChatTemplate::Create(const llama_model* model,
                     source.size(), Nesting(source), kMaxTemplateBytes, kMaxNesting));
   }
   const size_t stack_bytes = kMinStackBytes + kStackBytesPerByte * source.size();
-  // Most templates want a conversation that begins with the user.
+  // Most templates require a conversation that begins with the user.
   const ChatMessage probe{.role = "user", .content = "x"};
   common_chat_params params;
   RKV_RETURN_IF_ERROR(

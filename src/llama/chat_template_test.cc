@@ -1,3 +1,4 @@
+// Chat templates: the models' own, llama.cpp's, and templates that fail.
 #include "llama/chat_template.h"
 
 #include <gtest/gtest.h>

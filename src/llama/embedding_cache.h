@@ -1,4 +1,4 @@
-// Embeddings of pictures and clips that were encoded before.
+// Embeddings of pictures and clips that were already encoded.
 #ifndef RETENTIVEKV_LLAMA_EMBEDDING_CACHE_H_
 #define RETENTIVEKV_LLAMA_EMBEDDING_CACHE_H_
 
@@ -11,14 +11,14 @@
 
 namespace rkv {
 
-// What was used last stays. Not thread-safe.
+// Evicts the least recently used entry. Not thread-safe.
 class EmbeddingCache {
  public:
   explicit EmbeddingCache(size_t max_bytes) : max_bytes_(max_bytes) {}
 
-  // Null if it is not held; valid until the next call. An empty key is never held.
+  // Null if the key is not held; valid until the next call. An empty key is never held.
   const std::vector<float>* Find(const std::string& key);
-  // Does nothing for what is larger than the cache.
+  // Does nothing for embeddings larger than the cache.
   void Add(const std::string& key, const std::vector<float>& embeddings);
 
   size_t held_bytes() const { return held_bytes_; }
@@ -32,7 +32,7 @@ class EmbeddingCache {
 
   size_t max_bytes_;
   size_t held_bytes_ = 0;
-  std::list<Entry> entries_;  // the last used first
+  std::list<Entry> entries_;  // the most recently used first
   std::unordered_map<std::string, std::list<Entry>::iterator> by_key_;
 };
 

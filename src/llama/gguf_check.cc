@@ -1,3 +1,4 @@
+// Checks tensors, types and sizes of a GGUF file. Reads metadata only, never weights.
 #include "llama/gguf_check.h"
 
 #include <fmt/format.h>
@@ -24,12 +25,12 @@ namespace rkv {
 
 namespace {
 
-// Patches that become one token along each side; preprocessing and padding grow with its square.
+// Patches along each side that become one token. Preprocessing and padding grow with the square.
 constexpr uint32_t kMaxMerge = 16;
 
 class GgufFile {
  public:
-  // `what` it is, for messages.
+  // `what`: the role of the file in messages.
   GgufFile(const std::string& path, std::string_view what) : path_(path), what_(what) {
     const LlamaErrorLog log;
     gguf_.reset(LoadOrNull(
@@ -47,7 +48,7 @@ class GgufFile {
   }
 
  private:
-  // What a transformer's block cannot do without, once any block has it.
+  // Tensors that every transformer block needs, once any block has them.
   static constexpr std::string_view kOfEveryBlock[] = {
       "attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_qkv.weight", "attn_q.bias",
       "attn_k.bias",   "attn_v.bias",   "attn_qkv.bias", "attn_out.weight", "attn_out.bias",
@@ -57,16 +58,16 @@ class GgufFile {
     return BadFile(fmt::format("{} '{}' is damaged: {}", what_, path_, why));
   }
 
-  // Whether something computes with a tensor of that name and type.
+  // Whether an operation supports a tensor of that name and type.
   static bool TypeFits(std::string_view name, ggml_type type, bool is_vector, bool of_projector) {
     const bool is_float = type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
     if (!of_projector) {
-      // Models also have tables of numbers, such as of which expert has which token.
+      // Models also have tables of numbers, such as that of each token's expert.
       if (name.ends_with(".bias")) return type == GGML_TYPE_F32;
       return is_float || ggml_is_quantized(type) || !name.ends_with(".weight") ||
              name.find("tid2eid") != std::string_view::npos;
     }
-    // Added to activations, or multiplied with them one by one.
+    // Tensors added to activations, or multiplied with them element by element.
     const bool is_added =
         name.ends_with(".bias") || (is_vector && (name.find("norm") != std::string_view::npos ||
                                                   name.find("ln") != std::string_view::npos));
@@ -119,7 +120,7 @@ class GgufFile {
 
   bool Has(const std::string& tensor) const { return names_.contains(tensor); }
 
-  // Whether any block has it.
+  // Whether any block has the tensor.
   bool AnyBlockHas(std::string_view prefix, std::string_view part) const {
     const std::string begin = fmt::format("{}.blk.", prefix);
     for (auto name = names_.lower_bound(begin); name != names_.end() && name->starts_with(begin);
@@ -130,7 +131,7 @@ class GgufFile {
     return false;
   }
 
-  // `modality` names its keys, `prefix` its tensors.
+  // `modality`: prefix of the keys; `prefix`: prefix of the tensors.
   Status CheckEncoder(std::string_view modality, std::string_view prefix) const {
     const auto key = [modality](std::string_view name) {
       return fmt::format("clip.{}.{}", modality, name);
@@ -178,7 +179,7 @@ class GgufFile {
     return OkStatus();
   }
 
-  // Whose graphs read without asking, and merge two patches along each side whatever the file says.
+  // Graphs of these projectors read without checks, and always merge two patches along each side.
   Status CheckQwen() const {
     std::string projector = Text("clip.projector_type");
     if (projector.empty()) projector = Text("clip.vision.projector_type");
@@ -192,8 +193,8 @@ class GgufFile {
     if (n_head == 0 || n_embd / n_head % 4 != 0) {
       return Refuse(fmt::format("RoPE does not fit heads of {} / {} elements", n_embd, n_head));
     }
-    // Else the picture that the graph is for has another size than its convolution makes patches
-    // of.
+    // Otherwise the graph's picture differs in size from the picture that its convolution cuts into
+    // patches.
     const int64_t patch = gguf_find_tensor(gguf_.get(), "v.patch_embd.weight");
     const uint32_t patch_size = Number("clip.vision.patch_size").value_or(0);
     if (patch >= 0 && gguf_get_tensor_ne(gguf_.get(), patch)[0] != int64_t{patch_size}) {
@@ -228,13 +229,13 @@ Status CheckModelFile(const std::string& path) { return GgufFile(path, "model").
 
 Status CheckProjectorFile(const std::string& path, mtmd_context_params params) {
   RKV_RETURN_IF_ERROR(GgufFile(path, "mmproj").CheckProjector());
-  // Whether the shapes of the tensors fit each other, building the graph tells: without weights,
-  // and on the CPU, as what does not fit does not anywhere.
+  // Building the graph checks that the tensors' shapes fit each other. That needs no weights, and
+  // the CPU is sufficient, since shapes do not depend on the device.
   params.use_gpu = false;
   params.warmup = true;
   params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
   const LlamaErrorLog log;
-  const LlamaAbortGuard guard;  // What it throws ends up in the log.
+  const LlamaAbortGuard guard;  // Its exception ends up in the log.
   if (mtmd_get_memory_usage(path.c_str(), params).empty()) {
     return BadFile(fmt::format("cannot use mmproj '{}'{}", path, log.Reason()));
   }

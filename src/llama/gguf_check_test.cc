@@ -1,3 +1,4 @@
+// Damaged GGUF files, including seeded mutations, are refused or read without a crash.
 #include "llama/gguf_check.h"
 
 #include <fmt/format.h>
@@ -29,7 +30,7 @@ namespace {
 const std::string kModel = SourcePath("models/reference/reference-f16.gguf");
 const std::string kProjector = SourcePath("models/reference/mmproj-reference-f16.gguf");
 
-// The file with what follows `text`, and `skip` bytes more, replaced by `value`.
+// The file with `value` in place of the bytes after `text` and `skip` more bytes.
 template <typename T>
 std::string With(std::string bytes, std::string_view text, size_t skip, T value) {
   const size_t at = bytes.find(text);
@@ -38,13 +39,13 @@ std::string With(std::string bytes, std::string_view text, size_t skip, T value)
   return bytes;
 }
 
-// Behind a key is the type of its value.
+// A value's type follows its key.
 template <typename T>
 std::string WithValue(const std::string& bytes, std::string_view key, T value) {
   return With(bytes, key, sizeof(uint32_t), value);
 }
 
-// Behind a tensor's name are the number of its dimensions, these, and its type.
+// After a tensor's name come the number of its dimensions, the dimensions, and its type.
 std::string WithType(const std::string& bytes, std::string_view tensor, size_t n_dims,
                      ggml_type type) {
   return With(bytes, tensor, sizeof(uint32_t) + n_dims * sizeof(uint64_t),
@@ -107,7 +108,7 @@ TEST(GgufCheckTest, ProjectorsThatMtmdWouldDieOfAreRefused) {
   refused(WithType(good, "mm.2.weight", 2, GGML_TYPE_I16), "i16");
   refused(WithType(good, "v.patch_embd.weight.1", 4, GGML_TYPE_BF16), "bf16");
   refused(WithType(good, "v.blk.0.ffn_up.bias", 1, GGML_TYPE_I32), "i32");
-  // Shapes that do not fit each other, of as many bytes.
+  // Shapes that contradict each other, with equal numbers of bytes.
   refused(With(With(good, "v.blk.0.ffn_up.weight", 4, uint64_t{96}), "v.blk.0.ffn_up.weight", 12,
                uint64_t{1536}),
           "shape");
@@ -127,7 +128,7 @@ TEST(GgufCheckTest, ModelsOfTypesThatNothingComputesWithAreRefused) {
   EXPECT_EQ(check(good.substr(0, good.size() - 1000)).code(), StatusCode::kBadFile);
 }
 
-// Loads mutated projectors, and reads a picture with the first that can be loaded.
+// Loads mutated projectors, and reads a picture with the first usable one.
 void ReadWithMutations() {
   const std::string good = *ReadFile(kProjector, "mmproj");
   constexpr size_t kMetadataBytes = 4723;

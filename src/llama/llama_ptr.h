@@ -1,4 +1,4 @@
-// What llama.cpp and mtmd make and have freed, owned. Includes none of their headers.
+// Owning pointers to objects of llama.cpp and mtmd. Includes none of their headers.
 #ifndef RETENTIVEKV_LLAMA_LLAMA_PTR_H_
 #define RETENTIVEKV_LLAMA_LLAMA_PTR_H_
 

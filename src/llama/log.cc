@@ -24,7 +24,7 @@ Capture& TheCapture() {
   return capture;
 }
 
-// "llama_model_load: error loading model: X" -> "X": users do not know our dependencies' functions.
+// "llama_model_load: error loading model: X" -> "X": names of functions do not help users.
 std::string_view StripFunctionNames(std::string_view text) {
   while (true) {
     const size_t colon = text.find(": ");
@@ -39,7 +39,7 @@ std::string_view StripFunctionNames(std::string_view text) {
 
 void OnLog(ggml_log_level level, const char* text, void*) {
   const std::string_view line = TrimSpace(text);
-  // Dots are llama.cpp's progress bar.
+  // llama.cpp's progress bar consists of dots.
   if (line.find_first_not_of('.') == std::string_view::npos) return;
   if (level == GGML_LOG_LEVEL_ERROR) {
     Capture& capture = TheCapture();

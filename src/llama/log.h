@@ -1,4 +1,4 @@
-// What llama.cpp, ggml and mtmd log, so that our errors can say what they knew.
+// The logs of llama.cpp, ggml and mtmd, so that our errors can include their reasons.
 #ifndef RETENTIVEKV_LLAMA_LOG_H_
 #define RETENTIVEKV_LLAMA_LOG_H_
 
@@ -7,11 +7,11 @@
 
 namespace rkv {
 
-// Sends their logs to spdlog's default logger: errors and warnings as debug messages (what the user
-// needs of them is in our own errors), the rest as trace. Idempotent.
+// Sends their logs to spdlog's default logger: errors and warnings as debug messages, since our own
+// errors tell the user the rest; all others as trace. Idempotent.
 void CaptureLlamaLogs();
 
-// Collects the errors that they log during its life, on any thread; the innermost one collects.
+// Collects their logged errors during its life, on any thread; the innermost object collects.
 class LlamaErrorLog {
  public:
   LlamaErrorLog();

@@ -1,3 +1,5 @@
+// Decodes files, splits prompts into chunks, and encodes media. Claimed sizes are checked before
+// memory is allocated.
 #include "llama/media.h"
 
 #include <fmt/format.h>
@@ -19,10 +21,10 @@ namespace rkv {
 
 namespace {
 
-// Two hashes of 64 bits name a file.
+// Two 64-bit hashes identify a file.
 constexpr uint64_t kSecondHashSeed = 0x9E3779B97F4A7C15;
 
-// An hour is 230 MB of samples, and tens of thousands of tokens.
+// An hour has 230 MB of samples, and tens of thousands of tokens.
 constexpr double kMaxSeconds = 3600;
 
 Status CheckSeconds(double seconds, std::string_view name) {
@@ -79,12 +81,12 @@ Result<DecodedMedia> DecodeAudio(const Model& model, std::string_view bytes,
   const LlamaErrorLog log;
   mtmd_helper_bitmap_wrapper decoded = {};
   try {
-    // It takes what IsAudioFile() says is audio for nothing else.
+    // It treats every file with IsAudioFile() as audio, and as nothing else.
     decoded = mtmd_helper_bitmap_init_from_buf(model.vision(),
                                                reinterpret_cast<const unsigned char*>(bytes.data()),
                                                bytes.size(), false, mtmd_helper_init_opt_default());
   } catch (const std::exception&) {
-    // A header that claims more samples than memory holds; bitmap stays null.
+    // The header claims more samples than memory can hold; bitmap stays null.
   }
   DecodedMedia media;
   media.bitmap.reset(decoded.bitmap);
@@ -127,8 +129,8 @@ Status AppendText(const Model& model, std::string_view text, bool add_special,
   return OkStatus();
 }
 
-// With the tokens that the model's pictures and clips begin and end with. A large picture may be
-// cut into several pieces; `n_pieces` counts those of each file.
+// Appends a picture or clip, including the model's begin and end tokens. A large picture may be cut
+// into several pieces; `n_pieces` counts those of each file.
 Status AppendMedia(const Model& model, const mtmd_bitmap* bitmap,
                    std::map<std::string, size_t>& n_pieces, std::vector<PromptChunk>& chunks) {
   const std::string_view marker = MediaMarker();
@@ -230,7 +232,7 @@ MediaSpan MediaGrid(const PromptChunk& chunk, uint64_t first_token) {
   const mtmd_image_tokens* image = mtmd_input_chunk_get_tokens_image(chunk.media.get());
   if (image == nullptr) return span;
   span.modality = Modality::kImage;
-  // Deprecated in favour of positions, which however only tell the grid of M-RoPE models.
+  // Deprecated in favour of positions; but those only have the grid of M-RoPE models.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
   const size_t columns = mtmd_image_tokens_get_nx(image);

@@ -18,37 +18,37 @@ namespace rkv {
 
 class Model;
 
-// The largest picture or audio file that is read.
+// The maximum size of a picture or audio file.
 inline constexpr size_t kMaxMediaFileBytes = size_t{1} << 30;
-// The most that the pictures and clips of a turn may take when they are decoded: an hour of sound
-// at 24 kHz, and of this the pictures at the size that the model reads them at.
+// The maximum of a turn's decoded pictures and clips: an hour of sound at 24 kHz. Pictures count at
+// the size that the model reads.
 inline constexpr uint64_t kMaxMediaBytes = uint64_t{384} << 20;
 inline constexpr uint64_t kMaxPictureBytes = uint64_t{128} << 20;
-// The most pixels that the files of a turn's pictures may have together: some seconds of decoding.
+// The maximum of pixels in the picture files of a turn, together: some seconds of decoding.
 inline constexpr uint64_t kMaxTurnPixels = 512 * 1000 * 1000;
 
-// A picture or clip as the model takes it.
+// A picture or clip in the form that the model takes.
 struct DecodedMedia {
   LlamaPtr<mtmd_bitmap> bitmap;
   uint64_t n_bytes = 0;
   bool is_picture = false;
   uint64_t file_pixels = 0;  // of a picture, before it is scaled down
-  Position n_positions = 0;  // of a picture; of audio only known when it is tokenised
-  std::string notice;        // for the user, where it is read at less than its size
+  Position n_positions = 0;  // of a picture; of audio only known after tokenization
+  std::string notice;        // for the user, if the picture is read below its size
 };
 
-// Decodes a picture (PictureFormats()) or audio (WAV, MP3, FLAC). kBadFile for what is neither, is
-// damaged, or is larger than the limits; kInvalidArgument if the model cannot take it.
+// Decodes a picture (PictureFormats()) or audio (WAV, MP3, FLAC). kBadFile for other or damaged
+// files and for files over the limits; kInvalidArgument if the model cannot take it.
 Result<DecodedMedia> DecodeMedia(const Model& model, std::string_view bytes, std::string_view name);
 
-// One piece of a prompt: text tokens, or a picture or audio clip that is yet to be encoded.
+// One piece of a prompt: text tokens, or a picture or audio clip before its encoding.
 struct PromptChunk {
-  std::vector<Token> tokens;         // if it is text
-  LlamaPtr<mtmd_input_chunk> media;  // if it is not
+  std::vector<Token> tokens;         // of text
+  LlamaPtr<mtmd_input_chunk> media;  // null for text
   size_t n_tokens = 0;
-  Position n_positions = 0;  // how far it moves the conversation's position
+  Position n_positions = 0;  // advance of the conversation's position
   bool causal = true;
-  std::string key;  // of media: the same for the same piece of the same file
+  std::string key;  // of media: equal for the same piece of the same file
 
   bool is_media() const { return media != nullptr; }
 };
@@ -59,8 +59,8 @@ Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_
                                                 std::span<const DecodedMedia> media,
                                                 bool add_special);
 
-// Runs the vision or audio encoder, unless the model's embedding cache has the chunk: [n_tokens,
-// n_embd] embeddings. kCancelled if `watch` stops it.
+// Runs the vision or audio encoder unless the model's embedding cache has the chunk. Returns the
+// embeddings, [n_tokens, n_embd]. kCancelled if `watch` stops it.
 Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& chunk,
                                        const StepWatch& watch);
 
@@ -69,8 +69,8 @@ Result<std::vector<float>> EncodeMedia(const Model& model, const PromptChunk& ch
 std::vector<std::array<Position, 4>> MediaPositions(const Model& model, const PromptChunk& chunk,
                                                     Position first);
 
-// The grid of a media chunk whose first token is `first_token` of the conversation: what mtmd
-// reports; one row for audio, and for pictures whose tokens are no grid.
+// The grid of a media chunk whose first token is `first_token` of the conversation, as mtmd reports
+// it. One row for audio, and for pictures whose tokens form no grid.
 MediaSpan MediaGrid(const PromptChunk& chunk, uint64_t first_token);
 
 }  // namespace rkv

@@ -1,3 +1,5 @@
+// Loads a model with its adapters, vision and context. Faults that would make llama.cpp abort are
+// refused first.
 #include "llama/model.h"
 
 #include <fmt/format.h>
@@ -31,10 +33,10 @@ namespace {
 constexpr int kSampledBlocks = 64;
 constexpr size_t kBlockBytes = 4096;
 
-// Weights are allocated in larger pieces, and tables of a vocabulary in smaller ones.
+// Allocations of weights are larger, and those of vocabulary tables are smaller.
 constexpr size_t kMinWeightBytes = size_t{16} << 20;
 
-// llama.cpp says little about what is wrong with a file, so what can be told is told here first.
+// llama.cpp's errors about files are vague, so the common faults are checked first.
 Status CheckGgufFile(const std::string& path, std::string_view what) {
   std::error_code error;
   if (!std::filesystem::exists(path, error)) {
@@ -79,7 +81,7 @@ void InitBackends() {
   (void)once;
 }
 
-// llama.cpp ends the program if nobody answers there, so that is found out first.
+// llama.cpp ends the program if the server does not answer, so this is checked first.
 Status CheckListens(const std::string& server) {
   const size_t colon = server.rfind(':');
   if (colon == std::string::npos || colon == 0 || colon + 1 == server.size()) {
@@ -102,7 +104,7 @@ Status CheckListens(const std::string& server) {
   return connected ? OkStatus() : Internal(fmt::format("no RPC server answers at '{}'", server));
 }
 
-// The devices of RPC servers, with the null that llama.cpp's list ends with.
+// The devices of RPC servers, and the null that ends llama.cpp's list.
 Result<std::vector<ggml_backend_dev_t>> RpcDevices(const std::vector<std::string>& servers) {
   const ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
   using AddServer = ggml_backend_reg_t (*)(const char* endpoint);
@@ -144,7 +146,8 @@ Status CheckServable(const llama_model* model, int n_ctx) {
   if (std::string_view(arch) == "minimax-m3") {
     return Unsupported("the model chooses blocks of its cache by an index of its own (MSA)");
   }
-  // Before a context is made: where the CPU has AMX, llama.cpp aborts as it makes one for such a
+  // Checked before a context is made: with AMX, llama.cpp aborts when it makes one for such a model
+  // with quantised weights.
   // model with quantised weights.
   char length[16] = {};
   const std::string mla_key = fmt::format("{}.attention.key_length_mla", arch);
@@ -165,7 +168,7 @@ Status CheckServable(const llama_model* model, int n_ctx) {
 
 namespace {
 
-// The number that a GGUF file has under `key`, or 0.
+// The number under `key` in a GGUF file, or 0.
 size_t BlockCount(const std::string& path, const char* key) {
   const LlamaPtr<gguf_context> file(
       gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}));
@@ -175,7 +178,8 @@ size_t BlockCount(const std::string& path, const char* key) {
   return gguf_get_val_u32(file.get(), found);
 }
 
-// Each layer of an encoder attends once. The graph is only cut there while somebody watches.
+// Counts attention nodes, since each layer of an encoder has one. Cuts the graph there only for a
+// StepWatch.
 bool OnEncoderNode(ggml_tensor* node, bool ask, void* encoder_state) {
   auto& state = *static_cast<EncoderState*>(encoder_state);
   if (ask) {
@@ -214,7 +218,7 @@ Result<std::unique_ptr<Model>> Model::Load(const ModelOptions& options,
   RKV_RETURN_IF_ERROR(model->AddAdapters());
   if (!options.mmproj_path.empty()) RKV_RETURN_IF_ERROR(model->LoadVision());
   model->fingerprint_ = FileFingerprint(options.model_path);
-  // Keys and values of the same weights under other options are others.
+  // The same weights give other keys and values under other options.
   std::string changes = DescribeChanges(options);
   for (const auto* adapters : {&options.loras, &options.control_vectors}) {
     for (const Adapter& adapter : *adapters) {
@@ -232,8 +236,8 @@ Status Model::LoadWeights(const LoadProgress& progress) {
   RKV_ASSIGN_OR_RETURN(const auto overrides, ParseOverrides(options_.overrides));
   if (!options_.overrides.empty()) params.kv_overrides = overrides.data();
   std::vector<ggml_backend_dev_t> devices;
-  // llama.cpp runs an operation where the weights next to it are. Attention stands between writing
-  // the cache, which is here, and these.
+  // llama.cpp runs an operation on the device of the weights next to it. Attention lies between the
+  // local write to the cache and these weights.
   const llama_model_tensor_buft_override here[] = {
       {R"(blk\.\d+\.attn_(output|sub_norm)\.)", ggml_backend_cpu_buffer_type()},
       {nullptr, nullptr}};
@@ -243,8 +247,8 @@ Status Model::LoadWeights(const LoadProgress& progress) {
     params.tensor_buft_overrides = here;
     if (params.n_gpu_layers == 0) params.n_gpu_layers = -1;
   }
-  // llama.cpp first tells its progress when it has allocated what it will copy weights to, and has
-  // written nothing there.
+  // At llama.cpp's first progress report, the memory for copied weights is allocated and still
+  // unwritten.
   struct Loading {
     const LoadProgress& progress;
     std::vector<AddressRange> before;
@@ -282,7 +286,7 @@ Status Model::MakeContext() {
   params.n_threads = options_.n_threads > 0 ? options_.n_threads : cores;
   params.n_threads_batch =
       options_.n_threads_batch > 0 ? options_.n_threads_batch : params.n_threads;
-  // A ubatch cannot be longer than a conversation, and llama.cpp allocates for it.
+  // A ubatch cannot be longer than a conversation, and llama.cpp allocates memory for it.
   options_.n_ubatch = std::min(options_.n_ubatch, n_ctx_);
   params.n_ubatch = static_cast<uint32_t>(options_.n_ubatch);
   params.n_seq_max = static_cast<uint32_t>(options_.n_seq_max);

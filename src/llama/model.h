@@ -26,11 +26,11 @@ namespace rkv {
 
 struct ModelOptions {
   std::string model_path;
-  std::string mmproj_path;  // empty: no pictures or audio
-  int n_ctx = 0;            // longest conversation in positions; 0: what the model was trained for
-  int n_ubatch = 512;       // tokens per llama_decode
-  int n_threads = 0;        // 0: all cores
-  int n_gpu_layers = 0;     // negative: all
+  std::string mmproj_path;    // empty: no pictures or audio
+  int n_ctx = 0;              // longest conversation in positions; 0: the model's training length
+  int n_ubatch = 512;         // tokens per llama_decode
+  int n_threads = 0;          // 0: all cores
+  int n_gpu_layers = 0;       // negative: all
   int image_min_tokens = -1;  // visual tokens per picture; -1: the model's own limits
   std::optional<int> image_max_tokens = {};              // as EngineOptions::image_max_tokens
   int n_seq_max = 1;                                     // conversations decoded at once
@@ -51,27 +51,27 @@ struct ModelOptions {
   std::vector<std::string> overrides = {};
 };
 
-// Visual tokens that a picture is scaled down to where a model takes any resolution and nobody says
-// how many: the 1280 of 28 x 28 pixels that Qwen2-VL recommends.
+// The default of visual tokens per picture for models of any resolution: the 1280 of 28 x 28 pixels
+// that Qwen2-VL recommends.
 inline constexpr int kDefaultImageMaxTokens = 1280;
 
-// Fraction of loading that is done, 0 to 1.
+// The finished share of loading, 0 to 1.
 using LoadProgress = std::function<void(double fraction)>;
 
 // kUnsupported, with the reason, for a model that this cache cannot serve in conversations of up to
-// `n_ctx` positions, as far as its metadata tell; Bridge::Probe() finds the rest.
+// `n_ctx` positions. Checks the metadata only; Bridge::Probe() checks the graph.
 Status CheckServable(const llama_model* model, int n_ctx);
 
 // Whether llama.cpp found a GPU in this machine.
 bool HasGpuDevice();
 
-// Its version, e.g. "0.5.0".
+// The version of llama.cpp, e.g. "0.5.0".
 std::string LlamaCppVersion();
 
-// True if positions have several components, so that embeddings come with four each.
+// True if positions have several components; embeddings then have four each.
 bool UsesMrope(const llama_model* model);
 
-// What is told of the vision or audio encoder while it runs.
+// Progress of the vision or audio encoder.
 struct EncoderState {
   const StepWatch* watch = nullptr;
   size_t n_layers = 0;  // of the encoder; 0: unknown
@@ -94,9 +94,9 @@ class Model {
   const CacheShape& shape() const { return shape_; }
   const ModelOptions& options() const { return options_; }
   int n_ctx() const { return n_ctx_; }  // longest conversation in positions
-  int n_ctx_train() const;              // that it was trained for; 0: not known
+  int n_ctx_train() const;              // training length; 0: not known
   int n_vocab() const;
-  size_t n_embd_input() const;  // numbers of an embedding that it reads in place of a token
+  size_t n_embd_input() const;  // size of an input embedding
   bool uses_mrope() const { return UsesMrope(model_.get()); }
   bool takes_pictures() const;
   bool takes_audio() const;
@@ -114,24 +114,24 @@ class Model {
   // Layers of the encoder of pictures, or of clips.
   size_t n_encoder_layers(bool audio) const { return audio ? n_audio_layers_ : n_vision_layers_; }
 
-  // The token that ends an answer. EndsAnswer() is also true for others that do.
+  // The token that ends an answer. EndsAnswer() is also true for the other end tokens.
   Token EndOfAnswer() const;
   bool EndsAnswer(Token token) const;
 
-  // Identifies what keys and values come from: a hash over samples of the model's file and its
-  // adapters', and over options that change what the model computes.
+  // Identifies the origin of keys and values: a hash over samples of the files of the model and its
+  // adapters, and over options that change the computation.
   uint64_t fingerprint() const { return fingerprint_; }
-  // Of the weights, in huge pages as far as the system had some left.
+  // Bytes of the weights in huge pages, which the system may run out of.
   size_t huge_page_bytes() const { return huge_page_bytes_; }
-  // "SmolLM2-135M Q4_1": name, size and type of the weights. The same everywhere.
+  // "SmolLM2-135M Q4_1": name, size and type of the weights. All outputs use this text.
   std::string Description() const;
 
   const Tokenizer& tokenizer() const { return *tokenizer_; }
-  // As Tokenizer::Tokenize(), of as many tokens as a conversation can have.
+  // As Tokenizer::Tokenize(), limited to the maximum tokens of a conversation.
   Result<std::vector<Token>> Tokenize(std::string_view text, bool add_special) const {
     return tokenizer_->Tokenize(text, add_special, static_cast<size_t>(n_ctx_));
   }
-  // The bytes that a token stands for; special tokens as text if `special`.
+  // The bytes of a token; special tokens as text if `special`.
   std::string TokenText(Token token, bool special) const;
 
  private:

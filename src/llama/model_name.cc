@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t kMaxName = 80;
 
-// A file's text as one short line: it goes to terminals and tables.
+// A file's text as one short line, safe for terminals and tables.
 std::string OneLine(std::string_view text) {
   std::string line;
   for (const char c : text.substr(0, kMaxName)) {
@@ -69,7 +69,7 @@ std::string DescribeModel(const llama_model* model, std::string_view path) {
                                       .size_label = Metadata(model, "general.size_label"),
                                       .arch = Metadata(model, "general.architecture")},
                                      llama_model_n_params(model), path);
-  // "llama 256M Q4_1": only what comes after the second space is right of every file.
+  // "llama 256M Q4_1": only the part after the second space is correct for every file.
   char text[256] = {};
   llama_model_desc(model, text, sizeof(text));
   std::string_view type = text;

@@ -1,4 +1,4 @@
-// What a model is called, wherever users read it.
+// The name of a model, for all output that users read.
 #ifndef RETENTIVEKV_LLAMA_MODEL_NAME_H_
 #define RETENTIVEKV_LLAMA_MODEL_NAME_H_
 
@@ -10,11 +10,11 @@ struct llama_model;
 
 namespace rkv {
 
-// "SmolLM2-135M Q4_1": the name in the file, with its size, and the type of the weights. `path`: of
-// the file, whose spelling of the name is taken if it begins with it.
+// "SmolLM2-135M Q4_1": the name in the file, with its size, and the type of the weights. `path`:
+// the model file; if its name begins with the model's name, its spelling is used.
 std::string DescribeModel(const llama_model* model, std::string_view path);
 
-// The parts of it, as the file's metadata have them.
+// The parts of the name in the file's metadata.
 struct ModelNames {
   std::string name;        // general.name
   std::string basename;    // general.basename

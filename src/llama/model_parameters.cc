@@ -1,3 +1,4 @@
+// Parses overrides and RoPE options, and checks their ranges before llama.cpp sees them.
 #include "llama/model_parameters.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-// ModelOptions in llama.cpp's parameters.
+// Converts ModelOptions to llama.cpp's parameters.
 #ifndef RETENTIVEKV_LLAMA_MODEL_PARAMETERS_H_
 #define RETENTIVEKV_LLAMA_MODEL_PARAMETERS_H_
 
@@ -16,14 +16,14 @@ namespace rkv {
 
 llama_load_mode ToLlama(LoadMode mode);
 
-// "KEY=TYPE:VALUE" each, with the empty entry that llama.cpp's list ends with. kInvalidArgument
-// says what is wrong with one.
+// Parses "KEY=TYPE:VALUE" entries and appends the empty entry that ends llama.cpp's list.
+// kInvalidArgument names the fault of an entry.
 Result<std::vector<llama_model_kv_override>> ParseOverrides(std::span<const std::string> texts);
 
-// kInvalidArgument for values that no rotation has.
+// kInvalidArgument for values that no rotation can have.
 Status SetRope(const RopeOptions& rope, llama_context_params& params);
 
-// Options under which the same weights give other keys and values, as text; empty: none.
+// The options that change the keys and values of the same weights, as text; empty: none.
 std::string DescribeChanges(const ModelOptions& options);
 
 }  // namespace rkv

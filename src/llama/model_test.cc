@@ -18,7 +18,7 @@ size_t AdvisedBytes() {
   return total;
 }
 
-// What stands between malloc and the system in a sanitizer keeps pieces of its own.
+// The allocator of a sanitizer keeps freed memory.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool kPlainMalloc = false;
 #else

@@ -1,3 +1,5 @@
+// Finds the largest size of a picture within its limit of tokens. mtmd counts the tokens of each
+// candidate size.
 #include "llama/picture_size.h"
 
 #include <fmt/format.h>
@@ -14,19 +16,20 @@ namespace rkv {
 
 namespace {
 
-// Models that cut pictures into tiles see no more than this.
+// Models that cut pictures into tiles use no more pixels.
 constexpr uint64_t kMaxTiledPixels = 3024 * 3024;
-// Others have up to 56 x 56 pixels in a token, and are given some more, as they scale once again.
+// Other models have up to 56 x 56 pixels in a token. They get some more, since they scale once
+// again.
 constexpr uint64_t kPixelsOfToken = 96 * 96;
 constexpr uint64_t kMinPixels = 1024 * 1024;
-// mtmd resizes to no more than 65536 pixels a side, and rounds up to whole tokens.
+// mtmd resizes to at most 65536 pixels a side, and rounds up to whole tokens.
 constexpr int kMaxSide = 32768;
 
-// A picture of nearly no content, and one that every model scales down.
+// A picture with almost no content, and one that every model scales down.
 constexpr PictureSize kSmallPicture{64, 64};
 constexpr PictureSize kLargePicture{8192, 8192};
 
-// The size whose longer side has so many pixels.
+// `size`, scaled to a longer side of `side` pixels.
 PictureSize WithLongerSide(const PictureSize& size, int side) {
   const int longer = std::max(size.width, size.height);
   const auto scaled = [&](int n) {
@@ -35,18 +38,18 @@ PictureSize WithLongerSide(const PictureSize& size, int side) {
   return {.width = scaled(size.width), .height = scaled(size.height)};
 }
 
-// The most tokens that a picture may come to.
+// The maximum of tokens for a picture.
 Result<size_t> MaxTokens(const Model& model) {
   const ModelOptions& options = model.options();
   const int asked = options.image_max_tokens.value_or(kDefaultImageMaxTokens);
   if (asked <= 0) {
-    // The model's own limit, which it does not keep for pictures that are long and thin.
+    // The model's own limit, which it exceeds for long and thin pictures.
     RKV_ASSIGN_OR_RETURN(const PictureTokens large, CountPictureTokens(model, kLargePicture));
     return large.n_tokens;
   }
   const auto most = static_cast<size_t>(std::max(asked, options.image_min_tokens));
   if (options.image_max_tokens.has_value()) return most;
-  // A model of tiles has been trained with all of them.
+  // A model with tiles has been trained with all of them.
   RKV_ASSIGN_OR_RETURN(const PictureTokens small, CountPictureTokens(model, kSmallPicture));
   RKV_ASSIGN_OR_RETURN(const PictureTokens large, CountPictureTokens(model, kLargePicture));
   const bool any_resolution = large.n_pieces == 1 && 4 * small.n_tokens <= most;
@@ -86,7 +89,7 @@ Result<PicturePlan> PlanPicture(const Model& model, const PictureSize& size) {
   RKV_ASSIGN_OR_RETURN(const PictureTokens own, CountPictureTokens(model, size));
   PicturePlan plan{.size = size, .tokens = own};
   if (own.n_tokens > most) {
-    // The least that the model can do with is allowed in any case.
+    // The model's own minimum is always allowed.
     int low = std::min(std::max(size.width, size.height), kSmallPicture.width);
     plan.size = WithLongerSide(size, low);
     RKV_ASSIGN_OR_RETURN(plan.tokens, CountPictureTokens(model, plan.size));
@@ -104,7 +107,7 @@ Result<PicturePlan> PlanPicture(const Model& model, const PictureSize& size) {
       }
     }
     plan.fewer_tokens = plan.tokens.n_tokens < own.n_tokens;
-    // A model that makes as many tokens of every size is given all pixels.
+    // A model with equally many tokens for every size gets all pixels.
     if (!plan.fewer_tokens) plan = {.size = size, .tokens = own};
   }
   const uint64_t useful = plan.tokens.n_pieces > 1

@@ -1,5 +1,5 @@
-// How large pictures are read: vision encoders take time and memory by tokens, and pictures come as
-// large as cameras make them.
+// Chooses the size at which pictures are read. Vision encoders take time and memory by tokens, and
+// cameras make large pictures.
 #ifndef RETENTIVEKV_LLAMA_PICTURE_SIZE_H_
 #define RETENTIVEKV_LLAMA_PICTURE_SIZE_H_
 
@@ -11,23 +11,23 @@ namespace rkv {
 
 class Model;
 
-// What a picture of a size comes to.
+// The cost of a picture of a given size.
 struct PictureTokens {
   size_t n_tokens = 0;
   Position n_positions = 0;
-  size_t n_pieces = 0;  // that the model cuts it into
+  size_t n_pieces = 0;  // into which the model cuts the picture
 };
 
-// Asks mtmd, without pixels.
+// Asks mtmd, without any pixels.
 Result<PictureTokens> CountPictureTokens(const Model& model, const PictureSize& size);
 
 struct PicturePlan {
-  PictureSize size;  // to decode it at
+  PictureSize size;  // for decoding
   PictureTokens tokens;
-  bool fewer_tokens = false;  // than the picture has at its own size
+  bool fewer_tokens = false;  // than at the picture's own size
 };
 
-// The largest size with the picture's shape whose tokens are within ModelOptions::image_max_tokens.
+// The largest size with the picture's shape and no more tokens than ModelOptions::image_max_tokens.
 Result<PicturePlan> PlanPicture(const Model& model, const PictureSize& size);
 
 }  // namespace rkv

@@ -1,3 +1,5 @@
+// Builds llama.cpp's sampler chain from options, and checks options and grammars. A grammar is
+// separate from the chain, so that only likely tokens are checked.
 #include "llama/sampler.h"
 
 #include <fmt/format.h>
@@ -21,11 +23,11 @@ namespace rkv {
 
 namespace {
 
-// Logits are divided by it, and must stay numbers.
+// Divisor of logits; smaller values would give infinities.
 constexpr float kMinTemperature = 1e-5f;
-// llama.cpp allocates for as many.
+// llama.cpp allocates this many.
 constexpr int kMaxHistory = 1 << 20;
-constexpr int kMaxCandidates = 100;  // of Mirostat 1, as llama.cpp's programs have it
+constexpr int kMaxCandidates = 100;  // of Mirostat 1, as in llama.cpp's programs
 
 constexpr size_t kMaxGrammarBytes = size_t{1} << 20;
 constexpr size_t kMaxGrammarNesting = 100;
@@ -106,8 +108,8 @@ Status CheckRanges(const SamplingOptions& options) {
   return OkStatus();
 }
 
-// What is added to logits before anything else: the options' biases, what the model's file says is
-// never to be said, and the tokens that end an answer if it must not end.
+// The additions to logits before all samplers: the options' biases, tokens that the model's file
+// suppresses, and the end tokens if the answer must not end.
 Result<std::vector<llama_logit_bias>> Biases(const SamplingOptions& options,
                                              const llama_vocab* vocab) {
   const int32_t n_vocab = llama_vocab_n_tokens(vocab);
@@ -135,7 +137,7 @@ Result<std::vector<llama_logit_bias>> Biases(const SamplingOptions& options,
   return biases;
 }
 
-// Adds the samplers of the options to a chain; those that would do nothing are left out.
+// Adds the samplers of the options to a chain, without those that have no effect.
 class ChainBuilder {
  public:
   ChainBuilder(const SamplingOptions& options, const llama_vocab* vocab, llama_sampler* chain)
@@ -164,7 +166,8 @@ class ChainBuilder {
       AddMirostat();
       return OkStatus();
     }
-    // Of a greedy choice only these change which token is the likeliest; XTC by what others left.
+    // Under a greedy choice, only these change the likeliest token; XTC also depends on earlier
+    // samplers.
     const bool all = !greedy || o.xtc_probability > 0;
     bool adaptive = false;
     for (const std::string& name : o.mirostat != 0 ? std::vector<std::string>() : names) {
@@ -215,7 +218,7 @@ class ChainBuilder {
     }
   }
 
-  // Samplers that take tokens out of the choice.
+  // Adds a sampler that removes candidates.
   void AddFilter(const std::string& name) {
     const SamplingOptions& o = options_;
     if (name == "top_n_sigma" && o.top_n_sigma > 0) {
@@ -249,7 +252,7 @@ Result<LlamaPtr<llama_sampler>> MakeGrammar(const std::string& grammar, const ll
     sampler.reset();
   }
   if (sampler != nullptr) return sampler;
-  // llama.cpp repeats the grammar from where it is wrong.
+  // llama.cpp's message also repeats the rest of the grammar.
   constexpr size_t kMaxReason = 160;
   const std::string whole = log.Reason();
   std::string_view reason = std::string_view(whole).substr(0, whole.find('\n'));
@@ -262,7 +265,7 @@ Result<LlamaPtr<llama_sampler>> MakeGrammar(const std::string& grammar, const ll
       reason));
 }
 
-// Where the text or character class that begins at `i` ends: its last character.
+// The last character of the text or character class that begins at `i`.
 size_t EndOfQuoted(std::string_view grammar, size_t i) {
   const char end = grammar[i] == '"' ? '"' : ']';
   for (++i; i < grammar.size() && grammar[i] != end; ++i) {
@@ -271,7 +274,7 @@ size_t EndOfQuoted(std::string_view grammar, size_t i) {
   return i;
 }
 
-// How many rules a repetition such as {2,30} at `i` is written out as, and where it ends.
+// The number of rules in the expansion of a repetition such as {2,30} at `i`. Moves `i` to its end.
 size_t Repetitions(std::string_view grammar, size_t& i) {
   size_t most = 1;
   while (++i < grammar.size() && grammar[i] != '}') {
@@ -419,8 +422,8 @@ Token Sampler::Sample(const Model& model, size_t row) {
   if (grammar_ == nullptr) {  // Accepts the token too.
     return llama_sampler_sample(chain_.get(), model.context(), static_cast<int32_t>(row));
   }
-  // As llama.cpp's programs do: most often the likeliest tokens fit, and looking at one of them is
-  // faster than at all of the vocabulary.
+  // As in llama.cpp's programs: usually the likeliest token fits the grammar. Checking one token is
+  // faster than filtering the whole vocabulary.
   const float* logits = model.Logits(row).data();
   Token token = SampleWithin(logits, false);
   if (token == kNoToken || !IsAllowed(token)) token = SampleWithin(logits, true);

@@ -18,21 +18,21 @@ namespace rkv {
 
 class Model;
 
-// llama.cpp's samplers, in its order unless the options say another. A temperature of 0 is greedy.
+// llama.cpp's samplers, in its order unless the options set another. A temperature of 0 is greedy.
 class Sampler {
  public:
-  // kInvalidArgument, with the reason, for options that nothing can be sampled with.
+  // kInvalidArgument, with the reason, for options that cannot sample.
   static Result<std::unique_ptr<Sampler>> Create(const SamplingOptions& options,
                                                  const Model& model);
   ~Sampler();
 
-  // How many tokens before the answer count; 0 if it does not matter what they were.
+  // The number of tokens before the answer that affect sampling; 0 if none do.
   size_t n_history() const { return n_history_; }
-  // Tells those tokens, the last one last.
+  // Passes those tokens in, the last one last.
   void AcceptHistory(std::span<const Token> tokens);
 
-  // Samples from the logits of a row of the model's last ubatch. kNoToken: the grammar lets nothing
-  // more follow that the vocabulary can spell.
+  // Samples from the logits of a row of the model's last ubatch. kNoToken: the grammar allows no
+  // continuation that the vocabulary can spell.
   Token Sample(const Model& model, size_t row);
 
  private:
@@ -42,13 +42,13 @@ class Sampler {
 
   const llama_vocab* vocab_;
   LlamaPtr<llama_sampler> chain_;
-  LlamaPtr<llama_sampler> grammar_;  // null without one
+  LlamaPtr<llama_sampler> grammar_;  // null without a grammar
   size_t n_history_ = 0;
   std::vector<llama_token_data> candidates_;  // with a grammar
 };
 
-// kInvalidArgument for a GBNF grammar that llama.cpp's parser would need too much stack or memory
-// for: it calls itself for every level of brackets and for every rule that begins with another one.
+// kInvalidArgument for a GBNF grammar that needs too much stack or memory in llama.cpp's parser.
+// The parser recurses for every level of brackets and for every rule that begins with another one.
 Status CheckGrammarSize(std::string_view grammar);
 
 }  // namespace rkv

@@ -12,7 +12,7 @@ namespace rkv {
 
 namespace {
 
-// ggml only says on the standard error that it could not pin a thread.
+// Checked here, since ggml reports a failed pinning only on the standard error.
 Status CheckCpus(const ThreadOptions& options) {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
@@ -50,7 +50,7 @@ ThreadPools::~ThreadPools() {
 }
 
 ggml_threadpool* ThreadPools::Make(const ThreadOptions& options, int n_threads, bool paused) {
-  // Backends may be in libraries that are loaded when they are needed.
+  // Looked up at run time: backends may be in libraries that are loaded later.
   auto* const make = CpuFunction<decltype(ggml_threadpool_new)>("ggml_threadpool_new");
   free_ = CpuFunction<decltype(ggml_threadpool_free)>("ggml_threadpool_free");
   if (make == nullptr || free_ == nullptr) return nullptr;
@@ -68,7 +68,7 @@ Status ThreadPools::Attach(const ThreadOptions& options, llama_context* context)
   RKV_RETURN_IF_ERROR(CheckCpus(options));
   const int n_one = llama_n_threads(context);
   const int n_many = llama_n_threads_batch(context);
-  // A pool must have exactly as many threads as the step that it runs.
+  // A pool must have exactly as many threads as its step.
   if (n_many != n_one) many_ = Make(options, n_many, false);
   one_ = Make(options, n_one, n_many != n_one);
   if (one_ == nullptr || (n_many != n_one && many_ == nullptr)) {

@@ -1,4 +1,4 @@
-// Threads of a context that run where and how the user says.
+// Thread pools of a context with the user's CPUs, priority and polling.
 #ifndef RETENTIVEKV_LLAMA_THREAD_POOLS_H_
 #define RETENTIVEKV_LLAMA_THREAD_POOLS_H_
 
@@ -18,19 +18,19 @@ class ThreadPools {
   ThreadPools(const ThreadPools&) = delete;
   ThreadPools& operator=(const ThreadPools&) = delete;
 
-  // Gives the context pools of as many threads as it has. With default options, nothing is done:
-  // ggml makes pools of its own. kInvalidArgument for CPUs that this process cannot run on.
+  // Gives the context pools with its numbers of threads. Does nothing with default options: ggml
+  // then makes its own pools. kInvalidArgument for CPUs that this process cannot run on.
   Status Attach(const ThreadOptions& options, llama_context* context);
 
  private:
   ggml_threadpool* Make(const ThreadOptions& options, int n_threads, bool paused);
 
   ggml_threadpool* one_ = nullptr;   // for steps of one token
-  ggml_threadpool* many_ = nullptr;  // for others; null: the same
+  ggml_threadpool* many_ = nullptr;  // for larger steps; null: the same pool
   void (*free_)(ggml_threadpool*) = nullptr;
 };
 
-// Of the process; only the first call counts.
+// For the whole process; only the first call counts.
 void InitNuma(Numa numa);
 
 }  // namespace rkv

@@ -1,4 +1,4 @@
-// Numbers that llama.cpp gives to things, for those who do not see its headers.
+// llama.cpp's number types, for code that does not include its headers.
 #ifndef RETENTIVEKV_LLAMA_TOKEN_H_
 #define RETENTIVEKV_LLAMA_TOKEN_H_
 

@@ -1,3 +1,5 @@
+// Splits text at special tokens, and tokenizes the parts within bounds of stack and length. Results
+// equal those of llama.cpp's tokenizer.
 #include "llama/tokenizer.h"
 
 #include <fmt/format.h>
@@ -13,9 +15,8 @@ namespace rkv {
 
 namespace {
 
-// Some pre-tokenizers are std::regex, which recurses for each character of a match. 300 bytes of
-// stack a character have been seen with GCC's library, and more where it is not optimised, or
-// instrumented.
+// Some pre-tokenizers are std::regex, which recurses for each character of a match. GCC's library
+// has taken 300 bytes of stack a character, and more without optimisation or with sanitizers.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr size_t kStackBytesPerChar = 8192;
 #else
@@ -25,12 +26,12 @@ constexpr size_t kUsualStackChars = 2000;
 constexpr size_t kMaxLineBytes = size_t{1} << 20;
 constexpr size_t kMinStackBytes = size_t{1} << 20;
 
-// A longer text is first tokenized piece by piece, to stop where it is too long.
+// A longer text is first tokenized in pieces, to stop as soon as it is too long.
 constexpr size_t kUsualBytesPerToken = 4;
 constexpr size_t kPieceBytes = size_t{32} << 10;
 
-// The longest match that a pre-tokenizer may find: they stop at the ends of lines, or go over
-// nothing but white space.
+// The maximum length of a pre-tokenizer's match. Matches end at the ends of lines, or contain only
+// white space.
 size_t LongestRun(std::string_view text) {
   size_t longest = 0;
   size_t line = 0;
@@ -136,7 +137,7 @@ bool Tokenizer::IsControl(Token token) const {
           (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_UNKNOWN)) != 0;
 }
 
-// In the order in which llama.cpp looks for them: the longest first.
+// In llama.cpp's order: the longest first.
 std::vector<Token> Tokenizer::SpecialsIn(std::string_view text) const {
   std::vector<Token> tokens;
   std::vector<bool> seen(static_cast<size_t>(llama_vocab_n_tokens(vocab_)));
@@ -190,8 +191,8 @@ std::vector<Tokenizer::Fragment> Tokenizer::Partition(std::string_view text) con
   return fragments;
 }
 
-// Whether `text` is of more than `max_tokens`, up to what its pieces have at their ends. Reads it
-// only as far as it has to.
+// Whether `text` has more than `max_tokens`. Allows two wrong tokens per piece for its ends, and
+// reads only as much as necessary.
 bool Tokenizer::IsTooLong(std::string_view text, size_t max_tokens) const {
   size_t n_tokens = 0;
   size_t n_pieces = 0;
@@ -204,7 +205,8 @@ bool Tokenizer::IsTooLong(std::string_view text, size_t max_tokens) const {
     piece = piece.substr(0, at_space ? space : CompleteUtf8Prefix(piece));
     if (piece.empty()) piece = text.substr(0, kPieceBytes);
     tokens.clear();
-    if (!AppendPlain(piece, tokens).ok()) return false;  // Told when all is tokenized.
+    if (!AppendPlain(piece, tokens).ok())
+      return false;  // The caller reports it with the whole text.
     n_tokens += tokens.size();
     ++n_pieces;
     text.remove_prefix(piece.size());
@@ -223,7 +225,7 @@ Status Tokenizer::AppendPlain(std::string_view text, std::vector<Token>& out) co
                       [&] { LlamaTokenize(vocab_, text, out); });
 }
 
-// Text without special tokens, in which merges of some vocabularies still make control tokens.
+// Text without special tokens. Merges of some vocabularies still make control tokens of it.
 Status Tokenizer::AppendText(std::string_view text, size_t max_tokens,
                              std::vector<Token>& out) const {
   if (text.size() > kUsualBytesPerToken * max_tokens && IsTooLong(text, max_tokens)) {
@@ -236,7 +238,7 @@ Status Tokenizer::AppendText(std::string_view text, size_t max_tokens,
         return (llama_vocab_get_attr(vocab_, t) & LLAMA_TOKEN_ATTR_CONTROL) != 0;
       });
   if (made == out.end()) return OkStatus();
-  // Cut within each text of that token.
+  // Cut inside each text of that token.
   const std::string_view control = llama_vocab_get_text(vocab_, *made);
   size_t at = control.empty() ? std::string_view::npos : text.find(control);
   if (at == std::string_view::npos || FirstCharacter(control) == control.size()) return OkStatus();
@@ -277,7 +279,7 @@ std::string Tokenizer::BreakControlTokens(std::string_view text,
   std::string result;
   for (size_t i = 0; i < text.size(); ++i) {
     result += text[i];
-    // Characters are broken after, and not within.
+    // Breaks stand between characters, never inside one.
     bool breaks = false;
     const size_t first = FirstCharacter(text.substr(i));
     ForEachAtFront(text.substr(i), [&](Token token, size_t length) {

@@ -1,5 +1,5 @@
-// Text to tokens, as llama.cpp's own tokenizer but in linear time, within bounds, and without
-// control tokens where a text is somebody's words.
+// Converts text to tokens. Results equal those of llama.cpp's tokenizer, in linear time and within
+// bounds. Users' texts contain no control tokens.
 #ifndef RETENTIVEKV_LLAMA_TOKENIZER_H_
 #define RETENTIVEKV_LLAMA_TOKENIZER_H_
 
@@ -17,8 +17,8 @@ struct llama_vocab;
 
 namespace rkv {
 
-// Three invisible characters that Tokenize() takes out. What they stand in is no control token, and
-// no media marker.
+// Three invisible characters that Tokenize() removes. A text with a break inside is no control
+// token and no media marker.
 inline constexpr std::string_view kTextBreak = "\u2060\u2063\u2060";
 
 // Thread-safe. The vocabulary must outlive it.
@@ -27,29 +27,29 @@ class Tokenizer {
   explicit Tokenizer(const llama_vocab* vocab);
 
   // The tokens of `text`, in which texts of special tokens become these tokens. `add_special` adds
-  // what the model begins and ends texts with. kResourceExhausted for a text of more than
-  // `max_tokens`, mostly before it has been tokenized, and for one with a line of more than a
-  // million bytes, as llama.cpp recurses along lines.
+  // the model's tokens for the begin and end of a text. kResourceExhausted for a text of more than
+  // `max_tokens`, usually before it is tokenized. Also for a line of more than a million bytes, as
+  // llama.cpp recurses along lines.
   Result<std::vector<Token>> Tokenize(std::string_view text, bool add_special,
                                       size_t max_tokens) const;
 
-  // Whether a text of so many bytes can be of `max_tokens`; else the error of Tokenize().
+  // Checks that a text of this length can have at most `max_tokens`; else the error of Tokenize().
   Status CheckSize(size_t n_bytes, size_t max_tokens) const;
 
-  // `text` with a kTextBreak inside of each text of a control token, so that it stays text. Texts
-  // in `keep` are left as they are.
+  // `text` with a kTextBreak inside each text of a control token, so that it stays text. Texts in
+  // `keep` are unchanged.
   std::string BreakControlTokens(std::string_view text, const std::vector<std::string>& keep) const;
 
  private:
-  // A part of a text: a special token, or if `token` is null, text that is yet to be tokenized.
+  // A part of a text: a special token, or if `token` is null, text that is not yet tokenized.
   struct Fragment {
     std::string_view text;
     Token token = kNoToken;
   };
-  // Of a tree of the texts of special tokens.
+  // A node in a tree of the texts of special tokens.
   struct Node {
     std::vector<std::pair<char, uint32_t>> next;
-    Token token = kNoToken;  // whose text ends here
+    Token token = kNoToken;  // the token whose text ends here
 
     uint32_t Next(char c) const;  // 0: none
   };
@@ -68,7 +68,7 @@ class Tokenizer {
 
   const llama_vocab* vocab_;
   std::vector<Node> nodes_;
-  size_t longest_token_ = 1;  // bytes of text
+  size_t longest_token_ = 1;  // bytes of the longest text
 };
 
 }  // namespace rkv

@@ -1,3 +1,4 @@
+// The tokenizer against llama.cpp's, on vocabularies of each kind, and its limits.
 #include "llama/tokenizer.h"
 
 #include <fmt/format.h>
@@ -29,7 +30,7 @@ std::string Repeat(std::string_view text, size_t n) {
   return all;
 }
 
-// Vocabularies of each kind that is at hand.
+// The available vocabularies of each kind.
 std::vector<std::string> Vocabularies() {
   std::vector<std::string> paths = {TestModelPath("qwen2-d64"), TestModelPath("llama-d64"),
                                     SourcePath("models/reference/reference-f16.gguf")};
@@ -83,7 +84,7 @@ TEST(TokenizerTest, MakesTheTokensThatLlamaMakes) {
       EXPECT_EQ(*tokenizer.Tokenize(text, add_special, 100000),
                 Stock(vocab, text, add_special, true))
           << path << ": " << text;
-      // Somebody's words have no control tokens, and are the same text.
+      // Users' texts contain no control tokens, and keep their text.
       EXPECT_EQ(*tokenizer.Tokenize(tokenizer.BreakControlTokens(text, {}), false, 100000),
                 Stock(vocab, text, false, false))
           << path << ": " << text;
@@ -139,8 +140,8 @@ TEST(TokenizerTest, WhatJustFitsIsNotRefused) {
   }
 }
 
-// Pre-tokenizers that llama.cpp has as regular expressions: the library that runs them recurses for
-// each character of a match.
+// llama.cpp has these pre-tokenizers as regular expressions; their library recurses for each
+// character of a match.
 TEST(TokenizerTest, LongRunsOfOneKindOfCharacter) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   constexpr size_t kBytes = 4000;  // Instrumented expressions take minutes for more.

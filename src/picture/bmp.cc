@@ -39,7 +39,7 @@ struct Channel {
     if (most == 0) return 0;
     return static_cast<uint8_t>((uint64_t{(pixel & mask) >> shift} * 255 + most / 2) / most);
   }
-  // Ones without a gap.
+  // Consecutive ones.
   bool sound() const { return (most & (uint64_t{most} + 1)) == 0; }
 };
 
@@ -84,13 +84,13 @@ Status SetChannels(std::string_view bytes, uint64_t header, uint64_t compression
   return OkStatus();
 }
 
-// How its pixels are packed.
+// The packing of its pixels.
 struct Packing {
   uint64_t compression = kUncompressed;
-  bool fields = false;  // The file says which bits of a pixel are which colour.
+  bool fields = false;  // The file specifies the bits of each colour.
 };
 
-// Reads the size and the bits of a pixel from a header of so many bytes, which are there.
+// Reads the size and the bits of a pixel from a header of this length, which must be complete.
 Result<Packing> ReadInfo(std::string_view bytes, uint64_t header, Bitmap& bitmap) {
   const auto number = [&](size_t at, size_t n) { return LittleEndian(bytes, at, n); };
   const bool core = header == kCoreHeader;
@@ -118,7 +118,7 @@ Result<Packing> ReadInfo(std::string_view bytes, uint64_t header, Bitmap& bitmap
   return packing;
 }
 
-// Finds the palette at `begin`, if pixels are numbers in one.
+// Finds the palette at `begin`, if pixels are indexes.
 void FindPalette(std::string_view bytes, uint64_t header, uint64_t begin, Bitmap& bitmap) {
   if (bitmap.bits > 8) return;
   const uint64_t max = uint64_t{1} << bitmap.bits;
@@ -128,13 +128,13 @@ void FindPalette(std::string_view bytes, uint64_t header, uint64_t begin, Bitmap
   bitmap.palette = bytes.substr(std::min<uint64_t>(begin, bytes.size()), n * bitmap.color_bytes);
 }
 
-// Finds the rows, which begin at `begin`.
+// Finds the rows at `begin`.
 Status FindRows(std::string_view bytes, uint64_t begin, Bitmap& bitmap) {
   bitmap.row_bytes = (static_cast<uint64_t>(bitmap.size.width) * bitmap.bits + 31) / 32 * 4;
   const auto n_rows = static_cast<uint64_t>(bitmap.size.height);
   if (begin > bytes.size()) return CutOff();
   bitmap.rows = bytes.substr(begin);
-  // The last row may come without what fills it up.
+  // The last row may lack its padding.
   const uint64_t last = (static_cast<uint64_t>(bitmap.size.width) * bitmap.bits + 7) / 8;
   if ((n_rows - 1) > bitmap.rows.size() / bitmap.row_bytes ||
       (n_rows - 1) * bitmap.row_bytes + last > bitmap.rows.size()) {
@@ -153,7 +153,7 @@ Result<Bitmap> OpenBmp(std::string_view bytes) {
   Bitmap bitmap;
   const Result<Packing> packing = ReadInfo(bytes, header, bitmap);
   if (!packing.ok()) return packing.status();
-  uint64_t tables = kFileHeader + header;  // where they end
+  uint64_t tables = kFileHeader + header;  // end of the tables
   if (packing->fields && header == kInfoHeader) {
     tables += packing->compression == kBitFields ? 12 : 16;
   }
@@ -161,12 +161,12 @@ Result<Bitmap> OpenBmp(std::string_view bytes) {
   FindPalette(bytes, header, tables, bitmap);
   tables += bitmap.palette.size();
   const uint64_t offset = LittleEndian(bytes, 10, 4);
-  // Files of old programs say 0, or point into their own header.
+  // Files of old programs have 0, or point into their own header.
   RKV_RETURN_IF_ERROR(FindRows(bytes, offset < kFileHeader + header ? tables : offset, bitmap));
   return bitmap;
 }
 
-// Many programs write no transparency, and zeros where it would be.
+// Many programs use no transparency, and write zeros in its place.
 bool HasAlpha(const Bitmap& bitmap) {
   if (bitmap.channels[3].mask == 0) return false;
   for (int y = 0; y < bitmap.size.height; ++y) {

@@ -1,5 +1,5 @@
-// What the decoders of the formats have in common. Their errors say what is wrong with a file
-// without its name: "is cut off ...".
+// Types and helpers that the decoders of all formats share. Their errors name the fault without the
+// file: "is cut off ...".
 #ifndef RETENTIVEKV_PICTURE_DECODER_H_
 #define RETENTIVEKV_PICTURE_DECODER_H_
 
@@ -14,12 +14,12 @@
 
 namespace rkv {
 
-// Of a file, before it is turned upright.
+// The header of a file, before the picture is turned upright.
 struct FileHeader {
   PictureSize size;
   int orientation = 1;
-  uint64_t buffer_bytes = 0;  // that decoding holds beside the result, where that is not a few rows
-  uint64_t unpacked_bytes = 0;  // that a packed file's pixels take before they are RGB
+  uint64_t buffer_bytes = 0;    // held during decoding beside the result, if more than a few rows
+  uint64_t unpacked_bytes = 0;  // of a packed file's pixels before they are RGB
 };
 
 // Ends the decoding of one picture.
@@ -46,7 +46,7 @@ Result<FileHeader> ReadWebpHeader(std::string_view bytes);
 Result<FileHeader> ReadGifHeader(std::string_view bytes);
 Result<FileHeader> ReadBmpHeader(std::string_view bytes);
 
-// RGB of `size`, which is not larger than the file's.
+// RGB of `size`, which must not be larger than the file's.
 Result<std::vector<uint8_t>> DecodePng(std::string_view bytes, const PictureSize& size,
                                        const Deadline& deadline);
 Result<std::vector<uint8_t>> DecodeJpeg(std::string_view bytes, const PictureSize& size,

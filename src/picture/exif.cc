@@ -37,7 +37,7 @@ std::vector<uint8_t> TurnUpright(std::vector<uint8_t> rgb, const PictureSize& si
   if (orientation <= 1 || orientation > 8) return rgb;
   const PictureSize upright = Turned(size, orientation);
   std::vector<uint8_t> turned(rgb.size());
-  // From which side the file's columns and rows are counted.
+  // The sides from which the file counts columns and rows.
   const bool from_right = orientation == 2 || orientation == 3 || orientation >= 7;
   const bool from_below =
       orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;

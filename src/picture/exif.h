@@ -1,4 +1,4 @@
-// How cameras say that a picture is to be turned.
+// The orientation of a picture, as cameras store it.
 #ifndef RETENTIVEKV_PICTURE_EXIF_H_
 #define RETENTIVEKV_PICTURE_EXIF_H_
 
@@ -10,13 +10,13 @@
 
 namespace rkv {
 
-// The orientation, 1 to 8, in EXIF data with or without their "Exif" mark; 1 where they say none.
+// The orientation, 1 to 8, in EXIF data with or without the "Exif" mark; 1 if the data has none.
 int ExifOrientation(std::string_view exif);
 
-// Whether a picture of this orientation lies on its side.
+// Whether a picture of this orientation is turned by a quarter.
 constexpr bool LiesOnItsSide(int orientation) { return orientation >= 5; }
 
-// The size of a picture after it is turned upright, and before it.
+// The size of a picture after turning it upright. The same function gives the size before it.
 constexpr PictureSize Turned(const PictureSize& size, int orientation) {
   return LiesOnItsSide(orientation) ? PictureSize{size.height, size.width} : size;
 }

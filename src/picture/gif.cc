@@ -1,3 +1,4 @@
+// Decodes the first picture of a GIF file with giflib, row by row, onto the white canvas.
 #include <gif_lib.h>
 
 #include <algorithm>
@@ -15,7 +16,7 @@ struct GifDeleter {
   void operator()(GifFileType* gif) const { DGifCloseFile(gif, nullptr); }
 };
 
-// A file up to the pixels of its first picture.
+// Reads a file up to the pixels of its first picture.
 class GifReader {
  public:
   static Result<std::unique_ptr<GifReader>> Open(std::string_view bytes) {
@@ -32,7 +33,7 @@ class GifReader {
     return reader;
   }
 
-  // The canvas, or more where the picture reaches over it.
+  // The canvas, extended if the picture reaches over it.
   PictureSize size() const {
     const GifImageDesc& image = gif_->Image;
     return {std::max(gif_->SWidth, image.Left + image.Width),
@@ -96,13 +97,13 @@ class GifReader {
     return code == GIF_OK ? OkStatus() : Error(gif_->Error);
   }
 
-  std::string_view bytes_;  // that have not been read
-  bool ended_ = false;      // more was asked for
+  std::string_view bytes_;  // not yet read
+  bool ended_ = false;      // giflib asked for more bytes
   std::unique_ptr<GifFileType, GifDeleter> gif_;
   int transparent_ = NO_TRANSPARENT_COLOR;
 };
 
-// In the order in which they stand in an interlaced file, the rows of a picture.
+// The rows of a picture in the order of an interlaced file.
 std::vector<int> InterlacedRows(int height) {
   constexpr int kFirst[] = {0, 4, 2, 1};
   constexpr int kStep[] = {8, 8, 4, 2};

@@ -18,8 +18,8 @@ namespace rkv {
 
 namespace {
 
-// libjpeg reports errors by a jump, which no destructor runs for: the functions that it jumps out
-// of, and into, have only members and plain numbers.
+// libjpeg reports errors by a jump, which runs no destructors. Functions that it leaves or returns
+// to therefore have only members and plain numbers.
 class JpegReader {
  public:
   JpegReader(std::string_view bytes, const Deadline* deadline) : deadline_(deadline) {
@@ -52,12 +52,12 @@ class JpegReader {
     return jpeg_read_header(&info_, TRUE) == JPEG_HEADER_OK;
   }
 
-  // Decodes at 1/2, 1/4 or 1/8 of the size where that is still not smaller than `size`.
+  // Decodes at 1/2, 1/4 or 1/8 of the size if the result is not smaller than `size`.
   bool Start(const PictureSize& size) {
     if (setjmp(jump_) != 0) return false;
     const bool inks = info_.jpeg_color_space == JCS_CMYK || info_.jpeg_color_space == JCS_YCCK;
     info_.out_color_space = inks ? JCS_CMYK : JCS_RGB;
-    info_.do_block_smoothing = FALSE;  // It guesses what a file does not have.
+    info_.do_block_smoothing = FALSE;  // It would guess missing data.
     info_.scale_num = 1;
     for (info_.scale_denom = 8; info_.scale_denom > 1; info_.scale_denom /= 2) {
       jpeg_calc_output_dimensions(&info_);
@@ -69,14 +69,14 @@ class JpegReader {
     return jpeg_start_decompress(&info_) == TRUE;
   }
 
-  // The next row, as `out_color_space` has it.
+  // The next row, in `out_color_space`.
   bool ReadRow(uint8_t* row) {
     if (setjmp(jump_) != 0) return false;
     JSAMPROW rows[] = {row};
     return jpeg_read_scanlines(&info_, rows, 1) == 1;
   }
 
-  // REQUIRES: what was called last returned false.
+  // REQUIRES: the last call returned false.
   Status Error() {
     if (out_of_time_) return deadline_->Error();
     if (too_many_scans_) {
@@ -115,10 +115,10 @@ class JpegReader {
 
   [[noreturn]] void Fail() { std::longjmp(jump_, 1); }
 
-  // What libjpeg only warns of, and makes pixels up for.
+  // Refuses files for which libjpeg only warns and invents pixels.
   void Warn() {
     switch (errors_.base.msg_code) {
-      case JWRN_HIT_MARKER:  // A scan ends before its blocks do.
+      case JWRN_HIT_MARKER:  // A scan ends before its blocks.
         cut_off_ = true;
         Fail();
       case JWRN_HUFF_BAD_CODE:
@@ -149,7 +149,7 @@ class JpegReader {
   bool out_of_time_ = false;
 };
 
-// Of the first EXIF segment before the pixels.
+// The orientation in the first EXIF segment before the pixels.
 int JpegOrientation(std::string_view bytes) {
   for (size_t at = 2; at + 4 <= bytes.size();) {
     const auto marker = static_cast<uint8_t>(bytes[at + 1]);
@@ -186,7 +186,7 @@ Result<FileHeader> ReadJpegHeader(std::string_view bytes) {
   FileHeader header;
   header.size = {static_cast<int>(info.image_width), static_cast<int>(info.image_height)};
   header.orientation = JpegOrientation(bytes);
-  // The coefficients of all blocks are held until the last scan is there.
+  // Holds the coefficients of all blocks until the last scan.
   if (jpeg_has_multiple_scans(const_cast<jpeg_decompress_struct*>(&info))) {
     for (int i = 0; i < info.num_components; ++i) {
       const jpeg_component_info& component = info.comp_info[i];

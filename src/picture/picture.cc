@@ -1,3 +1,5 @@
+// Chooses the decoder of a picture, and applies the limits before it allocates memory. Adds the
+// file's name to decoders' errors.
 #include "retentivekv/picture.h"
 
 #include <fmt/format.h>
@@ -32,13 +34,13 @@ const Format& FormatWith(PictureFormat format) {
   return *std::ranges::find(kFormats, format, &Format::format);
 }
 
-// Bytes that a format has at an offset, to name the formats that are not read.
+// Bytes at an offset that identify an unsupported format, to name it.
 struct Mark {
   size_t offset;
   std::string_view bytes;
   std::string_view format;
 };
-// In this order: every MP4 file begins as HEIC and AVIF files do.
+// The order matters: every MP4 file begins like HEIC and AVIF files.
 constexpr Mark kOtherFormats[] = {
     {4, "ftypheic", "HEIC"},     {4, "ftypheix", "HEIC"},   {4, "ftypmif1", "HEIC"},
     {4, "ftyphevc", "HEIC"},     {4, "ftypavif", "AVIF"},   {4, "ftypavis", "AVIF"},
@@ -86,7 +88,7 @@ Status CheckFile(const FileHeader& header, const PictureLimits& limits) {
 }
 
 Status CheckBytes(const FileHeader& header, const PictureSize& size, const PictureLimits& limits) {
-  // What is turned is there twice.
+  // Turning needs a second copy.
   const uint64_t result = 3 * size.n_pixels() * (header.orientation == 1 ? 1 : 2);
   const uint64_t bytes = header.buffer_bytes + result;
   if (bytes <= limits.max_bytes) return OkStatus();
@@ -96,7 +98,7 @@ Status CheckBytes(const FileHeader& header, const PictureSize& size, const Pictu
       MiB(bytes), limits.max_bytes >> 20));
 }
 
-// The format and header of a file that is not too large.
+// The format and the header of a file within the limits.
 Result<std::pair<PictureFormat, FileHeader>> Open(std::string_view bytes,
                                                   const PictureLimits& limits) {
   const std::optional<PictureFormat> format = PictureFormatOf(bytes);

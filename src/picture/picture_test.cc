@@ -1,3 +1,5 @@
+// Pictures of every format and kind, scaling and turning. Damaged and hostile files are refused
+// within their limits.
 #include "retentivekv/picture.h"
 
 #include <gtest/gtest.h>
@@ -66,14 +68,13 @@ void ExpectColors(const std::string& file, int width, const std::vector<Rgb>& co
   ExpectPixels(file, width, static_cast<int>(colors.size()) / width, Flat(colors), tolerance);
 }
 
-// --- PNG
-// ------------------------------------------------------------------------------------------
+// --- PNG -----------------------------------------------------------------------------------------
 
 TEST(PictureTest, PngOfEveryKind) {
   ExpectPixels(EncodeRgbPng(13, 7, Gradient(13, 7)), 13, 7, Gradient(13, 7));
   ExpectPixels(EncodeRgbPng(13, 7, Gradient(13, 7), true), 13, 7, Gradient(13, 7));
   ExpectPixels(EncodeRgbPng(1, 1, {1, 2, 3}, true), 1, 1, {1, 2, 3});
-  // 16 bits: the upper 8.
+  // 16 bits: the upper 8 count.
   ExpectPixels(EncodePng({.width = 2, .height = 1, .depth = 16},
                          {0x12, 0xFF, 0x34, 0, 0x56, 0x80, 0xFF, 0xFF, 0, 0, 0x80, 1}),
                2, 1, {0x12, 0x34, 0x56, 0xFF, 0, 0x80});
@@ -81,7 +82,7 @@ TEST(PictureTest, PngOfEveryKind) {
       EncodePng({.width = 2, .height = 1, .color_type = SPNG_COLOR_TYPE_GRAYSCALE, .depth = 16},
                 {0x80, 0x7F, 0x01, 0xFF}),
       2, 1, {0x80, 0x80, 0x80, 1, 1, 1});
-  // Grey of few bits reaches from black to white.
+  // Grey values of few bits cover black to white.
   for (const bool interlaced : {false, true}) {
     PngSpec grey{.width = 4,
                  .height = 1,
@@ -136,8 +137,7 @@ TEST(PictureTest, TransparencyOfPngLiesOverWhite) {
                2, {kWhite, Rgb{85, 85, 85}});
 }
 
-// --- JPEG
-// -----------------------------------------------------------------------------------------
+// --- JPEG ----------------------------------------------------------------------------------------
 
 TEST(PictureTest, JpegOfEveryKind) {
   const Bytes gradient = Gradient(40, 24);
@@ -152,7 +152,7 @@ TEST(PictureTest, JpegOfEveryKind) {
                std::vector<Rgb>(8, kGrey), 1);
 }
 
-// Adobe's mark says that inks are inverted, and libjpeg writes it.
+// Adobe's mark says that inks are inverted; libjpeg writes it.
 TEST(PictureTest, JpegOfInks) {
   Bytes cmyk;
   for (int i = 0; i < 64; ++i) cmyk.insert(cmyk.end(), {255, 64, 0, 200});
@@ -161,7 +161,7 @@ TEST(PictureTest, JpegOfInks) {
     ExpectColors(EncodeJpeg({.width = 8, .height = 8, .pixels = JCS_CMYK, .file = space}, cmyk), 8,
                  std::vector<Rgb>(64, expected), 4);
   }
-  // Without the mark, inks are inks.
+  // Without the mark, inks are not inverted.
   std::string plain =
       EncodeJpeg({.width = 8, .height = 8, .pixels = JCS_CMYK, .file = JCS_CMYK}, cmyk);
   const size_t mark = plain.find(std::string("\xFF\xEE\0\x0E", 4) + "Adobe");
@@ -170,8 +170,7 @@ TEST(PictureTest, JpegOfInks) {
   ExpectColors(plain, 8, std::vector<Rgb>(64, Rgb{0, 41, 55}), 4);
 }
 
-// --- WebP
-// -----------------------------------------------------------------------------------------
+// --- WebP ----------------------------------------------------------------------------------------
 
 TEST(PictureTest, WebpOfEveryKind) {
   const Bytes gradient = Gradient(20, 12);
@@ -193,8 +192,7 @@ TEST(PictureTest, AnimatedWebpShowsItsFirstFrame) {
   ExpectColors(file, 4, {kWhite, kWhite, kRed, kRed, kWhite, kWhite, kWhite, kWhite});
 }
 
-// --- GIF
-// ------------------------------------------------------------------------------------------
+// --- GIF -----------------------------------------------------------------------------------------
 
 const std::vector<Rgb> kGifColors = {kRed, kGreen, kBlue, kBlack};
 
@@ -221,8 +219,7 @@ TEST(PictureTest, GifMayBeInterlaced) {
   ExpectColors(EncodeGif(1, 11, kGifColors, {frame}), 1, colors);
 }
 
-// --- BMP
-// ------------------------------------------------------------------------------------------
+// --- BMP -----------------------------------------------------------------------------------------
 
 std::string BmpColors(const std::vector<Rgb>& colors, size_t bytes = 4) {
   std::string text;
@@ -266,7 +263,7 @@ TEST(PictureTest, BmpWithMasksAndOtherHeaders) {
   const BmpSpec deep{
       .width = 2, .height = 1, .bits = 32, .compression = 3, .header = 124, .masks = alpha};
   ExpectColors(EncodeBmp(deep, Little(0xFFFF0000, 4) + Little(0x00FF0000, 4)), 2, {kRed, kWhite});
-  // Nothing but zeros is no transparency.
+  // An alpha channel of zeros means no transparency.
   ExpectColors(EncodeBmp(deep, Little(0x00FF0000, 4) + Little(0x0000FF00, 4)), 2, {kRed, kGreen});
   ExpectColors(EncodeBmp({.width = 1, .height = -2}, std::string("\0\0\xFF\0\0\xFF\0\0", 8)), 1,
                {kRed, kGreen});
@@ -292,10 +289,9 @@ TEST(PictureTest, CompressedBmpIsRefused) {
                 "gaps");
 }
 
-// --- upright
-// --------------------------------------------------------------------------------------
+// --- upright -------------------------------------------------------------------------------------
 
-// 3 x 2 pixels as they are seen, and as a camera of each orientation stores them.
+// 3 x 2 upright pixels, and their stored order for each camera orientation.
 TEST(PictureTest, OrientationIsApplied) {
   const std::vector<Rgb> seen = {kRed, kGreen, kBlue, kBlack, kGrey, kWhite};
   const auto stored = [&](std::initializer_list<size_t> order) {
@@ -323,7 +319,7 @@ TEST(PictureTest, OrientationIsApplied) {
     ExpectColors(WebpFile(WebpHeader(8, side ? 2 : 3, side ? 3 : 2) + pixels +
                           RiffChunk("EXIF", Exif(orientation))),
                  3, seen);
-    // Blocks of 16 pixels a colour, of which compression leaves the middle as it is.
+    // One colour per block of 16 pixels; compression keeps the middle of a block.
     Bytes large;
     const int width = side ? 2 : 3, height = side ? 3 : 2;
     for (int y = 0; y < 16 * height; ++y) {
@@ -352,14 +348,13 @@ TEST(PictureTest, OddExifIsIgnored) {
   }
 }
 
-// --- scaling
-// --------------------------------------------------------------------------------------
+// --- scaling -------------------------------------------------------------------------------------
 
 TEST(PictureTest, ScalingTakesTheMeanOfTheArea) {
   const std::string file =
       EncodeRgbPng(3, 2, Flat({kBlack, kWhite, kBlack, kWhite, kBlack, kWhite}));
   EXPECT_EQ(Read(file, PictureSize{1, 1}).rgb, Bytes(3, 128));
-  // A pixel and a half each.
+  // Each new pixel covers one and a half.
   EXPECT_EQ(Read(file, PictureSize{2, 1}).rgb, Bytes(6, 128));
   EXPECT_EQ(Read(file, PictureSize{2, 2}).rgb,
             (Bytes{85, 85, 85, 85, 85, 85, 170, 170, 170, 170, 170, 170}));
@@ -397,8 +392,7 @@ TEST(PictureTest, FitKeepsTheShape) {
   EXPECT_EQ(FitPicture({60000, 10}, 1000000, 600), (PictureSize{600, 1}));
 }
 
-// --- what is refused
-// ------------------------------------------------------------------------------
+// --- refused files -------------------------------------------------------------------------------
 
 TEST(PictureTest, OtherFormatsAreRefusedByName) {
   const std::string list = "PNG, JPEG, WebP, GIF, BMP";
@@ -435,8 +429,8 @@ TEST(PictureTest, CutFilesAreRefusedWhereverTheyEnd) {
         EXPECT_EQ(picture.status().code(), StatusCode::kBadFile);
         continue;
       }
-      // What stands behind the pixels may be lost, and progressive files have the picture before
-      // its last scans, which only make it finer.
+      // Bytes after the pixels may be lost. Progressive files have the whole picture before their
+      // last scans, which only refine it.
       EXPECT_EQ(picture->size, whole.size);
       if (!file.starts_with("\xFF\xD8") || file.find("\xFF\xC2") == std::string::npos) {
         EXPECT_EQ(picture->rgb, whole.rgb) << PictureFormats() << " " << i;
@@ -445,8 +439,8 @@ TEST(PictureTest, CutFilesAreRefusedWhereverTheyEnd) {
   }
 }
 
-// Decodes what seeded changes make of each format, twice, in memory that malloc filled with
-// different bytes: a picture with bytes that the file did not have would differ.
+// Decodes seeded mutations of each format twice, in memory that malloc filled with different bytes.
+// A picture with bytes from outside the file would differ.
 TEST(PictureTest, NothingButTheFileIsInAPicture) {
   const auto fill = [](char value) {
     std::vector<std::string> blocks;
@@ -491,8 +485,8 @@ std::string PngWithSize(uint32_t width, uint32_t height) {
   return file;
 }
 
-// A progressive JPEG of one grey component whose scans are as short as can be: the first has a bit
-// for each block, those behind it say that the rest of all blocks is zero.
+// A progressive JPEG of one grey component with minimal scans. The first has a bit for each block;
+// later ones say that the rest of all blocks is zero.
 std::string JpegOfScans(uint64_t width, uint64_t height, int n_scans) {
   const auto segment = [](char marker, const std::string& body) {
     return std::string("\xFF") + marker + Big(body.size() + 2, 2) + body;
@@ -508,7 +502,7 @@ std::string JpegOfScans(uint64_t width, uint64_t height, int n_scans) {
                                          std::string("\1\1\x11\0", 4)) +
                      table('\0', '\0') + table('\x10', '\xE0');
   file += segment('\xDA', std::string("\1\1\0\0\0\0", 6)) + std::string((n_blocks + 7) / 8, '\0');
-  // A run of 16384 blocks is a bit for the symbol and 14 for how many more.
+  // A run of 16384 blocks takes a bit for the symbol and 14 bits for the number of further blocks.
   const uint64_t n_runs = (n_blocks + 16383) / 16384;
   for (int i = 1; i < n_scans; ++i) {
     file += segment('\xDA', std::string("\1\1\0\1\x3F\0", 6)) +
@@ -560,21 +554,21 @@ std::string FlatJpeg(uint64_t width, uint64_t height) {
   return file + std::string((n_blocks + 7) / 8, '\0') + "\xFF\xD9";
 }
 
-// Each is refused, or read in little memory; `--gtest_filter=*Hostile*` says how long it took.
+// Each file is refused, or read in little memory; `--gtest_filter=*Hostile*` reports the times.
 TEST(PictureTest, HostilePicturesTakeLittle) {
   std::vector<std::string> files;
   for (const std::string& file : OneOfEachFormat()) {
     for (const size_t part : {1, 4, 7}) files.push_back(file.substr(0, file.size() * part / 8));
   }
   const std::string zeros(64, '\0');
-  // Formats that are not read: TGA, PIC, PSD, HDR, PNM.
+  // Unsupported formats: TGA, PIC, PSD, HDR, PNM.
   files.push_back(std::string("\0\0\2\0\0\0\0\0\0\0\0\0\x40\x1F\x40\x1F\x20\0", 18));
   files.push_back(std::string("\0\0\xA\0\0\0\0\0\0\0\0\0\xFF\xFF\xFF\xFF\x20\0", 18));
   files.push_back("\x53\x80\xF6\x34" + std::string(84, '\0') + "PICT" + zeros);
   files.push_back("8BPS" + zeros);
   files.push_back("#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 32000 +X 32000\n");
   files.push_back("P6 8000 8000 255\n");
-  // Headers that lie.
+  // Headers with false sizes.
   for (const auto& [width, height] : {std::pair<uint32_t, uint32_t>{8000, 8000},
                                       {65535, 900},
                                       {1u << 31, 1},
@@ -588,7 +582,7 @@ TEST(PictureTest, HostilePicturesTakeLittle) {
   }
   std::string gif = EncodeGif(1, 1, kGifColors, {{.width = 1, .height = 1, .indexes = {0}}});
   gif.replace(6, 4, "\x40\x1F\x40\x1F");
-  files.push_back(gif);  // nothing but a dot on 64 million pixels
+  files.push_back(gif);  // a dot on 64 million pixels
   const size_t frame = gif.find(',');
   gif.replace(frame + 5, 4, "\x40\x1F\x40\x1F");
   files.push_back(gif);
@@ -596,7 +590,7 @@ TEST(PictureTest, HostilePicturesTakeLittle) {
   files.push_back(JpegOfScans(65500, 65500, 1).substr(0, 1000));
   files.push_back(JpegOfScans(3000, 3000, 20000));
   files.push_back(JpegOfScans(3000, 3000, 100));
-  // Files that hold what they say.
+  // Files with true headers.
   files.push_back(FlatJpeg(8000, 8000));
   files.push_back(EncodePng(
       {.width = 8000, .height = 8000, .color_type = SPNG_COLOR_TYPE_GRAYSCALE, .depth = 1},
@@ -631,7 +625,7 @@ TEST(PictureTest, TimeIsLimited) {
 TEST(PictureTest, DataBeyondThePixelsAreNotUnpacked) {
   const std::string png = EncodePng({.width = 8, .height = 8}, Bytes(192, 9));
   const std::string packed = EncodePng({.width = 1000, .height = 1000}, Bytes(3000000, 0));
-  // The data of the large picture in the file of a small one.
+  // The data of the large picture in a file with the small one's header.
   std::string file = packed;
   file.replace(16, 17, png.substr(16, 17));  // size, kind, checksum
   ExpectColors(file, 8, std::vector<Rgb>(64, kBlack));

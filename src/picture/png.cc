@@ -1,3 +1,5 @@
+// Decodes PNG files with libspng, row by row, onto white. Transparency of a palette or a colour is
+// applied here.
 #include <spng.h>
 
 #include <algorithm>
@@ -15,7 +17,7 @@ namespace rkv {
 
 namespace {
 
-// Of profiles and texts, which are not used.
+// Limit of profiles and texts, which are not used.
 constexpr size_t kMaxChunkBytes = size_t{16} << 20;
 
 struct SpngDeleter {
@@ -39,7 +41,7 @@ Result<SpngPtr> OpenPng(std::string_view bytes, spng_ihdr& header) {
   return context;
 }
 
-// Makes RGB over white of rows as they are in the file.
+// Converts rows of the file to RGB over white.
 class PngRows {
  public:
   using Pixel = std::array<uint32_t, 4>;
@@ -90,7 +92,7 @@ class PngRows {
     }
   }
 
-  // Whether it is the colour that stands for transparency.
+  // Whether it is the transparent colour.
   bool IsKey(const Pixel& pixel) const {
     const uint32_t most = (1u << header_.bit_depth) - 1;
     if (samples() == 1) return pixel[0] == (key_.gray & most);
@@ -135,10 +137,10 @@ class PngRows {
   spng_ihdr header_;
   spng_trns key_{};
   bool has_key_ = false;
-  std::vector<std::array<uint8_t, 3>> table_;  // colours of samples, where these are few
+  std::vector<std::array<uint8_t, 3>> table_;  // colours by sample, for samples of few bits
 };
 
-// The chunk may stand behind the pixels, where libspng only comes after it has decoded them.
+// The chunk may follow the pixels; libspng reads it there only after it has decoded them.
 int PngOrientation(std::string_view bytes) {
   constexpr size_t kSignature = 8;
   constexpr size_t kChunkHeader = 8;  // length and type; a checksum of 4 bytes ends a chunk

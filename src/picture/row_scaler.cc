@@ -10,8 +10,8 @@ namespace {
 
 constexpr size_t kChannels = 3;
 
-// The row at another width; each value times the old width. Where old pixels are counted from 0 to
-// n and new ones from 0 to m, an old pixel covers m, and a new one n, of n * m parts.
+// The row at another width; each value is multiplied by the old width. An old row of n pixels and a
+// new one of m have n * m parts: an old pixel covers m of them, and a new one n.
 void Narrow(const uint8_t* rgb, uint32_t n, uint32_t m, uint32_t* out) {
   uint32_t left = n;  // parts of the new pixel that are still open
   uint32_t r = 0, g = 0, b = 0;
@@ -53,7 +53,7 @@ void RowScaler::AddRow(const uint8_t* rgb) {
   }
   Narrow(rgb, static_cast<uint32_t>(from_.width), static_cast<uint32_t>(to_.width),
          narrowed_.data());
-  // Rows share out among new rows as pixels do.
+  // Rows are divided among new rows as pixels are.
   const auto old_rows = static_cast<uint64_t>(from_.height);
   const auto new_rows = static_cast<uint64_t>(to_.height);
   const uint64_t begin = static_cast<uint64_t>(row_) * new_rows;

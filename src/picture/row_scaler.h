@@ -1,4 +1,4 @@
-// Scales a picture down while its rows come in, by the mean over the area of each new pixel.
+// Scales a picture down row by row, by the mean over the area of each new pixel.
 #ifndef RETENTIVEKV_PICTURE_ROW_SCALER_H_
 #define RETENTIVEKV_PICTURE_ROW_SCALER_H_
 
@@ -27,8 +27,8 @@ class RowScaler {
 
   PictureSize from_;
   PictureSize to_;
-  int row_ = 0;                     // rows that came in
-  int to_row_ = 0;                  // rows that are done
+  int row_ = 0;                     // rows taken
+  int to_row_ = 0;                  // rows finished
   std::vector<uint32_t> narrowed_;  // the row at the new width, times the old width
   std::vector<uint64_t> sums_;      // of narrowed rows, times the old height
   std::vector<uint8_t> result_;

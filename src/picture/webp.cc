@@ -1,3 +1,4 @@
+// Decodes the first picture of a WebP file with libwebp, over a white canvas.
 #include <fmt/format.h>
 #include <webp/decode.h>
 #include <webp/demux.h>
@@ -18,7 +19,7 @@ struct DemuxDeleter {
   void operator()(WebPDemuxer* demuxer) const { WebPDemuxDelete(demuxer); }
 };
 
-// The first picture of the file, and where it lies on the canvas.
+// The first picture of the file, and its place on the canvas.
 struct Frame {
   PictureSize canvas;
   PictureSize size;

@@ -1,3 +1,5 @@
+// Runs the tests of `rkv bench`. Caches alternate within a test, so that drift of the machine
+// affects all of them equally.
 #include "bench/measure.h"
 
 #include <fmt/format.h>
@@ -16,7 +18,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// What all caches of a test share.
+// The parameters that all caches of a test share.
 struct Setting {
   int n_threads = 0;
   int n_batch = 0;
@@ -106,10 +108,10 @@ class Measuring {
     }
     std::vector<double> bandwidths;
     for (int repetition = 0; repetition < plan_.repetitions; ++repetition) {
-      // As often as the rest, so that a neighbour's noise is in both.
+      // Once per repetition, so that the load of other processes is in both measurements.
       bandwidths.push_back(MeasureReadBandwidth(setting.n_threads));
       for (size_t i = 0; i < sessions.size(); ++i) {
-        // Nobody is always the first, or always after the same.
+        // Rotates the order: no cache is always first, or always after the same one.
         const size_t c = (i + static_cast<size_t>(repetition)) % sessions.size();
         Show(fmt::format("{}, {}, repetition {}", test.name(), plan_.caches[c].label(),
                          repetition + 1));

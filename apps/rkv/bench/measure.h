@@ -1,4 +1,4 @@
-// The measuring of `rkv bench`.
+// The measurements of `rkv bench`.
 #ifndef RETENTIVEKV_APPS_RKV_BENCH_MEASURE_H_
 #define RETENTIVEKV_APPS_RKV_BENCH_MEASURE_H_
 
@@ -27,12 +27,12 @@ struct BenchPlan {
   uint64_t seed = 1;
 };
 
-// What is being done, and the share of the whole that is done.
+// The current step, and the finished share of the whole run, 0 to 1.
 using BenchProgress = std::function<void(std::string_view what, double fraction)>;
 
-// The rows by model, threads, batch sizes, depth, test and cache. Every cache is filled to a depth
-// once and goes back there before each repetition; all caches take a repetition of a test before
-// any takes the next.
+// The rows by model, threads, batch sizes, depth, test and cache. Fills every cache to a depth
+// once, and resets it to that depth before each repetition. All caches run a repetition of a test
+// before any cache runs the next.
 Result<std::vector<BenchRow>> MeasureBench(const BenchPlan& plan, const BenchProgress& progress);
 
 }  // namespace rkv::app

@@ -1,3 +1,4 @@
+// Parses the lists of `rkv bench`, and makes the caches under test.
 #include "bench/plan.h"
 
 #include <fmt/format.h>
@@ -14,7 +15,7 @@ namespace {
 constexpr std::string_view kTypes = "f16,q8_0,q4_0";
 constexpr size_t kMaxNumbers = 1000;
 
-// Takes a number off the front of the text.
+// Removes a number from the front of the text.
 bool TakeNumber(std::string_view& text, int& number) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc() || number < 0) return false;

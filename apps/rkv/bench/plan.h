@@ -1,4 +1,4 @@
-// What `rkv bench` measures: tests, and the caches that take them.
+// The plan of `rkv bench`: tests, and the caches under test.
 #ifndef RETENTIVEKV_APPS_RKV_BENCH_PLAN_H_
 #define RETENTIVEKV_APPS_RKV_BENCH_PLAN_H_
 
@@ -13,11 +13,11 @@
 
 namespace rkv::app {
 
-// Numbers of a list as llama-bench takes it: "1,2,4", "1-4", "64-256+64" or "1-8*2".
+// Parses a list of numbers in llama-bench's form: "1,2,4", "1-4", "64-256+64" or "1-8*2".
 // kInvalidArgument, naming `flag`, for anything else and for numbers below `least`.
 Result<std::vector<int>> ParseNumbers(std::string_view flag, std::string_view list, int least);
 
-// A cache that is measured: a line of the table.
+// A cache under test: a line of the table.
 struct BenchCache {
   bool stock = false;                      // llama.cpp's own; else ours
   CacheOptions options;                    // ours
@@ -29,31 +29,32 @@ struct BenchCache {
   std::string budget() const;
   // "f16", "q8_0/q4_0" for K and V, or the ladder.
   std::string type() const;
-  // All of this, for a legend.
+  // The full description, for a legend.
   std::string label() const;
 };
 
 struct BenchCacheChoices {
   std::vector<PolicySpec> policies;
-  std::vector<Budget> budgets;                             // of those that evict
-  std::vector<Ladder> ladders;                             // likewise; none: what goes with them
-  std::vector<std::pair<ElementType, ElementType>> types;  // of stock's, and of those that do not
+  std::vector<Budget> budgets;  // of policies that evict
+  std::vector<Ladder> ladders;  // likewise; empty: each policy's default
+  std::vector<std::pair<ElementType, ElementType>>
+      types;  // of stock's caches and of policies that do not evict
   Compression compression = Compression::kStreaming;
 };
 
-// K and V types of two lists such as "f16,q8_0". An empty list is as the other; both: f16, q8_0 and
-// q4_0. Otherwise they must have the same length.
+// Parses K and V types from two lists such as "f16,q8_0". An empty list equals the other; two empty
+// lists give f16, q8_0 and q4_0. Otherwise the lengths must be equal.
 Result<std::vector<std::pair<ElementType, ElementType>>> ParseTypePairs(std::string_view types_k,
                                                                         std::string_view types_v);
 
 // Stock's caches first. kInvalidArgument for unknown policies and options.
 Result<std::vector<BenchCache>> MakeBenchCaches(const BenchCacheChoices& choices);
 
-// One of a prompt (pp) or of decoding (tg), as in llama-bench.
+// A test of a prompt (pp) or of decoding (tg), as in llama-bench.
 struct BenchTest {
   bool prefill = false;
   size_t n = 0;
-  size_t depth = 0;  // tokens before
+  size_t depth = 0;  // tokens before the test
 
   std::string name() const;  // "pp512", "tg128 @ d4096"
 };

@@ -1,3 +1,4 @@
+// Draws the curves of `rkv bench --plot`: speed and memory against context.
 #include "bench/plot.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-// Curves of `rkv bench --plot`.
+// The curves of `rkv bench --plot`.
 #ifndef RETENTIVEKV_APPS_RKV_BENCH_PLOT_H_
 #define RETENTIVEKV_APPS_RKV_BENCH_PLOT_H_
 
@@ -9,9 +9,9 @@
 
 namespace rkv::app {
 
-// An SVG picture of speed and of memory held against context, one curve for each cache: of decoding
-// or, if no row is about that, of reading. Of the rows of one model, those that are as the first in
-// threads, batch sizes and tokens of the test; the context is the depth.
+// An SVG picture of speed and of held memory against context, with one curve for each cache. Speed
+// is that of decoding or, without such rows, of reading. Of one model's rows, takes those that
+// match the first in threads, batch sizes and tokens of the test. The context is the depth.
 std::string BenchPlot(std::span<const BenchRow> rows);
 
 }  // namespace rkv::app

@@ -1,3 +1,4 @@
+// The values of rows, and the tables of `rkv bench` as Markdown, CSV and JSON.
 #include "bench/results.h"
 
 #include <fmt/format.h>
@@ -97,7 +98,7 @@ bool OfServe(std::span<const BenchRow> rows) {
   return !rows.empty() && rows.front().serve.has_value();
 }
 
-// Columns that are the same for everybody and as by default are left out, as in llama-bench.
+// Leaves out columns with the default value in all rows, as in llama-bench.
 bool Shown(const Column& column, std::span<const BenchRow> rows) {
   if (column.tables == (OfServe(rows) ? Tables::kCaches : Tables::kServe)) return false;
   static const std::map<std::string_view, std::string> kDefaults = {
@@ -112,7 +113,7 @@ nlohmann::ordered_json OptionalJson(const std::optional<double>& value) {
   return value.has_value() ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
 }
 
-// Characters, for the only one of two bytes that there is in the table.
+// The width in characters: the table's only character of two bytes counts once.
 size_t Width(const std::string& text) {
   return static_cast<size_t>(
       std::ranges::count_if(text, [](char c) { return (c & 0xc0) != 0x80; }));
@@ -186,7 +187,7 @@ nlohmann::ordered_json RowJson(const BenchHeader& header, const BenchRow& row) {
   return json;
 }
 
-// Below a table of --serve.
+// The text below a table of --serve.
 std::string ServeNotes(const BenchHeader& header, const BenchRow& row) {
   return fmt::format(
       "- held: conversations that all have an answer in progress within {} MiB (--memory); x "
@@ -312,7 +313,7 @@ std::string BenchMarkdown(const BenchHeader& header, std::span<const BenchRow> r
       "with this cache\n"
       "- MB/token: weights and cache that decoding reads once; of read: this times t/s, over the "
       "measured bandwidth; compress: of one repetition\n";
-  // Lowest and highest of the tests' medians.
+  // The lowest and the highest of the tests' medians.
   std::map<int, std::pair<double, double>> bandwidths;
   for (const BenchRow& row : rows) {
     auto& [low, high] =

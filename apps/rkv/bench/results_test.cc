@@ -1,3 +1,4 @@
+// Tables, ratios and plots of `rkv bench`, from rows with known times and bytes.
 #include "bench/results.h"
 
 #include <gtest/gtest.h>
@@ -110,7 +111,7 @@ TEST(ResultsTest, MarkdownIsATableWithWhatItMeans) {
   EXPECT_EQ(std::ranges::count(bars, bars.front()), 6);
   EXPECT_NE(text.find("50.00 ± 5.00 |    2.50 |"), std::string::npos) << text;
   EXPECT_NE(text.find("RANDOM keys and values"), std::string::npos);
-  EXPECT_EQ(text.find("n_ubatch"), std::string::npos);  // as by default
+  EXPECT_EQ(text.find("n_ubatch"), std::string::npos);  // the default value
   auto rows = Rows();
   rows[0].n_ubatch = 64;
   EXPECT_NE(BenchMarkdown(kHeader, rows).find("n_ubatch"), std::string::npos);

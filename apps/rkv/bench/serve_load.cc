@@ -1,3 +1,5 @@
+// Measures `rkv bench --serve`: each cache has its own scheduler and memory limit, and all caches
+// have the same clients and texts.
 #include "bench/serve_load.h"
 
 #include <fmt/format.h>
@@ -21,7 +23,7 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr const char* kQuestion = "What is the track?";
-constexpr size_t kFullConversations = 4;  // that fit by default
+constexpr size_t kFullConversations = 4;  // conversations that fit by default
 constexpr size_t kMediaCacheBytes = size_t{64} << 20;
 constexpr auto kForEver = std::chrono::hours(24 * 365);
 constexpr auto kLookAgain = std::chrono::milliseconds(100);
@@ -31,7 +33,7 @@ const char* const kWords[] = {"red",   "blue", "green", "black", "white", "north
                               "four",  "five", "six",   "seven", "table", "form",
                               "name",  "date", "city",  "track", "level", "score"};
 
-// A folder that is gone in the end.
+// A folder that is removed at the end.
 class ParkFolder {
  public:
   explicit ParkFolder(const std::string& parent)
@@ -59,7 +61,7 @@ Message User(std::string text, const std::vector<MediaFile>& pictures = {}) {
   return message;
 }
 
-// So many words; another seed, other words.
+// n words; they depend on the seed.
 std::string Words(size_t n, uint64_t seed) {
   std::mt19937_64 random(seed);
   std::string text;
@@ -67,9 +69,9 @@ std::string Words(size_t n, uint64_t seed) {
   return text;
 }
 
-// Texts of about so many tokens, different for each client.
+// Texts of about n_tokens tokens, different for each client.
 std::vector<std::string> MakeTexts(const Engine& engine, size_t n_tokens, int n, uint64_t seed) {
-  // Tokens of words depend on the words around them, so some are counted first.
+  // The tokens of a word depend on the words around it, so a sample is counted first.
   const size_t n_sample = n_tokens == 0 ? 0 : std::clamp<size_t>(n_tokens, 16, 1024);
   const size_t n_sampled = engine.Tokenize(Words(n_sample, seed))->size();
   const size_t n_words = n_sample == 0 ? 0 : (n_tokens * n_sample + n_sampled - 1) / n_sampled;
@@ -80,7 +82,7 @@ std::vector<std::string> MakeTexts(const Engine& engine, size_t n_tokens, int n,
   return texts;
 }
 
-// A request on its way.
+// A request and its client.
 struct Asked {
   size_t client = 0;
   std::shared_ptr<Ticket> ticket;
@@ -89,9 +91,9 @@ struct Asked {
 // A cache, the scheduler that serves it, and its clients.
 struct Server {
   std::unique_ptr<Scheduler> scheduler;
-  std::vector<std::vector<Message>> clients;  // what each has said, and was answered
+  std::vector<std::vector<Message>> clients;  // the messages of each, with their answers
   size_t n_held = 0;                          // conversations that fit
-  size_t n_depth_tokens = 0;                  // of all clients, once they are there
+  size_t n_depth_tokens = 0;                  // of all clients, after their first messages
 };
 
 class ServeMeasuring {
@@ -99,7 +101,7 @@ class ServeMeasuring {
   ServeMeasuring(const ServeLoadPlan& plan, const BenchProgress& progress)
       : plan_(plan), progress_(progress), parked_(plan.park) {
     const BenchPlan& bench = plan.bench;
-    const size_t n_caches = bench.caches.size();  // and at most as many loads
+    const size_t n_caches = bench.caches.size();  // the number of client counts is at most the same
     n_steps_ = bench.models.size() * bench.n_threads.size() * bench.n_ubatch.size() *
                bench.depths.size() * bench.generations.size() * n_caches *
                (1 + n_caches * (1 + static_cast<size_t>(bench.repetitions)));
@@ -153,7 +155,7 @@ class ServeMeasuring {
     return OkStatus();
   }
 
-  // What the clients are going to say, and the memory for it.
+  // Plans the clients' texts, and the memory for them.
   Status Plan(size_t depth, int n) {
     RKV_ASSIGN_OR_RETURN(const auto engine, Engine::Load(engine_options_));
     if (!plan_.pictures.empty() && !engine->takes_pictures()) {
@@ -196,8 +198,8 @@ class ServeMeasuring {
     return CountHeld(c);
   }
 
-  // Lets all clients that there can be ask at once for all that they are ever going to be told:
-  // those that the scheduler lets in hold what they need to the end.
+  // Lets all clients ask at once for all tokens that they will ever get. The scheduler admits only
+  // clients whose tokens fit to the end.
   Status CountHeld(size_t c) {
     Server& server = servers_[c];
     std::vector<std::shared_ptr<Ticket>> tickets;
@@ -227,7 +229,7 @@ class ServeMeasuring {
                     texts_.size(), memory_bytes_ >> 20, plan_.bench.caches[c].label()));
   }
 
-  // Lets clients come until there are so many.
+  // Adds clients up to n_clients.
   Status Open(size_t c, size_t n_clients) {
     Server& server = servers_[c];
     Show(fmt::format("opening {} conversations of {}", n_clients, plan_.bench.caches[c].label()));
@@ -261,7 +263,7 @@ class ServeMeasuring {
     std::vector<size_t> order(n_clients);
     for (size_t i = 0; i < n_clients; ++i) order[i] = i;
     for (int repetition = 0; repetition < plan_.bench.repetitions; ++repetition) {
-      // Clients ask in no particular order, the same with all caches.
+      // Clients ask in a random order, which is the same for all caches.
       std::ranges::shuffle(order, random);
       for (size_t i = 0; i < servers_.size(); ++i) {
         const size_t c = (i + static_cast<size_t>(repetition)) % servers_.size();
@@ -309,12 +311,12 @@ class ServeMeasuring {
 
   std::shared_ptr<Ticket> Ask(size_t c, size_t client, int n) {
     GenerationRequest request = Request(c, servers_[c].clients[client], static_cast<size_t>(n));
-    // Clients that say the same are not the same.
+    // Separates clients with equal messages.
     request.session = std::to_string(client);
     return servers_[c].scheduler->Submit(std::move(request));
   }
 
-  // Until all are answered. Gives the tokens that their caches have seen.
+  // Waits for all answers. Returns the tokens that their caches have seen.
   Result<size_t> Wait(Server& server, const std::vector<Asked>& asked) const {
     size_t n_tokens = 0;
     for (const auto& [client, ticket] : asked) {
@@ -348,7 +350,7 @@ class ServeMeasuring {
   size_t n_done_ = 0;
   BenchModelInfo info_;
   EngineOptions engine_options_;
-  std::vector<std::string> texts_;  // [client] at the begin of its conversation
+  std::vector<std::string> texts_;  // [client], at the start of its conversation
   size_t n_growth_ = 0;             // tokens of a conversation after its first message
   uint64_t memory_bytes_ = 0;
   std::vector<Server> servers_;  // [cache]

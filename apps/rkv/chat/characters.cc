@@ -1,3 +1,4 @@
+// Decodes UTF-8 strictly: overlong forms, surrogates and numbers beyond Unicode are no characters.
 #include "chat/characters.h"
 
 #include <langinfo.h>
@@ -41,7 +42,7 @@ bool SpeaksUtf8(const char* locale) {
          std::string_view(::nl_langinfo(CODESET)) == "UTF-8";
 }
 
-// Calls `take` with each character; a character that is cut off is U+FFFD.
+// Calls `take` with each character; a truncated character is U+FFFD.
 template <typename Take>
 void ForEachCharacter(std::string_view text, const Take& take) {
   while (!text.empty()) {
@@ -57,7 +58,7 @@ std::optional<wchar_t> FirstCharacter(std::string_view text, size_t& length) {
   const auto first = static_cast<unsigned char>(text[0]);
   length = 1;
   if (first < 0x80) return first;
-  // 0xC0, 0xC1 and what is above 0xF4 begin nothing.
+  // 0xC0, 0xC1 and bytes above 0xF4 begin no character.
   const size_t whole = first < 0xC2   ? 0
                        : first < 0xE0 ? 2
                        : first < 0xF0 ? 3
@@ -70,7 +71,7 @@ std::optional<wchar_t> FirstCharacter(std::string_view text, size_t& length) {
     const auto next = static_cast<unsigned char>(text[i]);
     if ((next & 0xC0) != 0x80) return kReplacement;
     c = c << 6 | (next & 0x3Fu);
-    // Longer than it need be, a surrogate, or beyond Unicode: the second byte tells.
+    // The second byte shows an overlong form, a surrogate, or a number beyond Unicode.
     const bool bad = (first == 0xE0 && next < 0xA0) || (first == 0xED && next > 0x9F) ||
                      (first == 0xF0 && next < 0x90) || (first == 0xF4 && next > 0x8F);
     if (i == 1 && bad) return kReplacement;
@@ -104,7 +105,8 @@ std::string Printable(std::string_view text) {
 }
 
 void UseUtf8() {
-  // The environment's, which knows its language's characters best, or what every system may have.
+  // The environment's locale knows the characters of its language best; the others exist on every
+  // system.
   for (const char* locale : {"", "C.UTF-8", "en_US.UTF-8"}) {
     if (SpeaksUtf8(locale)) return;
   }

@@ -1,4 +1,4 @@
-// Characters of UTF-8, as they are typed and as a terminal shows them.
+// UTF-8 characters, as users type them and as a terminal shows them.
 #ifndef RETENTIVEKV_APPS_RKV_CHAT_CHARACTERS_H_
 #define RETENTIVEKV_APPS_RKV_CHAT_CHARACTERS_H_
 
@@ -9,21 +9,21 @@
 
 namespace rkv::app {
 
-// The character that `text`, which is not empty, begins with, and in `length` how many bytes it
-// takes. Bytes that are not UTF-8 are U+FFFD, one by one. Nothing if `text` is only the beginning
-// of a character.
+// The first character of `text`, which must not be empty, and its number of bytes in `length`. A
+// byte that is not UTF-8 becomes one U+FFFD. Nothing if `text` is only the beginning of a
+// character.
 std::optional<wchar_t> FirstCharacter(std::string_view text, size_t& length);
 
 std::wstring Widen(std::string_view utf8);
 std::string Narrow(std::wstring_view text);
 
-// A text that others wrote, such as an answer, as it may be sent to a terminal: without control
-// characters, which could do anything to it. Line breaks and tabs stay, carriage returns go, others
-// are shown as the pictures that Unicode has of them.
+// Makes a foreign text, such as an answer, safe for a terminal: control characters could do
+// anything to it. Keeps line breaks and tabs, removes carriage returns, and replaces other control
+// characters by Unicode's pictures of them.
 std::string Printable(std::string_view text);
 
-// Makes the C library know UTF-8 in whatever locale the user is, so that it can tell how wide a
-// character is.
+// Sets a UTF-8 locale for the C library, whatever the user's locale, so that it knows the width of
+// a character.
 void UseUtf8();
 
 }  // namespace rkv::app

@@ -18,8 +18,8 @@ TEST(CharactersTest, WhatIsNotUtf8IsReplaced) {
       {"\xFF", L"\uFFFD"},
       {"a\x80z", L"a\uFFFDz"},
       {"\xC3z", L"\uFFFDz"},
-      {"\xC0\xAF", L"\uFFFD\uFFFD"},                      // longer than it need be
-      {"\xE0\x80\x80", L"\uFFFD\uFFFD\uFFFD"},            // the same
+      {"\xC0\xAF", L"\uFFFD\uFFFD"},                      // overlong
+      {"\xE0\x80\x80", L"\uFFFD\uFFFD\uFFFD"},            // overlong
       {"\xED\xA0\x80", L"\uFFFD\uFFFD\uFFFD"},            // a surrogate
       {"\xF4\x90\x80\x80", L"\uFFFD\uFFFD\uFFFD\uFFFD"},  // beyond Unicode
       {"z\xE6\x97", L"z\uFFFD\uFFFD"},                    // cut off

@@ -12,7 +12,7 @@ std::string CommonBeginning(const std::vector<std::string>& texts) {
     const auto end = std::mismatch(first.begin(), first.end(), text.begin(), text.end()).first;
     length = std::min(length, static_cast<size_t>(end - first.begin()));
   }
-  // Not within a character.
+  // A prefix must not end inside a character.
   const auto continues = [&] {
     return length < first.size() && (static_cast<unsigned char>(first[length]) & 0xC0) == 0x80;
   };

@@ -8,13 +8,13 @@
 
 namespace rkv::app {
 
-// What the tab key can make of the text before the cursor.
+// The completions of the text before the cursor.
 struct Completion {
-  size_t n_replaced = 0;                // bytes of its end that a candidate is put in place of
+  size_t n_replaced = 0;                // bytes at the end of the text that a candidate replaces
   std::vector<std::string> candidates;  // sorted
 };
 
-// The longest text that all begin with, in whole characters.
+// The longest common prefix of the candidates, in whole characters.
 std::string CommonBeginning(const std::vector<std::string>& texts);
 
 }  // namespace rkv::app

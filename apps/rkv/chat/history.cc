@@ -1,3 +1,5 @@
+// The history file of rkv chat: one escaped entry a line. Each run appends; reading shortens the
+// file to the last entries.
 #include "chat/history.h"
 
 #include <fcntl.h>
@@ -13,10 +15,10 @@ namespace rkv::app {
 
 namespace {
 
-// Somebody else's file: more than entries can take.
+// A larger file is no history of ours: entries cannot take so much.
 constexpr uintmax_t kMaxFileBytes = uintmax_t{4} * History::kMaxEntries * History::kMaxEntryBytes;
 
-// On one line.
+// Escapes an entry to one line.
 std::string Escape(std::string_view entry) {
   std::string line;
   for (const char c : entry) {
@@ -39,9 +41,9 @@ std::string UnescapeLine(std::string_view line) {
   return entry;
 }
 
-// Appends to a regular file that only its owner reads. False if it cannot.
+// Appends to a regular file that only its owner can read. False on failure.
 bool AppendTo(const std::string& path, std::string_view bytes) {
-  // A pipe would not open before somebody reads it.
+  // Without O_NONBLOCK, opening a pipe would wait for a reader.
   const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0600);
   if (fd < 0) return false;
   struct stat info {};
@@ -61,7 +63,7 @@ bool MakeFolder(const std::filesystem::path& folder) {
 }  // namespace
 
 std::string HistoryPath() {
-  // A relative path is to be ignored, says the XDG specification.
+  // The XDG specification says to ignore a relative path.
   if (const char* state = std::getenv("XDG_STATE_HOME"); state != nullptr && *state == '/') {
     return std::string(state) + "/rkv/history";
   }
@@ -86,7 +88,7 @@ void History::Load() {
     if (!line.empty()) entries_.push_back(UnescapeLine(line));
   }
   if (entries_.size() <= kMaxEntries) return;
-  // Each run appends. The file is cut when the next one reads it.
+  // Each run appends. The next run shortens the file when it reads it.
   entries_.erase(entries_.begin(), entries_.end() - kMaxEntries);
   std::string lines;
   for (const std::string& entry : entries_) lines += Escape(entry);

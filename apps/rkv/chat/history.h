@@ -1,4 +1,4 @@
-// What was typed in earlier runs.
+// The messages typed in earlier runs.
 #ifndef RETENTIVEKV_APPS_RKV_CHAT_HISTORY_H_
 #define RETENTIVEKV_APPS_RKV_CHAT_HISTORY_H_
 
@@ -11,8 +11,8 @@ namespace rkv::app {
 // $XDG_STATE_HOME/rkv/history, by default in ~/.local/state. Empty if there is no home.
 std::string HistoryPath();
 
-// The last kMaxEntries entries, oldest first. A file keeps them, an entry a line, for its owner
-// only; where that fails they are kept for this run, without a word.
+// The last kMaxEntries entries, oldest first. A file keeps them, one entry a line, readable by its
+// owner only. If the file fails, the entries silently last for this run only.
 class History {
  public:
   static constexpr size_t kMaxEntries = 1000;
@@ -21,7 +21,7 @@ class History {
   explicit History(std::string path);  // empty: no file
 
   const std::vector<std::string>& entries() const { return entries_; }
-  // Not if it is the last one again.
+  // Adds an entry unless it equals the last one.
   void Add(std::string_view entry);
 
  private:

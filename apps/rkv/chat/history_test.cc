@@ -1,3 +1,4 @@
+// The history of rkv chat across runs, at once and one after the other.
 #include "chat/history.h"
 
 #include <gtest/gtest.h>

@@ -27,7 +27,8 @@ class Rows {
     rows.back() += cell;
     column += cell_width;
   }
-  // Past the last column a terminal waits for what comes before it begins a row; a cursor cannot.
+  // A terminal starts a new row only with the next character after the last column. A cursor needs
+  // its place before that.
   void MakeRoom() {
     if (column >= width_) Begin("");
   }

@@ -1,4 +1,4 @@
-// Where the characters of a text that is edited stand on a terminal.
+// The places of an edited text's characters on a terminal.
 #ifndef RETENTIVEKV_APPS_RKV_CHAT_LAYOUT_H_
 #define RETENTIVEKV_APPS_RKV_CHAT_LAYOUT_H_
 
@@ -10,14 +10,14 @@
 namespace rkv::app {
 
 struct Layout {
-  std::vector<std::string> rows;  // UTF-8; the prompt is in the first
+  std::vector<std::string> rows;  // UTF-8; the first has the prompt
   size_t cursor_row = 0;
   size_t cursor_column = 0;
 };
 
-// Breaks the text into rows of at most `width` columns, the prompt before it. Further lines of it
-// are indented. Combining characters stay with what they belong to, wide ones are not cut, and
-// control characters are shown as ^X. Needs UseUtf8().
+// Breaks the prompt and the text into rows of at most `width` columns. Indents further lines of the
+// text. Keeps combining characters with their base, does not cut wide characters, and shows control
+// characters as ^X. Needs UseUtf8().
 Layout LayOut(std::string_view prompt, std::wstring_view text, size_t cursor, size_t width);
 
 }  // namespace rkv::app

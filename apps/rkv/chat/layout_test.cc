@@ -25,7 +25,7 @@ TEST_F(LayoutTest, LongLinesAreBroken) {
   EXPECT_EQ(LayOut("> ", L"abcdefghij", 0, 6).rows, (Rows{"> abcd", "efghij"}));
   ExpectCursor(L"abcdefghij", 0, 6, 0, 2);
   ExpectCursor(L"abcdefghij", 4, 6, 1, 0);
-  ExpectCursor(L"abcdefghij", 10, 6, 2, 0);  // behind a full row
+  ExpectCursor(L"abcdefghij", 10, 6, 2, 0);  // after a full row
   ExpectCursor(L"", 0, 6, 0, 2);
 }
 

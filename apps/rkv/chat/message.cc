@@ -27,7 +27,7 @@ bool EndsInBackslash(std::string_view text) {
 
 TypedMessage Unquote(std::string text) {
   const size_t quotes = 2 * kBlockQuote.size();
-  // Program text can begin with such a string and go on behind it.
+  // Program text can begin with such a string and continue after it.
   const bool quoted = text.size() >= quotes && text.starts_with(kBlockQuote) &&
                       text.ends_with(kBlockQuote) && CountQuotes(text) == 2;
   if (!quoted) return {.text = std::move(text), .quoted = false};

@@ -1,4 +1,4 @@
-// When what a user types or pipes is a whole message.
+// Detects the end of a typed or piped message.
 #ifndef RETENTIVEKV_APPS_RKV_CHAT_MESSAGE_H_
 #define RETENTIVEKV_APPS_RKV_CHAT_MESSAGE_H_
 
@@ -10,19 +10,19 @@ namespace rkv::app {
 // Stands before and after a message of several lines.
 inline constexpr std::string_view kBlockQuote = "\"\"\"";
 
-// Whether `text` begins a block with """ that nothing ends yet.
+// Whether `text` begins a block with """ and does not end it.
 bool InOpenBlock(std::string_view text);
 
-// Whether `text` ends with a backslash that nothing escapes: the next line belongs to it.
+// Whether `text` ends with an unescaped backslash: the next line then belongs to it.
 bool EndsInBackslash(std::string_view text);
 
 struct TypedMessage {
   std::string text;
-  // It was in a block: it is said as it is, whatever it looks like.
+  // The message was in a block, so it is sent unchanged, even if it looks like a command.
   bool quoted = false;
 };
 
-// What was typed until it was sent, without the block's quotes.
+// The typed message without the block's quotes.
 TypedMessage Unquote(std::string text);
 
 }  // namespace rkv::app

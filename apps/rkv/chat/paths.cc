@@ -1,3 +1,5 @@
+// Reads and completes paths in a shell's notation. An existing file of the exact typed name always
+// has precedence over that notation.
 #include "chat/paths.h"
 
 #include <pwd.h>
@@ -17,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kFileUrl = "file://";
-// What a backslash escapes in double quotes.
+// The characters that a backslash escapes in double quotes.
 constexpr std::string_view kEscapedInQuotes = "\"\\$`";
 
 bool Exists(const std::string& path) {
@@ -25,7 +27,7 @@ bool Exists(const std::string& path) {
   return fs::exists(path, error);
 }
 
-// The folder that "~" or "~name" is, or nothing if there is no such user.
+// The folder of "~" or "~name", or nothing if there is no such user.
 std::optional<std::string> HomeOf(const std::string& name) {
   if (name.empty()) {
     if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0') return home;
@@ -66,13 +68,14 @@ std::optional<std::string> PathOfUrl(std::string_view url) {
   return path;
 }
 
-// Whether quotes and backslashes in it are a shell's. An apostrophe in a name is not.
+// Whether quotes and backslashes have their meaning in a shell. An apostrophe inside a name has
+// not.
 bool IsQuoted(std::string_view typed) {
   return typed.starts_with('"') || typed.starts_with('\'') ||
          typed.find('\\') != std::string_view::npos;
 }
 
-// Without quotes and backslashes. `open` gets the quote that does not end, or 0.
+// Removes quotes and backslashes. `open` receives an unclosed quote, or 0.
 std::string Unquoted(std::string_view typed, char& open) {
   std::string path;
   open = 0;
@@ -94,13 +97,13 @@ std::string Unquoted(std::string_view typed, char& open) {
   return path;
 }
 
-// What `typed` says by a shell's rules, whatever files there are.
+// The path that a shell would read, without regard to existing files.
 std::string ParsePath(std::string_view typed) {
   if (const auto path = PathOfUrl(typed); path.has_value()) return *path;
   if (!IsQuoted(typed)) return ExpandHome(std::string(typed));
   char open = 0;
   const std::string path = Unquoted(typed, open);
-  if (open != 0) return std::string(typed);  // No quote, then.
+  if (open != 0) return std::string(typed);  // Then it is no quote.
   return typed.starts_with('~') ? ExpandHome(path) : path;
 }
 
@@ -129,12 +132,12 @@ std::string Escape(std::string_view path) {
   return escaped;
 }
 
-// `path` written as the user began to.
+// Writes `path` in the user's style of quoting.
 std::string WriteAs(std::string_view typed, const std::string& path, bool folder) {
   if (typed.starts_with('"')) return Quote(path, !folder);
   if (typed.starts_with('\'')) return QuoteSingle(path, !folder);
   if (IsQuoted(typed)) return Escape(path);
-  // A name can look as if it were quoted, or end with a space.
+  // A name can contain quotes, or end with a space.
   const bool clear = !IsQuoted(path) && path.find('\n') == std::string::npos &&
                      !path.starts_with(' ') && !path.ends_with(' ');
   return clear ? path : Quote(path, !folder);

@@ -1,4 +1,4 @@
-// Paths as people type them, and as a file that is dragged into a terminal appears there.
+// Paths as users type them, and as terminals insert dragged files.
 #ifndef RETENTIVEKV_APPS_RKV_CHAT_PATHS_H_
 #define RETENTIVEKV_APPS_RKV_CHAT_PATHS_H_
 
@@ -10,15 +10,15 @@
 
 namespace rkv::app {
 
-// The path that was meant. A file of exactly that name is it; else quotes, backslashes, ~ and
-// file:// URLs are taken as a shell would. Spaces need no quotes.
+// Resolves a typed path. A file of exactly that name has precedence; else quotes, backslashes, ~
+// and file:// URLs have their meaning in a shell. Spaces need no quotes.
 std::string ResolvePath(std::string_view typed);
 
-// The files that begin as `typed`, written as ResolvePath() reads them: in the quotes or with the
-// backslashes that the user began with. Folders end with a slash.
+// The files whose paths begin with `typed`, in the form that ResolvePath() reads. Keeps the user's
+// style of quotes or backslashes. Folders end with a slash.
 Completion CompletePath(std::string_view typed);
 
-// The path of a picture, if the line is that and nothing else.
+// The path of a picture, if the line contains nothing else.
 std::optional<std::string> PictureIn(std::string_view line);
 
 }  // namespace rkv::app

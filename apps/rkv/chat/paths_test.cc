@@ -1,3 +1,4 @@
+// Typed, dragged and completed paths, with real files in a temporary folder.
 #include "chat/paths.h"
 
 #include <gtest/gtest.h>
@@ -82,7 +83,7 @@ TEST_F(PathsTest, CompletionsAreThePathsOfFiles) {
       EXPECT_EQ(ResolvePath(completion.candidates[0]), folder_ + name) << typed;
     }
   }
-  // Spaces need no quotes, and what was begun with backslashes goes on with them.
+  // Spaces need no quotes; a path with backslashes is completed with backslashes.
   EXPECT_EQ(Candidates(folder_ + "wi"), std::vector{folder_ + "with space.png"});
   EXPECT_EQ(Candidates(folder_ + "with\\ sp"), std::vector{folder_ + "with\\ space.png"});
   EXPECT_EQ(Candidates("\"" + folder_ + "wi"), std::vector{"\"" + folder_ + "with space.png\""});
@@ -119,7 +120,7 @@ TEST_F(PathsTest, APictureAloneIsFound) {
 
 TEST(CompletionTest, TheCommonBeginningHasWholeCharacters) {
   EXPECT_EQ(CommonBeginning({"abc", "abd"}), "ab");
-  EXPECT_EQ(CommonBeginning({"aé", "aè"}), "a");  // One byte of two is the same.
+  EXPECT_EQ(CommonBeginning({"aé", "aè"}), "a");  // The characters share one of two bytes.
   EXPECT_EQ(CommonBeginning({"x"}), "x");
   EXPECT_EQ(CommonBeginning({"a", "b"}), "");
   EXPECT_EQ(CommonBeginning({}), "");

@@ -1,3 +1,4 @@
+// The configurations of `rkv eval`: the full cache, the chosen policies, and controls.
 #include "eval/configurations.h"
 
 #include <fmt/format.h>
@@ -10,8 +11,8 @@ namespace rkv::app {
 
 namespace {
 
-// Configurations that say where a result comes from. `policy`: a spec; `absorb` and `ladder`: as on
-// the command line, "" for what goes with the policy; `type`: of all keys and values, "" for any.
+// Configurations that isolate the cause of a result. `policy`: a spec; `absorb` and `ladder`: as on
+// the command line, "" for the policy's default; `type`: of all keys and values, "" for any.
 struct Control {
   const char* label;
   const char* policy;
@@ -23,7 +24,7 @@ constexpr Control kControls[] = {
     {"q8_0 full cache", "full", "", "", "q8_0"},
     {"q4_0 full cache", "full", "", "", "q4_0"},
     {"q2 full cache", "full", "", "", "q2"},
-    // Parts of retentive left out, or added.
+    // retentive without or with single parts.
     {"retentive, f16 only", "retentive", "", "none", ""},
     {"retentive, no novelty", "retentive:novelty=0", "", "", ""},
     {"retentive, no attention", "retentive:attention=0", "", "", ""},
@@ -36,7 +37,7 @@ constexpr Control kControls[] = {
     // The published method, and its parts.
     {"paper, attention only (lambda = 1)", "paper:lambda=1", "", "", ""},
     {"paper, states' bytes for tokens", "paper", "none", "", ""},
-    // A readout of nearly nothing: states take their bytes and are not read.
+    // A readout of almost zero: states take their bytes and are not read.
     {"paper, no retrieval", "paper", "states:additive=1e-9", "", ""},
     {"paper, joint readout", "paper", "states", "", ""},
     {"paper, one state a head", "paper", "states:additive=1,share=0.01", "", ""},
@@ -66,7 +67,7 @@ void AddDefaults(const std::vector<std::pair<std::string, double>>& defaults, Po
 std::string UnusualOptions(const CacheOptions& options, bool takes_budget,
                            std::string_view separator) {
   CacheOptions usual{.policy = options.policy, .budget = options.budget};
-  // Nothing is compressed without a budget, so that it does not matter when.
+  // Nothing is compressed without a budget, so the time of compression does not matter.
   usual.compression = takes_budget ? kEvalCompression : options.compression;
   const std::vector<OptionText> usual_texts = OptionTexts(usual);
   std::string text;

@@ -1,4 +1,4 @@
-// What `rkv eval` compares: the rows of its tables.
+// The configurations that `rkv eval` compares: the rows of its tables.
 #ifndef RETENTIVEKV_APPS_RKV_EVAL_CONFIGURATIONS_H_
 #define RETENTIVEKV_APPS_RKV_EVAL_CONFIGURATIONS_H_
 
@@ -11,7 +11,7 @@
 
 namespace rkv::app {
 
-// As in the papers that policies come from.
+// As in the policies' papers.
 inline constexpr Compression kEvalCompression = Compression::kPrompt;
 
 struct Configuration {
@@ -21,24 +21,24 @@ struct Configuration {
   bool control = false;
 };
 
-// Policies of a list such as "h2o,snapkv:window=4,sinks=2,tova": what has a '=' and no ':' is one
-// more option of the policy before it. "all" stands for every policy.
+// Parses a list of policies such as "h2o,snapkv:window=4,sinks=2,tova". An item with a '=' and no
+// ':' is a further option of the policy before it. "all" stands for every policy.
 Result<std::vector<PolicySpec>> ParsePolicyList(const std::vector<std::string>& lists);
 
-// Budgets of a list such as "50%,20%,64t".
+// Parses a list of budgets such as "50%,20%,64t".
 Result<std::vector<Budget>> ParseBudgetList(std::string_view list);
 
-// " | ladder f16" for each option beside policy and budget that is not as usual in an evaluation,
-// with `separator` before it.
+// " | ladder f16" for each option, beside policy and budget, that differs from the evaluation's
+// default. `separator` comes before each.
 std::string UnusualOptions(const CacheOptions& options, bool takes_budget,
                            std::string_view separator);
 
 struct ConfigurationChoices {
   std::vector<PolicySpec> policies;
-  // Of every policy that evicts; neither policy nor budget counts.
+  // For every policy that evicts; its policy and budget are ignored.
   CacheOptions cache = {.compression = kEvalCompression};
   bool controls = false;
-  // Options that policies that evict have unless they set them.
+  // Default options of policies that evict.
   std::vector<std::pair<std::string, double>> defaults;
 };
 

@@ -1,3 +1,5 @@
+// Measures conversations: all scripts of a part take each turn together, with `full` first. Later
+// configurations are compared with the logits and shares of `full`.
 #include "eval/conversations.h"
 
 #include <fmt/format.h>
@@ -16,7 +18,7 @@ namespace {
 
 using Logits = std::vector<std::vector<float>>;  // [place][vocabulary]
 
-// What happened in a measured turn.
+// The results of a measured turn.
 struct MeasuredTurn {
   Logits logits;
   bool right = true;
@@ -49,7 +51,7 @@ class ConversationPart : public SuitePart {
   }
 
  private:
-  // One script's place in a turn that all of them have at once.
+  // A script's position in a turn that all scripts take together.
   struct Place {
     size_t script = 0;
     const ScriptTurn* turn = nullptr;
@@ -88,7 +90,7 @@ class ConversationPart : public SuitePart {
     return conversation.AddUserMessage(turn.text, turn.files);
   }
 
-  // What the model answers by itself, where that is measured.
+  // Generates the measured answers.
   Status Generate(const std::vector<Place>& places) {
     std::vector<std::unique_ptr<Conversation>> copies;
     std::vector<AnswerRequest> requests;
@@ -115,7 +117,7 @@ class ConversationPart : public SuitePart {
     return OkStatus();
   }
 
-  // The conversations go on, all with the same words.
+  // Continues all conversations with the forced text.
   Status Force(const std::vector<Place>& places, Measurement& measurement) {
     std::vector<AnswerRequest> requests;
     for (const Place& place : places) {

@@ -1,4 +1,4 @@
-// Conversations that are had with every configuration, and what is measured in them.
+// Conversations that every configuration answers, and their measurements.
 #ifndef RETENTIVEKV_APPS_RKV_EVAL_CONVERSATIONS_H_
 #define RETENTIVEKV_APPS_RKV_EVAL_CONVERSATIONS_H_
 
@@ -13,15 +13,17 @@ namespace rkv::app {
 // A message of the user, and its answer.
 struct ScriptTurn {
   std::string text = {};
-  std::vector<std::string> files = {};    // pictures before the text
-  std::vector<std::string> answers = {};  // that are right; the first is forced; none: nothing is
-  std::string family = {};                // what it is about, for Measurement::by_family
+  std::vector<std::string> files = {};  // pictures before the text
+  std::vector<std::string> answers =
+      {};                   // right ones; the first is forced; none: no answer is forced
+  std::string family = {};  // the kind of question, for Measurement::by_family
   bool measured = false;
 };
 
 struct Script {
   std::vector<ScriptTurn> turns;
-  // Each measured turn is asked on a copy of the conversation, so that none sees another.
+  // Each measured turn is asked on its own copy of the conversation, so the turns do not affect
+  // each other.
   bool apart = false;
   uint64_t seed = 1;  // for Measurement::by_seed
 };
@@ -33,9 +35,9 @@ struct ScriptRegime {
 };
 
 struct ConversationOptions {
-  // Answers are generated, greedily, on a copy of the conversation and right if they are the same
-  // as one of `answers` after NormalizeAnswer(). The conversation goes on with what `full`
-  // answered, and KL is measured over that. Otherwise answers are forced, and right if the
+  // True: answers are generated greedily on a copy of the conversation. An answer is right if it
+  // equals one of `answers` after NormalizeAnswer(). The conversation continues with the answer of
+  // `full`, and KL is measured over that answer. False: answers are forced, and right if the
   // likeliest token is the right one at each place.
   bool generate = false;
   // Whether the end of a forced answer is one of the places.

@@ -1,3 +1,4 @@
+// Draws the curves of an evaluation as SVG: a row of panels for each regime.
 #include "eval/curves.h"
 
 #include <fmt/format.h>
@@ -17,7 +18,7 @@ namespace rkv::app {
 namespace {
 
 // `full` is grey, ours is black.
-constexpr const char* kDashes[] = {"", "6 3", "2 3"};  // where colours come again
+constexpr const char* kDashes[] = {"", "6 3", "2 3"};  // for reused colours
 constexpr const char* kOursColor = "#000000";
 constexpr const char* kFullColor = "#777777";
 
@@ -25,10 +26,10 @@ constexpr double kPanelWidth = 380;
 constexpr double kPanelHeight = 260;
 constexpr double kLeft = 60;     // of a panel, for its labels
 constexpr double kTop = 70;      // of the drawing, for its title
-constexpr double kBetween = 80;  // panels, one above the other
+constexpr double kBetween = 80;  // vertical distance of panels
 constexpr double kLegend = 240;
-constexpr double kMinKl = 1e-4;  // smaller ones are drawn there
-constexpr double kSpread = 1.2;  // pixels between bars that would cover each other
+constexpr double kMinKl = 1e-4;  // smaller values are drawn here
+constexpr double kSpread = 1.2;  // pixels between bars that would overlap
 
 struct Point {
   double kept = 0;  // per cent
@@ -62,7 +63,7 @@ std::string Marker(size_t kind, double x, double y, const std::string& color) {
   return fmt::format("<polygon points=\"{}\" fill=\"{}\"/>\n", points, color);
 }
 
-// Curves of a regime: policies that evict, then single points of quantised full caches.
+// The curves of a regime: policies that evict, then single points of quantised full caches.
 std::vector<Curve> CurvesOf(const std::vector<Row>& rows, bool kl) {
   std::vector<Curve> curves;
   std::map<std::string, size_t> by_label;
@@ -98,7 +99,7 @@ std::vector<Curve> CurvesOf(const std::vector<Row>& rows, bool kl) {
         kSpread * (static_cast<double>(i) - static_cast<double>(curves.size() - 1) / 2);
     std::ranges::sort(curves[i].points, {}, &Point::kept);
   }
-  // Ours over the others.
+  // Draws ours above the others.
   std::ranges::stable_partition(curves, [](const Curve& curve) { return curve.label != kOurs; });
   return curves;
 }
@@ -128,7 +129,7 @@ std::vector<double> Decades(double low, double high) {
   return ticks;
 }
 
-// From a tick below the least held to one above the most.
+// From a tick below the smallest held share to one above the largest.
 std::pair<double, double> KeptRange(const std::vector<double>& ticks,
                                     const std::vector<Curve>& curves) {
   double low = 100;
@@ -174,7 +175,7 @@ std::string SvgCurves(const EvalHeader& header, const SuiteResult& result) {
   const std::vector<double> kept_ticks = {0.1, 0.2, 0.5, 1, 2.5, 5, 10, 20, 50, 100};
   const double width = 2 * (kLeft + kPanelWidth) + 40 + kLegend;
   const auto n_regimes = static_cast<double>(result.regimes.size());
-  // The legend may be longer than one panel.
+  // The legend may be taller than one panel.
   const double height =
       std::max(kTop + n_regimes * (kPanelHeight + kBetween),
                kTop + 19.0 * static_cast<double>(result.configurations.size() + 1));

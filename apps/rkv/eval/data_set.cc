@@ -1,3 +1,4 @@
+// Reads data sets of pictures and questions. Errors name the file and line.
 #include "eval/data_set.h"
 
 #include <fmt/format.h>
@@ -37,7 +38,7 @@ Result<std::vector<std::string>> Strings(const Json& json, std::string_view name
   return strings;
 }
 
-// The first of two names that the object has; null: neither.
+// The first of two names that the object has; null: it has neither.
 const Json* Either(const Json& object, const char* one, const char* other) {
   for (const char* name : {one, other}) {
     if (object.contains(name)) return &object[name];

@@ -1,4 +1,4 @@
-// Pictures and questions as JSON lines, and suite `data` of them.
+// Reads pictures and questions from JSON lines, and makes suite `data` of them.
 #ifndef RETENTIVEKV_APPS_RKV_EVAL_DATA_SET_H_
 #define RETENTIVEKV_APPS_RKV_EVAL_DATA_SET_H_
 
@@ -16,25 +16,25 @@ struct DataQuestion {
   std::string family;                // "" where the file has none
 };
 
-// What is asked about the same pictures.
+// Questions about the same pictures.
 struct DataConversation {
   std::vector<std::string> images;  // paths
   std::vector<DataQuestion> questions;
   uint64_t seed = 1;  // for Measurement::by_seed
 };
 
-// Of a file, or of all *.jsonl of a folder in the order of their names. Each line is an object with
+// Reads a file, or all *.jsonl of a folder in the order of their names. Each line is an object with
 //   "image" or "images"      a path, or a list of paths, relative to the file;
 //   "question", and "answer" or "answers": a string, or a list of strings of which any is right;
 //   or "questions"           a list of such objects, or of strings, with "answers", a list of as
 //                            many of these; "turns" is another name for it;
-//   "family"                 what it is about, to have accuracy by it (optional);
-//   "seed"                   a number, to have accuracy by it (optional; 1).
-// Lines that follow each other about the same images are one conversation. Other fields are
-// ignored. kBadFile, with the file and line, for what is missing or of another kind.
+//   "family"                 the kind of question, for accuracy by it (optional);
+//   "seed"                   a number, for accuracy by it (optional; 1).
+// Consecutive lines about the same images are one conversation. Other fields are ignored. kBadFile,
+// with the file and line, for fields that are missing or of another type.
 Result<std::vector<DataConversation>> ReadDataSet(const std::string& path);
 
-// Regime `known`: the images come with the first question; `unknown`: before it, on their own.
+// Regime `known`: the images come with the first question; `unknown`: before it, alone.
 std::vector<ScriptRegime> DataScripts(const std::vector<DataConversation>& conversations);
 
 }  // namespace rkv::app

@@ -43,7 +43,7 @@ TEST_F(DataSetTest, EveryFormOfQuestionsIsRead) {
   EXPECT_EQ((*read)[1].images.size(), 2u);
   EXPECT_EQ((*read)[1].questions[1].answers, (std::vector<std::string>{"2", "two"}));
   EXPECT_EQ((*read)[2].questions[0].family, "z");
-  // The folder has the same.
+  // The folder gives the same conversations.
   EXPECT_EQ(ReadDataSet(folder_.string())->size(), 3u);
 }
 

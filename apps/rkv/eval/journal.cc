@@ -14,7 +14,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kSettings = "settings";
 
-// "seeds is [1], the file has [2]"; empty if there is none.
+// "seeds is [1], the file has [2]"; empty without a difference.
 std::string Difference(const Json& wanted, const Json& found) {
   for (const auto& [name, value] : wanted.items()) {
     const Json other = found.contains(name) ? found.at(name) : Json();
@@ -35,7 +35,7 @@ Result<Journal> Journal::Open(const std::string& path, const Json& settings) {
   if (std::filesystem::exists(path, error)) {
     RKV_ASSIGN_OR_RETURN(text, ReadInput(path, "results"));
     const size_t end = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
-    // Only what is certainly ours may be cut.
+    // Only shorten a file that is certainly a journal.
     if (end < text.size() && text.starts_with(R"({"settings":)")) {
       std::filesystem::resize_file(path, end, error);
       if (error) return BadFile(fmt::format("cannot write '{}': {}", path, error.message()));

@@ -1,4 +1,4 @@
-// Finished measurements in a file of JSON lines, so that a run that was stopped goes on from there.
+// Keeps finished measurements in a file of JSON lines, so that a stopped run can resume.
 #ifndef RETENTIVEKV_APPS_RKV_EVAL_JOURNAL_H_
 #define RETENTIVEKV_APPS_RKV_EVAL_JOURNAL_H_
 
@@ -15,15 +15,14 @@ namespace rkv::app {
 
 class Journal {
  public:
-  // Reads what is there, or starts a new file. `settings` is an object of all that measurements
-  // depend on and their key does not name. kInvalidArgument, with the first difference, if the file
-  // was written with other settings; kBadFile if it is something else. A last line that was cut off
-  // is dropped.
+  // Reads the existing file, or starts a new one. `settings` is an object of everything that
+  // affects measurements and is not in their key. kInvalidArgument, with the first difference, if
+  // the file has other settings; kBadFile if it is no journal. Drops a truncated last line.
   static Result<Journal> Open(const std::string& path, const nlohmann::ordered_json& settings);
 
-  // The measurements of a key, one for each regime that it is about; null: none yet.
+  // The measurements of a key, one for each of its regimes; null: none yet.
   const std::vector<Measurement>* Find(const std::string& key) const;
-  // Writes them at once.
+  // Writes the measurements at once.
   Status Append(const std::string& key, const std::vector<Measurement>& measurements);
 
  private:

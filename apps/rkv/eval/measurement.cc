@@ -1,3 +1,4 @@
+// Adds up measurements, and converts them to JSON and back.
 #include "eval/measurement.h"
 
 #include <fmt/format.h>
@@ -37,7 +38,7 @@ Json ToJson(const std::map<std::string, Tally>& tallies) {
   return json;
 }
 
-// JSON has no infinity, which is written as null.
+// JSON has no infinity; null represents it.
 std::vector<double> NumbersFromJson(const Json& json) {
   std::vector<double> numbers;
   for (const Json& number : json) {

@@ -1,4 +1,4 @@
-// The results of a suite: for each regime, configuration and budget one measurement.
+// The results of a suite: one measurement for each regime, configuration and budget.
 #ifndef RETENTIVEKV_APPS_RKV_EVAL_MEASUREMENT_H_
 #define RETENTIVEKV_APPS_RKV_EVAL_MEASUREMENT_H_
 
@@ -16,7 +16,7 @@
 
 namespace rkv::app {
 
-// Right answers among those measured.
+// Right answers among the measured ones.
 struct Tally {
   double right = 0;
   double n = 0;
@@ -25,20 +25,20 @@ struct Tally {
 };
 
 struct Measurement {
-  std::string refused;      // why there is none
-  Ratio accuracy;           // right answers, or places whose likeliest token is that of `full`
+  std::string refused;      // the reason, if it was not measured
+  Ratio accuracy;           // right answers, or places with the same likeliest token as `full`
   Ratio kl;                 // KL(full || this) of the next token, in nats
-  Ratio missed;             // share of the attention of `full` that is on tokens evicted here
-  uint64_t held_bytes = 0;  // the most after any turn
-  double kept = 0;          // held_bytes over those of a full f16 cache, the most after any turn
+  Ratio missed;             // share of the attention of `full` on tokens evicted here
+  uint64_t held_bytes = 0;  // maximum after any turn
+  double kept = 0;          // held_bytes over those of a full f16 cache, maximum after any turn
   double seconds = 0;
-  // Accuracy by which question of its conversation it is, what it is about, and the seed.
+  // Accuracy by the number of the question in its conversation, by family, and by seed.
   std::vector<Tally> by_question;
   std::map<std::string, Tally> by_family;
   std::map<std::string, Tally> by_seed;
 
   void AddStats(const CacheStats& stats);
-  // The same on more conversations.
+  // Adds the measurement of further conversations.
   void Add(const Measurement& part);
 };
 
@@ -50,25 +50,25 @@ Measurement MeasurementFromJson(const nlohmann::ordered_json& json);
 using HeadShares = std::vector<std::vector<float>>;
 HeadShares SharesOf(const Inspection& inspection);
 
-// Of the attention that `full` paid, what is on tokens that are on no rung: the mean over heads.
+// The share of the attention of `full` on tokens that are on no rung here; the mean over heads.
 double MissedShare(const HeadShares& full, const Inspection& inspection);
 
 struct Regime {
   std::string name;
   std::string description;
-  // [configuration][budget]; a configuration that takes no budget has one.
+  // [configuration][budget]; a configuration without a budget has one cell.
   std::vector<std::vector<Measurement>> cells;
 };
 
 struct SuiteResult {
-  std::string accuracy_name;  // what Measurement::accuracy is
-  std::string unit_name;      // what the bootstrap resamples
+  std::string accuracy_name;  // meaning of Measurement::accuracy
+  std::string unit_name;      // unit that the bootstrap resamples
   std::vector<Configuration> configurations;
   std::vector<Budget> budgets;
   std::vector<Regime> regimes;
 };
 
-// Called as the suite goes on: what is measured now, and how much of all is done (0 to 1).
+// Reports progress: the current measurement, and the finished share of the suite, 0 to 1.
 using EvalProgress = std::function<void(std::string_view what, double fraction)>;
 
 // The budgets of a configuration: all, or none.
@@ -78,7 +78,7 @@ std::vector<std::optional<Budget>> BudgetsOf(const Configuration& configuration,
 // "h2o 20%"
 std::string NameOf(const Configuration& configuration, const std::optional<Budget>& budget);
 
-// The options with the budget in them.
+// The options with the budget set.
 CacheOptions WithBudget(const CacheOptions& options, const std::optional<Budget>& budget);
 
 }  // namespace rkv::app

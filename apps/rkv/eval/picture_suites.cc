@@ -1,3 +1,4 @@
+// Scripts of the suites about pictures, from a data set or the bundled pages.
 #include "eval/picture_suites.h"
 
 #include <fmt/format.h>

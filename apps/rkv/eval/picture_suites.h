@@ -8,19 +8,19 @@
 
 namespace rkv::app {
 
-// Measured at most, of a conversation.
+// The maximum of measured questions per conversation.
 inline constexpr int kDeferredQuestions = 8;
 inline constexpr int kPagesQuestions = 8;
 inline constexpr int kTurns = 20;
 
-// Questions about pictures, asked after the cache has been compressed: after the pictures and a
-// first question (regime `known`), or after the pictures alone (`unknown`).
+// Asks questions about pictures after the cache has been compressed: after the pictures and a first
+// question (regime `known`), or after the pictures alone (`unknown`).
 std::vector<ScriptRegime> DeferredScripts(const std::vector<DataConversation>& conversations);
 
-// Pages that come one after the other, a message each; then questions about single ones.
+// Pages follow each other, one message each; then questions about single pages.
 std::vector<ScriptRegime> PagesScripts(const std::vector<DataConversation>& conversations);
 
-// A conversation of kTurns questions. When everything has been asked, it is asked again.
+// A conversation of kTurns questions. After the last question of the data the first comes again.
 std::vector<ScriptRegime> TurnsScripts(const std::vector<DataConversation>& conversations);
 
 }  // namespace rkv::app

@@ -7,8 +7,7 @@
 namespace rkv::app {
 namespace {
 
-// About `n_images` pictures a.png, b.png ..., with questions q0, q1 ... whose answers are a0, a1
-// ...
+// Questions q0, q1 ... about `n_images` pictures a.png, b.png ..., with answers a0, a1 ...
 DataConversation Conversation(int n_images, int n_questions, uint64_t seed = 1) {
   DataConversation conversation{.images = {}, .questions = {}, .seed = seed};
   for (int i = 0; i < n_images; ++i) {
@@ -39,7 +38,7 @@ TEST(PictureSuitesTest, DeferredAsksAfterThePictures) {
   EXPECT_TRUE(unknown.turns[0].text.empty());
   EXPECT_EQ(unknown.turns[1].text, "q0");
   EXPECT_EQ(CountMeasured(unknown), 8u);
-  // A conversation with fewer questions has all that it has.
+  // A conversation with fewer questions asks all of them.
   EXPECT_EQ(CountMeasured(regimes[0].scripts[1]), 2u);
   EXPECT_EQ(CountMeasured(regimes[1].scripts[1]), 3u);
   EXPECT_EQ(regimes[0].scripts[1].seed, 7u);

@@ -14,7 +14,8 @@ class EvalRandom {
  public:
   explicit EvalRandom(uint64_t seed) : engine_(seed) {}
 
-  // Uniform in [0, n). REQUIRES: n > 0. Standard distributions differ between libraries.
+  // Uniform in [0, n). REQUIRES: n > 0. Not a standard distribution, which differs between
+  // libraries.
   size_t Below(size_t n) { return static_cast<size_t>(engine_() % n); }
   int Between(int low, int high) {
     return low + static_cast<int>(Below(static_cast<size_t>(high - low + 1)));

@@ -1,4 +1,4 @@
-// A measurement with what is computed from it and from others of its regime.
+// The rows of a result: a measurement, and values computed from it and others of its regime.
 #ifndef RETENTIVEKV_APPS_RKV_EVAL_ROWS_H_
 #define RETENTIVEKV_APPS_RKV_EVAL_ROWS_H_
 
@@ -11,11 +11,11 @@
 
 namespace rkv::app {
 
-// The policy that others are compared with, and the one that says what is worth nothing.
+// The policy under evaluation, and the one that marks chance.
 inline constexpr const char* kOurs = "retentive";
 inline constexpr const char* kChance = "random";
 
-// Headroom below this says nothing: everything between `random` and `full` is noise.
+// A smaller headroom means nothing: all differences between `random` and `full` are noise.
 inline constexpr double kMinHeadroom = 0.05;
 
 struct Row {
@@ -25,22 +25,22 @@ struct Row {
   Interval accuracy;
   Interval kl;
   double relative = 0;  // accuracy over that of `full`
-  Interval minus_full;  // of accuracy minus that of `full`
+  Interval minus_full;  // of the accuracy minus that of `full`
   // (accuracy - that of `random`) / (that of `full` - that of `random`), at the same budget.
   std::optional<double> headroom;
-  std::optional<Interval> ours_minus;  // of the accuracy of `retentive` minus this one's, likewise
+  std::optional<Interval> ours_minus;  // accuracy of `retentive` minus this one, at the same budget
 };
 
-// Without what is refused: those have no more than the first three members. Intervals draw the same
-// units for all.
+// Refused measurements have only the first three members set. All intervals resample the same
+// units.
 std::vector<Row> RowsOf(const SuiteResult& result, const Regime& regime, uint64_t seed);
 
 // The measurement of a label at a budget; null: there is none.
 const Measurement* FindMeasurement(const SuiteResult& result, const Regime& regime,
                                    const std::string& label, const std::optional<Budget>& budget);
 
-// Loose bars that a quick run has to reach: `full` at 0.9, and `retentive` above `random` at 20 %.
-// What is missed, as one sentence each.
+// The bars that a quick run has to reach: `full` at 0.9, and `retentive` above `random` at 20 %.
+// Returns one sentence for each missed bar.
 std::vector<std::string> MissedBars(const SuiteResult& result);
 
 }  // namespace rkv::app

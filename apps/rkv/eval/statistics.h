@@ -1,4 +1,4 @@
-// What `rkv eval` computes from logits and from conversations.
+// Statistics that `rkv eval` computes from logits and conversations.
 #ifndef RETENTIVEKV_APPS_RKV_EVAL_STATISTICS_H_
 #define RETENTIVEKV_APPS_RKV_EVAL_STATISTICS_H_
 
@@ -12,17 +12,17 @@ namespace rkv::app {
 // KL(softmax(p) || softmax(q)) in nats; never below 0. REQUIRES: equal lengths, not empty.
 double KlDivergence(std::span<const float> p, std::span<const float> q);
 
-size_t ArgMax(std::span<const float> values);  // the first of the largest
+size_t ArgMax(std::span<const float> values);  // the first of equal maxima
 
 struct Interval {
   double low = 0;
   double high = 0;
 };
 
-// A ratio of sums over units that were measured independently: conversations, or blocks of text.
+// A ratio of sums over independently measured units: conversations, or blocks of text.
 struct Ratio {
   std::vector<double> numerators;    // one for each unit
-  std::vector<double> denominators;  // as many
+  std::vector<double> denominators;  // one for each unit
 
   void Add(double numerator, double denominator) {
     numerators.push_back(numerator);
@@ -33,7 +33,7 @@ struct Ratio {
 
 // The percentile bootstrap over units, at 95 %.
 Interval BootstrapInterval(const Ratio& ratio, uint64_t seed, int n_resamples = 2000);
-// Of a - b, whose units are the same: both are resampled together.
+// The interval of a - b over the same units, which are resampled together.
 Interval BootstrapDifference(const Ratio& a, const Ratio& b, uint64_t seed, int n_resamples = 2000);
 
 }  // namespace rkv::app

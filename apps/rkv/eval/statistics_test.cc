@@ -1,3 +1,4 @@
+// KL, ArgMax and the bootstrap, against values known from theory.
 #include "eval/statistics.h"
 
 #include <gtest/gtest.h>

@@ -58,7 +58,7 @@ Result<SuiteResult> RunSuite(const SuitePlan& plan,
   const auto finished = [&](const SuitePlan::Part& part, const Cell& cell) {
     return journal == nullptr ? nullptr : journal->Find(JournalKey(part.name, cell.options));
   };
-  // `full` is measured again where others of its part are, since they are compared with it.
+  // Measures `full` again for each unfinished part: the other results are compared with it.
   std::vector<size_t> n_left;
   size_t n_total = 0;
   for (const SuitePlan::Part& part : plan.parts) {

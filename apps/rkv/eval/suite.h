@@ -1,4 +1,4 @@
-// Runs a suite: part by part, and in each part one configuration and budget after the other.
+// Runs a suite part by part; each part measures one configuration and budget after the other.
 #ifndef RETENTIVEKV_APPS_RKV_EVAL_SUITE_H_
 #define RETENTIVEKV_APPS_RKV_EVAL_SUITE_H_
 
@@ -13,19 +13,19 @@
 
 namespace rkv::app {
 
-// Some of a suite's conversations, or one place of a text. What `full` said about it is kept as
-// long as it lives, for the others to be compared with.
+// Some of a suite's conversations, or one place of a text. During its life it keeps the results of
+// `full`, for comparison with the others.
 class SuitePart {
  public:
   virtual ~SuitePart() = default;
-  // Fills in one measurement for each of the part's regimes. The first call is that of `full`.
+  // Fills in one measurement for each of the part's regimes. The first call must be for `full`.
   virtual Status Measure(const CacheOptions& options, std::span<Measurement> measurements) = 0;
 };
 
 struct SuitePlan {
   struct Part {
     std::string name;             // unique
-    std::vector<size_t> regimes;  // that it adds to
+    std::vector<size_t> regimes;  // regimes that it contributes to
     std::function<std::unique_ptr<SuitePart>()> make;
   };
 
@@ -35,7 +35,7 @@ struct SuitePlan {
   std::vector<Part> parts;
 };
 
-// What a measurement is found by in a journal.
+// The key of a measurement in a journal.
 std::string JournalKey(const std::string& part, const CacheOptions& options);
 
 // `journal` may be null. REQUIRES: configuration 0 is `full`.

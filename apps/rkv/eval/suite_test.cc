@@ -1,3 +1,4 @@
+// Runs of a suite with a fake part that counts its calls: order, resuming, and journals.
 #include "eval/suite.h"
 
 #include <gtest/gtest.h>
@@ -12,7 +13,7 @@
 namespace rkv::app {
 namespace {
 
-// Says how often it was asked; stops the run at the call after `n_calls_left`.
+// Counts its calls; stops the run at the call after `n_calls_left`.
 class CountingPart : public SuitePart {
  public:
   CountingPart(int& n_calls, int& n_calls_left) : n_calls_(n_calls), n_calls_left_(n_calls_left) {}
@@ -78,14 +79,14 @@ TEST_F(SuiteTest, AStoppedRunGoesOn) {
     Journal journal = *Open();
     EXPECT_EQ(Run(&journal).status().code(), StatusCode::kCancelled);
   }
-  // As if it had been killed while it wrote a line.
+  // Simulates a run that was killed while it wrote a line.
   std::ofstream(path_, std::ios::app) << R"({"key":"part 2 | stre)";
   n_calls_ = 0;
   n_calls_left_ = 1000;
   Journal journal = *Open();
   const auto result = Run(&journal);
   ASSERT_TRUE(result.ok()) << result.status().message();
-  EXPECT_EQ(n_calls_, 3);  // `full` of part 2 again, for the others to be compared with
+  EXPECT_EQ(n_calls_, 3);  // `full` of part 2 again, for comparison with the others
   EXPECT_DOUBLE_EQ(result->regimes[1].cells[1][0].accuracy.value(), 0.5);
   EXPECT_EQ(result->regimes[1].cells[0][0].accuracy.numerators.size(), 2u);
 
@@ -131,7 +132,7 @@ TEST_F(SuiteTest, KeysNameAllThatMatters) {
   }
 }
 
-// Journals of before must be found again.
+// Journals of earlier versions must be found.
 TEST_F(SuiteTest, KeysStayAsTheyAre) {
   EXPECT_EQ(JournalKey("p", configurations_[0].options), "p | full | none");
   CacheOptions options = AllSet();

@@ -1,3 +1,4 @@
+// Writes the tables of an evaluation as Markdown, JSON and CSV, from the same rows.
 #include "eval/table.h"
 
 #include <fmt/format.h>
@@ -78,7 +79,7 @@ std::string DetailTable(const SuiteResult& result, const std::vector<Row>& rows)
   return text;
 }
 
-// Accuracy by something, in the order of a table's columns.
+// Accuracy by question, family or seed, in the order of a table's columns.
 using Breakdown = std::vector<std::pair<std::string, Tally>>;
 
 Breakdown ByQuestion(const Measurement& measurement) {
@@ -104,7 +105,7 @@ constexpr BreakdownKind kBreakdowns[] = {{"by question", "by_question", ByQuesti
                                          {"by family", "by_family", ByFamily},
                                          {"by seed", "by_seed", BySeed}};
 
-// Without controls, which have enough rows elsewhere. Empty if there is only one column.
+// Leaves out controls, which have enough rows elsewhere. Empty for a single column.
 std::string BreakdownTable(const SuiteResult& result, const std::vector<Row>& rows,
                            const BreakdownKind& kind) {
   const Breakdown columns = kind.of(*rows.front().measurement);

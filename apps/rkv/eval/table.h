@@ -1,4 +1,4 @@
-// The results of a suite as Markdown, JSON and CSV.
+// Writes the results of a suite as Markdown, JSON and CSV.
 #ifndef RETENTIVEKV_APPS_RKV_EVAL_TABLE_H_
 #define RETENTIVEKV_APPS_RKV_EVAL_TABLE_H_
 
@@ -16,11 +16,11 @@ struct EvalHeader {
   std::string command;
   std::string model;
   std::string version;                // of rkv and llama.cpp
-  std::vector<uint64_t> seeds = {1};  // the first one is the bootstrap's, too
+  std::vector<uint64_t> seeds = {1};  // the bootstrap uses the first one, too
   int n_conversations = 0;            // for each seed
-  double seconds = 0;  // of all measurements, also of earlier runs that --resume goes on from
+  double seconds = 0;  // of all measurements, including earlier runs that --resume continues
   std::vector<std::string> notes;
-  std::string curves;  // file beside the table that shows them; empty: none
+  std::string curves;  // file of the curves, beside the table; empty: none
 };
 
 std::string MarkdownTable(const EvalHeader& header, const SuiteResult& result);

@@ -1,3 +1,4 @@
+// Rows, bars, tables and curves of an evaluation, from results with known numbers.
 #include "eval/table.h"
 
 #include <gtest/gtest.h>
@@ -27,7 +28,7 @@ Measurement Measured(double right, double kept) {
   return measurement;
 }
 
-// full, retentive, random, h2o (whose second budget is refused), and a quantised full cache.
+// full, retentive, random, h2o (with its second budget refused), and a quantised full cache.
 SuiteResult Sample() {
   ConfigurationChoices choices;
   choices.policies = *ParsePolicyList({"retentive,random,h2o"});
@@ -70,7 +71,7 @@ TEST(RowsTest, HeadroomIsBetweenRandomAndFull) {
   EXPECT_NEAR(rows[5].ours_minus->high, 0.3, 1e-12);
   EXPECT_NEAR(rows[5].minus_full.low, -0.3, 1e-12);
   EXPECT_FALSE(rows[6].headroom.has_value());  // refused
-  // Where random is as good as full, nothing can be said.
+  // Headroom is undefined if random equals full.
   SuiteResult easy = Sample();
   easy.regimes[0].cells[2][0] = Measured(9.8, 0.5);
   EXPECT_FALSE(RowsOf(easy, easy.regimes[0], 1)[1].headroom.has_value());
@@ -103,7 +104,7 @@ TEST(TableTest, RowsHaveAsManyColumnsAsTheirHeads) {
       EXPECT_EQ(n, columns) << line;
     }
   }
-  EXPECT_EQ(n_tables, 3u);  // by family there is one column only, so no table
+  EXPECT_EQ(n_tables, 3u);  // none by family, which has only one column
 }
 
 TEST(TableTest, CsvHasAsManyFieldsAsItsHead) {
@@ -150,7 +151,7 @@ TEST(CurvesTest, EveryPolicyHasALineWithABarAtEachBudget) {
     EXPECT_EQ(count("<title>" + std::string(label) + "</title>"), 2u) << label;  // two panels
     EXPECT_EQ(count(">" + std::string(label) + "</text>"), 1u) << label;         // the legend
   }
-  // In the panel of accuracy 20 % is drawn left of 50 %, and less lower.
+  // In the panel of accuracy, 20 % is left of 50 %, and smaller values are lower.
   const size_t at = svg.find("<title>random</title>");
   std::istringstream line(svg.substr(svg.find("<polyline points=\"", at) + 18));
   double x1, y1, x2, y2;

@@ -1,3 +1,4 @@
+// Suite `text-kl`. Texts are forced, so that all configurations see the same tokens as `full`.
 #include "eval/text_kl.h"
 
 #include <fmt/format.h>
@@ -11,15 +12,15 @@ namespace rkv::app {
 
 namespace {
 
-constexpr size_t kBlock = 16;  // positions that the bootstrap draws together
-constexpr size_t kLead = 4;    // tokens of a continuation that are read and not measured
+constexpr size_t kBlock = 16;  // positions that the bootstrap resamples together
+constexpr size_t kLead = 4;    // tokens of a continuation, read but not measured
 
 // The regimes.
 constexpr size_t kContinue = 0;
 constexpr size_t kChange = 1;
 constexpr size_t kEnds = 2;
 
-// A text that is read, and two ways to go on.
+// A text and its two continuations.
 struct Window {
   std::string prompt;
   std::array<std::string, kEnds> leads;
@@ -42,7 +43,7 @@ Result<std::vector<Window>> MakeWindows(const Engine& engine, const TextKlOption
     return InvalidArgument(
         fmt::format("the text of --then has {} tokens, but {} are needed", then.size(), n_end));
   }
-  // A few more than counted, for texts that are split otherwise when they stand alone.
+  // Some spare tokens: a text alone may be split in another way.
   if (n_window + 16 > static_cast<size_t>(engine.n_ctx())) {
     return InvalidArgument(
         fmt::format("a context of {} tokens and {} after it do not fit the "
@@ -69,7 +70,7 @@ Result<std::vector<Window>> MakeWindows(const Engine& engine, const TextKlOption
   return windows;
 }
 
-// Next-token logits at every measured position.
+// The next-token logits at every measured position.
 using Logits = std::vector<std::vector<float>>;
 
 class WindowPart : public SuitePart {
@@ -119,7 +120,7 @@ class WindowPart : public SuitePart {
       RKV_RETURN_IF_ERROR(Answered(std::move(requests[end].result)));
       measurements[end].AddStats(conversations[end]->stats());
       measurements[end].seconds += elapsed.count() / kEnds;
-      logits[end].resize(n_positions_[end]);  // Where the answer ends, the text does not.
+      logits[end].resize(n_positions_[end]);  // The answer ends here, but the text continues.
       const Inspection inspection = conversations[end]->Inspect();
       if (is_full) {
         full_[end] = logits[end];
@@ -176,7 +177,7 @@ Result<SuitePlan> PlanTextKl(Engine& engine, const TextKlOptions& options) {
                    .description = fmt::format("{} tokens of a text, then {} of another",
                                               options.n_context, options.n_forced),
                    .cells = {}}};
-  // Window by window, since the logits of one take a hundred megabytes.
+  // One window after the other, since the logits of one take a hundred megabytes.
   for (size_t w = 0; w < windows.size(); ++w) {
     plan.parts.push_back({.name = fmt::format("window {} of {}", w + 1, windows.size()),
                           .regimes = {kContinue, kChange},

@@ -1,4 +1,4 @@
-// Suite `text-kl`: how far next-token distributions move from those of the full cache.
+// Suite `text-kl`: the distance of next-token distributions from those of the full cache.
 #ifndef RETENTIVEKV_APPS_RKV_EVAL_TEXT_KL_H_
 #define RETENTIVEKV_APPS_RKV_EVAL_TEXT_KL_H_
 
@@ -9,16 +9,16 @@
 namespace rkv::app {
 
 struct TextKlOptions {
-  int n_context = 2048;  // tokens that are read first
-  int n_forced = 256;    // tokens after them, where distributions are compared
+  int n_context = 2048;  // tokens read first
+  int n_forced = 256;    // tokens after them, at which distributions are compared
   int n_windows = 3;     // places of the text
-  std::string text;      // what is read
-  std::string then;      // where the subject changes to
+  std::string text;      // the text to read
+  std::string then;      // the text to which the subject changes
 };
 
-// A part for each window. kInvalidArgument for texts that are too short and contexts that are too
-// long. The engine must outlive the plan.
-// REQUIRES: it was loaded with chat template "none" and for 2 conversations at once.
+// Makes a part for each window. kInvalidArgument for texts that are too short and contexts that are
+// too long. The engine must outlive the plan. REQUIRES: the engine has chat template "none" and
+// answers 2 conversations at once.
 Result<SuitePlan> PlanTextKl(Engine& engine, const TextKlOptions& options);
 
 }  // namespace rkv::app

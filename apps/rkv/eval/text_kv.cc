@@ -1,3 +1,4 @@
+// Suite `text-kv`. Pairs stand at the ends of sentences, spread evenly over the prose.
 #include "eval/text_kv.h"
 
 #include <fmt/format.h>
@@ -12,9 +13,9 @@ namespace rkv::app {
 
 namespace {
 
-constexpr size_t kQuestionTokens = 32;  // at most, with its answer
-// Ten pairs have nothing in common but their form: models of a hundred million parameters confuse
-// keys that share a word.
+constexpr size_t kQuestionTokens = 32;  // maximum, including the answer
+// The ten pairs share only their form: models of a hundred million parameters confuse keys with a
+// common word.
 constexpr const char* kThings[] = {"amber anchor", "blue barrel",  "green candle",  "grey engine",
                                    "white ladder", "red lantern",  "silver needle", "black piano",
                                    "brown saddle", "golden violin"};
@@ -42,7 +43,7 @@ std::vector<const char*> Shuffled(EvalRandom& random, const char* const (&words)
   return shuffled;
 }
 
-// The first ten have each thing and each event once, the next ten again in other pairs, ...
+// The first ten pairs use each thing and each event once; the next ten use other combinations.
 std::vector<Pair> MakePairs(EvalRandom& random, size_t n) {
   const auto things = Shuffled(random, kThings);
   const auto events = Shuffled(random, kEvents);
@@ -56,7 +57,7 @@ std::vector<Pair> MakePairs(EvalRandom& random, size_t n) {
   return pairs;
 }
 
-// Where sentences end: behind ". " it goes on.
+// The ends of sentences, between '.' and ' '.
 std::vector<size_t> SentenceEnds(const std::string& text) {
   std::vector<size_t> ends;
   for (size_t at = text.find(". "); at != std::string::npos; at = text.find(". ", at + 1)) {
@@ -65,7 +66,7 @@ std::vector<size_t> SentenceEnds(const std::string& text) {
   return ends;
 }
 
-// One pair in each of as many equal parts of the text, at the end of a sentence in it.
+// Divides the text into equal parts, and puts one pair at the end of a sentence in each part.
 std::string WithPairs(const std::string& text, const std::vector<Pair>& pairs, EvalRandom& random) {
   const std::vector<size_t> ends = SentenceEnds(text);
   std::string result;

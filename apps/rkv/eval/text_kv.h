@@ -1,4 +1,4 @@
-// Suite `text-kv`: keys and values that stand in prose, asked for after it has been compressed.
+// Suite `text-kv`: keys and values inside prose, asked for after compression.
 #ifndef RETENTIVEKV_APPS_RKV_EVAL_TEXT_KV_H_
 #define RETENTIVEKV_APPS_RKV_EVAL_TEXT_KV_H_
 
@@ -12,14 +12,14 @@ namespace rkv::app {
 
 struct TextKvOptions {
   std::string text;                   // the prose
-  int n_context = 2048;               // tokens of it, with the pairs in it
-  int n_pairs = 8;                    // each is asked for, on its own
+  int n_context = 2048;               // tokens of the prose, including the pairs
+  int n_pairs = 8;                    // each is asked for alone
   int n_conversations = 3;            // for each seed
-  std::vector<uint64_t> seeds = {1};  // of keys, values, and where they stand
+  std::vector<uint64_t> seeds = {1};  // of keys, values, and their places
 };
 
-// Forced answers, without their end: the prompt is a text that goes on. kInvalidArgument if the
-// text is too short, or the context too long for the model.
+// Forces answers without their end, since the prompt is a text that continues. kInvalidArgument if
+// the text is too short, or the context too long for the model.
 Result<std::vector<ScriptRegime>> TextKvScripts(const Engine& engine, const TextKvOptions& options);
 
 }  // namespace rkv::app

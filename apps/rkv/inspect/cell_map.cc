@@ -1,3 +1,4 @@
+// Computes the states of a picture's cells over heads, and the summary of a layer.
 #include "inspect/cell_map.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,5 @@
+// Draws a cell map over its picture. The overlay is a list of shapes, drawn both as pixels and as
+// SVG.
 #include "inspect/overlay.h"
 
 #include <fmt/format.h>
@@ -22,16 +24,16 @@ namespace rkv::app {
 namespace {
 
 constexpr int kMinWidth = 512;                     // pixels; smaller pictures are enlarged
-constexpr int kMaxHeight = 4096;                   // that pictures are enlarged to
+constexpr int kMaxHeight = 4096;                   // maximum of enlarged pictures
 constexpr PictureSize kMaxPicture = {2048, 2048};  // larger ones are scaled down
 constexpr double kTint = 0.55;                     // opacity
-constexpr double kMinRead = 0.05;  // of the most-read cell: below it a cell has no outline
+constexpr double kMinRead = 0.05;  // share of the maximum; cells below it have no outline
 constexpr int kLineHeight = 12;    // of stb_easy_font, as its other lengths
 constexpr Rgb kInk = {30, 30, 30};
 constexpr Rgb kReadColor = {225, 25, 25};
 constexpr Rgb kRootColor = {255, 140, 0};
 
-// What the font has: anything else becomes '?'.
+// Replaces characters that the font lacks by '?'.
 std::string Printable(std::string_view text) {
   std::string result;
   for (const char c : text) {
@@ -45,7 +47,7 @@ double TextWidth(std::string text, double height) {
   return stb_easy_font_width(text.data()) * height / kLineHeight;
 }
 
-// Lines that are no wider than `width`, if words allow.
+// Breaks a text into lines no wider than `width`, as far as its words allow.
 std::vector<std::string> Wrap(const std::string& text, double height, double width) {
   std::vector<std::string> lines(1);
   for (size_t begin = 0; begin < text.size();) {
@@ -138,7 +140,7 @@ class Legend {
 
   void AddLine(const std::string& text) { AddText(text, height_ / 2, 0); }
 
-  // A sample, which `draw` draws into a box, and what it means.
+  // A sample, which `draw` draws into a box, and its explanation.
   template <typename Draw>
   void Add(const std::string& text, const Draw& draw) {
     const double sample = height_ * 1.4;
@@ -160,7 +162,7 @@ class Legend {
   }
 
  private:
-  // `next`: where the next item may stand; 0: on a new line.
+  // `next`: the place for the next item; 0: on a new line.
   void AddText(const std::string& text, double x, double next) {
     for (const std::string& line : Wrap(text, height_, overlay_.width - x)) {
       overlay_.shapes.push_back(Text(x, y_, height_, line));
@@ -453,7 +455,7 @@ Raster DrawOverlay(const Overlay& overlay, const Raster& picture) {
 
 std::string SvgOverlay(const Overlay& overlay, const Raster& picture,
                        std::string_view picture_file) {
-  // What every viewer of SVG shows, and upright, goes in as it is; the rest as PNG.
+  // Pictures that every SVG viewer shows upright are embedded unchanged; others as PNG.
   const auto info = ReadPictureInfo(picture_file, "");
   const bool upright = info.ok() && info->orientation == 1;
   const bool jpeg = upright && info->format == PictureFormat::kJpeg;

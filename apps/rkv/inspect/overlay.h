@@ -1,4 +1,4 @@
-// A picture with what the cache remembers of its cells laid over it, as PNG and SVG.
+// Lays the state of a picture's cells over the picture, as PNG and SVG.
 #ifndef RETENTIVEKV_APPS_RKV_INSPECT_OVERLAY_H_
 #define RETENTIVEKV_APPS_RKV_INSPECT_OVERLAY_H_
 
@@ -27,7 +27,7 @@ struct Raster {
   }
 };
 
-// The picture upright, as it is shown, and scaled down if it is very large. Fails as
+// Reads the picture, turns it upright, and scales it down if it is very large. Fails as
 // rkv::ReadPicture(), with `name`.
 Result<Raster> DecodePicture(std::string_view bytes, const std::string& name);
 std::string EncodePng(const Raster& raster);
@@ -35,19 +35,19 @@ std::string EncodePng(const Raster& raster);
 struct Shape {
   enum class Kind { kFill, kFrame, kLine, kDot, kText };
   Kind kind = Kind::kFill;
-  double x = 0, y = 0;           // upper left corner; of lines, an end; of dots, the middle
-  double width = 0, height = 0;  // of lines, to the other end; of dots, the radius is `width`
+  double x = 0, y = 0;           // upper left corner; of lines, one end; of dots, the centre
+  double width = 0, height = 0;  // of lines, to the other end; of dots, `width` is the radius
   Rgb color = {};
   double opacity = 1;
   double thickness = 0;   // of frames (inwards) and lines; the height of text
-  std::string text = {};  // of texts; elsewhere what a viewer may show for it
+  std::string text = {};  // of texts; for other shapes a tooltip
 };
 
-// What lies over the picture, which is drawn grey, and the legend below it.
+// The shapes over the picture, which is drawn grey, and the legend below it.
 struct Overlay {
-  int width = 0;  // of everything
+  int width = 0;  // of the whole drawing
   int height = 0;
-  int picture_width = 0;  // the picture's, enlarged
+  int picture_width = 0;  // of the picture, enlarged
   int picture_height = 0;
   std::vector<Shape> shapes;
 };
@@ -55,12 +55,12 @@ struct Overlay {
 // Colour of a precision (Cell::precision()): a ramp that is also readable in grey.
 Rgb PrecisionColor(double precision);
 
-// `title` stands above the legend. `has_shares`: there is an answer that cells were read for.
+// `title` stands above the legend. `has_shares`: the cells have softmax shares of an answer.
 Overlay MakeOverlay(const CellMap& map, int picture_width, int picture_height,
                     std::string_view title, bool has_shares);
 
 Raster DrawOverlay(const Overlay& overlay, const Raster& picture);
-// `picture_file`: the bytes that `picture` was decoded from.
+// `picture_file`: the encoded bytes of `picture`.
 std::string SvgOverlay(const Overlay& overlay, const Raster& picture,
                        std::string_view picture_file);
 

@@ -1,3 +1,4 @@
+// Overlays of a small cell map: shapes, pixels and SVG.
 #include "inspect/overlay.h"
 
 #include <gtest/gtest.h>
@@ -13,7 +14,7 @@ namespace {
 
 constexpr uint8_t kGone = HeadInspection::kForgotten;
 
-// A picture of 2 x 3 cells after one token of text, in two heads that hold it differently.
+// A picture of 2 x 3 cells after one token of text, in two heads with different rungs.
 Inspection SmallInspection() {
   Inspection inspection;
   inspection.shape.layers = {{.n_head = 2, .n_kv_head = 2, .d_k = 64, .d_v = 64}};
@@ -124,7 +125,7 @@ TEST(OverlayTest, PngDecodesToWhatWasDrawn) {
   EXPECT_FALSE(DecodePicture("no picture", "some.png").ok());
 }
 
-// A JPEG that is stored lying on its side is drawn, and put into the SVG, as viewers show it.
+// A JPEG that is stored sideways is drawn upright, and embedded in the form that viewers show.
 TEST(OverlayTest, PicturesAreUpright) {
   std::ifstream file(RKV_SOURCE_DIR "/tests/data/pictures/wide-exif6.jpg", std::ios::binary);
   const std::string bytes(std::istreambuf_iterator<char>(file), {});

@@ -1,3 +1,4 @@
+// Writes cell maps, layers and stats as text and as JSON.
 #include "inspect/text.h"
 
 #include <fmt/format.h>
@@ -10,7 +11,7 @@ namespace rkv::app {
 
 namespace {
 
-constexpr size_t kMaxColumns = 64;  // of a map; pictures without a grid are wrapped there
+constexpr size_t kMaxColumns = 64;  // of a map; pictures without a grid wrap there
 constexpr size_t kLineWidth = 96;
 constexpr std::string_view kGap = "    ";
 
@@ -67,7 +68,7 @@ std::string SideBySide(const std::vector<Panel>& panels) {
   return text;
 }
 
-// A model may compute nonsense, which has a sign that says nothing.
+// A model may compute NaN, whose sign means nothing.
 double Percent(double share) { return 100 * std::abs(share); }
 
 double Rounded(float share, double units = 1e7) {

@@ -1,4 +1,4 @@
-// What a cache remembers, as text and as JSON.
+// Describes the contents of a cache as text and as JSON.
 #ifndef RETENTIVEKV_APPS_RKV_INSPECT_TEXT_H_
 #define RETENTIVEKV_APPS_RKV_INSPECT_TEXT_H_
 
@@ -16,17 +16,17 @@ std::string FormatBytes(uint64_t bytes);
 // "f16 3.0 KiB, q2 1.1 KiB, states 0.5 KiB, metadata 2.0 KiB"
 std::string DescribeBytes(const CacheStats& stats);
 
-// Everything in the stats, a line per subject.
+// All of the stats, a line per subject.
 std::string StatsText(const CacheStats& stats);
 
 // The character of Cell::usual().
 char CellCharacter(const CellMap& map, size_t usual);
 
-// The cells as characters: what most heads hold them as, how many heads hold them, and how much of
-// the softmax they had; with a legend. Maps stand side by side where they fit.
+// The cells as characters, with a legend: the commonest state over heads, the number of heads that
+// hold the cell, and its softmax share. Maps stand side by side if they fit.
 std::string MapText(const CellMap& map, bool has_shares);
 
-// A row per layer that `filter` takes, and one for all of them.
+// A row for each layer that `filter` selects, and one for all of them.
 std::string LayerTable(const Inspection& inspection, const HeadFilter& filter);
 
 nlohmann::json InspectionJson(const Inspection& inspection);

@@ -1,3 +1,4 @@
+// Cell maps, layers and stats as text and JSON, from a small made-up inspection.
 #include "inspect/text.h"
 
 #include <gtest/gtest.h>
@@ -47,7 +48,7 @@ TEST(CellMapTest, SharesOfHeads) {
   EXPECT_EQ(map.cells[4].forgotten, 1);
   EXPECT_EQ(map.cells[4].usual(), 4u);
   EXPECT_EQ(map.max_softmax, 0.125);
-  // What is next to nothing does not stand out.
+  // A tiny share does not stand out.
   const CellMap quiet = MakeCellMap(inspection, inspection.media[0], {.layer = 1, .kv_head = {}});
   EXPECT_NEAR(quiet.read_scale(), 0.1 / 6, 1e-12);
 }

@@ -6,7 +6,7 @@
 namespace rkv::app {
 
 bool AnswerStream::OnText(std::string_view piece) {
-  // As the client gets it: its next request has it so, and is known by it.
+  // The text as the client receives it: the key of its next request is made of that text.
   Send(stops_.Push(AsSent(piece)));
   return !stops_.stopped();
 }

@@ -1,4 +1,4 @@
-// One answer on its way to the client: text up to a stop, thoughts, and the logprobs of its tokens.
+// Streams one answer to the client: text up to a stop, reasoning, and the logprobs of its tokens.
 #ifndef RETENTIVEKV_APPS_RKV_SERVE_ANSWER_STREAM_H_
 #define RETENTIVEKV_APPS_RKV_SERVE_ANSWER_STREAM_H_
 
@@ -21,16 +21,16 @@ class AnswerStream {
   AnswerStream(std::shared_ptr<Ticket> ticket, std::vector<std::string> stops)
       : ticket_(std::move(ticket)), stops_(std::move(stops)) {}
 
-  // False once a stop has come: the answer ends there.
+  // False after a stop, which ends the answer.
   bool OnText(std::string_view piece);
   void OnReasoning(std::string_view piece);
-  // Called before the text of the token; `n_top`: how many of the likeliest to name beside it.
+  // Called before the text of the token. `n_top`: number of likeliest tokens to report with it.
   void OnToken(const Engine& engine, int32_t token, std::span<const float> logits, size_t n_top);
   // Sends the rest at the end of the answer.
   void Finish();
 
   bool stopped() const { return stops_.stopped(); }
-  // All that has been sent as text.
+  // All text sent so far.
   const std::string& text() const { return text_; }
 
  private:
@@ -38,7 +38,7 @@ class AnswerStream {
 
   std::shared_ptr<Ticket> ticket_;
   StopFilter stops_;
-  std::vector<TokenLogprob> logprobs_;  // of tokens that have not been sent
+  std::vector<TokenLogprob> logprobs_;  // of tokens not yet sent
   std::string text_;
 };
 

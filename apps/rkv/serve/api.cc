@@ -1,5 +1,5 @@
-// Parts of the protocol that requests and answers share: errors, JSON as text, and the keys by which
-// conversations are found.
+// Parts of the protocol that requests and answers share: errors, JSON as text, and the keys by
+// which conversations are found.
 #include "serve/api.h"
 
 #include <fmt/format.h>
@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kMaxNesting = 64;
 
-// How deep the brackets go; copying JSON takes stack for each level.
+// The depth of the brackets; copying JSON takes stack for each level.
 int NestingDepth(std::string_view text) {
   int depth = 0;
   int deepest = 0;
@@ -43,7 +43,7 @@ std::string Dump(const json& value) {
 
 std::string AsSent(std::string_view text) {
   constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
-  // By the library that writes answers, so that it cannot see it otherwise.
+  // Parses with the library that also writes answers, so that both read the text equally.
   auto sent = json::parse(Dump(text)).get<std::string>();
   for (size_t at = sent.find('\0'); at != std::string::npos; at = sent.find('\0', at)) {
     sent.replace(at, 1, kReplacement);
@@ -92,7 +92,7 @@ Result<std::string> StringField(const json& body, const std::string& name) {
 }
 
 std::string NextKey(const std::string& key, const Message& message) {
-  // Lengths before texts, so that no two conversations write the same.
+  // Writes lengths before texts, so that different conversations give different texts.
   const auto field = [](char kind, std::string_view text) {
     return fmt::format("{}{}:{}", kind, text.size(), text);
   };

@@ -1,4 +1,4 @@
-// The OpenAI protocol: requests from JSON, answers to JSON. No network and no model in here.
+// The OpenAI protocol: requests from JSON, answers to JSON. Uses no network and no model.
 #ifndef RETENTIVEKV_APPS_RKV_SERVE_API_H_
 #define RETENTIVEKV_APPS_RKV_SERVE_API_H_
 
@@ -14,18 +14,18 @@
 
 namespace rkv::app {
 
-// An error as clients see it; types are llama-server's.
+// An error in the form that clients receive; types are llama-server's.
 struct ApiError {
   int status = 400;
   std::string type = "invalid_request_error";
   std::string message;
-  int retry_after = 0;  // seconds; 0: not said
+  int retry_after = 0;  // seconds; 0: not sent
 };
 nlohmann::json ErrorJson(const ApiError& error);
 ApiError ToApiError(const Status& status);
 ApiError NotFound(const std::string& what);
 
-// What one request asks for.
+// The contents of one request.
 struct GenerationRequest {
   std::vector<Message> messages;  // of a chat
   std::string text;               // of a completion, which has no messages
@@ -33,16 +33,16 @@ struct GenerationRequest {
   SamplingOptions sampling;
   std::optional<int> max_tokens;
   std::vector<std::string> stop;
-  std::optional<int> top_logprobs;  // how many alternatives; unset: no logprobs
-  std::string session;              // conversations are continued only within one
-  bool trace = false;               // what is absorbed and read, for the memory view
+  std::optional<int> top_logprobs;  // number of alternatives; unset: no logprobs
+  std::string session;              // only conversations of the same session can be continued
+  bool trace = false;               // include absorption and attention, for the memory view
   bool stream = false;
   bool include_usage = false;
 
   bool is_chat() const { return !messages.empty(); }
 };
 
-// Gets a picture from elsewhere.
+// Fetches a picture from a URL.
 using FetchFunction = std::function<Result<std::string>(const std::string& url)>;
 
 struct ParseContext {
@@ -50,7 +50,7 @@ struct ParseContext {
   FetchFunction fetch;  // null: remote pictures are refused
 };
 
-// Parses a request's body. Errors name the field, and what is possible.
+// Parses a request's body. Errors name the field and its possible values.
 Result<nlohmann::json> ParseJson(const std::string& body);
 Result<GenerationRequest> ParseChatRequest(const nlohmann::json& body, const ParseContext& context);
 Result<GenerationRequest> ParseCompletionRequest(const nlohmann::json& body,
@@ -58,11 +58,11 @@ Result<GenerationRequest> ParseCompletionRequest(const nlohmann::json& body,
 // A string field of a small request, e.g. "content" of /tokenize.
 Result<std::string> StringField(const nlohmann::json& body, const std::string& name);
 
-// The bytes that a data: URL holds.
+// The decoded bytes of a data: URL.
 Result<std::string> DecodeDataUrl(std::string_view url, std::string_view field);
 
-// For each prefix of the messages, a digest of what was said in it, pictures included. `scope`:
-// what else has to be the same. The key of the whole conversation is the last.
+// A digest for each prefix of the messages, including pictures. `scope`: further text that must be
+// equal. The last digest is the key of the whole conversation.
 std::vector<std::string> PrefixKeys(const std::string& scope, std::span<const Message> messages);
 std::string NextKey(const std::string& key, const Message& message);
 
@@ -75,18 +75,18 @@ struct TokenLogprob {
   std::vector<Entry> top;
 };
 
-// A part of an answer, as it is generated.
+// A part of an answer, sent while it is generated.
 struct AnswerPiece {
   std::string text = {};
   std::vector<TokenLogprob> logprobs = {};
   std::string reasoning = {};  // before the answer, where the template marks it
 };
 
-// How an answer ended.
+// The end of an answer.
 struct AnswerSummary {
   std::string finish_reason;  // "stop" or "length"
   AnswerResult result;
-  size_t n_cached_tokens = 0;  // of the prompt, that were not read again
+  size_t n_cached_tokens = 0;  // of the prompt, not read again
   nlohmann::json kv;           // the object of --kv-report
   std::string conversation_id;
 };
@@ -114,11 +114,11 @@ class ResponseWriter {
   int64_t created_;
 };
 
-// One line, whatever bytes its strings have.
+// One line, for any bytes in its strings.
 std::string Dump(const nlohmann::json& json);
 
-// A model's text as its client gets it and can send it back: JSON has no bytes that are not UTF-8,
-// and requests no NUL characters. `text` must not end inside a character.
+// Replaces bytes that are not UTF-8, which JSON cannot hold, and NUL characters, which requests
+// cannot hold. Clients can then send a model's text back. `text` must not end inside a character.
 std::string AsSent(std::string_view text);
 
 }  // namespace rkv::app

@@ -1,4 +1,4 @@
-// The fields of a request's JSON, with errors that name the field and the values that it takes.
+// The fields of a request's JSON, with errors that name the field and its possible values.
 #ifndef RETENTIVEKV_APPS_RKV_SERVE_API_FIELDS_H_
 #define RETENTIVEKV_APPS_RKV_SERVE_API_FIELDS_H_
 
@@ -13,15 +13,15 @@
 
 namespace rkv::app {
 
-// Typed access to the fields of a JSON object. null counts as absent, as OpenAI's does. Where a
-// field is absent, Read() leaves the value as it is.
+// Typed access to the fields of a JSON object. null counts as absent, as in OpenAI's API. Read()
+// leaves the value unchanged if the field is absent.
 class Fields {
  public:
-  // `where`: before the names in errors, such as "messages[2]."
+  // `where`: prefix of field names in errors, such as "messages[2]."
   Fields(const nlohmann::json& object, std::string where)
       : object_(object), where_(std::move(where)) {}
 
-  // Null where it is absent.
+  // Null if the field is absent.
   const nlohmann::json* Find(const std::string& name) const;
 
   Status Read(const std::string& name, bool& value) const;
@@ -30,7 +30,7 @@ class Fields {
   Status Read(const std::string& name, std::string& value) const;
   Status Read(const std::string& name, std::vector<std::string>& texts) const;
 
-  // Chat templates are C strings.
+  // Rejects NUL characters, since chat templates are C strings.
   Status CheckText(const std::string& name, const std::string& text) const;
 
   Status Wrong(const std::string& name, const std::string& expected) const;
@@ -40,7 +40,7 @@ class Fields {
   std::string where_;
 };
 
-// How the tokens of an answer are chosen.
+// Parses the fields that choose the tokens of an answer.
 Status ReadSampling(const Fields& fields, SamplingOptions& sampling);
 
 }  // namespace rkv::app

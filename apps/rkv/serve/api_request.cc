@@ -18,7 +18,7 @@ constexpr size_t kMaxStops = 16;
 constexpr int kMaxTopLogprobs = 20;
 
 Status CheckUnsupported(const Fields& fields) {
-  // Fields that change the answer and that are not served, with the values that change nothing.
+  // Unsupported fields that change the answer, with the values that change nothing.
   const auto refuse = [](const char* name, const std::string& possible) {
     return Unsupported(fmt::format("'{}' is not supported; {}", name, possible));
   };
@@ -87,13 +87,13 @@ Status ReadCacheOptions(const Fields& fields, GenerationRequest& request) {
   RKV_RETURN_IF_ERROR(kv.Read("trace", request.trace));
   if (!policy.empty()) {
     RKV_ASSIGN_OR_RETURN(request.cache.policy, ParsePolicySpec(policy));
-    // The server's budget is no matter of a policy that keeps everything.
+    // The server's budget does not apply to a policy that keeps everything.
     const PolicyDescription* known = FindPolicy(request.cache.policy.name);
     if (known != nullptr && !known->evicts) request.cache.budget = {};
   }
   if (!budget.empty()) {
     RKV_ASSIGN_OR_RETURN(request.cache.budget, ParseBudget(budget));
-    // Without a policy of its own, a budget means the default of those that can meet it.
+    // A budget without a policy selects the default of the policies that take budgets.
     const PolicyDescription* known = FindPolicy(request.cache.policy.name);
     if (policy.empty() && known != nullptr && !known->evicts) request.cache.policy = {};
   }
@@ -108,7 +108,7 @@ Status ReadCommon(const Fields& fields, GenerationRequest& request) {
   for (const char* name : {"max_tokens", "max_completion_tokens", "n_predict"}) {
     const json* field = fields.Find(name);
     const bool no_limit = field != nullptr && !field->is_number_unsigned() && *field == -1;
-    if (no_limit) continue;  // as for llama.cpp
+    if (no_limit) continue;  // as in llama.cpp
     RKV_RETURN_IF_ERROR(fields.Read(name, 1, std::numeric_limits<int>::max(), max_tokens));
   }
   if (max_tokens > 0) request.max_tokens = static_cast<int>(max_tokens);
@@ -214,7 +214,7 @@ Result<Message> ParseMessage(const json& message, const std::string& where,
   return result;
 }
 
-// Before any of them is fetched or decoded.
+// Checked before any picture is fetched or decoded.
 Status CheckMediaCount(const json& messages) {
   size_t n = 0;
   for (const json& message : messages) {
@@ -282,7 +282,7 @@ Result<GenerationRequest> ParseCompletionRequest(const json& body, const ParseCo
   RKV_RETURN_IF_ERROR(fields.Read("logprobs", 0, kMaxTopLogprobs, top));
   if (top >= 0) request.top_logprobs = static_cast<int>(top);
   const json* prompt = fields.Find("prompt");
-  // A list of one text counts as the text.
+  // A list with one text equals the text.
   if (prompt != nullptr && prompt->is_array() && prompt->size() == 1) prompt = &prompt->front();
   if (prompt == nullptr || !prompt->is_string() || prompt->get_ref<const std::string&>().empty()) {
     return fields.Wrong("prompt", "a text that is not empty");

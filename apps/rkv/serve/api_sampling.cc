@@ -12,7 +12,8 @@ using nlohmann::json;
 
 namespace {
 
-// {"15043": 1}, as OpenAI's, or [[15043, 1], [15044, false]], as llama.cpp's, where false is never.
+// {"15043": 1} in OpenAI's form, or [[15043, 1], [15044, false]] in llama.cpp's; false forbids the
+// token.
 Status ReadLogitBias(const Fields& fields, SamplingOptions& sampling) {
   const json* field = fields.Find("logit_bias");
   if (field == nullptr) return OkStatus();
@@ -67,8 +68,8 @@ Status ReadSamplers(const Fields& fields, SamplingOptions& sampling) {
   return OkStatus();
 }
 
-// llama.cpp's samplers beside temperature, top-k, top-p and min-p. What values are possible, the
-// engine says when the answer begins.
+// llama.cpp's samplers beside temperature, top-k, top-p and min-p. The engine checks the values
+// when the answer begins.
 Status ReadMoreSamplers(const Fields& fields, SamplingOptions& sampling) {
   constexpr double kMax = std::numeric_limits<float>::max();
   const std::pair<const char*, float*> numbers[] = {

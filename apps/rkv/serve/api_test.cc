@@ -1,3 +1,4 @@
+// Requests and answers of the OpenAI protocol, without a server. Includes mutated requests.
 #include "serve/api.h"
 
 #include <gtest/gtest.h>
@@ -201,7 +202,7 @@ TEST(ApiTest, RemotePicturesAreFetchedWhereThatIsAllowed) {
   EXPECT_EQ(request->messages[0].parts[0].media->bytes, "bytes of https://x/y");
 }
 
-// Whatever comes, there is a request or an error, and no crash.
+// Any input gives a request or an error, and no crash.
 TEST(ApiTest, MutatedRequestsAreAnsweredOrRefused) {
   const std::string good =
       R"({"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url",)"
@@ -269,7 +270,7 @@ TEST(ApiTest, KeysTellConversationsApart) {
   EXPECT_NE(keys[1], NextKey(keys[0], text("user", "q ")));
   EXPECT_NE(keys[1], NextKey(keys[0], text("system", "q")));
   EXPECT_NE(keys, PrefixKeys("other", chat));
-  // The same text in other parts is the same; a picture in another place or of other bytes is not.
+  // The division of a text into parts does not matter; the place and bytes of a picture do.
   Message split{.role = "user",
                 .parts = {{.text = "wh", .media = {}}, {.text = "at", .media = {}}}};
   EXPECT_EQ(NextKey("", split), NextKey("", text("user", "what")));

@@ -1,3 +1,5 @@
+// Keeps idle conversations by their keys, and moves them between memory and the store. Their sum of
+// bytes is always current.
 #include "serve/conversation_cache.h"
 
 #include <fmt/format.h>
@@ -8,7 +10,7 @@
 namespace rkv::app {
 
 std::string ConversationScope(const GenerationRequest& request, std::string_view model) {
-  // Parked conversations are found by this text: its form must stay.
+  // Keys of parked conversations depend on this text, so its form must stay.
   std::string scope = fmt::format("{}|{}", request.session, model);
   for (const OptionText& option : OptionTexts(request.cache)) {
     scope += fmt::format("|{}", option.text.empty() ? "-" : option.text);
@@ -57,7 +59,7 @@ void ConversationCache::ParkOldest() {
   const auto oldest =
       std::ranges::min_element(idle_, {}, [](const auto& entry) { return entry.second.last_used; });
   const bool parked = store_ != nullptr && SaveIfNeeded(oldest->second);
-  // What is forgotten can be read again: clients send all messages each time.
+  // A dropped conversation can be read again: clients send all messages each time.
   ++(parked ? counts_.parked : counts_.dropped);
   TakeOut(oldest);
 }

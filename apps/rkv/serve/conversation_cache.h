@@ -1,4 +1,4 @@
-// Conversations between two of their turns: idle in memory, and parked on disk.
+// Conversations between two of their turns: idle in memory, or parked on disk.
 #ifndef RETENTIVEKV_APPS_RKV_SERVE_CONVERSATION_CACHE_H_
 #define RETENTIVEKV_APPS_RKV_SERVE_CONVERSATION_CACHE_H_
 
@@ -18,23 +18,23 @@
 
 namespace rkv::app {
 
-// The scope of PrefixKeys(): only requests with the same scope can go on from each other's
-// conversations.
+// The scope of PrefixKeys(): requests can continue each other's conversations only within the same
+// scope.
 std::string ConversationScope(const GenerationRequest& request, std::string_view model);
 
-// A conversation and where it came from.
+// A conversation and its origin.
 struct HeldConversation {
   std::unique_ptr<Conversation> conversation;
   std::string id;
-  std::string key;     // of what has been said; empty before the first answer
-  bool saved = false;  // the store has this state of it
+  std::string key;     // key of its messages; empty before the first answer
+  bool saved = false;  // the store has the current state
   std::chrono::steady_clock::time_point last_used = {};
   uint64_t idle_bytes = 0;  // held while it is idle
 
   uint64_t bytes() const { return conversation->stats().held_bytes; }
 };
 
-// Finds conversations by the key of what has been said in them. Not thread-safe.
+// Finds conversations by the key of their messages. Not thread-safe.
 class ConversationCache {
  public:
   // Since the start.
@@ -45,22 +45,22 @@ class ConversationCache {
     uint64_t park_failures = 0;
   };
 
-  // `store` may be null: idle conversations that have to leave are forgotten then.
+  // `store` may be null: idle conversations are then dropped to make room.
   explicit ConversationCache(std::unique_ptr<ParkStore> store) : store_(std::move(store)) {}
 
-  // The idle conversation of that key, which is not idle any more.
+  // Removes and returns the idle conversation of that key.
   std::optional<HeldConversation> Take(const std::string& key);
   std::optional<ParkStore::Entry> FindParked(const std::string& key);
-  // A parked conversation, in memory again. Nothing, with a line in the log, if it cannot be read.
+  // Reads a parked conversation into memory. Nothing, with a line in the log, if it cannot be read.
   std::optional<HeldConversation> Restore(Engine& engine, const ParkStore::Entry& entry);
-  // Makes it idle. Of two that have said the same, the later one stays.
+  // Makes a conversation idle. Of two with the same messages, the later one is kept.
   void Keep(HeldConversation held);
-  // Writes its state to disk, where there is a store; the state of `old_key` goes then.
+  // Writes the state to the store, if there is one, and removes the state of `old_key`.
   void Save(HeldConversation& held, const std::string& old_key);
 
-  // Takes the one that has been idle longest out of memory. REQUIRES: one is idle.
+  // Moves the conversation with the longest idle time out of memory. REQUIRES: one is idle.
   void ParkOldest();
-  // Saves all that are idle and forgets them.
+  // Saves all idle conversations and removes them from memory.
   void Clear();
 
   const std::map<std::string, HeldConversation>& idle() const { return idle_; }

@@ -1,3 +1,4 @@
+// Keys and scopes of conversations, and their moves between memory and disk.
 #include "serve/conversation_cache.h"
 
 #include <gtest/gtest.h>
@@ -31,7 +32,7 @@ TEST(ConversationScopeTest, EveryOptionOfTheCacheHasAScopeOfItsOwn) {
   }
 }
 
-// Conversations that an earlier server parked must be found again.
+// The server must find conversations that an earlier one parked.
 TEST(ConversationScopeTest, StaysAsItIs) {
   GenerationRequest request;
   request.session = "s";
@@ -53,7 +54,7 @@ class ConversationCacheTest : public testing::Test {
     engine_ = *Engine::Load(options);
   }
 
-  // `said`: what its key is of. The later `age`, the longer it has been idle.
+  // `said`: the text behind its key. `age`: larger for longer idle times.
   HeldConversation Make(const std::string& said, seconds age) {
     HeldConversation held{.conversation = *engine_->NewConversation({}),
                           .id = RandomHex(16),
@@ -99,7 +100,7 @@ TEST_F(ConversationCacheTest, WhatIsParkedComesBack) {
   ConversationCache cache(std::make_unique<ParkStore>(*ParkStore::Open(folder, 0)));
   HeldConversation held = Make("a", seconds(1));
   const std::string id = held.id;
-  // Waiting tokens are not saved; an answer leaves none.
+  // Saving would lose waiting tokens; an answer leaves none.
   AnswerOptions options;
   options.max_tokens = 1;
   ASSERT_TRUE(engine_->Answer(*held.conversation, options).ok());
@@ -114,7 +115,7 @@ TEST_F(ConversationCacheTest, WhatIsParkedComesBack) {
   EXPECT_EQ(restored->id, id);
   EXPECT_EQ(restored->key, Sha256("a"));
   EXPECT_EQ(cache.counts().restored, 1u);
-  // Another state of it takes the place of the one on disk.
+  // A newer state replaces the one on disk.
   restored->key = Sha256("a b");
   restored->saved = false;
   cache.Save(*restored, Sha256("a"));

@@ -1,4 +1,4 @@
-// SHA-256 and names that nobody can guess.
+// SHA-256, and random names that cannot be guessed.
 #ifndef RETENTIVEKV_APPS_RKV_SERVE_DIGEST_H_
 #define RETENTIVEKV_APPS_RKV_SERVE_DIGEST_H_
 
@@ -13,10 +13,10 @@ std::string Sha256(std::string_view bytes);
 // `n_bytes` random bytes from the system as hexadecimal digits.
 std::string RandomHex(size_t n_bytes);
 
-// Takes the same time wherever the texts differ.
+// Compares two texts. The time does not depend on the place of a difference.
 bool EqualSecrets(std::string_view a, std::string_view b);
 
-// The bytes of base64 text (RFC 4648, with or without padding and line ends). False if it is none.
+// Decodes base64 text (RFC 4648, with or without padding and line ends). False for other text.
 bool DecodeBase64(std::string_view text, std::string& bytes);
 
 }  // namespace rkv::app

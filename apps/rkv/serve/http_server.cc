@@ -1,3 +1,5 @@
+// The endpoints of rkv serve. RequestGuard checks every request, and the API key protects every
+// endpoint that is not public.
 #include "serve/http_server.h"
 
 #include <fmt/format.h>
@@ -26,9 +28,9 @@ namespace {
 
 constexpr size_t kMaxConnections = 4096;
 constexpr auto kPoll = std::chrono::milliseconds(50);  // how soon a hang-up is noticed
-constexpr auto kKeepAlive = std::chrono::seconds(10);  // a comment in a stream that says nothing
+constexpr auto kKeepAlive = std::chrono::seconds(10);  // a comment in an otherwise silent stream
 constexpr size_t kMaxRemoteBytes = size_t{32} << 20;
-// For a client that still reads; one that has hung up does not.
+// For a client that still reads; after a hang-up nothing is sent.
 const ApiError kGivenUp{.status = 503, .type = "unavailable_error", .message = "shutting down"};
 
 void SendJson(Response& response, const json& body, int status = 200) {
@@ -46,7 +48,7 @@ bool HasBody(const Request& request) {
   return (!length.empty() && length != "0") || request.has_header("Transfer-Encoding");
 }
 
-// What everybody may have: the page and its files, and whether the server is up.
+// Public endpoints: the page and its files, and the health check.
 bool IsPublic(const Request& request) {
   return request.method == "GET" && !request.path.starts_with("/v1/") &&
          request.path != "/metrics" && request.path != "/slots" && request.path != "/props" &&
@@ -80,7 +82,7 @@ void AllowOrigin(const std::string& origin, Response& response) {
   response.set_header("Vary", "Origin");
 }
 
-// What a page of an allowed origin may send.
+// Lists the methods and headers that a page of an allowed origin may send.
 void AnswerPreflight(const Request& request, Response& response) {
   constexpr size_t kMax = 1024;
   std::string headers = request.get_header_value("Access-Control-Request-Headers");
@@ -89,15 +91,15 @@ void AnswerPreflight(const Request& request, Response& response) {
   response.set_header("Access-Control-Allow-Methods", "GET, POST");
   response.set_header("Access-Control-Allow-Headers", headers);
   response.set_header("Access-Control-Max-Age", "600");
-  // Chrome asks so for servers of the user's own network.
+  // Chrome asks for this before it connects to the user's own network.
   if (request.has_header("Access-Control-Request-Private-Network")) {
     response.set_header("Access-Control-Allow-Private-Network", "true");
   }
 }
 
-// Reads the body, whatever type it is said to be: httplib itself takes at most 8 KB of what curl
-// sends if it is not told a type, and as much as comes of what is sent in chunks or packed. False:
-// there is an error to answer with. It may be `most` bytes.
+// Reads a body of up to `most` bytes, of any content type. httplib's own reading accepts at most 8
+// KB of curl's default type, and does not limit chunked or compressed bodies. False: the response
+// has an error.
 bool ReadBody(const Request& request, Response& response, const httplib::ContentReader& reader,
               size_t most, std::string& body) {
   if (!HasBody(request)) return true;  // httplib would wait for the client to hang up.
@@ -119,7 +121,7 @@ bool ReadBody(const Request& request, Response& response, const httplib::Content
   return good && !is_form;
 }
 
-// A file of the page, which may change with the program: browsers ask each time.
+// A file of the page. Browsers ask for it each time, since it may change with the program.
 void ServePageFile(httplib::Server& http, const std::string& name, std::string_view bytes) {
   static const std::map<std::string, const char*> types = {
       {".html", "text/html; charset=utf-8"},
@@ -133,7 +135,7 @@ void ServePageFile(httplib::Server& http, const std::string& name, std::string_v
     response.set_header("ETag", etag);
     response.set_header("Cache-Control", "no-cache");
     response.set_header("X-Content-Type-Options", "nosniff");
-    // What a model writes is shown as Markdown; nothing in it may load or run anything.
+    // The page shows a model's text as Markdown; this text must not load or run anything.
     response.set_header("Content-Security-Policy",
                         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src "
                         "'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; "
@@ -148,7 +150,7 @@ void ServePageFile(httplib::Server& http, const std::string& name, std::string_v
 }
 
 Result<std::string> FetchRemote(const std::string& url) {
-  constexpr size_t kMaxUrlBytes = 4096;  // The library matches by recursion.
+  constexpr size_t kMaxUrlBytes = 4096;  // httplib matches URLs by recursion.
   if (url.size() > kMaxUrlBytes) {
     return InvalidArgument(
         fmt::format("the URL of a remote picture is longer than {} bytes", kMaxUrlBytes));
@@ -178,7 +180,7 @@ Result<std::string> FetchRemote(const std::string& url) {
 
 }  // namespace
 
-// What the endpoints do; a scheduler is there.
+// The handlers of the endpoints; they run once a scheduler exists.
 class HttpServer::Handlers {
  public:
   // `may_probe`: the client understands "100 Continue".
@@ -272,7 +274,7 @@ class HttpServer::Handlers {
   }
 
  private:
-  // Whether nobody waits for the answer any more, before it begins.
+  // Whether the client has hung up, while the answer has not begun.
   GoneFunction Gone() const {
     return [this, watch = std::make_shared<ClientWatch>()] {
       const int socket = PollServer::current_socket();
@@ -281,7 +283,7 @@ class HttpServer::Handlers {
     };
   }
 
-  // The next event; an error if the client hangs up or the server stops meanwhile.
+  // The next event; an error after a hang-up or when the server stops.
   Ticket::Event Next(Ticket& ticket, const GoneFunction& gone) const {
     while (!gone()) {
       if (auto event = ticket.Next(kPoll); event.has_value()) return *std::move(event);
@@ -311,7 +313,7 @@ class HttpServer::Handlers {
 
   void Stream(const std::shared_ptr<Ticket>& ticket, const ResponseWriter& writer,
               Response& response) const {
-    // An error before the answer begins is one with a status.
+    // An error before the answer begins has an HTTP status.
     const Ticket::Event first = Next(*ticket, Gone());
     if (const auto* error = std::get_if<ApiError>(&first)) return SendError(response, *error);
     response.set_header("Cache-Control", "no-cache");
@@ -322,7 +324,7 @@ class HttpServer::Handlers {
             size_t offset, httplib::DataSink& sink) {
           return WriteNext(*ticket, writer, stopping, *watch, offset == 0, sink);
         },
-        // Called also if the client is gone.
+        // httplib also calls this after a hang-up.
         [ticket](bool) { ticket->Cancel(); });
   }
 
@@ -447,7 +449,8 @@ HttpServer::HttpServer(const HttpOptions& options, RequestGuard guard)
       });
     };
   };
-  // Takes bodies, which are read in any case: behind one may be the next request.
+  // Registers a handler that takes a body. The body is always read, since the next request may
+  // follow it.
   const auto post = [this, &http, if_loaded](const char* path, auto handle) {
     http.Post(path, [this, if_loaded, handle](const Request& request, Response& response,
                                               const httplib::ContentReader& reader) {
@@ -487,7 +490,7 @@ HttpServer::HttpServer(const HttpOptions& options, RequestGuard guard)
 HttpServer::~HttpServer() = default;
 
 Result<int> HttpServer::Bind() {
-  // httplib sets SO_REUSEPORT, with which a second server would take half of the requests.
+  // httplib sets SO_REUSEPORT, which would let a second server take half of the requests.
   server_->set_socket_options([](int fd) {
     const int on = 1;
     ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
@@ -512,7 +515,7 @@ void HttpServer::Listen() {
 
 void HttpServer::Stop() {
   stopping_ = true;
-  // httplib ignores a stop that comes before it is up.
+  // httplib ignores a stop before it listens.
   while (!server_->is_running() && !listened_) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }

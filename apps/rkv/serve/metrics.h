@@ -1,4 +1,4 @@
-// The counters of a server as text for Prometheus.
+// Writes the counters of a server as text for Prometheus.
 #ifndef RETENTIVEKV_APPS_RKV_SERVE_METRICS_H_
 #define RETENTIVEKV_APPS_RKV_SERVE_METRICS_H_
 

@@ -1,4 +1,4 @@
-// The page of rkv serve: the files of web/, which are in the program.
+// The page of rkv serve: the files of web/, embedded in the program.
 #ifndef RETENTIVEKV_APPS_RKV_SERVE_PAGE_H_
 #define RETENTIVEKV_APPS_RKV_SERVE_PAGE_H_
 

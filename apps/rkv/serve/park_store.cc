@@ -1,3 +1,5 @@
+// The folder of parked conversations. Every file is complete: saving writes a temporary file and
+// renames it.
 #include "serve/park_store.h"
 
 #include <fcntl.h>
@@ -18,10 +20,10 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// What a server that was killed while writing left behind; one that still writes needs less.
+// Age of a temporary file that a killed server left; writing one takes less time.
 constexpr auto kStale = std::chrono::hours(1);
 
-// Makes a rename last through a loss of power.
+// Makes a rename survive a loss of power.
 void SyncFolder(const fs::path& folder) {
   const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return;
@@ -29,12 +31,12 @@ void SyncFolder(const fs::path& folder) {
   ::close(fd);
 }
 
-// A file that is still written, or was when its server was killed.
+// A temporary file, which a running or a killed server wrote.
 bool IsTemporary(const std::string& name) {
   return name.find(".rkvconv.") != std::string::npos && name.ends_with(".tmp");
 }
 
-// Whether a regular file lies there, and not a link to one.
+// Whether the path is a regular file, and no link to one.
 bool IsRegular(const fs::path& path) {
   std::error_code ignored;
   return fs::is_regular_file(fs::symlink_status(path, ignored));
@@ -84,7 +86,7 @@ Result<ParkStore> ParkStore::Open(const std::string& folder, uint64_t max_bytes)
   return store;
 }
 
-// What an earlier version made could be read by all.
+// Files of an earlier version were readable by other users.
 Status ParkStore::MakePrivate() {
   using enum fs::perms;
   constexpr fs::perms kOthers = group_all | others_all;
@@ -115,7 +117,7 @@ std::string ParkStore::Path(const Entry& entry) const { return (folder_ / Name(e
 void ParkStore::Refresh() {
   std::error_code error;
   const auto changed = fs::last_write_time(folder_, error);
-  // A change within the clock's grain of the last look would not show.
+  // A second change within the resolution of the clock would not be visible.
   const auto now = fs::file_time_type::clock::now();
   if (error || (changed == seen_ && now - changed > std::chrono::seconds(1))) return;
   seen_ = changed;
@@ -129,7 +131,7 @@ void ParkStore::Refresh() {
 Status ParkStore::Put(const Entry& entry,
                       const std::function<Status(const std::string& path)>& save) {
   const std::optional<Entry> old = Find(entry.key);
-  // Whatever else lies there must not be written to.
+  // Never write to a link or another kind of file with that name.
   std::error_code ignored;
   if (!IsRegular(Path(entry))) fs::remove(Path(entry), ignored);
   RKV_RETURN_IF_ERROR(save(Path(entry)));

@@ -1,3 +1,4 @@
+// The folder of parked conversations: entries, limits, and the privacy of its files.
 #include "serve/park_store.h"
 
 #include <gtest/gtest.h>
@@ -119,7 +120,7 @@ TEST(ParkStoreTest, TheFolderAndWhatIsParkedAreTheOwnersAlone) {
   const fs::path folder = Folder();
   (void)*ParkStore::Open(folder / "deep" / "er", 0);
   EXPECT_EQ(ModeOf(folder / "deep" / "er"), 0700u);
-  // What an earlier version left, which all could read.
+  // Files of an earlier version, readable by all users.
   fs::create_directories(folder / "old");
   const std::string name = ParkStore::Name(MakeEntry('a'));
   for (const std::string& file : {name, name + ".7.tmp"}) {
@@ -131,7 +132,7 @@ TEST(ParkStoreTest, TheFolderAndWhatIsParkedAreTheOwnersAlone) {
   EXPECT_EQ(ModeOf(folder / "old"), 0700u);
   EXPECT_EQ(ModeOf(folder / "old" / name), 0600u);
   EXPECT_EQ(ModeOf(folder / "old" / (name + ".7.tmp")), 0600u);
-  // A folder of something else is left as it is, and is none to park in if others can write there.
+  // A folder with other files stays unchanged, and is refused if other users can write to it.
   fs::create_directories(folder / "shared");
   std::ofstream(folder / "shared" / "notes.txt") << "x";
   const auto shared = ParkStore::Open(folder / "shared", 0);
@@ -159,7 +160,7 @@ TEST(ParkStoreTest, OnlyRegularFilesOfTheFolderAreParkedConversations) {
   for (const char key : {'a', 'b', 'c', 'd', 'e'}) {
     EXPECT_FALSE(store.Find(std::string(64, key)).has_value()) << key;
   }
-  // They make way for what is parked, and nothing is written through them.
+  // Parked files replace them, and nothing is written through them.
   for (const char key : {'a', 'b', 'c', 'd', 'e'}) {
     ASSERT_TRUE(store.Put(MakeEntry(key), Writes("said")).ok()) << key;
     EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(path(key)))) << key;
@@ -167,7 +168,7 @@ TEST(ParkStoreTest, OnlyRegularFilesOfTheFolderAreParkedConversations) {
   std::string text;
   std::ifstream(folder / "elsewhere") >> text;
   EXPECT_EQ(text, "precious");
-  // One that becomes something else later is not found any more.
+  // A file that is later replaced by another kind is not found any more.
   fs::remove(path('a'));
   ASSERT_EQ(::mkfifo(path('a').c_str(), 0600), 0);
   EXPECT_FALSE(store.Find(std::string(64, 'a')).has_value());

@@ -1,3 +1,5 @@
+// The connection loop of PollServer: poll() in place of select(), raw Authorization headers, and
+// unread bodies.
 #include "serve/poll_server.h"
 
 #include <netdb.h>
@@ -20,17 +22,17 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kLookAgain{500};  // whether the server stops
-constexpr milliseconds kLinger{10000};   // what is sent to nobody is taken for so long
+constexpr milliseconds kLookAgain{500};  // interval of checks for a stop
+constexpr milliseconds kLinger{10000};   // how long to drain a body that no handler reads
 
 thread_local int current = -1;
 thread_local bool unread = false;
 thread_local std::string authorization_value;
 
-// Finds a header in the bytes of a request's head as they pass.
+// Finds a header in the bytes of a request's head while httplib reads them.
 class HeadReader {
  public:
-  // At the first byte of a request.
+  // Call at the first byte of a request.
   void Start() {
     in_head_ = true;
     line_.clear();
@@ -39,7 +41,7 @@ class HeadReader {
 
   void Read(std::string_view bytes) {
     for (size_t i = 0; i < bytes.size() && in_head_; ++i) {
-      // Of a longer line, which is no key, httplib makes what it likes.
+      // The rest of a longer line is dropped: it cannot be a key.
       if (line_.size() < kMaxLineBytes) line_ += bytes[i];
       if (bytes[i] == '\n') EndLine();
     }
@@ -69,7 +71,7 @@ class HeadReader {
   std::string line_;
 };
 
-// The events that came in time; 0: none.
+// The events before the timeout; 0: none.
 int Poll(int socket, int events, milliseconds timeout) {
   pollfd poll{.fd = socket, .events = static_cast<int16_t>(events), .revents = 0};
   int n = 0;
@@ -91,11 +93,11 @@ class SocketStream : public httplib::Stream {
     return has_buffered() || Poll(socket_, POLLIN, read_timeout_) != 0;
   }
   bool is_writable() const override {
-    // A client that has nothing more to send may still read.
+    // A client that has finished sending may still read.
     return Poll(socket_, POLLOUT, write_timeout_) == POLLOUT;
   }
 
-  // httplib reads headers byte by byte.
+  // Buffered, since httplib reads headers byte by byte.
   ssize_t read(char* data, size_t size) override {
     if (!has_buffered()) {
       if (!is_readable()) return -1;

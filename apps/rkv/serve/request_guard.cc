@@ -1,3 +1,5 @@
+// Parses hosts and origins, and applies the rules of request_guard.h. All names are compared in
+// lower case.
 #include "serve/request_guard.h"
 
 #include <arpa/inet.h>
@@ -11,7 +13,7 @@ namespace rkv::app {
 
 namespace {
 
-constexpr size_t kMaxShownBytes = 100;  // of what a client says, in a message
+constexpr size_t kMaxShownBytes = 100;  // of a client's text in a message
 
 std::string Lower(std::string_view text) {
   std::string lower(text);
@@ -31,7 +33,7 @@ std::string Shown(std::string_view text) {
                                        : std::string(text.substr(0, kMaxShownBytes)) + "...";
 }
 
-// A host in small letters, an IPv6 address without its brackets, and a port if there is one.
+// A host in lower case, an IPv6 address without brackets, and an optional port.
 struct Authority {
   std::string host;
   std::string port;
@@ -51,14 +53,14 @@ std::optional<Authority> ParseAuthority(std::string_view text) {
     const size_t end = std::min(text.find(':'), text.size());
     authority.host = Lower(text.substr(0, end));
     rest = text.substr(end);
-    // The same name with the dot of the root.
+    // A final dot, of the root, does not change the name.
     if (authority.host.ends_with('.')) authority.host.pop_back();
     constexpr std::string_view kAllowed = "abcdefghijklmnopqrstuvwxyz0123456789.-_";
     if (authority.host.find_first_not_of(kAllowed) != std::string::npos) return std::nullopt;
   }
   if (authority.host.empty()) return std::nullopt;
   if (rest.empty()) return authority;
-  rest.remove_prefix(1);  // The colon, if it is one.
+  rest.remove_prefix(1);  // The colon, if present.
   const bool good = text[text.size() - rest.size() - 1] == ':' && rest.size() <= 5 &&
                     rest.find_first_not_of("0123456789") == std::string_view::npos;
   if (!good) return std::nullopt;
@@ -71,9 +73,9 @@ bool IsV4(const std::string& host) {
   return ::inet_pton(AF_INET, host.c_str(), &address) == 1;
 }
 
-// Rebinding needs a name that its owner can point elsewhere, and an address has no owner: a page
-// that the browser has from an address is the page of who answers there. So any address will do,
-// which it has to, since containers and routers translate addresses.
+// Rebinding needs a name whose owner can point it elsewhere. An address has no such owner, so its
+// page comes from the machine at that address. Therefore any address is accepted, which containers
+// and routers need, since they translate addresses.
 bool IsAddress(const Authority& authority) {
   if (!authority.is_v6) return IsV4(authority.host);
   in6_addr address{};
@@ -97,7 +99,7 @@ std::string_view DefaultPort(std::string_view scheme) {
   return scheme == "http" ? "80" : scheme == "https" ? "443" : "";
 }
 
-// "http://name:80" as "http://name"; nothing for what is no origin.
+// "http://name:80" as "http://name"; nothing for text that is no origin.
 std::optional<Origin> ParseOrigin(std::string_view text) {
   const size_t colon = text.find("://");
   if (colon == std::string_view::npos || colon == 0) return std::nullopt;
@@ -119,7 +121,7 @@ std::string ToText(const Origin& origin) {
 
 bool IsWeb(const Origin& origin) { return !DefaultPort(origin.scheme).empty(); }
 
-// Whether the page came from where the request goes. Behind a proxy for TLS the scheme differs.
+// Whether the page came from the request's own host. The scheme differs behind a TLS proxy.
 bool IsOwn(const Origin& origin, const Authority& host) {
   const std::string_view standard = DefaultPort(origin.scheme);
   const auto port = [&](const Authority& at) { return at.port.empty() ? standard : at.port; };
@@ -127,7 +129,7 @@ bool IsOwn(const Origin& origin, const Authority& host) {
          origin.authority.is_v6 == host.is_v6 && port(origin.authority) == port(host);
 }
 
-// application/json, or a kind of it such as application/problem+json.
+// application/json, or a variant such as application/problem+json.
 bool IsJson(std::string_view content_type) {
   const std::string type = Lower(Trim(content_type.substr(0, content_type.find(';'))));
   return type == "application/json" ||
@@ -189,7 +191,7 @@ bool RequestGuard::TrustsOrigin(const std::string& text, std::string_view host) 
   if (std::ranges::find(origins_, normalized) != origins_.end()) return true;
   const auto own = ParseAuthority(host);
   if (!origin.has_value() || !own.has_value()) return false;
-  // Whoever serves a page on this machine could as well connect to the server without a browser.
+  // A program that serves pages on this machine could also connect without a browser.
   const bool both_here = IsWeb(*origin) && IsLoopback(origin->authority) && IsLoopback(*own);
   return both_here || IsOwn(*origin, *own);
 }
@@ -222,7 +224,7 @@ Verdict RequestGuard::CheckOrigin(const RequestSource& request, std::string_view
 }
 
 Verdict RequestGuard::Check(const RequestSource& request) const {
-  // Browsers always say a host; programs of HTTP/1.0, and some probes, do not.
+  // Browsers always send a host; HTTP/1.0 programs and some probes do not.
   const std::string_view host = request.hosts.empty() ? std::string_view() : request.hosts[0];
   if (const Verdict refused = CheckHost(request, host); refused.status != 0) return refused;
   Verdict verdict = CheckOrigin(request, host);
@@ -231,8 +233,8 @@ Verdict RequestGuard::Check(const RequestSource& request) const {
     verdict.status = 204;
     return verdict;
   }
-  // A browser asks a server first before it sends JSON for a page of another site, and sends other
-  // types at once. Programs without its marks may send what they like; curl says it is a form.
+  // Before it sends JSON for a page of another site, a browser sends a preflight. It sends other
+  // types at once. Programs without browser headers may send any type; curl declares a form.
   const bool from_browser = request.origin.has_value() || request.has_fetch_metadata;
   if (!Reads(request) && request.has_body && from_browser && !IsJson(request.content_type)) {
     verdict.status = 415;

@@ -1,12 +1,13 @@
-// Which requests a server answers, by where they say they come from. A browser sends requests to a
-// server on its own machine for any page that asks it to:
+// Decides which requests a server answers, by their claimed origin. Any page can make a browser
+// send requests to a server on the browser's own machine:
 //
 //  - A page of another site may send simple requests unasked, though it cannot read the answers.
-//    The browser says so in Origin or Sec-Fetch-Site.
+//    Origin or Sec-Fetch-Site then name the site.
 //  - A site whose name is made to point at 127.0.0.1 (DNS rebinding) is, to the browser, one site
 //    with the server, and can read everything. Then Host has the name of that site.
 //
-// With a key they are checked as well: a proxy may add it to whatever passes. No network in here.
+// Requests with a key are checked as well: a proxy may add the key to all requests. Uses no
+// network.
 #ifndef RETENTIVEKV_APPS_RKV_SERVE_REQUEST_GUARD_H_
 #define RETENTIVEKV_APPS_RKV_SERVE_REQUEST_GUARD_H_
 
@@ -20,46 +21,46 @@
 namespace rkv::app {
 
 struct GuardOptions {
-  std::string host = {};                          // where the server listens: an address or a name
-  std::vector<std::string> allowed_hosts = {};    // names it is reached by, too; "*": any
-  std::vector<std::string> allowed_origins = {};  // sites whose pages may use it; "*": any
+  std::string host = {};                          // address or name that the server listens on
+  std::vector<std::string> allowed_hosts = {};    // further names of the server; "*": any
+  std::vector<std::string> allowed_origins = {};  // sites whose pages may use the server; "*": any
 };
 
-// What a request says of itself.
+// The origin that a request claims.
 struct RequestSource {
   std::string method = "GET";
   std::vector<std::string> hosts;     // each Host header
   std::optional<std::string> origin;  // Origin
-  std::string fetch_site;             // Sec-Fetch-Site; empty: there is none
+  std::string fetch_site;             // Sec-Fetch-Site; empty: absent
   bool has_fetch_metadata = false;    // any Sec-Fetch-* header
   std::string content_type;
   bool has_body = false;
-  bool is_preflight = false;  // asks whether another request may be sent
-  bool is_public = false;     // asks for what everybody may have: the page's files, the health
+  bool is_preflight = false;  // asks for permission to send another request
+  bool is_public = false;     // asks for public data: the page's files, the health
 };
 
 struct Verdict {
-  int status = 0;  // 0: go on; 204: answer a preflight; else refuse, for the reason in `message`
+  int status = 0;  // 0: continue; 204: answer a preflight; else refuse, with `message`
   std::string message = {};
-  std::string allow_origin = {};  // the page's origin that may read the answer; empty: none
+  std::string allow_origin = {};  // origin of the page that may read the answer; empty: none
 };
 
 class RequestGuard {
  public:
-  // kInvalidArgument for a name or an origin that is none, naming the flag.
+  // kInvalidArgument, naming the flag, for an invalid name or origin.
   static Result<RequestGuard> Make(const GuardOptions& options);
 
   Verdict Check(const RequestSource& request) const;
 
  private:
   RequestGuard() = default;
-  // A refusal, or a verdict to go on.
+  // A refusal, or a verdict with status 0.
   Verdict CheckHost(const RequestSource& request, std::string_view host) const;
   Verdict CheckOrigin(const RequestSource& request, std::string_view host) const;
   bool ServesHost(std::string_view host) const;
   bool TrustsOrigin(const std::string& origin, std::string_view host) const;
 
-  std::vector<std::string> hosts_;    // in small letters
+  std::vector<std::string> hosts_;    // in lower case
   std::vector<std::string> origins_;  // normalized
   bool any_host_ = false;
   bool any_origin_ = false;

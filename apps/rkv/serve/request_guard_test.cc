@@ -1,3 +1,4 @@
+// Rules on hosts, origins and content types, with requests as browsers and programs send them.
 #include "serve/request_guard.h"
 
 #include <gtest/gtest.h>
@@ -107,7 +108,7 @@ TEST(RequestGuardTest, PagesOfTheServerAndOfThisMachineMayUseIt) {
     EXPECT_EQ(verdict.status, 0) << origin << verdict.message;
     EXPECT_EQ(verdict.allow_origin, origin);
   }
-  // Behind a proxy that speaks TLS: the standard ports differ, and need not be said.
+  // Behind a TLS proxy the standard ports differ, and may be omitted.
   RequestSource proxied = Post("https://chat.example.org");
   proxied.hosts = {"chat.example.org"};
   EXPECT_EQ(guard.Check(proxied).status, 0);
@@ -115,7 +116,7 @@ TEST(RequestGuardTest, PagesOfTheServerAndOfThisMachineMayUseIt) {
   EXPECT_EQ(guard.Check(proxied).status, 0);
   proxied.hosts = {"chat.example.org:8080"};
   EXPECT_EQ(guard.Check(proxied).status, 403);
-  // A page of the client's machine is not one of the server's.
+  // A page of the client's own machine is not a page of the server.
   RequestSource remote = Post("http://localhost:3000");
   remote.hosts = {"192.168.1.7:8080"};
   EXPECT_EQ(guard.Check(remote).status, 403);
@@ -136,14 +137,14 @@ TEST(RequestGuardTest, PagesOfOtherSitesAreRefused) {
   }
   EXPECT_NE(guard.Check(Post("https://a.example")).message.find("--allow-origin https://a.example"),
             std::string::npos);
-  // Reading is refused too, but for what everybody may have.
+  // Reading is refused, too, except for public data.
   RequestSource read = Get("127.0.0.1:8080");
   read.origin = "https://attacker.example";
   EXPECT_EQ(guard.Check(read).status, 403);
   read.is_public = true;
   EXPECT_EQ(guard.Check(read).status, 0);
   EXPECT_EQ(guard.Check(read).allow_origin, "");
-  // Without Origin, as a picture or a link of another page asks.
+  // Without Origin, as in a request for a picture or a link on another page.
   RequestSource link = Get("127.0.0.1:8080");
   link.fetch_site = "cross-site";
   link.has_fetch_metadata = true;
@@ -199,12 +200,12 @@ TEST(RequestGuardTest, BrowsersMustSayThatABodyIsJson) {
        {"", "text/plain", "text/plain; application/json", "multipart/form-data; boundary=x",
         "application/x-www-form-urlencoded", "application/jsonp", "text/json"}) {
     EXPECT_EQ(guard.Check(Post(own, type)).status, 415) << type;
-    // Sec-Fetch-Site alone tells a browser, too.
+    // Sec-Fetch-Site alone also identifies a browser.
     RequestSource marked = Post(own, type);
     marked.origin.reset();
     marked.has_fetch_metadata = true;
     EXPECT_EQ(guard.Check(marked).status, 415) << type;
-    // curl -d, and programs that say nothing.
+    // curl -d, and programs without a content type.
     RequestSource program = Post(own, type);
     program.origin.reset();
     EXPECT_EQ(guard.Check(program).status, 0) << type;

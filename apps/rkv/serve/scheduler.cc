@@ -1,3 +1,5 @@
+// The scheduler: an inbox for other threads, then admission, steps and memory on its own thread.
+// Only that thread uses the engine.
 #include "serve/scheduler.h"
 
 #include <fmt/format.h>
@@ -13,7 +15,7 @@ namespace rkv::app {
 
 namespace {
 
-// The longest beginning of `text` up to so many bytes that does not end inside a character.
+// The longest prefix of `text` with at most so many bytes and no incomplete character.
 std::string_view Slice(std::string_view text, size_t most) {
   if (text.size() <= most) return text;
   size_t end = most;
@@ -76,21 +78,21 @@ std::shared_ptr<Ticket> Scheduler::Submit(GenerationRequest request, const GoneF
   return ticket;
 }
 
-// The engine finds out, too, but on the thread that answers everybody and after all has been
-// tokenized.
+// The engine checks this too. But it does so on the thread of all answers, and only after
+// tokenizing everything.
 Status Scheduler::CheckLength(const GenerationRequest& request, const GoneFunction& gone) const {
   constexpr size_t kSliceBytes = 16384;
-  // Tokens that cutting a text may add, and those that a template may take by trimming it.
+  // Tokens that cutting a text may add, and tokens that a template may trim.
   constexpr size_t kSlack = 16;
-  // Templates may leave parts of an answer out, such as what a model thought before it.
+  // Templates may leave out parts of an answer, such as reasoning.
   constexpr size_t kAnswerShare = 4;
   const auto n_ctx = static_cast<size_t>(n_ctx_);
   const Status too_long = ResourceExhausted(
       fmt::format("the texts of the request have more tokens than the context of {} positions; "
                   "shorten the prompt or raise --ctx-size",
                   n_ctx_));
-  if (request.messages.size() >= n_ctx) return too_long;  // Each has a token at least.
-  // All are added up, since texts that are short by themselves may be many.
+  if (request.messages.size() >= n_ctx) return too_long;  // Each message has at least one token.
+  // Adds up all texts, since many short ones may be too long together.
   size_t n_bytes = request.text.size();
   for (const Message& message : request.messages) {
     for (const Message::Part& part : message.parts) n_bytes += part.text.size();
@@ -130,7 +132,7 @@ Result<std::vector<int32_t>> Scheduler::Tokenize(const std::string& text,
     if (gone != nullptr && gone()) return Cancelled("the client has gone");
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
-  // llama.cpp's vocabularies do not change, so this may be while the scheduler uses the model.
+  // llama.cpp's vocabularies are constant, so this is safe while the scheduler uses the model.
   return engine_->Tokenize(text);
 }
 
@@ -145,7 +147,7 @@ void Scheduler::Run() {
     {
       std::unique_lock lock(mutex_);
       const auto something = [this] { return stopping_ || !inbox_.empty() || !calls_.empty(); };
-      // Requests that wait are looked at again: their clients may have gone, or their time is over.
+      // Checks waiting requests again: clients may have gone, or their time may be over.
       constexpr auto kLookAgain = std::chrono::milliseconds(100);
       if (running_.empty() && waiting_.empty()) {
         wake_.wait(lock, something);
@@ -185,7 +187,7 @@ void Scheduler::TakeInbox() {
 
 void Scheduler::DropWaiting() {
   std::erase_if(waiting_, [&](const std::unique_ptr<Job>& job) {
-    const bool refused = job->ticket->refused();  // It knows that itself.
+    const bool refused = job->ticket->refused();  // The client already knows.
     if (!refused && !job->ticket->cancelled()) return false;
     --n_open_;
     ++(refused ? stats_.requests_refused : stats_.requests_cancelled);
@@ -195,7 +197,7 @@ void Scheduler::DropWaiting() {
 }
 
 void Scheduler::Admit() {
-  // In the order of their coming: a large request is not overtaken for ever by small ones.
+  // In order of arrival: small requests must not delay a large one forever.
   while (!waiting_.empty() && batch_->size() < static_cast<size_t>(n_slots_)) {
     Job& job = *waiting_.front();
     const Result<bool> started = TryStart(job);
@@ -224,8 +226,8 @@ Result<bool> Scheduler::TryStart(Job& job) {
   return true;
 }
 
-// Gives the job the conversation that its messages continue, if there is one. `n_known`: how many
-// of the messages that is.
+// Gives the job the conversation that its messages continue, if it exists. `n_known`: the number of
+// messages in it.
 Result<bool> Scheduler::FindConversation(Job& job, size_t& n_known) {
   n_known = 0;
   const std::vector<Message>& messages = job.request.messages;
@@ -237,14 +239,15 @@ Result<bool> Scheduler::FindConversation(Job& job, size_t& n_known) {
   job.held = conversations_.Take(key);
   if (job.held.has_value()) return true;
   const auto parked = conversations_.FindParked(key);
-  // One that could never be held, or whose name lies, is read again as far as it fits.
+  // Skips an entry that exceeds the limit, possibly by a false name. Its messages are read again as
+  // far as they fit.
   const bool fits = parked.has_value() &&
                     (options_.memory_bytes == 0 || parked->held_bytes <= options_.memory_bytes);
   if (fits) {
     if (!MakeRoom(parked->held_bytes)) return false;
     job.held = conversations_.Restore(*engine_, *parked);
     if (job.held.has_value()) return true;
-    // The messages are all there, so they can be read again.
+    // The request has all messages, so they can be read again.
   }
   n_known = 0;
   return true;
@@ -288,7 +291,7 @@ Status Scheduler::ChooseMaxTokens(Job& job) {
   const auto fits = [&](int n) {
     return limit == 0 || conversation.max_held_bytes(static_cast<size_t>(n)) <= limit;
   };
-  // The engine stops at the end of the context; what is beyond need not be reserved.
+  // The engine stops at the end of the context, so nothing beyond is reserved.
   const int left = std::max(1, static_cast<int>(conversation.max_answer_tokens()));
   job.max_tokens = std::min(job.request.max_tokens.value_or(left), left);
   if (fits(job.max_tokens)) return OkStatus();
@@ -349,7 +352,7 @@ void Scheduler::Step() {
   for (const AnswerRequest* answer : done) {
     const auto found = std::ranges::find_if(
         running_, [answer](const auto& job) { return &job->answer == answer; });
-    --n_open_;  // Before its client can know.
+    --n_open_;  // Before its client is told.
     Finish(**found);
     running_.erase(found);
   }
@@ -366,7 +369,7 @@ void Scheduler::Finish(Job& job) {
   const AnswerResult& result = job.answer.result;
   const Status status = job.answer.status.ok() ? CheckFinite(result) : job.answer.status;
   if (!status.ok()) {
-    // The engine has taken the turn back.
+    // The engine has already taken the turn back.
     HeldConversation held = *std::exchange(job.held, std::nullopt);
     if (!held.key.empty()) conversations_.Keep(std::move(held));
     job.ticket->Push(ToApiError(status));
@@ -406,7 +409,7 @@ void Scheduler::Finish(Job& job) {
     conversations_.Save(held, old_key);
     conversations_.Keep(std::move(held));
   }
-  // After keeping it: a client that has its answer can go on from it.
+  // After Keep(), since a client may continue as soon as it has its answer.
   job.ticket->Push(std::move(summary));
 }
 
@@ -415,11 +418,11 @@ void Scheduler::Reject(Job& job, ApiError error) {
   job.ticket->Push(std::move(error));
 }
 
-// The conversation as before the request; one that began with it is gone.
+// Restores the conversation before the request, and drops one that began with the request.
 void Scheduler::TakeBack(Job& job) {
   HeldConversation held = *std::exchange(job.held, std::nullopt);
   if (held.key.empty()) return;
-  // The engine takes turns without an answer back itself.
+  // The engine itself takes back turns without an answer.
   const bool answered_or_waiting = held.conversation->stats().tokens_seen > job.n_cached_tokens ||
                                    held.conversation->n_waiting_tokens() > 0;
   if (answered_or_waiting) (void)held.conversation->Undo();

@@ -1,5 +1,5 @@
-// The thread that owns the engine: it answers requests together, keeps conversations for their next
-// turn, and all of their bytes within one limit.
+// The thread that owns the engine. It answers requests together, keeps conversations for their next
+// turn, and limits the bytes of all of them together.
 #ifndef RETENTIVEKV_APPS_RKV_SERVE_SCHEDULER_H_
 #define RETENTIVEKV_APPS_RKV_SERVE_SCHEDULER_H_
 
@@ -28,12 +28,12 @@ namespace rkv::app {
 
 struct SchedulerOptions {
   uint64_t memory_bytes = 0;  // all caches together; 0: no limit
-  size_t max_waiting = 256;   // requests that may wait beside those for whom a slot is free
+  size_t max_waiting = 256;   // maximum of waiting requests, without those that have a free slot
   std::chrono::milliseconds max_wait = std::chrono::seconds(60);
-  bool trace = false;  // what the memory view needs: roots and shares
+  bool trace = false;  // record roots and shares for the memory view
 };
 
-// Counters since the start, and what is held now.
+// Counters since the start, and current memory.
 struct SchedulerStats {
   uint64_t prompt_tokens = 0;
   uint64_t cached_tokens = 0;
@@ -56,39 +56,39 @@ struct SchedulerStats {
   size_t waiting = 0;
   size_t idle = 0;
   uint64_t kv_bytes = 0;       // held now
-  uint64_t kv_bytes_full = 0;  // what full caches would hold
+  uint64_t kv_bytes_full = 0;  // of full caches with the same tokens
   uint64_t kv_state_bytes = 0;
-  uint64_t kv_bytes_reserved = 0;  // with what running answers may come to hold
-  uint64_t kv_bytes_peak = 0;      // the most ever held after a step
+  uint64_t kv_bytes_reserved = 0;  // including the future growth of running answers
+  uint64_t kv_bytes_peak = 0;      // the maximum after any step
   uint64_t kv_bytes_limit = 0;
 };
 
 class Scheduler {
  public:
-  // `store` may be null: idle conversations that do not fit are forgotten then.
+  // `store` may be null: idle conversations are then dropped to make room.
   Scheduler(std::unique_ptr<Engine> engine, std::unique_ptr<ParkStore> store,
             const SchedulerOptions& options);
-  // Ends answers in progress with an error; idle conversations that are not on disk go there.
+  // Ends answers in progress with an error, and saves idle conversations to disk.
   ~Scheduler();
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // Any thread. Looks first whether the texts can fit into the context, which takes a while for
-  // long ones; it stops when `gone`.
+  // From any thread. First checks that the texts can fit into the context, which takes time for
+  // long texts; `gone` cancels the check.
   std::shared_ptr<Ticket> Submit(GenerationRequest request, const GoneFunction& gone = {});
   SchedulerStats stats();
   nlohmann::json Slots();
-  // Every conversation that can be continued: id, state, tokens and bytes.
+  // All conversations that can be continued: id, state, tokens and bytes.
   nlohmann::json Conversations();
-  // What `rkv inspect -o json` tells, of one conversation in memory; nothing if it is not there.
+  // The report of `rkv inspect -o json` on one conversation in memory; nothing if it is not there.
   std::optional<nlohmann::json> Inspect(const std::string& conversation_id);
-  // On the thread that asks, so that long texts hold nobody up; one text at a time, since each
-  // takes memory. kInvalidArgument for texts of more than kMaxTokenizedBytes.
+  // Runs on the calling thread, so that long texts do not delay answers. Tokenizes one text at a
+  // time, since each takes memory. kInvalidArgument for texts of more than kMaxTokenizedBytes.
   Result<std::vector<int32_t>> Tokenize(const std::string& text, const GoneFunction& gone = {});
   Result<std::string> Detokenize(std::span<const int32_t> tokens) const;
   static constexpr size_t kMaxTokenizedBytes = size_t{4} << 20;
 
-  // These do not change.
+  // Constant after construction.
   const std::string& model_description() const { return model_description_; }
   const CacheShape& shape() const { return shape_; }
   int n_ctx() const { return n_ctx_; }
@@ -99,7 +99,7 @@ class Scheduler {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // A request on its way.
+  // A request and its state.
   struct Job {
     Job(std::shared_ptr<Ticket> its_ticket, GenerationRequest its_request,
         std::vector<std::string> its_keys)
@@ -111,7 +111,7 @@ class Scheduler {
     std::shared_ptr<Ticket> ticket;
     GenerationRequest request;
     std::vector<std::string> keys;         // of each prefix of the messages
-    std::optional<HeldConversation> held;  // once its messages have been added
+    std::optional<HeldConversation> held;  // set once its messages have been added
     size_t n_cached_tokens = 0;
     int max_tokens = 0;
     uint64_t reserved = 0;  // while it runs
@@ -123,7 +123,7 @@ class Scheduler {
     uint64_t reactivations_before = 0;
   };
 
-  // An error for texts that cannot fit into the context, whatever the chat template makes of them.
+  // An error for texts that cannot fit into the context with any chat template.
   Status CheckLength(const GenerationRequest& request, const GoneFunction& gone) const;
 
   void Run();
@@ -133,7 +133,7 @@ class Scheduler {
   void TakeInbox();
   void DropWaiting();
   void Admit();
-  // An error; or whether the job has its conversation, its reservation and runs.
+  // An error, or true if the job has its conversation and its reservation, and runs.
   Result<bool> TryStart(Job& job);
   Result<bool> Prepare(Job& job);
   Result<bool> FindConversation(Job& job, size_t& n_known);
@@ -144,7 +144,8 @@ class Scheduler {
   void Reject(Job& job, ApiError error);
   void TakeBack(Job& job);
 
-  // Makes `bytes` fit beside what is committed, parking idle conversations, the longest idle first.
+  // Makes room for `bytes` more than is committed. Parks idle conversations, the longest idle
+  // first.
   bool MakeRoom(uint64_t bytes);
   uint64_t Committed() const;
   void Account();
@@ -152,7 +153,7 @@ class Scheduler {
   const SchedulerOptions options_;
   const std::shared_ptr<WorkInProgress> work_ = std::make_shared<WorkInProgress>();
   std::unique_ptr<Engine> engine_;
-  ConversationCache conversations_;  // the scheduler's thread only
+  ConversationCache conversations_;  // for the scheduler's thread only
   std::string model_description_;
   CacheShape shape_;
   int n_ctx_ = 0;
@@ -160,7 +161,7 @@ class Scheduler {
   bool takes_pictures_ = false;
   bool takes_audio_ = false;
 
-  // The scheduler's thread only.
+  // For the scheduler's thread only.
   std::unique_ptr<AnswerBatch> batch_;
   std::deque<std::unique_ptr<Job>> waiting_;
   std::vector<std::unique_ptr<Job>> running_;
@@ -172,7 +173,7 @@ class Scheduler {
   std::deque<std::unique_ptr<Job>> inbox_;
   std::deque<std::function<void()>> calls_;
   std::atomic<size_t> n_open_ = 0;       // in inbox_, waiting_ and running_
-  std::atomic<uint64_t> n_refused_ = 0;  // which have not come into inbox_
+  std::atomic<uint64_t> n_refused_ = 0;  // requests that never entered inbox_
   std::mutex tokenizing_;
 
   std::thread thread_;

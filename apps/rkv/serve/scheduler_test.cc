@@ -1,3 +1,4 @@
+// The scheduler with the bundled model: continuation, memory limit, cancellation and refusals.
 #include "serve/scheduler.h"
 
 #include <gtest/gtest.h>
@@ -103,7 +104,7 @@ TEST(SchedulerTest, ContinuesWhatIsKnownOnceAndReadsTheRest) {
   const auto next = [&](const std::string& text) {
     return Greedy({question, Said("assistant", "59"), Said("user", text)});
   };
-  // The conversation can go on in one way; the other way it is read again.
+  // The cached conversation continues one branch; the other branch is read again.
   const auto one = scheduler->Submit(next("value of Z"));
   const auto two = scheduler->Submit(next("value of Q"));
   const Outcome z = Wait(*one);
@@ -131,7 +132,7 @@ TEST(SchedulerTest, CancelledRequestsHoldNothing) {
   EXPECT_EQ(scheduler->stats().waiting, 1u);
   waiting->Cancel();
   running->Cancel();
-  // A request after them is answered, so both are over.
+  // A later request is answered, so both have ended.
   EXPECT_EQ(Ask(*scheduler, Greedy({Said("user", "color of S", "scene-1.png")})).text, "pink");
   const SchedulerStats stats = scheduler->stats();
   EXPECT_EQ(stats.requests_cancelled, 2u);
@@ -268,7 +269,7 @@ TEST(SchedulerTest, ARequestThatWaitedInVainLearnsWhy) {
   EXPECT_EQ(refusal(work).find("busy"), std::string::npos);
   work->BeginStep();
   EXPECT_NE(refusal(work).find("busy reading the prompts"), std::string::npos);
-  // One that is admitted is not refused any more.
+  // An admitted request cannot be refused any more.
   Ticket admitted(milliseconds(0), work);
   EXPECT_TRUE(admitted.Admit());
   EXPECT_FALSE(admitted.Next(milliseconds(0)).has_value());
@@ -283,12 +284,12 @@ TEST(SchedulerTest, TextsThatCannotFitAreRefusedBeforeTheyAreRead) {
   EXPECT_EQ(one.error.status, 400);
   EXPECT_EQ(one.error.type, "exceed_context_size_error");
   EXPECT_NE(one.error.message.find("--ctx-size"), std::string::npos) << one.error.message;
-  // In many messages, or many parts, it is as long.
+  // Many messages or many parts do not make a text shorter.
   std::vector<Message> many(2000, Said("user", text.substr(0, 4000)));
   EXPECT_EQ(Ask(*scheduler, Greedy(many)).error.status, 400);
   std::vector<Message> empty(static_cast<size_t>(scheduler->n_ctx()), Said("user", "x"));
   EXPECT_EQ(Ask(*scheduler, Greedy(empty)).error.status, 400);
-  // Characters that do not end where the text is cut.
+  // Characters across the places where the text is cut.
   std::string wide;
   while (wide.size() < (size_t{1} << 20)) wide += "\xF0\x9F\x98\x80\xE6\x97\xA5";
   EXPECT_EQ(Ask(*scheduler, Greedy({Said("user", wide)})).error.status, 400);
@@ -297,14 +298,14 @@ TEST(SchedulerTest, TextsThatCannotFitAreRefusedBeforeTheyAreRead) {
   GenerationRequest completion = Greedy({});
   completion.text = text;
   EXPECT_EQ(Ask(*scheduler, completion).error.status, 400);
-  // Nothing of it has come to the thread that answers.
+  // The scheduler's thread has received nothing of it.
   EXPECT_EQ(scheduler->stats().steps, 0u);
-  // A client that goes away ends the counting.
+  // A hang-up ends the counting.
   int n_asked = 0;
   GenerationRequest request = Greedy({Said("user", text)});
   (void)Wait(*scheduler->Submit(std::move(request), [&n_asked] { return ++n_asked > 0; }));
   EXPECT_EQ(n_asked, 1);
-  // What fits is answered.
+  // A text that fits is answered.
   EXPECT_EQ(Ask(*scheduler, Greedy({Said("user", "color of S", "scene-1.png")})).text, "pink");
 }
 
@@ -332,7 +333,7 @@ TEST(SchedulerTest, AnAnswerThatIsNoUtf8GoesOn) {
     if (first.text.find("\xEF\xBF\xBD") == std::string::npos) continue;
     ++n_replaced;
     EXPECT_EQ(first.text.find('\0'), std::string::npos);
-    // As a client has it, which has read JSON.
+    // In the form that a client has after reading the JSON.
     const auto said = nlohmann::json::parse(Dump(first.text)).get<std::string>();
     EXPECT_EQ(said, first.text);
     GenerationRequest next = Greedy({question, Said("assistant", said), Said("user", "total?")});

@@ -1,4 +1,4 @@
-// Ends an answer before one of several texts, which may come in pieces.
+// Ends an answer before one of several texts, which may arrive in pieces.
 #ifndef RETENTIVEKV_APPS_RKV_SERVE_STOP_FILTER_H_
 #define RETENTIVEKV_APPS_RKV_SERVE_STOP_FILTER_H_
 
@@ -17,8 +17,8 @@ class StopFilter {
     std::erase(stops_, "");
   }
 
-  // Takes the next piece; returns what can be shown: all but what may be the beginning of a stop,
-  // and nothing from a stop on.
+  // Takes the next piece and returns the text to show. Holds back any possible beginning of a stop,
+  // and returns nothing from a stop on.
   std::string Push(std::string_view piece) {
     if (stopped_) return {};
     held_ += piece;
@@ -40,7 +40,7 @@ class StopFilter {
     return shown;
   }
 
-  // What was held back, at the end of the answer.
+  // The text held back, at the end of the answer.
   std::string Finish() { return std::exchange(held_, {}); }
 
   bool stopped() const { return stopped_; }

@@ -5,7 +5,7 @@
 namespace rkv::app {
 namespace {
 
-// The text shown when it comes in pieces of `n` bytes.
+// The text shown for input in pieces of `n` bytes.
 std::string Shown(const std::string& text, std::vector<std::string> stops, size_t n,
                   bool* stopped = nullptr) {
   StopFilter filter(std::move(stops));

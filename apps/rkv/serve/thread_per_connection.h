@@ -1,4 +1,4 @@
-// Threads for connections, as many as are needed.
+// A thread for each connection, without a fixed limit.
 #ifndef RETENTIVEKV_APPS_RKV_SERVE_THREAD_PER_CONNECTION_H_
 #define RETENTIVEKV_APPS_RKV_SERVE_THREAD_PER_CONNECTION_H_
 
@@ -15,8 +15,8 @@
 
 namespace rkv::app {
 
-// httplib keeps a thread on each connection, idle ones included: a pool of the size of the machine
-// would be held up by a few clients that do nothing. These threads mostly sleep.
+// httplib keeps a thread on each connection, including idle ones. A few idle clients would block a
+// pool of the machine's size. These threads mostly sleep.
 class ThreadPerConnection : public httplib::TaskQueue {
  public:
   explicit ThreadPerConnection(size_t max_threads) : max_threads_(max_threads) {}
@@ -28,7 +28,7 @@ class ThreadPerConnection : public httplib::TaskQueue {
       try {
         threads_.emplace_back([this] { Work(); });
       } catch (const std::system_error&) {
-        // The system has no more: the connection waits for a thread that is there.
+        // The system has no more threads: the connection waits for an existing one.
       }
     }
     changed_.notify_one();

@@ -1,3 +1,4 @@
+// The state of a ticket: waiting, admitted or refused. Admission and refusal exclude each other.
 #include "serve/ticket.h"
 
 #include <fmt/format.h>
@@ -8,7 +9,7 @@ namespace rkv::app {
 
 namespace {
 
-// A client that is told to come back should find that something has moved.
+// By then a repeated request should find some progress.
 constexpr int kRetryAfterSeconds = 5;
 
 }  // namespace
@@ -84,7 +85,7 @@ void WorkInProgress::EndStep() {
 std::string WorkInProgress::Describe(std::chrono::steady_clock::time_point since) const {
   const std::lock_guard lock(mutex_);
   const auto now = std::chrono::steady_clock::now();
-  // A step that took most of the time is the reason, whatever else would have kept the request.
+  // A step that took most of the time is the reason, even if there are others.
   if (step_begin_.has_value() && now - *step_begin_ >= (now - since) / 2) {
     return "the server is busy " +
            (report_.empty() ? "reading the prompts of other requests" : report_);

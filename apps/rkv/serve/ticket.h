@@ -1,5 +1,5 @@
-// Between the thread of a request and the scheduler's: the events of one answer, and the reasons
-// why it has not begun.
+// Connects the thread of a request with the scheduler's: the events of one answer, and the reason
+// why it has not started.
 #ifndef RETENTIVEKV_APPS_RKV_SERVE_TICKET_H_
 #define RETENTIVEKV_APPS_RKV_SERVE_TICKET_H_
 
@@ -20,22 +20,22 @@
 
 namespace rkv::app {
 
-// For a request that may come again later: 503.
+// The error for a request that the client may repeat later: 503.
 ApiError Unavailable(const std::string& message);
 
-// Whether nobody waits for an answer any more, asked while it is prepared.
+// True once no client waits for the answer; called while the answer is prepared.
 using GoneFunction = std::function<bool()>;
 
-// What the scheduler does, as those that wait for it are told. A step can take longer than they may
-// wait, so they read it themselves.
+// The current work of the scheduler, as waiting clients are told. Their threads read it themselves,
+// since a step can take longer than they may wait.
 class WorkInProgress {
  public:
   void Set(size_t n_running, bool all_slots_taken);
   void BeginStep();
-  // What takes long in a step, as the engine reports it: "encoding pictures".
+  // The slow part of a step, as the engine reports it: "encoding pictures".
   void Report(std::string_view what);
   void EndStep();
-  // Why a request that came then still waits, as a part of a sentence.
+  // The reason why a request that came at `since` still waits, as a part of a sentence.
   std::string Describe(std::chrono::steady_clock::time_point since) const;
 
  private:
@@ -43,26 +43,26 @@ class WorkInProgress {
   size_t n_running_ = 0;
   bool all_slots_taken_ = false;
   std::optional<std::chrono::steady_clock::time_point> step_begin_;
-  std::string report_;  // of this step
+  std::string report_;  // of the current step
 };
 
-// What the thread of a request and the scheduler say to each other.
+// The channel between the thread of a request and the scheduler.
 class Ticket {
  public:
-  struct Admitted {};  // the answer is going to be computed
+  struct Admitted {};  // the answer will be computed
   using Event = std::variant<Admitted, AnswerPiece, AnswerSummary, ApiError>;
 
-  // After `max_wait` without being admitted the request is refused, for the reason that `work` has.
+  // A request that is not admitted after `max_wait` is refused, with the reason from `work`.
   Ticket(std::chrono::milliseconds max_wait, std::shared_ptr<const WorkInProgress> work)
       : begin_(std::chrono::steady_clock::now()), max_wait_(max_wait), work_(std::move(work)) {}
 
-  // The next event; nothing if none came in time. AnswerSummary and ApiError are the last ones.
+  // The next event; nothing after a timeout. AnswerSummary and ApiError are final.
   std::optional<Event> Next(std::chrono::milliseconds timeout);
-  // Nobody waits for the answer any more. Any thread.
+  // No client waits for the answer any more. From any thread.
   void Cancel() { cancelled_ = true; }
 
   void Push(Event event);
-  // False if the request was refused meanwhile. Once true it is not any more.
+  // False if the request was already refused. Once true, it cannot be refused any more.
   bool Admit();
   const std::atomic<bool>& cancelled() const { return cancelled_; }
   bool refused();
