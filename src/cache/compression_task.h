@@ -41,6 +41,8 @@ struct CompressionTask {
     for (const Head& head : heads) bytes += head.table_bytes();
     return bytes;
   }
+  // The minimum that the cache may be asked to fit into. It goes over all heads.
+  uint64_t min_budget_bytes() const { return table_bytes() + config.MinRowBytes(media.size()); }
 };
 
 }  // namespace rkv

@@ -236,10 +236,9 @@ void Compressor::MakeCentre(Head& head) const {
   const CacheConfig& config = task_.config;
   const LayerShape& shape = head.shape();
   const size_t n = head.n_tokens() + task_.n_new;
-  const uint64_t min_budget = task_.table_bytes() + config.MinRowBytes(task_.media.size());
   if (!config.rotates() || config.n_rungs() == 1 || head.centre() != nullptr || n == 0 ||
       task_.budget < kCentreShare * CentreBytes(shape) * task_.heads.size() ||
-      task_.budget < min_budget + CentreBytes(shape)) {
+      task_.budget < task_.min_budget_bytes() + CentreBytes(shape)) {
     return;
   }
   // Rows already on quantised rungs were coded without a centre.
@@ -260,9 +259,8 @@ void Compressor::MakeCentre(Head& head) const {
 void Compressor::MakeMatrix(Head& head) const {
   if (!task_.config.has_matrices() || head.matrix() != nullptr) return;
   const uint64_t bytes = MatrixBytes(head.shape());
-  const uint64_t min_budget = task_.table_bytes() + task_.config.MinRowBytes(task_.media.size());
   if (task_.budget < kMatrixShare * bytes * task_.heads.size() ||
-      task_.budget < min_budget + bytes) {
+      task_.budget < task_.min_budget_bytes() + bytes) {
     return;
   }
   head.MakeMatrix();
