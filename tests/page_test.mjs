@@ -65,12 +65,14 @@ const tinyVlm = [
 ];
 const sample = path.join(reference, "samples", "doc-1.png");
 
+// Returns the answer once the page also shows what the cache held after it.
 async function ask(page, question) {
   const before = await page.locator("article.assistant").count();
   await page.getByLabel("Question", { exact: true }).fill(question);
   await page.keyboard.press("Enter");
   await page.locator("article.assistant").nth(before).waitFor();
   await page.locator("#stop").waitFor({ state: "hidden" });
+  await page.locator('#memory:not([aria-busy="true"])').waitFor({ state: "attached" });
   return (await page.locator("article.assistant").nth(before).locator(".content").innerText()).trim();
 }
 

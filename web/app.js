@@ -290,7 +290,16 @@ async function ask(question, at) {
 
 // --- what the cache held ------------------------------------------------------------------------
 
+// How many answers' memories are being fetched.
+let fetching = 0;
+
+function addFetching(n) {
+  fetching += n;
+  $("memory").setAttribute("aria-busy", fetching > 0);
+}
+
 async function remember(asked, answer, shown, end) {
+  addFetching(1);
   try {
     const memory = await getJson(`conversations/${end.conversation_id}/memory`, setting("key"));
     const turn = { memory, timings: end.timings, usage: end.usage };
@@ -302,6 +311,8 @@ async function remember(asked, answer, shown, end) {
     if (shownTurn) showWords(shown.content, shownTurn);
   } catch (error) {
     if (asked === chat) $("memory-problem").textContent = `Not known after the last answer: ${error.message}`;
+  } finally {
+    addFetching(-1);
   }
 }
 
