@@ -138,11 +138,12 @@ void BM_AttendGroup(benchmark::State& bench) {
 // LLaVA-1.5 (no groups), Qwen3-VL, Qwen2-1.5B, a prefill block.
 BENCHMARK(BM_AttendGroup)
     ->ArgNames({"type", "d", "queries"})
-    ->ArgsProduct(
-        {{static_cast<int64_t>(ElementType::kF16), static_cast<int64_t>(ElementType::kQ8_0),
-          static_cast<int64_t>(ElementType::kQ4_0), static_cast<int64_t>(ElementType::kQ2)},
-         {128},
-         {1, 4, 6, 16}})
+    ->ArgsProduct({{static_cast<int64_t>(ElementType::kF16),
+                    static_cast<int64_t>(ElementType::kQ8_0),
+                    static_cast<int64_t>(ElementType::kQ4_0),
+                    static_cast<int64_t>(ElementType::kQ3), static_cast<int64_t>(ElementType::kQ2)},
+                   {128},
+                   {1, 4, 6, 16}})
     ->Threads(1)
     ->Threads(2)
     ->UseRealTime();

@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
+#include <iterator>
 #include <utility>
 
 #include "chat/characters.h"
@@ -68,7 +69,12 @@ class ScreenChanges {
   ScreenChanges() {
     struct sigaction action {};
     // Both signals end the wait for a key, and then everything is drawn again.
-    action.sa_handler = [](int signal) { continued = continued | (signal == SIGCONT ? 1 : 0); };
+    action.sa_handler = [](int signal) {
+      const int saved_errno = errno;
+      continued = continued | (signal == SIGCONT ? 1 : 0);
+      Wakeup::Signal();
+      errno = saved_errno;
+    };
     sigemptyset(&action.sa_mask);
     ::sigaction(SIGWINCH, &action, &old_resize_);
     ::sigaction(SIGCONT, &action, &old_continue_);
@@ -217,13 +223,21 @@ class LineReader::Editor {
     pollfd waiting{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
     if (!pasting_ && ::poll(&waiting, 1, 0) == 0) Draw();
     while (true) {
-      char bytes[4096];
-      const ssize_t n = ::read(STDIN_FILENO, bytes, sizeof(bytes));
-      if (n >= 0) {
+      pollfd events[] = {{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0},
+                         {.fd = Wakeup::fd(), .events = POLLIN, .revents = 0}};
+      if (::poll(events, std::size(events), -1) < 0) {
+        if (errno != EINTR) return -1;
+        continue;
+      }
+      if (events[1].revents == 0) {
+        char bytes[4096];
+        const ssize_t n = ::read(STDIN_FILENO, bytes, sizeof(bytes));
+        if (n < 0) return -1;
         input_.append(bytes, static_cast<size_t>(n));
         return static_cast<int>(n);
       }
-      if (errno != EINTR || Interrupts::interrupted()) return -1;
+      Wakeup::Clear();
+      if (Interrupts::interrupted()) return -1;
       if (ScreenChanges::continued != 0) {
         ScreenChanges::continued = 0;
         ::el_wset(line_, EL_PREP_TERM, 0);  // libedit would assume an unchanged terminal.

@@ -1,6 +1,7 @@
 // Output to a terminal, the progress line, and the handler of Ctrl-C.
 #include "terminal.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -26,6 +27,20 @@ constexpr std::string_view kClearLine = "\r\x1b[K";
 // Safe in a signal handler.
 void WriteNow(std::string_view text) { (void)!::write(STDERR_FILENO, text.data(), text.size()); }
 
+// Made before any signal can come.
+struct Pipe {
+  int read = -1;
+  int write = -1;
+
+  Pipe() {
+    int ends[2];
+    if (::pipe2(ends, O_NONBLOCK | O_CLOEXEC) != 0) return;
+    read = ends[0];
+    write = ends[1];
+  }
+};
+const Pipe wakeups;
+
 void OnInterrupt(int) {
   const int saved_errno = errno;
   const bool again = interrupted.exchange(true);
@@ -33,7 +48,9 @@ void OnInterrupt(int) {
     // On a line of its own, after the answer so far.
     WriteNow(progress_shown ? kClearLine : "\n");
     WriteNow("stopping; Ctrl-C again leaves at once\n");
-  } else if (state != State::kEditing) {
+  } else if (state == State::kEditing) {
+    Wakeup::Signal();
+  } else {
     if (stderr_is_terminal) WriteNow("\n");
     ::_exit(kExitInterrupted);
   }
@@ -113,6 +130,14 @@ void ProgressLine::Clear() {
   if (!progress_shown.exchange(false)) return;
   WriteToStderr(kClearLine);
   std::fflush(stderr);
+}
+
+void Wakeup::Signal() { (void)!::write(wakeups.write, "", 1); }
+int Wakeup::fd() { return wakeups.read; }
+void Wakeup::Clear() {
+  char bytes[64];
+  while (::read(wakeups.read, bytes, sizeof(bytes)) > 0) {
+  }
 }
 
 Interrupts::Interrupts() {

@@ -56,6 +56,15 @@ class ProgressLine {
   std::jthread counter_;  // the last member: it uses the others
 };
 
+// Lets signal handlers end a wait for a key. A signal that comes just before the wait, or to
+// another thread, does not interrupt a system call, so waits also poll fd().
+class Wakeup {
+ public:
+  static void Signal();  // safe in a signal handler
+  static int fd();       // readable since Signal()
+  static void Clear();
+};
+
 inline constexpr int kExitInterrupted = 130;
 
 // Ctrl-C stops the current answer, with a message. Without an answer, or on a second press, it ends

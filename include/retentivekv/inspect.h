@@ -43,7 +43,7 @@ struct AnswerTokenInspection {
 
 struct Inspection {
   CacheShape shape;
-  std::vector<ElementType> rungs;     // of K, the most precise first
+  std::vector<Rung> rungs;            // the most precise first
   std::vector<MediaSpan> media;       // pictures and clips among the tokens
   std::vector<HeadInspection> heads;  // by layer, then KV head
   CacheStats stats;

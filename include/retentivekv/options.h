@@ -55,20 +55,31 @@ std::string ToString(const NamedSpec& spec);
 
 enum class Modality : uint8_t { kText, kImage, kAudio };
 
-// How the elements of K and V are stored: the first four as in llama.cpp, q2 is ours
-// (docs/formats.md).
-enum class ElementType : uint8_t { kF16, kBF16, kQ8_0, kQ4_0, kQ2 };
-inline constexpr size_t kElementTypes = 5;
+// How the elements of K and V are stored, the most precise first: the first four as in llama.cpp,
+// q3 and q2 are ours (docs/formats.md).
+enum class ElementType : uint8_t { kF16, kBF16, kQ8_0, kQ4_0, kQ3, kQ2 };
+inline constexpr size_t kElementTypes = 6;
 Result<ElementType> ParseElementType(std::string_view text);
 std::string_view ToString(ElementType type);
 
+// One precision of a token.
+struct Rung {
+  ElementType k = ElementType::kF16;
+  ElementType v = ElementType::kF16;
+
+  bool operator==(const Rung&) const = default;
+};
+// "q4_0/q2" (K and V), or "q4_0" for both.
+Result<Rung> ParseRung(std::string_view text);
+std::string ToString(const Rung& rung);
+
 // The precisions that tokens may have, from the highest down.
 struct Ladder {
-  std::vector<ElementType> rungs;
+  std::vector<Rung> rungs;
 
   bool operator==(const Ladder&) const = default;
 };
-// "auto" (f16,q8_0,q4_0,q2), "none" (f16 only), or a list such as "f16,q4_0,q2".
+// "auto" (f16,q8_0,q4_0,q2), "none" (f16 only), or a list such as "f16,q4_0,q4_0/q2".
 Result<Ladder> ParseLadder(std::string_view text);
 std::string ToString(const Ladder& ladder);
 

@@ -48,7 +48,8 @@ Result<NamedSpec> ParseNamedSpec(std::string_view what, std::string_view as_writ
   }
 }
 
-constexpr std::string_view kTypeNames[kElementTypes] = {"f16", "bf16", "q8_0", "q4_0", "q2"};
+constexpr std::string_view kTypeNames[kElementTypes] = {"f16", "bf16", "q8_0", "q4_0", "q3", "q2"};
+constexpr std::string_view kAutoLadder = "f16,q8_0,q4_0,q2";
 constexpr std::string_view kSplitNames[] = {"uniform", "pooled", "auto"};
 
 constexpr std::string_view kCompressionNames[] = {"streaming", "prompt"};
@@ -103,29 +104,45 @@ Result<ElementType> ParseElementType(std::string_view text) {
 }
 std::string_view ToString(ElementType type) { return kTypeNames[static_cast<size_t>(type)]; }
 
+Result<Rung> ParseRung(std::string_view text) {
+  const size_t slash = text.find('/');
+  Rung rung;
+  RKV_ASSIGN_OR_RETURN(rung.k, ParseElementType(text.substr(0, slash)));
+  rung.v = rung.k;
+  if (slash == std::string_view::npos) return rung;
+  RKV_ASSIGN_OR_RETURN(rung.v, ParseElementType(text.substr(slash + 1)));
+  return rung;
+}
+std::string ToString(const Rung& rung) {
+  if (rung.k == rung.v) return std::string(ToString(rung.k));
+  return fmt::format("{}/{}", ToString(rung.k), ToString(rung.v));
+}
+
 Result<Ladder> ParseLadder(std::string_view text) {
-  if (ToLower(text) == "auto") {
-    return Ladder{{ElementType::kF16, ElementType::kQ8_0, ElementType::kQ4_0, ElementType::kQ2}};
-  }
-  if (ToLower(text) == "none") return Ladder{{ElementType::kF16}};
+  const std::string lower = ToLower(text);
+  if (lower == "auto") text = kAutoLadder;
+  if (lower == "none") text = "f16";
   Ladder ladder;
   while (true) {
     const size_t comma = text.find(',');
-    RKV_ASSIGN_OR_RETURN(const ElementType type, ParseElementType(text.substr(0, comma)));
-    if (!ladder.rungs.empty() && type <= ladder.rungs.back()) {
-      return InvalidArgument(fmt::format(
-          "in the ladder, {} comes after {}; write the types from the most precise down",
-          ToString(type), ToString(ladder.rungs.back())));
+    RKV_ASSIGN_OR_RETURN(const Rung rung, ParseRung(text.substr(0, comma)));
+    if (!ladder.rungs.empty()) {
+      const Rung& last = ladder.rungs.back();
+      if (rung == last || rung.k < last.k || rung.v < last.v) {
+        return InvalidArgument(fmt::format(
+            "in the ladder, {} comes after {}; write the types from the most precise down",
+            ToString(rung), ToString(last)));
+      }
     }
-    ladder.rungs.push_back(type);
+    ladder.rungs.push_back(rung);
     if (comma == std::string_view::npos) return ladder;
     text.remove_prefix(comma + 1);
   }
 }
 std::string ToString(const Ladder& ladder) {
   std::string text;
-  for (const ElementType type : ladder.rungs) {
-    text += fmt::format("{}{}", text.empty() ? "" : ",", ToString(type));
+  for (const Rung& rung : ladder.rungs) {
+    text += fmt::format("{}{}", text.empty() ? "" : ",", ToString(rung));
   }
   return text;
 }

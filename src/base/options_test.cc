@@ -9,6 +9,18 @@
 namespace rkv {
 namespace {
 
+TEST(LadderTest, RungsMayHaveTwoTypes) {
+  const auto ladder = ParseLadder("f16,q8_0/q4_0,Q4_0/Q2,q3/q2");
+  ASSERT_TRUE(ladder.ok()) << ladder.status().message();
+  EXPECT_EQ(ladder->rungs[2], (Rung{.k = ElementType::kQ4_0, .v = ElementType::kQ2}));
+  EXPECT_EQ(ToString(*ladder), "f16,q8_0/q4_0,q4_0/q2,q3/q2");
+  EXPECT_EQ(ToString(*ParseLadder("q4_0/q4_0")), "q4_0");
+  for (const char* wrong :
+       {"q4_0/q2,q4_0/q2", "q4_0/q2,q3/q4_0", "q3/q2,q4_0/q2", "q4_0/", "/q2", "q4_0/q2/q2"}) {
+    EXPECT_EQ(ParseLadder(wrong).status().code(), StatusCode::kInvalidArgument) << wrong;
+  }
+}
+
 TEST(BudgetTest, ParsesEveryUnit) {
   const struct {
     const char* text;

@@ -21,6 +21,10 @@ constexpr uint64_t kMatrixShare = 4;
 // After this many tokens of an answer all rows compete again and get a new order.
 constexpr uint64_t kRestingTokens = 1024;
 
+// Share of the keys in the error of a rung. An error of a key moves the logits of every later
+// query.
+constexpr double kKeyShare = 0.85;
+
 // Starting a thread costs as much as some hundred rows.
 constexpr size_t kRowsPerThread = 1024;
 
@@ -183,9 +187,9 @@ Compressor::Compressor(const CompressionTask& task) : task_(task) {
     const size_t head = task.config.head(layer, 0);
     for (size_t tier = 0; tier < task.config.n_rungs(); ++tier) {
       const RowLayout& layout = task.config.layout(head, tier);
-      rungs.push_back(
-          {.bytes = layout.row_bytes(),
-           .error = 0.5 * (GaussianError(layout.k_type) + GaussianError(layout.v_type))});
+      rungs.push_back({.bytes = layout.row_bytes(),
+                       .error = kKeyShare * GaussianError(layout.k_type) +
+                                (1 - kKeyShare) * GaussianError(layout.v_type)});
     }
   }
 }

@@ -87,7 +87,10 @@ Status CacheConfig::MakeLayouts() {
     RKV_ASSIGN_OR_RETURN(ladder, ParseLadder(policy_.info->ladder));
   }
   if (ladder.rungs.empty()) return InvalidArgument("the ladder has no rungs");
-  if (fixed) ladder.rungs = {ElementType::kF16};
+  if (fixed) {
+    ladder.rungs = {{.k = options_.type_k.value_or(ElementType::kF16),
+                     .v = options_.type_v.value_or(ElementType::kF16)}};
+  }
   n_rungs_ = ladder.rungs.size();
   elements_before_.push_back(0);
   for (size_t l = 0; l < shape_.layers.size(); ++l) {
@@ -98,11 +101,11 @@ Status CacheConfig::MakeLayouts() {
       elements_before_.push_back(elements_before_.back() + layer.d_k + layer.d_v);
     }
     RowLayout layout{.d_k = layer.d_k, .d_v = layer.d_v, .n_stats = n_stats_};
-    for (const ElementType type : ladder.rungs) {
+    for (const Rung& rung : ladder.rungs) {
       const bool lowest = layouts_.size() % n_tiers() + 1 == n_rungs_;
       layout.n_stats = lowest && !needs_.lowest_rung ? 0 : n_stats_;
-      layout.k_type = fixed ? options_.type_k.value_or(ElementType::kF16) : type;
-      layout.v_type = fixed ? options_.type_v.value_or(ElementType::kF16) : type;
+      layout.k_type = rung.k;
+      layout.v_type = rung.v;
       layouts_.push_back(layout);
     }
     layout.is_state = true;

@@ -87,7 +87,8 @@ Inspection KvCache::Impl::Inspect() const {
   inspection.stats = stats();
   inspection.media.assign(media_.spans().begin(), media_.spans().end());
   for (size_t tier = 0; tier < config_->n_rungs(); ++tier) {
-    inspection.rungs.push_back(config_->layout(0, tier).k_type);
+    const RowLayout& layout = config_->layout(0, tier);
+    inspection.rungs.push_back({.k = layout.k_type, .v = layout.v_type});
   }
   const double n = trace_ == nullptr ? 0 : static_cast<double>(trace_->answer_tokens);
   if (trace_ != nullptr) {

@@ -367,7 +367,7 @@ TEST(AttentionTest, EveryElementTypeAttendsAsWhatItsRowsDecodeTo) {
 
 // Codes of a row: all lowest, all highest, or a mixture, which EncodeRow() rarely produces.
 void MakeExtreme(ElementType type, Random& random, size_t d, uint8_t* row) {
-  const size_t header = type == ElementType::kQ2 ? 1 : 2;
+  const size_t header = HasScaleByte(type) ? 1 : 2;
   const uint64_t kind = random.NextBelow(3);
   for (size_t at = 0; at < RowBytes(type, d); at += UnitBytes(type)) {
     for (size_t i = header; i < UnitBytes(type); ++i) {
@@ -381,7 +381,8 @@ void MakeExtreme(ElementType type, Random& random, size_t d, uint8_t* row) {
 TEST(AttentionTest, SumsOfTheLargestCodesAndQueriesFit) {
   ForEachTarget([] {
     Random random(41);
-    for (const ElementType type : {ElementType::kQ8_0, ElementType::kQ4_0, ElementType::kQ2}) {
+    for (const ElementType type :
+         {ElementType::kQ8_0, ElementType::kQ4_0, ElementType::kQ3, ElementType::kQ2}) {
       for (const size_t d : {32, 128, 256}) {
         TypedProblem p = RandomTypedProblem(random, type, type, d, d, 70);
         for (size_t t = 0; t < p.span.n; ++t) {
@@ -457,7 +458,7 @@ TEST(AttentionTest, QueriesThatAreNoNumbersSeeNothing) {
 void Damage(ElementType type, size_t kind, size_t d, uint8_t* row) {
   constexpr uint16_t kHalves[] = {0x7C00, 0xFC00, kNan16, 0xFFFF};
   constexpr uint16_t kBrainHalves[] = {0x7F80, 0xFF80, 0x7FC0, 0xFFFF};
-  if (type == ElementType::kQ2) return;
+  if (HasScaleByte(type)) return;
   const uint16_t half = (type == ElementType::kBF16 ? kBrainHalves : kHalves)[kind % 4];
   for (size_t at = 0; at < RowBytes(type, d); at += UnitBytes(type)) {
     std::memcpy(row + at, &half, sizeof(half));
@@ -500,7 +501,7 @@ TEST(AttentionTest, DamagedRowsChangeNothingForWhoeverDoesNotReadThem) {
       damaged.visible.assign(damaged.n_queries, n + kDamaged);
       whole.visible.assign(whole.n_queries, n);
       const TypedResult expected = RunTyped(whole, {.masked = true});
-      if (k_type != ElementType::kQ2) expect_alike(damaged, expected);
+      if (!HasScaleByte(k_type)) expect_alike(damaged, expected);
       damaged.span.n = n;
       damaged.visible = whole.visible;
       expect_alike(damaged, expected);

@@ -59,9 +59,21 @@ HWY_INLINE void DecodeQ4Block(const uint8_t* HWY_RESTRICT block, float* HWY_REST
   }
 }
 
+HWY_INLINE void DecodeQ3Block(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+  constexpr size_t kBytes = kQuantBlock / 4;
+  const float scale = ScaleOfByte(block[0]);
+  const uint8_t* low = block + 1;
+  const uint8_t* high = low + kBytes;
+  for (size_t i = 0; i < kQuantBlock; ++i) {
+    const int code = ((low[i % kBytes] >> (2 * (i / kBytes))) & 3) | ((high[i % 4] >> (i / 4)) & 1)
+                                                                         << 2;
+    out[i] = scale * (static_cast<float>(code) - 3.5f);
+  }
+}
+
 HWY_INLINE void DecodeQ2Block(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   constexpr size_t kBytes = kQuantBlock / 4;
-  const float scale = Q2Scale(block[0]);
+  const float scale = ScaleOfByte(block[0]);
   const uint8_t* codes = block + 1;
   for (size_t part = 0; part < 4; ++part) {
     for (size_t i = 0; i < kBytes; ++i) {
@@ -94,6 +106,8 @@ HWY_INLINE void DecodeRowImpl(ElementType type, const uint8_t* HWY_RESTRICT row,
       return DecodeBlocks<DecodeQ8Block>(row, UnitBytes(type), d, out);
     case ElementType::kQ4_0:
       return DecodeBlocks<DecodeQ4Block>(row, UnitBytes(type), d, out);
+    case ElementType::kQ3:
+      return DecodeBlocks<DecodeQ3Block>(row, UnitBytes(type), d, out);
     case ElementType::kQ2:
       return DecodeBlocks<DecodeQ2Block>(row, UnitBytes(type), d, out);
   }

@@ -92,8 +92,10 @@ void RotateRowTarget(float* HWY_RESTRICT x, size_t d) {
   for (size_t i = 0; i < d; ++i) x[i] *= scale;
 }
 
-// The error of quantising a block by step `step` to codes 0..3 at (code - 1.5) steps.
-HWY_INLINE float Q2Error(const float* HWY_RESTRICT x, float step) {
+// The error of quantising a block by step `step` to 2^kBits levels at odd multiples of half a step.
+template <int kBits>
+HWY_INLINE float LevelError(const float* HWY_RESTRICT x, float step) {
+  constexpr float kHalf = 1 << (kBits - 1);
   const FloatTag df;
   const auto inverse = hn::Set(df, 1.0f / step);
   const auto minus_step = hn::Set(df, -step);
@@ -101,25 +103,27 @@ HWY_INLINE float Q2Error(const float* HWY_RESTRICT x, float step) {
   for (size_t i = 0; i < kQuantBlock; i += kFloatLanes) {
     const auto element = hn::LoadU(df, x + i);
     const auto floor = hn::Floor(hn::Mul(element, inverse));
-    const auto code = hn::Min(hn::Max(floor, hn::Set(df, -2.0f)), hn::Set(df, 1.0f));
+    const auto code = hn::Min(hn::Max(floor, hn::Set(df, -kHalf)), hn::Set(df, kHalf - 1));
     const auto e = hn::MulAdd(hn::Add(code, hn::Set(df, 0.5f)), minus_step, element);
     error = hn::MulAdd(e, e, error);
   }
   return hn::GetLane(hn::SumOfLanes(df, error));
 }
 
-// The scale code with the minimum squared error for one block.
-HWY_INLINE uint8_t BestQ2Scale(const float* HWY_RESTRICT x) {
+// The scale byte with the minimum squared error for one block.
+template <int kBits>
+HWY_INLINE uint8_t BestScale(const float* HWY_RESTRICT x) {
   float square = 0;
   for (size_t i = 0; i < kQuantBlock; ++i) square += x[i] * x[i];
   if (square == 0) return 0;
-  // A Gaussian's best step is its standard deviation; other blocks are within half and double.
+  // A Gaussian's best step is its standard deviation for two bits, and .59 of it for three. Other
+  // blocks are within half and double.
   const float rms = std::sqrt(square / static_cast<float>(kQuantBlock));
-  const int middle = static_cast<int>(std::lround(8 * std::log2(rms))) + 144;
+  const int middle = static_cast<int>(std::lround(8 * std::log2(rms))) + (kBits == 2 ? 144 : 138);
   uint8_t best = 1;
   float least = std::numeric_limits<float>::infinity();
   for (int code = std::max(1, middle - 6); code <= std::min(255, middle + 6); ++code) {
-    const float error = Q2Error(x, Q2Scale(static_cast<uint8_t>(code)));
+    const float error = LevelError<kBits>(x, ScaleOfByte(static_cast<uint8_t>(code)));
     if (error < least) {
       least = error;
       best = static_cast<uint8_t>(code);
@@ -128,27 +132,45 @@ HWY_INLINE uint8_t BestQ2Scale(const float* HWY_RESTRICT x) {
   return best;
 }
 
-void EncodeQ2BlockTarget(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
+// The scale byte, the two low bits of each code, and for q3 the high bits.
+template <int kBits>
+HWY_INLINE void EncodeLevels(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
   constexpr size_t kBytes = kQuantBlock / 4;
-  block[0] = BestQ2Scale(x);
-  const float step = Q2Scale(block[0]);
+  constexpr float kHalf = 1 << (kBits - 1);
+  block[0] = BestScale<kBits>(x);
+  const float step = ScaleOfByte(block[0]);
   const hn::CappedTag<float, kBytes> df;
   const hn::Rebind<int32_t, decltype(df)> di;
   const auto inverse = hn::Set(df, step > 0 ? 1.0f / step : 0.0f);
-  const auto lowest = hn::Set(df, -2.0f);
-  HWY_ALIGN int32_t bytes[kBytes];
-  for (size_t i = 0; i < kBytes; i += hn::MaxLanes(df)) {
-    const auto code = [&](size_t part) HWY_ATTR {
-      const auto level = hn::Floor(hn::Mul(hn::LoadU(df, x + part * kBytes + i), inverse));
-      // NaN becomes the lowest level.
-      const auto bounded = hn::IfThenElse(hn::Ge(level, lowest), level, lowest);
-      return hn::ConvertTo(di, hn::Sub(hn::Min(bounded, hn::Set(df, 1.0f)), lowest));
-    };
-    auto byte = hn::Or(code(0), hn::ShiftLeft<2>(code(1)));
-    byte = hn::Or(byte, hn::ShiftLeft<4>(code(2)));
-    hn::Store(hn::Or(byte, hn::ShiftLeft<6>(code(3))), di, bytes + i);
+  const auto lowest = hn::Set(df, -kHalf);
+  HWY_ALIGN int32_t codes[kQuantBlock];
+  for (size_t i = 0; i < kQuantBlock; i += hn::MaxLanes(df)) {
+    const auto level = hn::Floor(hn::Mul(hn::LoadU(df, x + i), inverse));
+    // NaN becomes the lowest level.
+    const auto bounded = hn::IfThenElse(hn::Ge(level, lowest), level, lowest);
+    hn::Store(hn::ConvertTo(di, hn::Sub(hn::Min(bounded, hn::Set(df, kHalf - 1)), lowest)), di,
+              codes + i);
   }
-  for (size_t i = 0; i < kBytes; ++i) block[1 + i] = static_cast<uint8_t>(bytes[i]);
+  for (size_t i = 0; i < kBytes; ++i) {
+    int low = 0;
+    for (size_t part = 0; part < 4; ++part) low |= (codes[part * kBytes + i] & 3) << (2 * part);
+    block[1 + i] = static_cast<uint8_t>(low);
+  }
+  if constexpr (kBits == 3) {
+    for (size_t i = 0; i < 4; ++i) {
+      int high = 0;
+      for (size_t bit = 0; bit < 8; ++bit) high |= (codes[4 * bit + i] >> 2) << bit;
+      block[1 + kBytes + i] = static_cast<uint8_t>(high);
+    }
+  }
+}
+
+void EncodeQ2BlockTarget(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
+  EncodeLevels<2>(x, block);
+}
+
+void EncodeQ3BlockTarget(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
+  EncodeLevels<3>(x, block);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -161,6 +183,7 @@ namespace rkv {
 HWY_EXPORT(DecodeRowTarget);
 HWY_EXPORT(RotateRowTarget);
 HWY_EXPORT(EncodeQ2BlockTarget);
+HWY_EXPORT(EncodeQ3BlockTarget);
 
 namespace {
 
@@ -195,6 +218,10 @@ void EncodeQ4Block(const float* x, uint8_t* block) {
   for (size_t i = 0; i < kQuantBlock / 2; ++i) {
     block[2 + i] = static_cast<uint8_t>(code(x[i]) | (code(x[i + kQuantBlock / 2]) << 4));
   }
+}
+
+void EncodeQ3Block(const float* x, uint8_t* block) {
+  HWY_DYNAMIC_DISPATCH(EncodeQ3BlockTarget)(x, block);
 }
 
 void EncodeQ2Block(const float* x, uint8_t* block) {
@@ -236,6 +263,8 @@ void EncodeRow(ElementType type, const float* x, size_t d, void* row) {
       return EncodeBlocks(EncodeQ8Block, UnitBytes(type), x, d, bytes);
     case ElementType::kQ4_0:
       return EncodeBlocks(EncodeQ4Block, UnitBytes(type), x, d, bytes);
+    case ElementType::kQ3:
+      return EncodeBlocks(EncodeQ3Block, UnitBytes(type), x, d, bytes);
     case ElementType::kQ2:
       return EncodeBlocks(EncodeQ2Block, UnitBytes(type), x, d, bytes);
   }

@@ -1,5 +1,5 @@
 // Rows of K and V in every element type that the cache stores. f16, bf16, q8_0 and q4_0 have
-// llama.cpp's layouts; q2 is ours. docs/formats.md describes them.
+// llama.cpp's layouts; q3 and q2 are ours. docs/formats.md describes them.
 #ifndef RETENTIVEKV_KERNELS_ELEMENT_H_
 #define RETENTIVEKV_KERNELS_ELEMENT_H_
 
@@ -17,6 +17,9 @@ inline constexpr size_t kQuantBlock = 32;
 
 constexpr bool IsQuantized(ElementType type) { return type >= ElementType::kQ8_0; }
 
+// Blocks begin with a logarithmic scale of one byte, which is always finite.
+constexpr bool HasScaleByte(ElementType type) { return type >= ElementType::kQ3; }
+
 // Bytes of one block of a quantised type, of one element of the others.
 constexpr size_t UnitBytes(ElementType type) {
   switch (type) {
@@ -27,8 +30,10 @@ constexpr size_t UnitBytes(ElementType type) {
       return 2 + kQuantBlock;  // f16 scale, signed bytes
     case ElementType::kQ4_0:
       return 2 + kQuantBlock / 2;  // f16 scale, nibbles
+    case ElementType::kQ3:
+      return 1 + kQuantBlock * 3 / 8;  // logarithmic scale of one byte, three bits each
     case ElementType::kQ2:
-      return 1 + kQuantBlock / 4;  // logarithmic scale of one byte, two bits each
+      return 1 + kQuantBlock / 4;  // the same, two bits each
   }
   return 0;
 }
@@ -50,6 +55,8 @@ constexpr double ElementErrorBound(ElementType type) {
       return 0.5 / 127 + 0x1p-10;
     case ElementType::kQ4_0:
       return 1.0 / 8 + 0x1p-10;
+    case ElementType::kQ3:
+      return 0.55;
     case ElementType::kQ2:
       return 0.8;
   }
@@ -68,14 +75,16 @@ constexpr double GaussianError(ElementType type) {
       return 2.4e-5;
     case ElementType::kQ4_0:
       return 7.0e-3;
+    case ElementType::kQ3:
+      return 0.031;
     case ElementType::kQ2:
       return 0.105;
   }
   return 0;
 }
 
-// The scale that a q2 block's first byte stands for: 0, or 2^((code - 144) / 8).
-constexpr float Q2Scale(uint8_t code) {
+// The scale that the first byte of a q3 or q2 block stands for: 0, or 2^((code - 144) / 8).
+constexpr float ScaleOfByte(uint8_t code) {
   constexpr float kEighths[] = {1.0f,       1.0905077f, 1.1892071f, 1.2968396f,
                                 1.4142136f, 1.5422108f, 1.6817928f, 1.8340081f};
   // 2^(code / 8 - 18) by its exponent bits.
@@ -83,12 +92,13 @@ constexpr float Q2Scale(uint8_t code) {
   return code == 0 ? 0.0f : std::bit_cast<float>(power) * kEighths[code % 8];
 }
 
-// Q2Scale() of every code.
-inline constexpr auto kQ2Scales = [] {
+// ScaleOfByte() of every code.
+inline constexpr auto kScalesOfBytes = [] {
   struct {
     float scales[256];
   } table = {};
-  for (int code = 0; code < 256; ++code) table.scales[code] = Q2Scale(static_cast<uint8_t>(code));
+  for (int code = 0; code < 256; ++code)
+    table.scales[code] = ScaleOfByte(static_cast<uint8_t>(code));
   return table;
 }();
 

@@ -16,8 +16,8 @@
 namespace rkv {
 namespace {
 
-constexpr ElementType kTypes[] = {ElementType::kF16, ElementType::kBF16, ElementType::kQ8_0,
-                                  ElementType::kQ4_0, ElementType::kQ2};
+constexpr ElementType kTypes[] = {ElementType::kF16,  ElementType::kBF16, ElementType::kQ8_0,
+                                  ElementType::kQ4_0, ElementType::kQ3,   ElementType::kQ2};
 
 std::vector<float> RandomRow(Random& random, size_t d, double scale) {
   std::vector<float> x(d);
@@ -40,6 +40,7 @@ TEST(ElementTest, BytesPerElement) {
   EXPECT_EQ(RowBytes(ElementType::kF16, 80), 160u);
   EXPECT_EQ(RowBytes(ElementType::kQ8_0, 64), 68u);
   EXPECT_EQ(RowBytes(ElementType::kQ4_0, 64), 36u);
+  EXPECT_EQ(RowBytes(ElementType::kQ3, 64), 26u);
   EXPECT_EQ(RowBytes(ElementType::kQ2, 64), 18u);
   EXPECT_EQ(RowBytes(ElementType::kQ2, 80), 27u);  // padded to 96
   for (const size_t d : {32, 64, 96, 128, 256}) {
@@ -147,7 +148,7 @@ TEST(ElementTest, Q2IsAtLeastAsGoodAsItsNeighbouringScales) {
     uint8_t row[9];
     EncodeRow(ElementType::kQ2, x.data(), 32, row);
     const auto error = [&x](uint8_t code) {
-      const double step = static_cast<double>(Q2Scale(code));
+      const double step = static_cast<double>(ScaleOfByte(code));
       double sum = 0;
       for (const float e : x) {
         const double level = std::clamp(std::floor(static_cast<double>(e) / step), -2.0, 1.0) + 0.5;
@@ -161,12 +162,12 @@ TEST(ElementTest, Q2IsAtLeastAsGoodAsItsNeighbouringScales) {
   }
 }
 
-TEST(ElementTest, Q2ScaleIsAPowerOfTheEighthRootOfTwo) {
-  EXPECT_EQ(Q2Scale(0), 0.0f);
+TEST(ElementTest, ScaleOfAByteIsAPowerOfTheEighthRootOfTwo) {
+  EXPECT_EQ(ScaleOfByte(0), 0.0f);
   for (int code = 1; code < 256; ++code) {
-    EXPECT_NEAR(
-        static_cast<double>(Q2Scale(static_cast<uint8_t>(code))) / std::exp2((code - 144) / 8.0),
-        1.0, 1e-6)
+    EXPECT_NEAR(static_cast<double>(ScaleOfByte(static_cast<uint8_t>(code))) /
+                    std::exp2((code - 144) / 8.0),
+                1.0, 1e-6)
         << code;
   }
 }
@@ -258,7 +259,7 @@ TEST(ElementTest, Q2CodesAreThoseOfTheFormatOnEveryTarget) {
       }
       uint8_t block[UnitBytes(ElementType::kQ2)];
       EncodeRow(ElementType::kQ2, x.data(), kQuantBlock, block);
-      const float step = Q2Scale(block[0]);
+      const float step = ScaleOfByte(block[0]);
       for (size_t i = 0; i < kQuantBlock; ++i) {
         const float level = step > 0 ? std::floor(x[i] * (1.0f / step)) : std::floor(x[i] * 0.0f);
         const int expected = level >= -2 ? static_cast<int>(std::min(level, 1.0f)) + 2 : 0;

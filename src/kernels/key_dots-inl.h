@@ -175,7 +175,7 @@ HWY_INLINE void StoreQuads(const int8_t* HWY_RESTRICT bytes, size_t stride,
   for (size_t i = 0; i < kQuads; ++i) std::memcpy(quads + i * stride, bytes + i * 4, 4);
 }
 
-// q4_0 and q2: [blocks][kQuads][queries] of four int8.
+// q4_0, q3 and q2: [blocks][kQuads][queries] of four int8.
 HWY_INLINE void PackBytes(const float* const* rows, size_t n, size_t d, QueryTile& tile) {
   RoundQueries(rows, n, d, kMaxOfByte, tile.steps8, tile.sums8,
                [&](size_t block, size_t q, const int32_t* HWY_RESTRICT integers) HWY_ATTR {
@@ -362,6 +362,7 @@ HWY_INLINE void PrepareKeys(const KvSpan& span, size_t begin, size_t n, size_t d
   };
   if (span.k_type == ElementType::kQ8_0) return load.template operator()<ElementType::kQ8_0>();
   if (span.k_type == ElementType::kQ4_0) return load.template operator()<ElementType::kQ4_0>();
+  if (span.k_type == ElementType::kQ3) return load.template operator()<ElementType::kQ3>();
   load.template operator()<ElementType::kQ2>();
 }
 
@@ -386,6 +387,7 @@ HWY_INLINE void DotKeys(const HeadShape& shape, const QueryTile& tile, const KvS
     case ElementType::kBF16:
       return DotHalves<ElementType::kBF16, kQueries>(tile.floats, span, begin, n, d, dots, values);
     case ElementType::kQ4_0:
+    case ElementType::kQ3:
     case ElementType::kQ2:
       return codes();
     case ElementType::kQ8_0:

@@ -55,14 +55,15 @@ HWY_INLINE void TransposeQuads(const Load& load, CodeVec* HWY_RESTRICT out) {
   out[3] = hn::BitCast(d8, hn::InterleaveUpper(d64, ab_high, cd_high));
 }
 
-// Value of an unpacked code: (code - offset) * unit steps. Codes of q2 are doubled, and those of
-// q8_0 are unsigned.
+// Value of an unpacked code: (code - offset) * unit steps. Codes of q3 and q2 are doubled, and
+// those of q8_0 are unsigned.
 struct CodeScale {
   int32_t offset;
   float unit;
 };
 constexpr CodeScale UnpackedScale(ElementType type) {
   if (type == ElementType::kQ2) return {.offset = 3, .unit = 0.5f};
+  if (type == ElementType::kQ3) return {.offset = 7, .unit = 0.5f};
   return {.offset = type == ElementType::kQ4_0 ? 8 : 128, .unit = 1.0f};
 }
 
@@ -98,6 +99,34 @@ HWY_INLINE void UnpackQuads(const uint8_t* const* HWY_RESTRICT rows, size_t at, 
         store(hn::And(hn::ShiftRight<5>(packed), mask), 6 + i);
       }
     }
+  } else if constexpr (kType == ElementType::kQ3) {
+    const hn::FixedTag<uint64_t, 2> wide;
+    const hn::FixedTag<uint64_t, 1> word;
+    // Two dwords of low bits, the second again, and the high bits.
+    TransposeQuads(
+        [&](size_t row) HWY_ATTR {
+          const auto load = [&](size_t offset) HWY_ATTR {
+            return hn::LoadU(word, reinterpret_cast<const uint64_t*>(rows[row] + at + offset));
+          };
+          return hn::BitCast(bytes, hn::Combine(wide, load(5), load(1)));
+        },
+        quads);
+    const auto mask = hn::Set(d16, uint16_t{0x0606});
+    const auto bit = hn::Set(d16, uint16_t{0x0808});
+    const auto first = hn::BitCast(d16, quads[0]);
+    const auto second_low = hn::BitCast(d16, quads[1]);
+    const auto high = hn::BitCast(d16, quads[3]);
+    const auto join = [&](const auto& low_bits, const auto& high_bit, size_t i) HWY_ATTR {
+      store(hn::Or(hn::And(low_bits, mask), hn::And(high_bit, bit)), i);
+    };
+    join(hn::ShiftLeft<1>(first), hn::ShiftLeft<3>(high), 0);
+    join(hn::ShiftLeft<1>(second_low), hn::ShiftLeft<2>(high), 1);
+    join(hn::ShiftRight<1>(first), hn::ShiftLeft<1>(high), 2);
+    join(hn::ShiftRight<1>(second_low), high, 3);
+    join(hn::ShiftRight<3>(first), hn::ShiftRight<1>(high), 4);
+    join(hn::ShiftRight<3>(second_low), hn::ShiftRight<2>(high), 5);
+    join(hn::ShiftRight<5>(first), hn::ShiftRight<3>(high), 6);
+    join(hn::ShiftRight<5>(second_low), hn::ShiftRight<4>(high), 7);
   } else if constexpr (kType == ElementType::kQ4_0) {
     TransposeQuads([&](size_t row) HWY_ATTR { return hn::LoadU(bytes, rows[row] + at + 2); },
                    quads);
@@ -146,10 +175,10 @@ template <ElementType kType, size_t kBlocks>
 HWY_INLINE void LoadStepsOf(const uint8_t* HWY_RESTRICT rows, size_t stride, size_t n,
                             float* HWY_RESTRICT steps) {
   constexpr size_t kUnit = UnitBytes(kType);
-  if constexpr (kType == ElementType::kQ2) {
+  if constexpr (HasScaleByte(kType)) {
     for (size_t t = 0; t < n; ++t, rows += stride) {
       for (size_t b = 0; b < kBlocks; ++b) {
-        steps[b * kAttentionBlock + t] = kQ2Scales.scales[rows[b * kUnit]];
+        steps[b * kAttentionBlock + t] = kScalesOfBytes.scales[rows[b * kUnit]];
       }
     }
     for (size_t b = 0; b < kBlocks; ++b) {

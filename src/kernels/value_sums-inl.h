@@ -131,7 +131,7 @@ HWY_INLINE void UnpackBlock(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
   static_assert(kPassVecs == 1);
   const PairTag d16;
   const hn::FixedTag<uint8_t, 16> bytes;
-  if constexpr (kType == ElementType::kQ2) {
+  if constexpr (HasScaleByte(kType)) {
     const hn::FixedTag<uint64_t, 2> wide;
     const hn::RebindToUnsigned<PairTag> du16;
     uint64_t bits[2];
@@ -146,6 +146,25 @@ HWY_INLINE void UnpackBlock(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
     const auto mask = hn::Set(du16, uint16_t{3});
     out[0] = hn::BitCast(d16, hn::And(packed, mask));
     out[1] = hn::BitCast(d16, hn::And(hn::ShiftRight<4>(packed), mask));
+    if constexpr (kType == ElementType::kQ3) {
+      // Four bytes of high bits, for elements 0 to 3, 4 to 7, ...
+      const hn::FixedTag<uint32_t, 4> d32;
+      uint32_t high[2];
+      std::memcpy(high, a + 9, sizeof(high[0]));
+      std::memcpy(high + 1, b + 9, sizeof(high[1]));
+      const PairVec both = PairBytes(hn::BitCast(bytes, hn::Set(d32, high[0])),
+                                     hn::BitCast(bytes, hn::Set(d32, high[1])));
+      HWY_ALIGN static constexpr int16_t kBits[32] = {1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
+                                                      2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4,
+                                                      4, 4, 8, 8, 8, 8, 8, 8, 8, 8};
+      const PairVec bits = hn::Load(d16, kBits);
+      const PairVec four = hn::Set(d16, int16_t{4});
+      const auto add = [&](const PairVec& bit, PairVec& codes) HWY_ATTR {
+        codes = hn::Or(codes, hn::IfThenElseZero(hn::TestBit(both, bit), four));
+      };
+      add(bits, out[0]);
+      add(hn::ShiftLeft<4>(bits), out[1]);
+    }
   } else if constexpr (kType == ElementType::kQ4_0) {
     const PairVec packed = PairBytes(hn::LoadU(bytes, a + 2), hn::LoadU(bytes, b + 2));
     out[0] = hn::And(packed, hn::Set(d16, int16_t{15}));
@@ -183,7 +202,7 @@ HWY_INLINE void UnpackPairs(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
   const I16Tag d16;
   const hn::FixedTag<uint8_t, 16> bytes;
   constexpr size_t kEight = kPassVecs / 2;  // vectors for eight elements
-  if constexpr (kType == ElementType::kQ2) {
+  if constexpr (HasScaleByte(kType)) {
     const hn::FixedTag<uint64_t, 2> wide;
     uint64_t bits[2];
     std::memcpy(bits, a + 1, sizeof(bits[0]));
@@ -196,6 +215,29 @@ HWY_INLINE void UnpackPairs(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
       const I16Vec packed = first == 0 ? out[i] : hn::ShiftRight<4>(out[i]);
       out[i] = hn::And(packed, mask);
       out[kEight + i] = hn::And(hn::ShiftRight<2>(packed), mask);
+    }
+    if constexpr (kType == ElementType::kQ3) {
+      // Four bytes of high bits, for elements 0 to 3, 4 to 7, ...
+      const hn::FixedTag<uint32_t, 4> d32;
+      uint32_t high[2];
+      std::memcpy(high, a + 9, sizeof(high[0]));
+      std::memcpy(high + 1, b + 9, sizeof(high[1]));
+      I16Vec both[kEight];
+      Widen(hn::InterleaveLower(bytes, hn::BitCast(bytes, hn::Set(d32, high[0])),
+                                hn::BitCast(bytes, hn::Set(d32, high[1]))),
+            both);
+      HWY_ALIGN static constexpr int16_t kBits[16] = {1, 1, 1, 1, 1, 1, 1, 1,
+                                                      2, 2, 2, 2, 2, 2, 2, 2};
+      constexpr size_t kLanes = kByteLanes / sizeof(int16_t);
+      const I16Vec four = hn::Set(d16, int16_t{4});
+      for (size_t i = 0; i < kEight; ++i) {
+        I16Vec bit = hn::Load(d16, kBits + i * kLanes);
+        if (first != 0) bit = hn::ShiftLeft<4>(bit);
+        out[i] = hn::Or(out[i], hn::IfThenElseZero(hn::TestBit(both[i], bit), four));
+        bit = hn::ShiftLeft<2>(bit);
+        out[kEight + i] =
+            hn::Or(out[kEight + i], hn::IfThenElseZero(hn::TestBit(both[i], bit), four));
+      }
     }
   } else if constexpr (kType == ElementType::kQ4_0) {
     const auto row_a = hn::LoadU(bytes, a + 2);
@@ -219,7 +261,7 @@ HWY_INLINE void UnpackPairs(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
 // A code of UnpackBlock() or UnpackPairs() stands for (code - half of this) steps.
 constexpr int32_t TwiceOffset(ElementType type) {
   if (type == ElementType::kQ8_0 && kPairBytes < 64) return 0;
-  const CodeScale scale = UnpackedScale(type);  // as for keys; codes of q2 are doubled
+  const CodeScale scale = UnpackedScale(type);  // as for keys; codes of q3 and q2 are doubled
   return static_cast<int32_t>(2.0f * scale.unit) * scale.offset;
 }
 
@@ -422,6 +464,9 @@ HWY_INLINE void AddValues(const float* HWY_RESTRICT weights, const float* HWY_RE
     case ElementType::kQ4_0:
       return AddCodeRows<ElementType::kQ4_0, kQueries>(weights, max_weight, span, begin, n, d, s,
                                                        acc, next);
+    case ElementType::kQ3:
+      return AddCodeRows<ElementType::kQ3, kQueries>(weights, max_weight, span, begin, n, d, s, acc,
+                                                     next);
     case ElementType::kQ2:
       return AddCodeRows<ElementType::kQ2, kQueries>(weights, max_weight, span, begin, n, d, s, acc,
                                                      next);

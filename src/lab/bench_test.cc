@@ -128,6 +128,7 @@ TEST(BenchTest, WhatCannotBeMeasuredIsRefused) {
   const auto session = [&](ElementType type, int n) {
     return (*model)->NewStockSession(type, type, Options(n)).status();
   };
+  EXPECT_EQ(session(ElementType::kQ3, 1).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(session(ElementType::kQ2, 1).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(session(ElementType::kF16, 0).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(session(ElementType::kF16, 65).code(), StatusCode::kInvalidArgument);

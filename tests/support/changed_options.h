@@ -17,9 +17,12 @@ inline void Change(NamedSpec& spec) {
 inline void Change(Budget& budget) {
   budget = {.unit = Budget::Unit::kTokens, .amount = budget.amount / 2};
 }
+inline void Change(ElementType& type) {
+  type = type == ElementType::kQ2 ? ElementType::kBF16 : ElementType::kQ2;
+}
 inline void Change(Ladder& ladder) {
-  const ElementType first = ladder.rungs.empty() ? ElementType::kF16 : ladder.rungs.front();
-  ladder.rungs = {first == ElementType::kF16 ? ElementType::kQ8_0 : ElementType::kF16};
+  Change(ladder.rungs.emplace_back().v);
+  ladder.rungs = {ladder.rungs.back()};
 }
 inline void Change(Split& split) {
   split = split == Split::kPooled ? Split::kUniform : Split::kPooled;
@@ -27,9 +30,6 @@ inline void Change(Split& split) {
 inline void Change(Compression& compression) {
   compression =
       compression == Compression::kPrompt ? Compression::kStreaming : Compression::kPrompt;
-}
-inline void Change(ElementType& type) {
-  type = type == ElementType::kQ2 ? ElementType::kBF16 : ElementType::kQ2;
 }
 template <typename T>
 void Change(std::optional<T>& value) {

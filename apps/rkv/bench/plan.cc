@@ -115,7 +115,7 @@ Result<std::vector<std::pair<ElementType, ElementType>>> ParseTypePairs(std::str
 Result<std::vector<BenchCache>> MakeBenchCaches(const BenchCacheChoices& choices) {
   std::vector<BenchCache> caches;
   for (const auto& [k, v] : choices.types) {
-    const bool known = k != ElementType::kQ2 && v != ElementType::kQ2;
+    const bool known = std::max(k, v) <= ElementType::kQ4_0;  // to stock llama.cpp
     if (known) caches.push_back({.stock = true, .options = {}, .type_k = k, .type_v = v});
   }
   for (const PolicySpec& policy : choices.policies) {

@@ -66,7 +66,7 @@ double CellMap::read_scale() const {
 CellMap MakeCellMap(const Inspection& inspection, const MediaSpan& span, const HeadFilter& filter) {
   CellMap map;
   map.span = span;
-  for (const ElementType rung : inspection.rungs) map.rungs.emplace_back(ToString(rung));
+  for (const Rung& rung : inspection.rungs) map.rungs.push_back(ToString(rung));
   for (const HeadInspection& head : inspection.heads) map.n_heads += filter.takes(head) ? 1 : 0;
   const double part = map.n_heads == 0 ? 0 : 1 / static_cast<double>(map.n_heads);
   for (uint64_t i = 0; i < span.n_tokens(); ++i) {

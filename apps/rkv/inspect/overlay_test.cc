@@ -18,7 +18,7 @@ constexpr uint8_t kGone = HeadInspection::kForgotten;
 Inspection SmallInspection() {
   Inspection inspection;
   inspection.shape.layers = {{.n_head = 2, .n_kv_head = 2, .d_k = 64, .d_v = 64}};
-  inspection.rungs = {ElementType::kF16, ElementType::kQ4_0};
+  inspection.rungs = ParseLadder("f16,q4_0")->rungs;
   inspection.media = {{.first_token = 1, .modality = Modality::kImage, .rows = 2, .columns = 3}};
   inspection.stats.tokens_seen = 7;
   inspection.answer_tokens = 2;

@@ -120,8 +120,13 @@ std::string StatsText(const CacheStats& stats) {
 char CellCharacter(const CellMap& map, size_t usual) {
   if (usual == map.rungs.size()) return '~';
   if (usual > map.rungs.size()) return '.';
+  // f16: F, bf16: B, q8_0: 8, q4_0: 4, q2: 2. Rungs with two types: a, b, ...
   const std::string& rung = map.rungs[usual];
-  // f16: F, bf16: B, q8_0: 8, q4_0: 4, q2: 2.
+  const auto has_two = [](const std::string& name) { return name.find('/') != name.npos; };
+  if (has_two(rung)) {
+    const auto n = std::count_if(map.rungs.begin(), map.rungs.begin() + usual, has_two);
+    return static_cast<char>('a' + n);
+  }
   return rung[0] == 'q' ? rung[1] : static_cast<char>(std::toupper(rung[0]));
 }
 
@@ -160,7 +165,7 @@ std::string LayerTable(const Inspection& inspection, const HeadFilter& filter) {
   const bool audio = std::ranges::any_of(
       inspection.media, [](const MediaSpan& span) { return span.modality == Modality::kAudio; });
   std::string text = fmt::format("{:>7}", "layer");
-  for (const ElementType rung : inspection.rungs) text += fmt::format("{:>8}", ToString(rung));
+  for (const Rung& rung : inspection.rungs) text += fmt::format("{:>8}", ToString(rung));
   text += fmt::format("{:>10}{:>11}{:>8} |{:>10}{:>8}", "absorbed", "forgotten", "states",
                       "pictures", "text");
   if (audio) text += fmt::format("{:>8}", "audio");
@@ -196,7 +201,7 @@ nlohmann::json InspectionJson(const Inspection& inspection) {
       {"rungs", nlohmann::json::array()},       {"layers", nlohmann::json::array()},
       {"media", nlohmann::json::array()},       {"heads", nlohmann::json::array()},
       {"answer", nlohmann::json::array()}};
-  for (const ElementType rung : inspection.rungs) json["rungs"].push_back(ToString(rung));
+  for (const Rung& rung : inspection.rungs) json["rungs"].push_back(ToString(rung));
   for (const LayerShape& layer : inspection.shape.layers) {
     json["layers"].push_back({{"n_head", layer.n_head},
                               {"n_kv_head", layer.n_kv_head},

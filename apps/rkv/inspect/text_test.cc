@@ -14,7 +14,7 @@ constexpr uint8_t kGone = HeadInspection::kForgotten;
 Inspection SmallInspection() {
   Inspection inspection;
   inspection.shape.layers.resize(2, {.n_head = 2, .n_kv_head = 1, .d_k = 64, .d_v = 64});
-  inspection.rungs = {ElementType::kF16, ElementType::kQ8_0, ElementType::kQ2};
+  inspection.rungs = ParseLadder("f16,q8_0,q2")->rungs;
   inspection.media = {{.first_token = 1, .modality = Modality::kImage, .rows = 2, .columns = 3}};
   inspection.stats.tokens_seen = 8;
   inspection.answer_tokens = 1;
