@@ -51,7 +51,7 @@ constexpr SpecOption kOptions[] = {
      .default_value = 32,
      .min = 1,
      .max = 4096,
-     .help = "last text queries that count; older ones fade out",
+     .help = "last text queries to consider; older ones fade out",
      .whole = true},
 };
 
@@ -59,7 +59,9 @@ constexpr SpecOption kOptions[] = {
 
 extern const PolicyInfo kPaperPolicy = {
     .name = "paper",
-    .summary = "keep what text attended to most or could not settle on (RetentiveKV's published R)",
+    .summary =
+        "keep the tokens with the most attention and entropy from text queries (RetentiveKV's "
+        "published R)",
     .evicts = true,
     .absorb = "states:additive=1",
     .options = kOptions,
