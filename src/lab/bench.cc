@@ -434,10 +434,10 @@ namespace {
 Status CheckOptions(const BenchSessionOptions& options) {
   const int most = std::min(options.n_ubatch, static_cast<int>(llama_max_parallel_sequences()));
   if (options.n_conversations >= 1 && options.n_conversations <= most) return OkStatus();
-  return InvalidArgument(fmt::format(
-      "{} conversations at once; it can be 1 to {}, as many as a ubatch has tokens and llama.cpp "
-      "has sequences",
-      options.n_conversations, most));
+  return InvalidArgument(
+      fmt::format("{} conversations at once; it can be 1 to {} (the tokens of a ubatch and the "
+                  "sequences of llama.cpp)",
+                  options.n_conversations, most));
 }
 
 }  // namespace

@@ -84,8 +84,8 @@ void FillNormal(Random& random, float* x, size_t n) {
 Status FillStockCache(llama_context* ctx, const CacheShape& shape, ggml_type type_k,
                       ggml_type type_v, size_t n_tokens, uint64_t seed) {
   const Status unknown = Unsupported(
-      "this llama.cpp saves its cache in a form that is not known here, so it cannot be filled "
-      "with random values; let the model read it");
+      "this llama.cpp saves its cache in an unknown format, so it cannot be filled with random "
+      "values; let the model read it");
   RKV_ASSIGN_OR_RETURN(const std::string one, SavedTokens(ctx, 1));
   RKV_ASSIGN_OR_RETURN(const std::string two, SavedTokens(ctx, 2));
   size_t token_bytes = 0;  // keys and values

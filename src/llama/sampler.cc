@@ -53,8 +53,8 @@ std::string WithoutDashes(std::string_view name) {
 }
 
 Status UnknownSampler(std::string_view name) {
-  return InvalidArgument(
-      fmt::format("unknown sampler '{}'; there are: {}", name, fmt::join(SamplerNames(), ", ")));
+  return InvalidArgument(fmt::format("unknown sampler '{}'; choose one of: {}", name,
+                                     fmt::join(SamplerNames(), ", ")));
 }
 
 bool PenalisesRepeats(const SamplingOptions& options) {
@@ -320,8 +320,8 @@ Result<std::vector<std::string>> ParseSamplerLetters(std::string_view text) {
     if (found == std::end(kSamplers)) {
       std::string known;
       for (const SamplerName& s : kSamplers) known += fmt::format(" {} ({})", s.letter, s.name);
-      return InvalidArgument(
-          fmt::format("unknown letter '{}' in the sampler sequence; there are:{}", letter, known));
+      return InvalidArgument(fmt::format(
+          "unknown letter '{}' in the sampler sequence; choose from:{}", letter, known));
     }
     names.emplace_back(found->name);
   }
@@ -331,7 +331,7 @@ Result<std::vector<std::string>> ParseSamplerLetters(std::string_view text) {
 
 Status CheckGrammarSize(std::string_view grammar) {
   if (grammar.size() > kMaxGrammarBytes) {
-    return InvalidArgument(fmt::format("the grammar has {} bytes; at most {} are possible",
+    return InvalidArgument(fmt::format("the grammar has {} bytes; at most {} are accepted",
                                        grammar.size(), kMaxGrammarBytes));
   }
   if (grammar.find('\0') != std::string_view::npos) {

@@ -79,7 +79,7 @@ Status SetChannels(std::string_view bytes, uint64_t header, uint64_t compression
   }
   for (size_t i = 0; i < masks.size(); ++i) {
     bitmap.channels[i] = Channel(masks[i]);
-    if (!bitmap.channels[i].sound()) return Damaged("BMP", "its masks of colours have gaps");
+    if (!bitmap.channels[i].sound()) return Damaged("BMP", "its colour masks have gaps");
   }
   return OkStatus();
 }
@@ -106,14 +106,14 @@ Result<Packing> ReadInfo(std::string_view bytes, uint64_t header, Bitmap& bitmap
   constexpr uint64_t kDepths[] = {1, 4, 8, 16, 24, 32};
   if (std::ranges::find(kDepths, bitmap.bits) == std::end(kDepths)) {
     return BadFile(
-        fmt::format("is a BMP file of {} bits a pixel, which are not read", bitmap.bits));
+        fmt::format("is a BMP file of {} bits a pixel, which is not supported", bitmap.bits));
   }
   Packing packing;
   if (header >= 20) packing.compression = number(30, 4);
   packing.fields = (packing.compression == kBitFields || packing.compression == kAlphaBitFields) &&
                    (bitmap.bits == 16 || bitmap.bits == 32) && header >= kInfoHeader;
   if (packing.compression != kUncompressed && !packing.fields) {
-    return BadFile("is a compressed BMP file, which is not read; save it as PNG");
+    return BadFile("is a compressed BMP file, which is not supported; save it as PNG");
   }
   return packing;
 }

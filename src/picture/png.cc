@@ -27,7 +27,7 @@ using SpngPtr = std::unique_ptr<spng_ctx, SpngDeleter>;
 
 Status PngError(int code) {
   if (code == SPNG_IO_EOF || code == SPNG_EIO || code == SPNG_IO_ERROR) return CutOff();
-  if (code == SPNG_EMEM) return BadFile("needs more memory than there is");
+  if (code == SPNG_EMEM) return BadFile("needs more memory than is available");
   return Damaged("PNG", spng_strerror(code));
 }
 
