@@ -104,7 +104,7 @@ Result<std::vector<std::pair<ElementType, ElementType>>> ParseTypePairs(std::str
   RKV_ASSIGN_OR_RETURN(const auto v, ParseTypes(types_v.empty() ? types_k : types_v));
   if (k.size() != v.size()) {
     return InvalidArgument(fmt::format(
-        "-ctk lists {} types and -ctv {}; they are taken in pairs, so they must be as many",
+        "-ctk lists {} types, but -ctv lists {}; they are paired, so the numbers must be equal",
         k.size(), v.size()));
   }
   std::vector<std::pair<ElementType, ElementType>> pairs;

@@ -71,8 +71,9 @@ std::shared_ptr<Ticket> Scheduler::Submit(GenerationRequest request, const GoneF
   }
   if (job != nullptr) {
     ++n_refused_;
-    ticket->Push(Unavailable(fmt::format("as many requests as may wait ({}) do; try again later",
-                                         options_.max_waiting)));
+    ticket->Push(Unavailable(
+        fmt::format("{} requests are waiting, the maximum (--max-waiting); try again later",
+                    options_.max_waiting)));
   }
   wake_.notify_one();
   return ticket;
