@@ -159,14 +159,14 @@ std::string_view InsteadOfLlamaFlag(std::string_view flag) {
 
 std::string NearestName(std::string_view written, const std::vector<std::string>& names) {
   std::string nearest;
-  size_t least = written.size() / 3 + 1;  // upper limit
+  size_t min_distance = written.size() / 3 + 1;  // upper limit
   for (const std::string& name : names) {
     // A missing end counts as one letter: --temperatur, --rep.
     const bool begins = written.size() >= 5 && name != written && name.starts_with(written);
     const size_t distance = begins ? 1 : EditDistance(written, name);
-    if (distance >= least && !(nearest.empty() && distance == least)) continue;
+    if (distance >= min_distance && !(nearest.empty() && distance == min_distance)) continue;
     nearest = name;
-    least = distance;
+    min_distance = distance;
   }
   return nearest;
 }

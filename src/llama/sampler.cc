@@ -276,17 +276,17 @@ size_t EndOfQuoted(std::string_view grammar, size_t i) {
 
 // The number of rules in the expansion of a repetition such as {2,30} at `i`. Moves `i` to its end.
 size_t Repetitions(std::string_view grammar, size_t& i) {
-  size_t most = 1;
+  size_t max_count = 1;
   while (++i < grammar.size() && grammar[i] != '}') {
     size_t number = 0;
     const char* begin = grammar.data() + i;
     const auto [end, error] = std::from_chars(begin, grammar.data() + grammar.size(), number);
     if (error == std::errc::result_out_of_range) return kMaxGrammarRules + 1;
     if (error != std::errc()) continue;
-    most = std::max(most, number);
+    max_count = std::max(max_count, number);
     i += static_cast<size_t>(end - begin) - 1;
   }
-  return most;
+  return max_count;
 }
 
 }  // namespace

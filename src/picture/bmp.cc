@@ -29,18 +29,19 @@ constexpr uint64_t kAlphaBitFields = 6;
 struct Channel {
   uint32_t mask = 0;
   int shift = 0;
-  uint32_t most = 0;
+  uint32_t max_value = 0;
 
   explicit Channel(uint64_t bits = 0)
       : mask(static_cast<uint32_t>(bits)),
         shift(mask == 0 ? 0 : std::countr_zero(mask)),
-        most(mask >> shift) {}
+        max_value(mask >> shift) {}
   uint8_t Value(uint32_t pixel) const {
-    if (most == 0) return 0;
-    return static_cast<uint8_t>((uint64_t{(pixel & mask) >> shift} * 255 + most / 2) / most);
+    if (max_value == 0) return 0;
+    return static_cast<uint8_t>((uint64_t{(pixel & mask) >> shift} * 255 + max_value / 2) /
+                                max_value);
   }
   // Consecutive ones.
-  bool sound() const { return (most & (uint64_t{most} + 1)) == 0; }
+  bool sound() const { return (max_value & (uint64_t{max_value} + 1)) == 0; }
 };
 
 struct Bitmap {

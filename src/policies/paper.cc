@@ -25,10 +25,11 @@ class PaperPolicy : public Policy {
   }
 
   void Score(const ScoreContext& context, std::span<float> scores) const override {
-    double most = 0;
-    for (const double attention : context.attention) most = std::max(most, attention);
+    double max_attention = 0;
+    for (const double attention : context.attention)
+      max_attention = std::max(max_attention, attention);
     for (size_t i = 0; i < scores.size(); ++i) {
-      double score = most == 0 ? 0.0 : lambda_ * (context.attention[i] / most);
+      double score = max_attention == 0 ? 0.0 : lambda_ * (context.attention[i] / max_attention);
       if (uses_entropy()) score += (1 - lambda_) * context.entropy[i];
       scores[i] = ToScore(score);
     }

@@ -221,8 +221,8 @@ std::vector<double> BenchRow::tokens_per_second() const {
 
 double BenchRow::half_range_ts() const {
   const std::vector<double> ts = tokens_per_second();
-  const auto [least, most] = std::ranges::minmax_element(ts);
-  return (*most - *least) / 2;
+  const auto [min_rate, max_rate] = std::ranges::minmax_element(ts);
+  return (*max_rate - *min_rate) / 2;
 }
 
 std::optional<double> BenchRow::ratio() const {

@@ -34,8 +34,10 @@ ScriptRegime MakeRegime(std::string name, std::string description,
   return regime;
 }
 
-std::span<const DataQuestion> FirstQuestions(const DataConversation& conversation, size_t most) {
-  return std::span(conversation.questions).first(std::min(most, conversation.questions.size()));
+std::span<const DataQuestion> FirstQuestions(const DataConversation& conversation,
+                                             size_t max_questions) {
+  return std::span(conversation.questions)
+      .first(std::min(max_questions, conversation.questions.size()));
 }
 
 }  // namespace
