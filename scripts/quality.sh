@@ -31,10 +31,10 @@ measure() {
 }
 
 {
-  echo "# What each policy keeps"
+  echo "# Quality of each policy"
   echo
-  echo "Made by \`scripts/quality.sh${*:+ $*}\`; [eval.md](../eval.md) tells how it measures, and"
-  echo "[policies.md](../policies.md) what the rows are."
+  echo "Made by \`scripts/quality.sh${*:+ $*}\`; [eval.md](../eval.md) describes the measurements, and"
+  echo "[policies.md](../policies.md) the policies."
   echo
 } > build/quality/page.md
 for suite in deferred pages turns; do measure "$suite" --controls "$@"; done
@@ -42,7 +42,7 @@ if [ -e "$text_model" ]; then
   export RKV_CONVERSATIONS=${RKV_CONVERSATIONS:-1} # windows of text, unless an option says otherwise
   for suite in text-kv text-kl; do measure "$suite" -m "$text_model" "$@"; done
 else
-  echo "No model that writes prose was there, so the suites on text are left out." >> build/quality/page.md
+  echo "There was no model that writes prose, so the suites on text are left out." >> build/quality/page.md
 fi
 mv build/quality/page.md "$page"
 echo "wrote $page"

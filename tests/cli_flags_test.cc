@@ -1,4 +1,4 @@
-// Flags as their users write them: those of llama.cpp, files of flags, completion.
+// Flags as their users write them: those of llama.cpp, config files, completion.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -160,8 +160,8 @@ TEST(CliFlagsTest, ShortFlagsOfSeveralLettersAreNames) {
   } cases[] = {
       {{"run", "-hf", "ggml-org/x"}, "pass files with -m and -mm"},
       {{"run", "-fa", "on", "-p", "x"}, "'-fa' is a flag of llama.cpp"},
-      {{"run", "-st", "-p", "x"}, "rkv run answers and ends"},
-      {{"run", "-cnv"}, "rkv chat is a conversation"},
+      {{"run", "-st", "-p", "x"}, "rkv run for single answers"},
+      {{"run", "-cnv"}, "use rkv chat for a conversation"},
       {{"run", "-fa=on"}, "'-fa' is a flag of llama.cpp"},
       {{"run", "--flash-attn", "on"}, "leave the flag out"},
       {{"run", "-temp", "0"}, "did you mean --temp?"},
@@ -171,7 +171,7 @@ TEST(CliFlagsTest, ShortFlagsOfSeveralLettersAreNames) {
       {{"run", "--polcy", "h2o"}, "did you mean --policy?"},
       {{"run", "--context-size", "5"}, "did you mean --ctx-size?"},
       {{"rnu", "-p", "x"}, "did you mean run?"},
-      {{"run", "-p", "x", "one", "two"}, "not expected: one two"},
+      {{"run", "-p", "x", "one", "two"}, "unexpected argument: one two"},
       {{"bench", "-st"}, "rkv bench does not have"},
       {{"run", "--port", "1"}, "'--port' is a flag of rkv serve"},
   };
@@ -352,12 +352,12 @@ TEST(CliConfigTest, MistakesAreNamed) {
     const char* text;
     const char* says;
   } cases[] = {
-      {"bugdet = 20%\n", "'bugdet' is the name of no flag; did you mean 'budget'?"},
-      {"[run]\nport = 1\n", "'port' is the name of no flag"},
+      {"bugdet = 20%\n", "'bugdet' is not the name of a flag; did you mean 'budget'?"},
+      {"[run]\nport = 1\n", "'port' is not the name of a flag"},
       {"[rnu]\nbudget = 20%\n", "there is no command 'rnu'"},
       {"[run]\nbudget = 0.2\n", "has no unit"},
       {"[run]\npolicy = streaming:sinks=2,window=4\n", "quotation marks"},
-      {"[preset.a]\nnonsense = 1\n", "'nonsense' is the name of no flag"},
+      {"[preset.a]\nnonsense = 1\n", "'nonsense' is not the name of a flag"},
       {"[run]\nthreads = many\n", "--threads"},
   };
   for (const auto& c : cases) {

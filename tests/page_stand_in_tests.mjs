@@ -380,7 +380,7 @@ export const standInTests = {
     await box(page).fill("draft");
     await page.getByRole("button", { name: "Edit question" }).nth(1).click();
     assert.equal(await boxText(page), "two");
-    await page.getByText("Asks an earlier question anew").waitFor();
+    await page.getByText("Asks an earlier question again").waitFor();
     await page.keyboard.press("Escape");
     assert.equal(await boxText(page), "draft");
     await page.getByRole("button", { name: "Edit question" }).nth(1).click();

@@ -77,7 +77,7 @@ async function ask(page, question) {
 }
 
 const tests = {
-  async answersAndShowsWhatIsRemembered(page) {
+  async answersAndShowsTheMemory(page) {
     await page.getByText("tiny-vlm · policy retentive · budget 20%").waitFor();
     assert.equal(await page.locator("#samples").isVisible(), false, "samples are for the bundled model");
     await page.locator("#files").setInputFiles(sample);
@@ -90,7 +90,7 @@ const tests = {
     const first = await page.locator("#figures").innerText();
     assert.equal(await ask(page, "value of Z"), "27");
     assert.notEqual(await page.locator("#figures").innerText(), first);
-    assert.match(await page.locator("#figures").innerText(), /[1-9]\d* remembered/);
+    assert.match(await page.locator("#figures").innerText(), /[1-9]\d* cached/);
     assert.match(await page.locator("#turn-name").innerText(), /Turn 2 of 2.*value of Z.*27/);
 
     // Back to the first turn, by keyboard.
@@ -103,14 +103,14 @@ const tests = {
     await map.focus();
     await page.keyboard.press("ArrowRight");
     assert.match(await page.locator("#cell").innerText(), /^Row 1, column 2 /);
-    await page.getByLabel("what was read").check();
+    await page.getByLabel("cells read").check();
     await page.getByLabel("Layer", { exact: true }).selectOption("1");
     await page.getByLabel("KV head").selectOption("0");
     const box = await map.boundingBox();
     await page.mouse.move(box.x + box.width - 3, box.y + box.height - 3);
     assert.match(await page.locator("#cell").innerText(), /^Row 8, column 8 .*The answer read [\d.]+ %/);
     const reads = await map.locator("rect").evaluateAll((cells) => new Set(cells.map((c) => c.getAttribute("fill-opacity"))).size);
-    assert.ok(reads > 5, "cells differ in what was read of them");
+    assert.ok(reads > 5, "cells differ in their share of attention");
   },
 
   async wordsShowWhatTheyWereReadFrom(page) {
@@ -173,7 +173,7 @@ const tests = {
     assert.match(await page.locator("#cell").innerText(), /^“59” read [\d.]+ % from the picture/);
     assert.equal(await page.locator("#figures").innerText(), figures);
     assert.equal(await ask(page, "value of Z"), "27");
-    assert.match(await page.locator("#figures").innerText(), /[1-9]\d* remembered/);
+    assert.match(await page.locator("#figures").innerText(), /[1-9]\d* cached/);
   },
 
   async photosAreTurnedUnderTheirMap(page) {
@@ -318,7 +318,7 @@ async function offersSamples(page) {
   await page.locator("#maps .map svg").waitFor();
   if (!screenshots) return;
   await ask(page, "Value of Dora for Mon?");
-  await page.getByLabel("what was read").check();
+  await page.getByLabel("cells read").check();
   for (const width of [360, 768, 1280]) {
     await page.setViewportSize({ width, height: 800 });
     await page.screenshot({ path: path.join(screenshots, `page-${width}.png`) });

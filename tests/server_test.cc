@@ -690,7 +690,7 @@ TEST(ServeTest, WhatIsParkedIsTheOwnersAlone) {
   const ProcessResult shared =
       RunProcess({RKV_BINARY_DIR "/apps/rkv", "serve", "--port", "0", "--park", folder});
   EXPECT_EQ(shared.exit_code, 1);
-  EXPECT_NE(shared.err.find("others can write"), std::string::npos) << shared.err;
+  EXPECT_NE(shared.err.find("other users can write"), std::string::npos) << shared.err;
 }
 
 TEST(ServeTest, WrongUsageIsAnErrorAtOnce) {

@@ -153,9 +153,9 @@ TEST_F(TerminalTest, TabCompletesCommandsAndPaths) {
   chat->Type("\t");  // Both.
   chat->ReadUntil("ein bild ü.png  einen ordner/");
   chat->Type(" \t\r");
-  chat->ReadUntil(picture + " will be shown");
+  chat->ReadUntil(picture + " will be attached");
   chat->Type("/image '" + folder_ + "/ein \t\r");
-  chat->ReadUntil(picture + " will be shown");
+  chat->ReadUntil(picture + " will be attached");
 }
 
 TEST_F(TerminalTest, APictureThatIsDraggedInIsShown) {
@@ -166,7 +166,7 @@ TEST_F(TerminalTest, APictureThatIsDraggedInIsShown) {
        {picture, "'" + picture + "' ", "\"" + picture + "\"", std::string("~/ein\\ bild\\ ü.png"),
         "file://" + folder_ + "/ein%20bild%20%C3%BC.png\n"}) {
     chat->Type("/clear\r" + (kPasteBegins + dragged + kPasteEnds) + "\r");
-    chat->ReadUntil("ü.png will be shown");
+    chat->ReadUntil("ü.png will be attached");
   }
   chat->Type("value of W\r");
   chat->ReadUntil("59");
@@ -280,7 +280,7 @@ TEST_F(PipeTest, PathsAreTakenAsTheyAreTyped) {
   }
   EXPECT_EQ(Pipe(lines, kTiny).out, [&] {
     std::string out;
-    for (int i = 0; i < 4; ++i) out += picture + " will be shown with the next message\n59\n";
+    for (int i = 0; i < 4; ++i) out += picture + " will be attached to the next message\n59\n";
     return out;
   }());
 }

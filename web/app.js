@@ -310,7 +310,7 @@ async function remember(asked, answer, shown, end) {
     const shownTurn = view.turns.find(({ id }) => id === answer.id);
     if (shownTurn) showWords(shown.content, shownTurn);
   } catch (error) {
-    if (asked === chat) $("memory-problem").textContent = `Not known after the last answer: ${error.message}`;
+    if (asked === chat) $("memory-problem").textContent = `The memory after the last answer is not available: ${error.message}`;
   } finally {
     addFetching(-1);
   }

@@ -123,7 +123,7 @@ export class MemoryView {
       ["Policy", kv.policy],
       ["Tokens", `${kv.tokens_seen} seen, ${kv.tokens_exact} exact, ${kv.tokens_absorbed} absorbed`],
       ["States", `${kv.states}, ${kv.reactivated} reactivations`],
-      ["Prompt", `${timings.prompt_n} read, ${usage?.prompt_tokens_details.cached_tokens ?? 0} remembered`],
+      ["Prompt", `${timings.prompt_n} read, ${usage?.prompt_tokens_details.cached_tokens ?? 0} cached`],
       ["Speed", `${timings.predicted_per_second.toFixed(0)} tokens/s, prompt ${timings.prompt_per_second.toFixed(0)} tokens/s`],
     ];
     $("figures").replaceChildren();
@@ -252,7 +252,7 @@ export class MemoryView {
     } else {
       add("read most", "swatch", { background: "white" });
       add("not read", "swatch", { background: "rgb(15, 15, 30)" });
-      add("its state was reactivated: over 5 % of a head's attention", "swatch reactivated");
+      add("state reactivated: over 5 % of a head's attention", "swatch reactivated");
     }
   }
 

@@ -35,7 +35,7 @@ async function load(file) {
     await new Promise((resolve, reject) => {
       image.onload = resolve;
       image.onerror = () =>
-        reject(new Error(`${file.name || "What was dropped"} is not a picture that this browser can read.`));
+        reject(new Error(`${file.name || "The dropped item"} is not a picture that this browser can read.`));
     });
   } finally {
     URL.revokeObjectURL(image.src);

@@ -58,7 +58,7 @@ std::string ReadFlag(const CLI::App& program, const CLI::App& command, const std
     return argument;
   }
   if (&command != &program && program.get_option_no_throw(name) != nullptr) {
-    problems.push_back(fmt::format("'{}' comes without a command: rkv {}", written, name));
+    problems.push_back(fmt::format("'{}' is a flag without a command: rkv {}", written, name));
     return argument;
   }
   for (const CLI::App* other : program.get_subcommands({})) {

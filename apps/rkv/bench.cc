@@ -75,8 +75,8 @@ Status Make(const BenchFlags& flags) {
   const auto shape = std::ranges::find_if(
       shapes, [&](const ReleasedShape& known) { return known.name == flags.make; });
   if (shape == shapes.end()) {
-    return InvalidArgument(fmt::format("unknown model '{}' to make; models are: {}", flags.make,
-                                       fmt::join(ShapeNames(), ", ")));
+    return InvalidArgument(fmt::format("unknown model '{}' for --make; choose one of: {}",
+                                       flags.make, fmt::join(ShapeNames(), ", ")));
   }
   ModelSpec spec = shape->spec;
   spec.seed = flags.seed;
@@ -154,7 +154,8 @@ Result<std::vector<BenchRow>> MeasureServing(const BenchFlags& flags, BenchPlan&
       }
     }
   } else if (serve.pictures.empty() && plan.depths == std::vector{0}) {
-    return InvalidArgument("conversations are about nothing: ask for tokens (-d 512) or --image");
+    return InvalidArgument(
+        "the conversations are empty: pass tokens (-d 512) or pictures (--image)");
   }
   if (!flags.memory.empty()) {
     RKV_ASSIGN_OR_RETURN(serve.memory_bytes, ParseBytes("--memory", flags.memory));
@@ -178,8 +179,8 @@ Status Bench(BenchFlags& flags, const std::string& command) {
   RKV_RETURN_IF_ERROR(StartLogging(flags.common));
   if (!flags.make.empty()) return Make(flags);
   if (std::ranges::find(kFormats, flags.format) == kFormats.end()) {
-    return InvalidArgument(fmt::format("unknown output format '{}'; formats are: {}", flags.format,
-                                       fmt::join(kFormats, ", ")));
+    return InvalidArgument(fmt::format("unknown output format '{}'; choose one of: {}",
+                                       flags.format, fmt::join(kFormats, ", ")));
   }
   RKV_ASSIGN_OR_RETURN(BenchPlan plan, ParsePlan(flags));
   EngineOptions reference;
@@ -231,32 +232,33 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
               "model")
           ->delimiter(','))
       ->type_name("FILE");
-  list("-p,--n-prompt", flags->prompts, "tests of reading so many tokens (512); 0: none");
+  list("-p,--n-prompt", flags->prompts, "numbers of prompt tokens to read (512); 0: none");
   list("-n,--n-gen", flags->generations,
-       "tests of decoding so many tokens (128; 32 with --serve); 0: none");
+       "numbers of tokens to decode (128; 32 with --serve); 0: none");
   list("-d,--n-depth", flags->depths,
        "tokens in the cache before the test (0; 1024 with --serve and the bundled model)");
   list("-t,--threads", flags->threads, "threads; default: all cores");
-  list("-b,--batch-size", flags->batch, "tokens per llama_decode of a prompt, stock (2048)");
-  list("--ubatch-size", flags->ubatch, "tokens that are computed at once, -ub (512)");
+  list("-b,--batch-size", flags->batch, "stock llama.cpp: prompt tokens per llama_decode (2048)");
+  list("--ubatch-size", flags->ubatch, "tokens per ubatch, -ub (512)");
   list("--cache-type-k", flags->types_k,
-       "types of keys, -ctk, of stock and of policies that keep everything (f16,q8_0,q4_0)");
+       "types of keys, -ctk, for stock llama.cpp and policies that keep every token "
+       "(f16,q8_0,q4_0)");
   list("--cache-type-v", flags->types_v,
-       "types of values, -ctv, in pairs with -ctk; default: same");
-  Repeatable(
-      command->add_option("--policies", flags->policies,
-                          "policies, as full,snapkv:window=4,tova; repeatable (full,retentive)"))
+       "types of values, -ctv, paired with those of -ctk; default: the same");
+  Repeatable(command->add_option("--policies", flags->policies,
+                                 "policies, such as full,snapkv:window=4,tova; several: repeat, or "
+                                 "separate by commas (full,retentive)"))
       ->type_name("LIST");
-  list("--budgets", flags->budgets, "budgets of policies that evict (20%)");
-  Repeatable(command->add_option(
-                 "--ladder", flags->ladders,
-                 "precisions of policies that evict: auto, none, or a list such as f16,q4_0,q2; "
-                 "several: repeat; default: what goes with the policy"))
+  list("--budgets", flags->budgets, "budgets for policies that evict (20%)");
+  Repeatable(
+      command->add_option("--ladder", flags->ladders,
+                          "ladder of precisions for policies that evict: auto, none, or a list "
+                          "such as f16,q4_0,q2; several: repeat; default: the policy's"))
       ->type_name("LADDER");
   command
       ->add_option("--compress", flags->compression,
-                   "streaming: the budget holds at every moment (default); prompt: once a prompt "
-                   "has been read")
+                   "when to compress: streaming (the budget always holds, default) or prompt "
+                   "(after a prompt is read)")
       ->type_name("WHEN");
   command->add_option("--batch", flags->n_conversations, "conversations decoded at once (1)")
       ->check(kPositive)
@@ -269,22 +271,25 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
   command->add_flag(
       "--random-depth", flags->random_depth,
       "fill -d with random keys and values, on both sides, instead of reading tokens");
-  command->add_option("-s,--seed", flags->seed, "of tokens, and of weights that are made (1)")
+  command
+      ->add_option("-s,--seed", flags->seed,
+                   "random seed of tokens, and of the weights of --make (1)")
       ->type_name("N");
   command->add_option("-o,--output", flags->format, "md (default), csv or json")
       ->type_name("FORMAT");
-  command->add_option("--out", flags->out, "write there; default: to stdout")->type_name("FILE");
-  command->add_option("--plot", flags->plot, "draw speed and memory against the depth, as SVG")
+  command->add_option("--out", flags->out, "output file; default: stdout")->type_name("FILE");
+  command->add_option("--plot", flags->plot, "plot speed and memory against the depth, as SVG")
       ->type_name("FILE");
   command
       ->add_option("--make", flags->make,
-                   fmt::format("measure nothing: write a model of this shape with random q4_0 "
-                               "weights to --out ({}); default: NAME-q4_0.gguf",
+                   fmt::format("write a model of this shape with random q4_0 weights, and measure "
+                               "nothing ({}); default of --out: NAME-q4_0.gguf",
                                fmt::join(ShapeNames(), ", ")))
       ->type_name("NAME");
-  CLI::Option* serve = command->add_flag(
-      "--serve", flags->serve,
-      "measure what the server holds and decodes within --memory, each cache with as many clients");
+  CLI::Option* serve =
+      command->add_flag("--serve", flags->serve,
+                        "measure how many conversations the server holds within --memory, and its "
+                        "speed, with equal clients for each cache");
   for (const char* name :
        {"--n-prompt", "--batch-size", "--batch", "--random-depth", "--plot", "--make"}) {
     serve->excludes(command->get_option(name));
@@ -292,20 +297,21 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
   const auto of_serve = [&](const char* names, auto& value, const std::string& help) {
     return command->add_option(names, value, help + ", with --serve")->needs(serve);
   };
-  of_serve("--mmproj", flags->mmproj, "projector of the model for pictures, -mm")
+  of_serve("--mmproj", flags->mmproj, "vision projector of the model (GGUF), -mm")
       ->type_name("FILE");
   Repeatable(
       of_serve("--image", flags->images,
-               "picture at the begin of each conversation; several: repeat, or separate by commas")
+               "picture at the start of each conversation; several: repeat, or separate by commas")
           ->delimiter(','))
       ->type_name("FILE");
-  of_serve("--memory", flags->memory, "what all caches together may hold (four full conversations)")
+  of_serve("--memory", flags->memory,
+           "memory limit of all caches together (four full conversations)")
       ->type_name("SIZE");
-  of_serve("--parallel", flags->n_parallel, "most clients, -np (64)")
+  of_serve("--parallel", flags->n_parallel, "maximum number of clients, -np (64)")
       ->check(CLI::Range(2, 256))
       ->type_name("N");
   of_serve("--park", flags->park,
-           "where conversations that do not fit are kept meanwhile (the system's temporary folder)")
+           "folder for conversations that do not fit into --memory (the system's temporary folder)")
       ->type_name("DIR");
   AddLogFlags(*command, flags->common);
   NameEnvironment(*command);

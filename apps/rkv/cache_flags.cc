@@ -22,20 +22,22 @@ struct CacheFlag {
 };
 constexpr CacheFlag kCacheFlags[] = {
     {"policy", "--policy", "POLICY",
-     "what stays, NAME[:option=value,...], see below; default: retentive with a budget, else full"},
+     "policy that chooses the tokens to keep, NAME[:option=value,...], see below; default: "
+     "retentive with a budget, else full"},
     {"budget", "--budget", "BUDGET",
-     "what the cache may hold: 20% (kept), 512t (tokens) or 64MiB; default: no limit"},
-    {"absorb", "--absorb", "MEMORY",
-     "what remembers tokens that leave, NAME[:option=value,...]; see below"},
+     "budget of the cache: 20% (of a full cache), 512t (tokens) or 64MiB; default: no limit"},
+    {"absorb", "--absorb", "ABSORBER",
+     "absorber of evicted tokens, NAME[:option=value,...], see below; default: the policy's"},
     {"ladder", "--ladder", "LADDER",
-     "precisions that tokens fade through: auto, none, or a list such as f16,q4_0,q2"},
+     "ladder of precisions for tokens: auto, none, or a list such as f16,q4_0,q2"},
     {"split", "--split", "SPLIT",
-     "the budget over layers and heads: uniform, pooled (to where it helps most), or auto (pooled "
-     "where most tokens are of pictures)"},
+     "division of the budget over layers and KV heads: uniform, pooled (by benefit), or auto "
+     "(pooled if most tokens are of pictures)"},
     {"compression", "--compress", "WHEN",
-     "streaming: the budget holds at every moment (default); prompt: once a prompt has been read"},
-    {"type_k", "--cache-type-k", "TYPE", "one type for all keys, -ctk: f16, q8_0, q4_0, ..."},
-    {"type_v", "--cache-type-v", "TYPE", "one type for all values, -ctv"},
+     "when to compress: streaming (the budget always holds, default) or prompt (after a prompt is "
+     "read)"},
+    {"type_k", "--cache-type-k", "TYPE", "type of all keys, -ctk: f16, q8_0, q4_0, ..."},
+    {"type_v", "--cache-type-v", "TYPE", "type of all values, -ctv"},
 };
 
 }  // namespace
@@ -71,9 +73,9 @@ std::string PolicyHelp() {
     text += fmt::format("  {:<26}{}\n", policy.name, policy.summary);
     for (const auto& option : policy.options) show(option);
   }
-  text += "  every policy but full\n";
+  text += "  every policy except full\n";
   for (const auto& option : DescribeCommonPolicyOptions()) show(option);
-  text += "\nWhat remembers tokens that leave (--absorb):\n";
+  text += "\nAbsorbers (--absorb):\n";
   for (const PolicyDescription& absorber : DescribeAbsorbers()) {
     text += fmt::format("  {:<26}{}\n", absorber.name, absorber.summary);
     for (const auto& option : absorber.options) show(option);

@@ -27,26 +27,27 @@ struct ChatCommand {
 };
 
 constexpr ChatCommand kCommands[] = {
-    {"/image", "PATH", "show a picture with the next message"},
-    {"/audio", "PATH", "the same with an audio clip"},
-    {"/read", "PATH", "put a text file before the next message"},
+    {"/image", "PATH", "attach a picture to the next message"},
+    {"/audio", "PATH", "attach an audio clip to the next message"},
+    {"/read", "PATH", "insert a text file before the next message"},
     {"/regen", "", "answer the last message again"},
-    {"/stats", "", "what the cache holds"},
+    {"/stats", "", "show the bytes and tokens of the cache"},
     {"/undo", "", "take back the last message and its answer"},
     {"/clear", "", "start a new conversation"},
     {"/save", "PATH", "write the conversation to a file"},
-    {"/load", "PATH", "go on with a saved conversation"},
-    {"/help", "", "this list"},
+    {"/load", "PATH", "continue a saved conversation"},
+    {"/help", "", "show this list"},
     {"/exit", "", "leave (also /quit, exit, quit or Ctrl-D)"},
     {"/quit", "", ""},
 };
 
 constexpr std::string_view kMoreHelp =
-    "Several lines: end a line with \\, or press Alt+Enter or Ctrl-J, or put \"\"\" before and "
-    "after\n"
-    "them. Pasted lines are one message. The path of a picture alone, as dragging it here gives,\n"
-    "is /image of it. Tab completes commands and paths; up and Ctrl-R find what was typed before.\n"
-    "Ctrl-C stops an answer, pressed twice or at the prompt it leaves.\n";
+    "Several lines: end a line with \\, press Alt+Enter or Ctrl-J, or put \"\"\" before and after "
+    "them.\n"
+    "Pasted lines are one message. A picture's path alone, as drag and drop gives it, means "
+    "/image.\n"
+    "Tab completes commands and paths. Up and Ctrl-R find earlier lines.\n"
+    "Ctrl-C stops an answer; pressed twice, or at the prompt, it leaves.\n";
 
 std::string Help() {
   std::string text;
@@ -118,7 +119,7 @@ class ChatSession {
     const std::string_view line = Trim(message.text);
     if (line.empty()) return true;
     if (line == "exit" || line == "quit") {
-      Tell("leaving; to say it to the model, write \"\"\"{}\"\"\"\n", line);
+      Tell("leaving; to send this word to the model, write \"\"\"{}\"\"\"\n", line);
       return false;
     }
     if (line == "/exit" || line == "/quit") return false;
@@ -173,12 +174,12 @@ class ChatSession {
   Status ReadText(const std::string& path) {
     RKV_ASSIGN_OR_RETURN(const std::string text, ReadTextFile("text", path));
     next_.text += text + "\n\n";
-    return Print(fmt::format("{} is put before the next message\n", path));
+    return Print(fmt::format("{} will be inserted before the next message\n", path));
   }
 
   Status Attach(const std::string& path) {
     next_.media.push_back(path);
-    return Print(fmt::format("{} will be shown with the next message\n", path));
+    return Print(fmt::format("{} will be attached to the next message\n", path));
   }
 
   Status Say(std::string_view text) {
@@ -189,7 +190,7 @@ class ChatSession {
                          Ask(engine_, *conversation_, whole.text, whole.media, flags_));
     if (answer.stop == StopReason::kCancelled && answer.n_generated == 0) {
       next_ = std::move(said);
-      return Print("(stopped; the message is taken back)\n");
+      return Print("(stopped; the message was taken back)\n");
     }
     answer_ = std::move(answer);
     last_ = std::move(whole);
@@ -208,7 +209,7 @@ class ChatSession {
   // If no new answer comes, because it failed or was stopped, /regen repeats the same message.
   Status AnswerAgain() {
     if (!last_.has_value() && !unanswered_.has_value()) {
-      return InvalidArgument("nothing was said yet that has an answer");
+      return InvalidArgument("there is no message yet to answer again");
     }
     if (last_.has_value()) RKV_RETURN_IF_ERROR(conversation_->Undo());
     Said again = last_.has_value() ? *std::exchange(last_, std::nullopt) : *unanswered_;
@@ -278,11 +279,11 @@ Status Chat(CommonFlags& flags, bool no_history) {
 
 void AddChatCommand(CLI::App& program, int& exit_code) {
   CLI::App* command = program.add_subcommand(
-      "chat", "talk in the terminal; --budget 20% saves 80 % of the KV cache");
+      "chat", "chat in the terminal; --budget 20% saves 80 % of the KV cache");
   auto flags = std::make_shared<CommonFlags>();
   auto no_history = std::make_shared<bool>(false);
   AddCommonFlags(*command, *flags);
-  command->add_flag("--no-history", *no_history, "keep nothing of what is typed for the next run")
+  command->add_flag("--no-history", *no_history, "do not save typed lines for the next run")
       ->envname("RKV_NO_HISTORY");
   AddStopFlag(*command, *flags);
   command->callback([flags, no_history, &exit_code] {

@@ -227,7 +227,7 @@ std::string FishScript(const CLI::App& program) {
 
 void AddCompletionCommand(CLI::App& program, int& exit_code) {
   CLI::App* command =
-      program.add_subcommand("completion", "print a script that lets your shell complete rkv");
+      program.add_subcommand("completion", "print a completion script for your shell");
   auto shell = std::make_shared<std::string>();
   command->add_option("shell", *shell, "bash, zsh or fish")
       ->required()

@@ -88,7 +88,7 @@ class ConfigReader : public CLI::ConfigBase {
     }
     if (section.size() > 1) {
       if (!is_setting) return kRanks;
-      Refuse(item, "is in a section of a section; only [COMMAND] and [preset.NAME] are known");
+      Refuse(item, "is in a nested section; only [COMMAND] and [preset.NAME] are possible");
     }
     if (section[0] == kPresets) {
       if (!is_setting) return kRanks;
@@ -119,8 +119,8 @@ class ConfigReader : public CLI::ConfigBase {
     }
     const std::string nearest = NearestName(item.name, names);
     Refuse(item, nearest.empty()
-                     ? "is the name of no flag"
-                     : fmt::format("is the name of no flag; did you mean '{}'?", nearest));
+                     ? "is not the name of a flag"
+                     : fmt::format("is not the name of a flag; did you mean '{}'?", nearest));
   }
 
   void Add(const CLI::App& command, CLI::ConfigItem& item,
@@ -132,7 +132,7 @@ class ConfigReader : public CLI::ConfigBase {
     const bool several = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll ||
                          option->get_items_expected_max() > 1;
     if (item.inputs.size() > 1 && !several) {
-      Refuse(item, "has several values; put what has commas or spaces in quotation marks");
+      Refuse(item, "has several values; put a value with commas or spaces in quotation marks");
     }
     item.parents = {command.get_name()};
     items.push_back(std::move(item));
@@ -148,11 +148,13 @@ class ConfigReader : public CLI::ConfigBase {
 void AddConfigFlags(CLI::App& program) {
   for (CLI::App* command : program.get_subcommands({})) {
     // These flags are read before the others: UseConfigFile().
-    command->add_option("--config", "file with flags; default: ~/.config/rkv/config.ini")
+    command->add_option("--config", "config file with flags; default: ~/.config/rkv/config.ini")
         ->configurable(false)
         ->envname("RKV_CONFIG")
         ->type_name("FILE");
-    command->add_option("--preset", "section [preset.NAME] of that file, which counts first")
+    command
+        ->add_option("--preset",
+                     "section [preset.NAME] of the config file; it overrides the other sections")
         ->configurable(false)
         ->envname("RKV_PRESET")
         ->type_name("NAME");
@@ -176,13 +178,13 @@ Status UseConfigFile(CLI::App& program, const std::vector<std::string>& argument
   const bool named = !path.empty();
   if (!named) path = DefaultConfigPath();
   if (!std::filesystem::is_regular_file(path, error)) {
-    if (named) return BadFile(fmt::format("cannot read the file of flags '{}'", path));
+    if (named) return BadFile(fmt::format("cannot read the config file '{}'", path));
     if (preset.empty()) return OkStatus();
     return BadFile(fmt::format(
-        "there is no file of flags for the preset '{}': name one with --config, or make '{}'",
+        "there is no config file for the preset '{}': pass one with --config, or create '{}'",
         preset, path));
   }
-  program.set_config("--config", path, "file with flags", true)->group("");
+  program.set_config("--config", path, "config file", true)->group("");
   program.config_formatter(std::make_shared<ConfigReader>(program, path, preset));
   return OkStatus();
 }

@@ -90,7 +90,7 @@ template <std::vector<ScriptRegime> (*MakeScripts)(const std::vector<DataConvers
           bool generate = false>
 Result<SuitePlan> PlanPictures(Engine& engine, const EvalFlags&, const EvalInputs& inputs) {
   if (!engine.takes_pictures()) {
-    return InvalidArgument("the model reads no pictures: pass one that does, with -m and -mm");
+    return InvalidArgument("the model takes no pictures: pass a vision model with -m and -mm");
   }
   return PlanConversations(engine, MakeScripts(inputs.data), {.generate = generate});
 }
@@ -134,7 +134,7 @@ std::string SuiteNames() {
 Status CheckFlags(const EvalFlags& flags, const Suite& suite) {
   for (const std::string& format : flags.formats) {
     if (std::ranges::find(kFormats, format) == kFormats.end()) {
-      return InvalidArgument(fmt::format("unknown output format '{}'; formats are: {}", format,
+      return InvalidArgument(fmt::format("unknown output format '{}'; choose one of: {}", format,
                                          fmt::join(kFormats, ", ")));
     }
   }
@@ -150,8 +150,7 @@ Status CheckFlags(const EvalFlags& flags, const Suite& suite) {
         fmt::format("suite {} is about text: it takes --text FILE, not --data", suite.name));
   }
   if (flags.seeds.size() > 1 && suite.plan != PlanTextKvSuite) {
-    return InvalidArgument(
-        fmt::format("suite {} has nothing random in it: it takes one seed", suite.name));
+    return InvalidArgument(fmt::format("suite {} is not random: it takes one seed", suite.name));
   }
   return OkStatus();
 }
@@ -184,7 +183,7 @@ Result<const Suite*> ChooseSuite(EvalFlags& flags) {
   const auto suite = std::ranges::find(kSuites, flags.suite, &Suite::name);
   if (suite == std::end(kSuites)) {
     return InvalidArgument(
-        fmt::format("unknown suite '{}'; suites are: {}", flags.suite, SuiteNames()));
+        fmt::format("unknown suite '{}'; choose one of: {}", flags.suite, SuiteNames()));
   }
   RKV_RETURN_IF_ERROR(CheckFlags(flags, *suite));
   FillFlags(*suite, flags);
@@ -336,8 +335,8 @@ Status Eval(EvalFlags& flags, const std::string& command) {
   if (suite->pages != nullptr && flags.data.empty()) {
     choices.defaults = {{"sinks", 1}, {"window", 1}};
     header.notes.push_back(
-        "policies that evict have sinks=1,window=1 unless they are given others, since these "
-        "budgets are a few tokens");
+        "policies that evict have sinks=1,window=1 unless set otherwise, since these budgets are a "
+        "few tokens");
   }
   RKV_ASSIGN_OR_RETURN(const std::vector<Configuration> configurations,
                        MakeConfigurations(choices));
@@ -377,76 +376,82 @@ Status Eval(EvalFlags& flags, const std::string& command) {
 
 void AddEvalCommand(CLI::App& program, int& exit_code) {
   CLI::App* command =
-      program.add_subcommand("eval", "measure what each cache policy keeps, at equal bytes");
+      program.add_subcommand("eval", "measure the quality of each cache policy, at equal bytes");
   auto flags = std::make_shared<EvalFlags>();
   command->add_option("suite", flags->suite, SuiteNames())->type_name("SUITE");
-  Repeatable(command->add_option(
-                 "--policies", flags->policies,
-                 "policies, as h2o,snapkv:window=4,sinks=2,tova; repeatable; default: all"))
+  Repeatable(command->add_option("--policies", flags->policies,
+                                 "policies, such as h2o,snapkv:window=4,sinks=2,tova; several: "
+                                 "repeat, or separate by commas; default: all"))
       ->type_name("LIST");
   AddList(*command, "--budgets", flags->budgets, fmt::format("budgets ({})", kBudgets));
   command
-      ->add_option("--absorb", flags->cache["absorb"], "what remembers tokens that leave, for all")
-      ->type_name("SPEC");
-  command->add_option("--ladder", flags->cache["ladder"], "precisions of tokens, for all")
-      ->type_name("TYPES");
+      ->add_option("--absorb", flags->cache["absorb"],
+                   "absorber of evicted tokens, for all policies")
+      ->type_name("ABSORBER");
+  command
+      ->add_option("--ladder", flags->cache["ladder"],
+                   "ladder of precisions for tokens, for all policies")
+      ->type_name("LADDER");
   command
       ->add_option("--split", flags->cache["split"],
-                   "how the budget is divided, for all: uniform, pooled, auto")
-      ->type_name("HOW");
+                   "division of the budget, for all policies: uniform, pooled or auto")
+      ->type_name("SPLIT");
   command
       ->add_option("--compress", flags->cache["compression"],
-                   "when, for all: prompt (once it has been read, default) or streaming")
+                   "when to compress, for all policies: prompt (after a prompt is read, default) "
+                   "or streaming")
       ->type_name("WHEN");
   command->add_flag("--controls", flags->controls,
-                    "add quantised full caches and parts left out of the method");
+                    "also measure quantised full caches, and methods with parts left out");
   command
       ->add_option("--conversations", flags->n_conversations,
-                   "conversations, the first of those there are (all), or for each seed, or "
-                   "windows of text (3)")
+                   "first conversations of the pictures (all), conversations per seed of text-kv "
+                   "(3), or windows of text-kl (3)")
       ->check(kPositive)
       ->type_name("N");
   Repeatable(command
                  ->add_option("-s,--seed", flags->seeds,
-                              "text-kv: the same seed gives the same conversations (1); several: "
+                              "text-kv: random seed of the conversations (1); several: repeat, or "
                               "separate by commas")
                  ->delimiter(','))
       ->type_name("N");
   command
       ->add_option("--context", flags->n_context,
-                   fmt::format("text-kv, text-kl: tokens read first ({})", kContext))
+                   fmt::format("text-kv, text-kl: tokens of context ({})", kContext))
       ->check(kPositive)
       ->type_name("N");
   command
       ->add_option("--pairs", flags->n_pairs,
-                   fmt::format("text-kv: keys and values in the text ({})", kPairs))
+                   fmt::format("text-kv: key-value pairs in the text ({})", kPairs))
       ->check(CLI::Range(1, 100))
       ->type_name("N");
   command
-      ->add_option(
-          "--data", flags->data,
-          "pictures and questions as JSON lines, a folder: all *.jsonl in it; default: bundled")
+      ->add_option("--data", flags->data,
+                   "JSON Lines file of pictures and questions, or a folder with *.jsonl files; "
+                   "default: bundled")
       ->type_name("FILE");
-  command->add_option("--text", flags->text, "text-kv, text-kl: what is read; default: bundled")
+  command->add_option("--text", flags->text, "text-kv, text-kl: text to read; default: bundled")
       ->type_name("FILE");
-  command->add_option("--then", flags->then, "text-kl: the change of subject; default: bundled")
+  command
+      ->add_option("--then", flags->then,
+                   "text-kl: text on another subject to continue with; default: bundled")
       ->type_name("FILE");
   command->add_flag("--quick", flags->quick,
-                    "few conversations, policies and budgets; fails if full answers less than 0.9 "
-                    "or retentive is no better than random");
+                    "use few conversations, policies and budgets; fail if full scores below 0.9 or "
+                    "retentive is no better than random");
   command
       ->add_option("--resume", flags->resume,
-                   "keep finished measurements there, and go on from those that it has")
+                   "file for finished measurements; a later run continues from it")
       ->type_name("FILE");
   Repeatable(command
                  ->add_option("-o,--output", flags->formats,
-                              "md, json, csv, svg; several: separate by commas")
+                              "output formats: md, json, csv, svg; several: separate by commas")
                  ->delimiter(','))
       ->type_name("FORMAT");
   command
-      ->add_option(
-          "--out", flags->out,
-          "write eval-SUITE.FORMAT there; default: the first format to stdout, others here")
+      ->add_option("--out", flags->out,
+                   "folder for eval-SUITE.FORMAT; default: the first format to stdout, others to "
+                   "the current folder")
       ->type_name("DIR");
   AddModelFlags(*command, flags->common);
   AddLogFlags(*command, flags->common);

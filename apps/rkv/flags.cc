@@ -81,15 +81,15 @@ std::string CommandLine(const CLI::App& program, const CLI::App& command) {
 }
 
 void AddLogFlags(CLI::App& command, CommonFlags& flags) {
-  AddFlag(command, "--log-file", flags.log_file, "write logs there instead of to stderr")
+  AddFlag(command, "--log-file", flags.log_file, "write logs to this file instead of stderr")
       ->type_name("FILE");
-  command.add_flag("-v,--verbose", flags.verbose, "log what llama.cpp says")
+  command.add_flag("-v,--verbose", flags.verbose, "also log the messages of llama.cpp")
       ->envname("RKV_VERBOSE");
 }
 
 void AddStopFlag(CLI::App& command, CommonFlags& flags) {
   Repeatable(AddFlag(command, "-r,--reverse-prompt", flags.stops,
-                     "text that ends an answer before it; several: repeat"))
+                     "text that ends an answer, and is left out of it; several: repeat"))
       ->type_name("TEXT");
 }
 
@@ -102,13 +102,15 @@ void AddCommonFlags(CLI::App& command, CommonFlags& flags) {
   AddFlag(command, "--system-prompt-file", flags.system_prompt_file,
           "file with the system prompt, -sysf")
       ->type_name("FILE");
-  AddFlag(command, "--kv-report", flags.kv_report, "write what the cache holds as JSON")
+  AddFlag(command, "--kv-report", flags.kv_report,
+          "write a report of the cache and the speed, as JSON")
       ->type_name("FILE");
   Repeatable(
       AddFlag(command, "--image", flags.images, "picture; several: repeat, or separate by commas")
           ->delimiter(','))
       ->type_name("FILE");
-  Repeatable(AddFlag(command, "--audio", flags.audio, "audio clip (WAV, MP3, FLAC), as --image")
+  Repeatable(AddFlag(command, "--audio", flags.audio,
+                     "audio clip (WAV, MP3, FLAC); several: repeat, or separate by commas")
                  ->delimiter(','))
       ->type_name("FILE");
   AddLogFlags(command, flags);

@@ -29,10 +29,10 @@ inline Result<std::string> ReadInput(const std::string& path, std::string_view w
   if (!fs::exists(status)) return refuse(error ? error.message() : "it does not exist");
   if (fs::is_directory(status)) return refuse("it is a directory");
   if (!fs::is_regular_file(status) && !fs::is_fifo(status)) {
-    return refuse("it is a device, and not a file");
+    return refuse("it is a device, not a file");
   }
   std::ifstream file(path, std::ios::binary);
-  if (!file) return refuse("there is no permission");
+  if (!file) return refuse("permission denied");
   std::string bytes;
   char chunk[1 << 16];
   while (file.read(chunk, sizeof(chunk)) || file.gcount() > 0) {
@@ -41,7 +41,7 @@ inline Result<std::string> ReadInput(const std::string& path, std::string_view w
       return refuse(fmt::format("it is larger than {} MiB", kMaxInputBytes >> 20));
     }
   }
-  if (file.bad()) return refuse("the reading failed");
+  if (file.bad()) return refuse("the read failed");
   return bytes;
 }
 

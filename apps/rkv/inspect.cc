@@ -68,7 +68,7 @@ class Inspector {
       return InvalidArgument("nothing to inspect: pass a question with -p or a file with --load");
     }
     if (!flags_.load.empty() && !flags_.prompts.empty()) {
-      return InvalidArgument("--load shows a conversation as it was saved: -p cannot go with it");
+      return InvalidArgument("--load shows a saved conversation, so -p is not possible with it");
     }
     return StartLogging(flags_.common);
   }
@@ -114,16 +114,18 @@ class Inspector {
     }
     const std::vector<std::string>& files = flags_.common.images;
     if (files.empty()) {
-      return InvalidArgument("a saved conversation has no pixels: name its pictures with --image");
+      return InvalidArgument(
+          "a saved conversation does not contain its pictures: pass them with --image");
     }
     if (files.size() != pictures_.size()) {
       return Unsupported(fmt::format(
-          "{} picture files are {} pictures of the conversation, so which is where is not known",
+          "{} picture files are {} pictures in the conversation, so they cannot be matched",
           files.size(), pictures_.size()));
     }
     const MediaSpan& span = pictures_[flags_.picture - 1];
     if (span.rows == 1 && span.columns > 1) {
-      return Unsupported("the model reads pictures without a grid that could be laid over them");
+      return Unsupported(
+          "the model does not read pictures as a grid of cells, so there is none to draw");
     }
     const std::string& path = files[flags_.picture - 1];
     RKV_ASSIGN_OR_RETURN(const std::string bytes, ReadPicture(path));
@@ -153,8 +155,8 @@ class Inspector {
                     DescribeCache(*conversation_), StatsText(inspection_.stats));
     if (!flags_.load.empty()) {
       text +=
-          "note: a saved conversation does not tell which cells the last answer read, nor which "
-          "token went into which state: absorbed tokens count as forgotten\n";
+          "note: a saved conversation has no trace of the cells read and of the tokens in each "
+          "state; absorbed tokens count as forgotten\n";
     }
     const std::string heads = Describe(flags_.filter, n_heads());
     for (size_t i = 0; i < pictures_.size(); ++i) {
@@ -192,24 +194,28 @@ class Inspector {
 }  // namespace
 
 void AddInspectCommand(CLI::App& program, int& exit_code) {
-  CLI::App* command = program.add_subcommand("inspect", "show what the cache remembers");
+  CLI::App* command = program.add_subcommand("inspect", "show the cache of a conversation");
   auto flags = std::make_shared<InspectFlags>();
   AddCommonFlags(*command, flags->common);
   const auto add = [command](const std::string& names, auto& value, const std::string& help) {
     return command->add_option(names, value, help)
         ->envname(EnvironmentName(names.substr(names.rfind("--"))));
   };
-  Repeatable(add("-p,--prompt", flags->prompts, "question; repeated: the turns of a conversation"))
+  Repeatable(add("-p,--prompt", flags->prompts, "question; several: repeat, one for each turn"))
       ->type_name("TEXT");
-  command->add_flag("--no-escape", flags->no_escape, "take \\n, \\t and the like in -p literally")
+  command
+      ->add_flag("--no-escape", flags->no_escape,
+                 "do not replace escapes such as \\n and \\t in -p")
       ->envname("RKV_NO_ESCAPE");
-  add("--load", flags->load, "a conversation that rkv chat saved, in place of questions")
+  add("--load", flags->load, "conversation saved by rkv chat, instead of questions")
       ->type_name("FILE");
-  add("-o,--output", flags->format, "text or json")->check(CLI::IsMember({"text", "json"}));
-  add("--png", flags->png, "draw a picture with what is remembered of it")->type_name("FILE");
-  add("--svg", flags->svg, "the same as SVG, with every cell's numbers when pointed at")
+  add("-o,--output", flags->format, "output format: text or json")
+      ->check(CLI::IsMember({"text", "json"}));
+  add("--png", flags->png, "draw the cache over a picture, as PNG")->type_name("FILE");
+  add("--svg", flags->svg,
+      "draw the cache over a picture, as SVG, with the numbers of each cell as a tooltip")
       ->type_name("FILE");
-  add("--picture", flags->picture, "which picture is drawn (1: the first)")->type_name("N");
+  add("--picture", flags->picture, "number of the picture to draw (1)")->type_name("N");
   add("--layer", flags->filter.layer, "only this layer (0: the first); default: mean of all")
       ->check(kNonNegative)
       ->type_name("L");

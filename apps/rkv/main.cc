@@ -50,7 +50,7 @@ int Help(const CLI::App& program, int argc, char** argv) {
 
 int Main(int argc, char** argv) {
   CLI::App program(
-      "Talk with vision-language models on a fraction of the KV cache: --budget 20% saves 80 % of "
+      "Chat with vision-language models on a fraction of the KV cache: --budget 20% saves 80 % of "
       "its memory.",
       "rkv");
   program.set_version_flag("--version", VersionText());
@@ -80,7 +80,7 @@ int Main(int argc, char** argv) {
   try {
     program.parse(std::vector<std::string>(*arguments));
   } catch (const CLI::ExtrasError&) {
-    rkv::app::Tell("error: not expected: {}\n", fmt::join(program.remaining(true), " "));
+    rkv::app::Tell("error: unexpected argument: {}\n", fmt::join(program.remaining(true), " "));
     return 2;
   } catch (const CLI::ParseError& error) {
     const bool good = error.get_exit_code() == 0;  // --help and --version

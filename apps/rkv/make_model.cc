@@ -27,7 +27,7 @@ Status Make(const MakeModelFlags& flags) {
 
 void AddMakeModelCommand(CLI::App& program, int& exit_code) {
   CLI::App* command = program.add_subcommand(
-      "make-model", "write a small model with random weights, to test and measure with");
+      "make-model", "write a small model with random weights, for tests and measurements");
   auto flags = std::make_shared<MakeModelFlags>();
   ModelSpec& spec = flags->spec;
   command->add_option("arch", spec.arch, fmt::format("{}", fmt::join(MakeModelArchs(), ", ")))
@@ -36,17 +36,18 @@ void AddMakeModelCommand(CLI::App& program, int& exit_code) {
   command->add_option("-o,--output", flags->output, "model file to write")
       ->required()
       ->type_name("FILE");
-  command->add_option("--mmproj", flags->mmproj, "vision projector to write beside it")
+  command->add_option("--mmproj", flags->mmproj, "vision projector file to write")
       ->type_name("FILE");
   command->add_option("--layers", spec.n_layer, "transformer blocks (2)");
   command->add_option("--heads", spec.n_head, "query heads (4)");
   command->add_option("--kv-heads", spec.n_head_kv, "KV heads (2)");
   command->add_option("--head-dim", spec.head_dim, "elements per head (64)");
-  command->add_option("--embd", spec.n_embd, "width of the model; 0: chosen to fit");
-  command->add_option("--ff", spec.n_ff, "width of the feed-forward part (512)");
-  command->add_option("--ctx-train", spec.n_ctx_train, "context that the model claims (32768)");
+  command->add_option("--embd", spec.n_embd, "embedding size; 0: chosen to fit");
+  command->add_option("--ff", spec.n_ff, "feed-forward size (512)");
+  command->add_option("--ctx-train", spec.n_ctx_train,
+                      "context size in the model's metadata (32768)");
   command->add_option("--type", spec.type, "type of the weights: f32, f16, q8_0, q4_0 (f16)");
-  command->add_option("-s,--seed", spec.seed, "the same seed gives the same file (1)");
+  command->add_option("-s,--seed", spec.seed, "random seed (1)");
   command->callback([flags, &exit_code] {
     const Status status = Make(*flags);
     exit_code = status.ok() ? 0 : Fail(status);

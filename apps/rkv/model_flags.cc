@@ -82,12 +82,12 @@ Status ParseChoice(const std::string& text, const std::map<std::string, T>& choi
   }
   std::string names;
   for (const auto& [name, value] : choices) names += (names.empty() ? "" : ", ") + name;
-  return InvalidArgument(fmt::format("'{}' is none of: {}", text, names));
+  return InvalidArgument(fmt::format("'{}' is not one of: {}", text, names));
 }
 
 void AddRopeFlags(CLI::App& command, RopeOptions& rope) {
   AddFlag(command, "--rope-scaling", rope.scaling,
-          "how RoPE reaches further: none, linear or yarn; default: the model's")
+          "RoPE scaling: none, linear or yarn; default: the model's")
       ->check(CLI::IsMember({"none", "linear", "yarn"}))
       ->type_name("TYPE");
   const auto scale = [&rope](const std::string& text) {
@@ -100,18 +100,19 @@ void AddRopeFlags(CLI::App& command, RopeOptions& rope) {
     rope.freq_scale = 1 / factor;
     return OkStatus();
   };
-  AddParsed(command, "--rope-scale", scale, "positions reach so many times as far")->type_name("N");
+  AddParsed(command, "--rope-scale", scale, "RoPE scaling factor: expands the context N times")
+      ->type_name("N");
   AddFlag(command, "--rope-freq-base", rope.freq_base, "RoPE base frequency")->check(kPositive);
   AddFlag(command, "--rope-freq-scale", rope.freq_scale,
-          "RoPE frequency factor: 1/N reaches N times as far")
+          "RoPE frequency factor: 1/N expands the context N times")
       ->check(kPositive);
   AddFlag(command, "--yarn-orig-ctx", rope.yarn_orig_ctx,
-          "YaRN: context that the model was trained for; 0: as it says")
+          "YaRN: context size of training; 0: as in the model's metadata")
       ->check(kNonNegative)
       ->type_name("N");
   AddFlag(command, "--yarn-ext-factor", rope.yarn_ext_factor,
           "YaRN: extrapolation mix factor; 0: interpolation");
-  AddFlag(command, "--yarn-attn-factor", rope.yarn_attn_factor, "YaRN: magnitude of attention");
+  AddFlag(command, "--yarn-attn-factor", rope.yarn_attn_factor, "YaRN: attention magnitude");
   AddFlag(command, "--yarn-beta-slow", rope.yarn_beta_slow, "YaRN: high correction dimension");
   AddFlag(command, "--yarn-beta-fast", rope.yarn_beta_fast, "YaRN: low correction dimension");
 }
@@ -132,11 +133,11 @@ void AddThreadFlags(CLI::App& command, EngineOptions& engine) {
       return OkStatus();
     };
   };
-  AddParsed(command, "-t,--threads", set(engine.n_threads), "threads; 0 or -1: all cores")
+  AddParsed(command, "-t,--threads", set(engine.n_threads), "number of threads; 0 or -1: all cores")
       ->check(threads)
       ->type_name("N");
   AddParsed(command, "--threads-batch", set(engine.n_threads_batch),
-            "threads that read prompts, -tb; default: as -t")
+            "number of threads for reading prompts, -tb; default: as -t")
       ->check(threads)
       ->type_name("N");
   ThreadOptions& options = engine.threads;
@@ -150,14 +151,14 @@ void AddThreadFlags(CLI::App& command, EngineOptions& engine) {
       [&options](const std::string& text) { return ParseCpuRange(text, options.cpus); },
       "CPUs to run on, -Cr, such as 0-7")
       ->type_name("LO-HI");
-  AddFlag(command, "--cpu-strict", options.strict, "1: each thread stays on a CPU of its own (0)")
+  AddFlag(command, "--cpu-strict", options.strict, "1: pin each thread to a CPU of its own (0)")
       ->type_name("0|1");
   AddFlag(command, "--prio", options.priority,
           "priority: -1 (low), 0 (normal), 1 (medium), 2 (high), 3 (real time)")
       ->check(CLI::Range(-1, 3))
       ->type_name("N");
   AddFlag(command, "--poll", options.poll,
-          "how long threads look for work before they sleep: 0 to 100 (50)")
+          "polling level of threads that wait for work: 0 (no polling) to 100 (50)")
       ->check(CLI::Range(0, 100))
       ->type_name("N");
   static const std::map<std::string, Numa> kNuma = {
@@ -165,7 +166,7 @@ void AddThreadFlags(CLI::App& command, EngineOptions& engine) {
   AddParsed(
       command, "--numa",
       [&engine](const std::string& text) { return ParseChoice(text, kNuma, engine.numa); },
-      "on machines of several nodes: distribute, isolate or numactl")
+      "NUMA strategy: distribute, isolate or numactl")
       ->type_name("TYPE");
 }
 
@@ -177,14 +178,14 @@ void AddWeightFlags(CLI::App& command, EngineOptions& engine) {
   AddParsed(
       command, "--load-mode",
       [&engine](const std::string& text) { return ParseChoice(text, kModes, engine.load_mode); },
-      "how weights are loaded, -lm: auto, none, mmap, mlock, mmap+mlock or dio")
+      "how to load the weights, -lm: auto, none, mmap, mlock, mmap+mlock or dio")
       ->type_name("MODE");
   AddSwitch(
       command, "--mlock", [&engine] { engine.load_mode = LoadMode::kMlock; },
-      "as --load-mode mlock: weights stay in memory");
+      "as --load-mode mlock: lock the weights in memory");
   AddSwitch(
       command, "--no-mmap", [&engine] { engine.load_mode = LoadMode::kNone; },
-      "as --load-mode none: weights are read and not mapped");
+      "as --load-mode none: read the weights, do not map them");
   const auto adapters = [&command](const char* name, bool scaled, std::vector<Adapter>& list,
                                    const char* help) {
     AddParsedList(
@@ -194,9 +195,12 @@ void AddWeightFlags(CLI::App& command, EngineOptions& engine) {
   };
   adapters("--lora", false, engine.loras,
            "LoRA adapter (GGUF); several: repeat, or separate by commas");
-  adapters("--lora-scaled", true, engine.loras, "the same with a scale");
-  adapters("--control-vector", false, engine.control_vectors, "control vector (GGUF), as --lora");
-  adapters("--control-vector-scaled", true, engine.control_vectors, "the same with a scale");
+  adapters("--lora-scaled", true, engine.loras,
+           "LoRA adapter with a scale; several: repeat, or separate by commas");
+  adapters("--control-vector", false, engine.control_vectors,
+           "control vector (GGUF); several: repeat, or separate by commas");
+  adapters("--control-vector-scaled", true, engine.control_vectors,
+           "control vector with a scale; several: repeat, or separate by commas");
   command
       .add_option_function<std::pair<int, int>>(
           "--control-vector-layer-range",
@@ -204,12 +208,12 @@ void AddWeightFlags(CLI::App& command, EngineOptions& engine) {
             engine.control_vector_first_layer = range.first;
             engine.control_vector_last_layer = range.second;
           },
-          "first and last layer that control vectors act on; default: all")
+          "first and last layer for control vectors; default: all")
       ->envname("RKV_CONTROL_VECTOR_LAYER_RANGE")
       ->type_name("N N");
   Repeatable(AddFlag(command, "--override-kv", engine.overrides,
-                     "value of the model's metadata, KEY=TYPE:VALUE; several: repeat, or separate "
-                     "by commas")
+                     "override a value of the model's metadata, KEY=TYPE:VALUE; several: repeat, "
+                     "or separate by commas")
                  ->delimiter(','))
       ->type_name("KV");
 }
@@ -223,14 +227,13 @@ void AddModelFlags(CLI::App& command, CommonFlags& flags) {
   AddFlag(command, "--mmproj", engine.mmproj, "vision or audio projector of the model (GGUF), -mm")
       ->type_name("FILE");
   AddFlag(command, "-c,--ctx-size", engine.n_ctx,
-          "longest conversation; 0: as the model was trained")
+          "context size: tokens of the longest conversation; 0: as the model was trained")
       ->check(kNonNegative)
       ->type_name("N");
-  AddFlag(command, "-b,--batch-size", flags.n_batch, "most tokens per step, if less than -ub")
+  AddFlag(command, "-b,--batch-size", flags.n_batch, "tokens per batch; also the maximum of -ub")
       ->check(kPositive)
       ->type_name("N");
-  AddFlag(command, "--ubatch-size", engine.n_ubatch,
-          "tokens per step of reading a prompt, -ub (512)")
+  AddFlag(command, "--ubatch-size", engine.n_ubatch, "tokens per ubatch, -ub (512)")
       ->check(kPositive)
       ->type_name("N");
   AddThreadFlags(command, engine);
@@ -250,42 +253,46 @@ void AddModelFlags(CLI::App& command, CommonFlags& flags) {
       },
       "");
   AddFlag(command, "--gpu-layers,--n-gpu-layers", engine.n_gpu_layers,
-          "layers on the GPU, -ngl: a number, auto or all; only 0 (auto) can be served yet; with "
-          "--rpc, layers there (all)")
+          "layers on the GPU, -ngl: a number, auto or all; only 0 (auto) is possible; with --rpc, "
+          "layers on the servers (all)")
       ->transform(layers)
       ->type_name("N");
   Repeatable(AddFlag(command, "--rpc", engine.rpc_servers,
-                     "llama.cpp's RPC servers to split the layers over, as host:port,host:port")
+                     "RPC servers of llama.cpp to split the layers over, as host:port,host:port")
                  ->delimiter(','))
       ->type_name("SERVERS");
-  AddFlag(command, "--image-min-tokens", engine.image_min_tokens, "least visual tokens per picture")
+  AddFlag(command, "--image-min-tokens", engine.image_min_tokens,
+          "minimum number of visual tokens per picture")
       ->type_name("N");
   AddFlag(command, "--image-max-tokens", engine.image_max_tokens,
-          "most visual tokens per picture, which is scaled down to them; 0: the model's own limit; "
-          "default: 1280 where the model takes any resolution")
+          "maximum number of visual tokens per picture (larger ones are scaled down); 0: the "
+          "model's limit; default: 1280 if the model takes any resolution")
       ->type_name("N");
   AddTemplateFlags(command, flags);
 }
 
 void AddTemplateFlags(CLI::App& command, CommonFlags& flags) {
-  AddFlag(command, "--chat-template", flags.engine.chat_template,
-          "Jinja, a llama.cpp template name, or none; default: the model's own")
+  AddFlag(
+      command, "--chat-template", flags.engine.chat_template,
+      "chat template: Jinja, the name of a llama.cpp template, or none; default: the model's own")
       ->type_name("TEMPLATE");
   // For compatibility with llama.cpp's programs; rkv always runs templates.
-  command.add_flag("--jinja", flags.jinja, "run the model's chat template, as always")
+  command
+      .add_flag("--jinja", flags.jinja,
+                "accepted for compatibility: chat templates always run in Jinja")
       ->envname("RKV_JINJA");
   AddFlag(command, "--chat-template-file", flags.chat_template_file,
-          "a file of Jinja in place of the model's chat template")
+          "Jinja file to use instead of the model's chat template")
       ->type_name("FILE");
   AddFlag(command, "--chat-template-kwargs", flags.chat_template_kwargs,
-          "variables of the chat template as a JSON object, e.g. {\"enable_thinking\":false}")
+          "variables of the chat template as a JSON object, such as {\"enable_thinking\":false}")
       ->type_name("JSON");
   AddFlag(command, "--reasoning", flags.reasoning,
-          "on, off, or auto (as the template does): thinking before an answer, -rea")
+          "thinking before an answer, -rea: on, off, or auto (the chat template decides)")
       ->check(CLI::IsMember({"on", "off", "auto"}))
       ->type_name("MODE");
   AddFlag(command, "--reasoning-format", flags.reasoning_format,
-          "none: thoughts stand in the answer; deepseek or auto: they are told from it")
+          "none: leave thoughts in the answer; deepseek or auto: separate them from it")
       ->check(CLI::IsMember({"none", "deepseek", "auto"}))
       ->type_name("FORMAT");
 }
@@ -302,8 +309,8 @@ Status ReadTemplateFlags(CommonFlags& flags) {
     RKV_ASSIGN_OR_RETURN(engine.chat_template,
                          ReadTextFile("chat template", flags.chat_template_file));
     if (engine.chat_template.find('{') == std::string::npos) {
-      return BadFile(
-          fmt::format("the chat template file '{}' is no Jinja", flags.chat_template_file));
+      return BadFile(fmt::format("the chat template file '{}' is not a Jinja template",
+                                 flags.chat_template_file));
     }
   }
   if (!flags.chat_template_kwargs.empty()) {
@@ -356,7 +363,7 @@ Result<std::unique_ptr<Engine>> LoadEngine(CommonFlags& flags) {
   progress.Clear();
   if (!engine.ok()) return engine;
   if (flags.engine.n_gpu_layers != 0 && flags.engine.rpc_servers.empty() && !HasGpu()) {
-    Tell("note: there is no GPU that this llama.cpp can use, so -ngl does nothing\n");
+    Tell("note: llama.cpp found no GPU that it can use, so -ngl does nothing\n");
   }
   const int n_train = (*engine)->n_ctx_train();
   const bool stretched = flags.engine.rope != RopeOptions();

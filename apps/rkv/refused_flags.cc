@@ -24,40 +24,38 @@ constexpr LlamaFlags kFlags[] = {
     {" --no-jinja --skip-chat-parsing --no-skip-chat-parsing --prefill-assistant "
      "--no-prefill-assistant --reasoning-budget --reasoning-budget-message "
      "--reasoning-preserve --no-reasoning-preserve ",
-     "chat templates are run by Jinja; --chat-template names another, and --reasoning off asks for "
-     "no thoughts"},
-    {" --reasoning-effort ",
-     "pass --chat-template-kwargs '{\"reasoning_effort\":\"low\"}' to the chat template"},
+     "chat templates always run in Jinja; --chat-template chooses another, and --reasoning off "
+     "turns thoughts off"},
+    {" --reasoning-effort ", "use --chat-template-kwargs '{\"reasoning_effort\":\"low\"}'"},
     {" --no-mmproj --mmproj-auto --no-mmproj-auto ",
      "a projector is only used if -mm names it: leave the flag out"},
     {" -fa --flash-attn ", "attention always runs fused, over rkv's own cache: leave the flag out"},
     {" -cnv --conversation -no-cnv --no-conversation -st --single-turn -i --interactive -if "
      "--interactive-first ",
-     "rkv chat is a conversation, and rkv run answers and ends"},
+     "use rkv chat for a conversation, and rkv run for single answers"},
     {" -mli --multiline-input --simple-io --in-prefix --in-prefix-bos --in-suffix --spm-infill ",
      "rkv chat reads lines from the terminal as they are"},
     {" --in-file -bf --binary-file ", "use -f"},
     {" -e --escape ", "escapes in -p are replaced unless --no-escape is given"},
     {" --keep --context-shift --no-context-shift ",
-     "--budget and --policy decide which tokens stay; policies have sinks=N for the first ones"},
+     "--budget and --policy choose the tokens to keep; sinks=N of a policy keeps the first ones"},
     {" --swa-full -ctxcp --ctx-checkpoints --swa-checkpoints -cms --checkpoint-min-step -cram "
      "--cache-ram -kvu --kv-unified -no-kvu --no-kv-unified --kv-unified-per-slot "
      "--cache-idle-slots --no-cache-idle-slots -kvo --kv-offload -nkvo --no-kv-offload -dt "
      "--defrag-thold ",
-     "it is about llama.cpp's own cache, which rkv replaces; see --budget, --policy, and --memory "
-     "of rkv serve"},
+     "rkv replaces llama.cpp's cache; see --budget, --policy, and --memory of rkv serve"},
     {" --prompt-cache --prompt-cache-all --prompt-cache-ro --slot-save-path ",
-     "conversations are kept by /save in rkv chat, and by --park in rkv serve"},
+     "use /save in rkv chat, or --park of rkv serve"},
     {" --cache-prompt --no-cache-prompt --cache-reuse -sps --slot-prompt-similarity ",
-     "a conversation that goes on is never read again: leave the flag out"},
+     "rkv never reads a continued conversation again: leave the flag out"},
     {" -dev --device --list-devices -sm --split-mode -ts --tensor-split -mg --main-gpu -ot "
      "--override-tensor -cmoe --cpu-moe -ncmoe --n-cpu-moe -ncffn --n-cpu-ffn -fit --fit -fitp "
      "--fit-print -fitt --fit-target -fitc --fit-ctx --no-host --op-offload --no-op-offload -nopo "
      "--mmproj-offload --no-mmproj-offload --repack -nr --no-repack -mmdev --mmproj-device ",
-     "rkv runs on the CPU, and with --rpc on others' machines: leave the flag out"},
-    {" -lzm --lazy-mode --check-tensors ", "weights are loaded as --load-mode says"},
+     "rkv runs on the CPU, or on RPC servers with --rpc: leave the flag out"},
+    {" -lzm --lazy-mode --check-tensors ", "use --load-mode to choose how weights are loaded"},
     {" -Cb --cpu-mask-batch -Crb --cpu-range-batch --cpu-strict-batch --prio-batch --poll-batch ",
-     "the flag without -batch counts for prompts and answers"},
+     "the flag without -batch applies to prompts and answers"},
     {" -lcs --lookup-cache-static -lcd --lookup-cache-dynamic --mtp --dflash --eagle3 -md "
      "--model-draft --draft --draft-n --draft-max --draft-min --draft-n-min --draft-p-split "
      "--draft-p-min -hfd -hfrd --hf-repo-draft -td --threads-draft -tbd --threads-batch-draft -Cd "
@@ -78,14 +76,14 @@ constexpr LlamaFlags kFlags[] = {
      "rkv takes pictures (--image) and clips (--audio)"},
     {" --warmup --no-warmup ", "rkv has no warm-up: leave the flag out"},
     {" --perf --no-perf --show-timings --no-show-timings -ptc --print-token-count ",
-     "rkv run tells the speed on the standard error, and --kv-report writes it to a file"},
+     "rkv run prints the speed to stderr, and --kv-report writes it to a file"},
     {" --display-prompt --no-display-prompt --verbose-prompt -co --color -sp --special "
      "--server-base ",
-     "rkv run writes the answers and nothing else to the standard output"},
+     "rkv run writes only the answers to stdout"},
     {" --log-disable -lv --verbosity --log-verbosity --log-verbose --log-prefix --no-log-prefix "
      "--log-timestamps --no-log-timestamps --log-jsonl --no-log-jsonl --log-colors "
      "--log-prompts-dir ",
-     "only errors are told unless -v asks for all; --log-file writes them to a file"},
+     "rkv logs only errors unless -v is given; --log-file writes the log to a file"},
     {" --completion-bash ", "rkv completion bash prints the script"},
     {" -cb --cont-batching -nocb --no-cont-batching -ns --sequences ",
      "rkv serve always answers --parallel conversations together: leave the flag out"},
@@ -94,7 +92,7 @@ constexpr LlamaFlags kFlags[] = {
     {" --api-key-file --ssl-key-file --ssl-cert-file --cors-origins --cors-methods --cors-headers "
      "--cors-credentials --no-cors-credentials --api-prefix --threads-http --reuse-port "
      "--sse-ping-interval --sleep-idle-seconds ",
-     "put a proxy in front of rkv serve for it (docs/scale.md)"},
+     "use a proxy in front of rkv serve (docs/scale.md)"},
     {" --ui --no-ui --webui --no-webui --ui-config --webui-config --ui-config-file "
      "--webui-config-file --ui-mcp-proxy --no-ui-mcp-proxy --webui-mcp-proxy --no-webui-mcp-proxy ",
      "rkv serve has a page of its own at /; --path serves another"},
@@ -103,7 +101,7 @@ constexpr LlamaFlags kFlags[] = {
      "rkv serve runs no tools"},
     {" --models-dir --models-preset --models-max --models-autoload --no-models-autoload --tags "
      "--lora-init-without-apply --media-path ",
-     "rkv serve serves the one model that it was started with"},
+     "rkv serve serves one model, which -m names at the start"},
 };
 
 // Flags of its other programs: training, measuring, voices, drafts of speculation by name ...
@@ -156,19 +154,19 @@ std::string_view InsteadOfLlamaFlag(std::string_view flag) {
                      std::ranges::any_of(kOtherBegins, [flag](std::string_view begin) {
                        return flag.starts_with(begin);
                      });
-  return other ? "it is for programs that rkv does not replace" : std::string_view();
+  return other ? "it belongs to programs that rkv does not replace" : std::string_view();
 }
 
 std::string NearestName(std::string_view written, const std::vector<std::string>& names) {
   std::string nearest;
-  size_t least = written.size() / 3 + 1;  // upper limit
+  size_t min_distance = written.size() / 3 + 1;  // upper limit
   for (const std::string& name : names) {
     // A missing end counts as one letter: --temperatur, --rep.
     const bool begins = written.size() >= 5 && name != written && name.starts_with(written);
     const size_t distance = begins ? 1 : EditDistance(written, name);
-    if (distance >= least && !(nearest.empty() && distance == least)) continue;
+    if (distance >= min_distance && !(nearest.empty() && distance == min_distance)) continue;
     nearest = name;
-    least = distance;
+    min_distance = distance;
   }
   return nearest;
 }

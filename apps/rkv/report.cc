@@ -54,14 +54,14 @@ std::string DescribeCache(const Conversation& conversation) {
   const double share = options.budget.amount / 100 * static_cast<double>(stats.full_bytes);
   if (options.budget.unit == Budget::Unit::kPercent &&
       static_cast<double>(stats.budget_bytes) > share + 1) {
-    text += fmt::format(" (raised to {:.1f} {}, the least that sinks and window need)",
+    text += fmt::format(" (raised to {:.1f} {}, the minimum for sinks and window)",
                         bytes(stats.budget_bytes), unit.name);
   }
   if (stats.tokens_evicted == 0 && stats.tokens_absorbed > 0) {
-    return text + fmt::format(": states absorbed up to {} of {} tokens of a head",
+    return text + fmt::format(": states absorbed up to {} of {} tokens of a KV head",
                               stats.tokens_absorbed, stats.tokens_seen);
   }
-  if (stats.tokens_evicted == 0) return text + ": nothing had to be evicted";
+  if (stats.tokens_evicted == 0) return text + ": no tokens evicted";
   return text + fmt::format(": {} of {} tokens evicted", stats.tokens_evicted, stats.tokens_seen);
 }
 

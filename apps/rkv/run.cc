@@ -100,14 +100,16 @@ void AddRunCommand(CLI::App& program, int& exit_code) {
   AddStopFlag(*command, flags->common);
   Repeatable(command
                  ->add_option("-p,--prompt", flags->prompts,
-                              "question; repeated: the turns of a conversation")
+                              "question; several: repeat, one for each turn")
                  ->envname("RKV_PROMPT"))
       ->type_name("TEXT");
-  command->add_flag("--no-escape", flags->no_escape, "take \\n, \\t and the like in -p literally")
+  command
+      ->add_flag("--no-escape", flags->no_escape,
+                 "do not replace escapes such as \\n and \\t in -p")
       ->envname("RKV_NO_ESCAPE");
   command
       ->add_option("-f,--file", flags->prompt_file,
-                   "read the question from a file; -: stdin, as without -p and -f")
+                   "file with the question; -: stdin, the default without -p")
       ->envname("RKV_FILE")
       ->type_name("FILE");
   command->callback([flags, &exit_code] {

@@ -28,7 +28,7 @@ Status ParseLogitBias(const std::string& text, SamplingOptions& sampling) {
   }
   if (!good || bias == std::numeric_limits<float>::infinity()) {
     return InvalidArgument(fmt::format(
-        "'{}' is not a token and what is added to its logit, such as 15043+1 or 15043-inf", text));
+        "'{}' is not a token and a bias on its logit, such as 15043+1 or 15043-inf", text));
   }
   sampling.logit_bias.emplace_back(token, bias);
   return OkStatus();
@@ -47,30 +47,34 @@ void AddMoreSamplers(CLI::App& command, SamplingOptions& sampling) {
                 : min > -kMax ? kPositive
                               : kAny);
   };
-  number("--typical-p,--typical", sampling.typical_p, 0, 1, "locally typical mass (1: off)");
+  number("--typical-p,--typical", sampling.typical_p, 0, 1,
+         "locally typical sampling: total probability (1: off)");
   number("--top-n-sigma,--top-nsigma", sampling.top_n_sigma, -kMax, kMax,
-         "tokens within so many standard deviations of the best logit (-1: off)");
+         "sample among the tokens within N standard deviations of the highest logit (-1: off)");
   number("--xtc-probability", sampling.xtc_probability, 0, 1,
-         "how often the likeliest tokens are left out (0: never)");
-  number("--xtc-threshold", sampling.xtc_threshold, 0, 1, "probability of those (0.1)");
+         "XTC: probability of dropping the likeliest tokens (0: never)");
+  number("--xtc-threshold", sampling.xtc_threshold, 0, 1,
+         "XTC: minimum probability of a dropped token (0.1)");
   number("--dynatemp-range", sampling.dynatemp_range, 0, kMax,
-         "temperature moves with entropy by so much (0)");
-  number("--dynatemp-exp", sampling.dynatemp_exponent, 0, kMax, "exponent of that (1)");
+         "dynamic temperature: range around --temp, by entropy (0: off)");
+  number("--dynatemp-exp", sampling.dynatemp_exponent, 0, kMax,
+         "dynamic temperature: exponent of the entropy (1)");
   number("--repeat-last-n", sampling.repeat_last_n, 0, 1 << 20,
-         "tokens that penalties look back (64); 0: none");
+         "last tokens that penalties apply to (64); 0: none");
   number("--repeat-penalty", sampling.repeat_penalty, 1e-6, 1e6,
-         "divides logits of tokens that are there already (1: off)");
+         "repeat penalty: divides the logits of repeated tokens (1: off)");
   number("--presence-penalty", sampling.presence_penalty, -kMax, kMax,
-         "is taken off logits of tokens that are there already (0)");
+         "presence penalty: subtracted from the logits of repeated tokens (0: off)");
   number("--frequency-penalty", sampling.frequency_penalty, -kMax, kMax,
-         "the same for each time that they are (0)");
+         "frequency penalty: subtracted once for each repetition (0: off)");
   number("--dry-multiplier", sampling.dry_multiplier, 0, kMax,
-         "DRY penalty of repeated sequences (0: off)");
-  number("--dry-base", sampling.dry_base, 1, 1e6, "how it grows with each token (1.75)");
+         "DRY: multiplier of the penalty on repeated sequences (0: off)");
+  number("--dry-base", sampling.dry_base, 1, 1e6,
+         "DRY: base of the penalty, which grows with each token (1.75)");
   number("--dry-allowed-length", sampling.dry_allowed_length, 0, 1 << 20,
-         "longest sequence without penalty (2)");
+         "DRY: longest sequence without penalty (2)");
   number("--dry-penalty-last-n", sampling.dry_penalty_last_n, 0, 1 << 20,
-         "tokens that it looks back (64); 0: none");
+         "DRY: last tokens to search for sequences (64); 0: none");
   const auto breakers = [&sampling](const std::vector<std::string>& texts) {
     sampling.dry_sequence_breakers.clear();
     for (const std::string& text : texts) {
@@ -85,16 +89,17 @@ void AddMoreSamplers(CLI::App& command, SamplingOptions& sampling) {
       command
           .add_option_function<std::vector<std::string>>(
               "--dry-sequence-breaker", breakers,
-              "text that a sequence ends at (newline : \" *); several: repeat; none: no text")
+              "DRY: text that breaks sequences (newline : \" *); several: repeat; none: no text")
           ->envname("RKV_DRY_SEQUENCE_BREAKER"))
       ->type_name("TEXT");
   number("--mirostat", sampling.mirostat, 0, 2,
-         "1 or 2: Mirostat in place of all samplers but temperature (0)");
-  number("--mirostat-ent", sampling.mirostat_tau, 0, kMax, "its target entropy (5)");
-  number("--mirostat-lr", sampling.mirostat_eta, 0, kMax, "its learning rate (0.1)");
+         "Mirostat: version 1 or 2, instead of all samplers but temperature (0: off)");
+  number("--mirostat-ent", sampling.mirostat_tau, 0, kMax, "Mirostat: target entropy (5)");
+  number("--mirostat-lr", sampling.mirostat_eta, 0, kMax, "Mirostat: learning rate (0.1)");
   number("--adaptive-target", sampling.adaptive_target, -1, 1,
-         "probability that the sampler adaptive_p goes for (-1: off)");
-  number("--adaptive-decay", sampling.adaptive_decay, 0, 0.99, "how slowly it adapts (0.9)");
+         "adaptive_p: target probability (-1: off)");
+  number("--adaptive-decay", sampling.adaptive_decay, 0, 0.99,
+         "adaptive_p: decay; higher values adapt more slowly (0.9)");
   const auto set = [&sampling](const Result<std::vector<std::string>>& names) {
     if (names.ok()) sampling.samplers = *names;
     return names.status();
@@ -103,17 +108,17 @@ void AddMoreSamplers(CLI::App& command, SamplingOptions& sampling) {
   order.resize(9);
   AddParsed(
       command, "--samplers", [set](const auto& text) { return set(ParseSamplers(text)); },
-      fmt::format("samplers in their order ({})", fmt::join(order, ";")))
+      fmt::format("samplers in order, separated by semicolons ({})", fmt::join(order, ";")))
       ->type_name("NAMES");
   AddParsed(
       command, "--sampling-seq,--sampler-seq",
       [set](const auto& text) { return set(ParseSamplerLetters(text)); },
-      "the same by letters (edskypmxt)")
+      "samplers in order, by their letters (edskypmxt)")
       ->type_name("LETTERS");
   AddParsedList(
       command, "-l,--logit-bias",
       [&sampling](const auto& text) { return ParseLogitBias(text, sampling); },
-      "what is added to a token's logit, as 15043+1 or 15043-inf; several: repeat")
+      "bias on the logit of a token, such as 15043+1 or 15043-inf; several: repeat")
       ->type_name("BIAS");
 }
 
@@ -128,7 +133,7 @@ void AddSamplingFlags(CLI::App& command, CommonFlags& flags) {
                : "must be a positive number of tokens, or -1 for no limit";
   };
   AddFlag(command, "-n,--predict,--n-predict", flags.n_predict,
-          "longest answer in tokens; -1: no limit")
+          "maximum number of tokens in an answer; -1: no limit")
       ->transform(CLI::Validator(tokens, ""))
       ->type_name("N");
   const auto seed = [&sampling](const std::string& text) {
@@ -144,25 +149,27 @@ void AddSamplingFlags(CLI::App& command, CommonFlags& flags) {
   };
   AddParsed(command, "-s,--seed", seed, "random seed; -1 (default): a new one each time")
       ->type_name("N");
-  command.add_flag("--ignore-eos", sampling.ignore_eos, "never end an answer before -n tokens")
+  command
+      .add_flag("--ignore-eos", sampling.ignore_eos, "ignore end-of-answer tokens, up to -n tokens")
       ->envname("RKV_IGNORE_EOS");
   AddFlag(command, "--temperature,--temp", sampling.temperature,
           "temperature (0.8); 0: always the likeliest token")
       ->check(Between(0, 100));
   AddFlag(command, "--top-k", sampling.top_k, "sample among the k likeliest tokens (40); 0: off");
-  AddFlag(command, "--top-p", sampling.top_p, "sample among the tokens with this mass (0.95)")
+  AddFlag(command, "--top-p", sampling.top_p,
+          "sample among the likeliest tokens with this total probability (0.95)")
       ->check(Between(0, 1));
   AddFlag(command, "--min-p", sampling.min_p,
-          "drop tokens below this share of the likeliest (0.05)")
+          "drop tokens below this share of the highest probability (0.05)")
       ->check(Between(0, 1));
   AddMoreSamplers(command, sampling);
   const CLI::Validator grammar(
       [](std::string& text) { return std::string(text.empty() ? "the grammar is empty" : ""); },
       "");
-  AddFlag(command, "--grammar", sampling.grammar, "grammar (GBNF) that answers keep to")
+  AddFlag(command, "--grammar", sampling.grammar, "GBNF grammar of the answers")
       ->check(grammar)
       ->type_name("GBNF");
-  AddFlag(command, "--grammar-file", flags.grammar_file, "file with such a grammar")
+  AddFlag(command, "--grammar-file", flags.grammar_file, "file with a GBNF grammar of the answers")
       ->type_name("FILE");
 }
 

@@ -146,7 +146,8 @@ class ServeCommand {
 }  // namespace
 
 void AddServeCommand(CLI::App& program, int& exit_code) {
-  CLI::App* command = program.add_subcommand("serve", "serve conversations over HTTP, as OpenAI");
+  CLI::App* command =
+      program.add_subcommand("serve", "serve conversations over HTTP, with OpenAI's API");
   auto flags = std::make_shared<ServeFlags>();
   AddModelFlags(*command, flags->common);
   AddSamplingFlags(*command, flags->common);
@@ -165,46 +166,47 @@ void AddServeCommand(CLI::App& program, int& exit_code) {
     command->add_flag(name, value, help)->envname(EnvironmentName(name));
   };
   add("--host", flags->http.host, "address to listen on (127.0.0.1)")->type_name("HOST");
-  add("--port", flags->http.port, "port to listen on (8080); 0: any that is free")
+  add("--port", flags->http.port, "port to listen on (8080); 0: any free port")
       ->check(CLI::Range(0, 65535))
       ->type_name("N");
   add("--parallel", flags->n_parallel, "answers generated at once, -np (4)")
       ->check(CLI::Range(1, 256))
       ->type_name("N");
-  add("--memory", flags->cache, "what all caches together may hold (2GiB)")->type_name("SIZE");
-  add("--park", flags->park, "folder where idle conversations are kept, also for the next start")
+  add("--memory", flags->cache, "memory limit of all caches together (2GiB)")->type_name("SIZE");
+  add("--park", flags->park, "folder to park idle conversations in; they survive a restart")
       ->type_name("DIR");
-  add("--park-max", flags->park_max, "what that folder may hold (10GiB)")->type_name("SIZE");
-  add("--max-waiting", flags->max_waiting, "requests that may wait (256); more get 503")
+  add("--park-max", flags->park_max, "size limit of the --park folder (10GiB)")->type_name("SIZE");
+  add("--max-waiting", flags->max_waiting, "maximum number of waiting requests (256); more get 503")
       ->check(kNonNegative)
       ->type_name("N");
-  add("--max-wait", flags->max_wait, "seconds that a request may wait (60) before it gets 503")
+  add("--max-wait", flags->max_wait, "seconds that a request waits at most (60); then it gets 503")
       ->check(kPositive)
       ->type_name("S");
-  add("--max-body", flags->max_body, "largest request (64MiB)")->type_name("SIZE");
+  add("--max-body", flags->max_body, "maximum size of a request (64MiB)")->type_name("SIZE");
   add("--timeout", flags->http.timeout_seconds,
-      "seconds after which a client that neither sends nor reads is given up, -to (10)")
+      "seconds until a silent client is disconnected, -to (10)")
       ->check(kPositive)
       ->type_name("S");
-  add("--media-cache", flags->media_cache, "encoded pictures that are kept (64MiB)")
+  add("--media-cache", flags->media_cache, "size limit of the cache of encoded pictures (64MiB)")
       ->type_name("SIZE");
-  add("--api-key", flags->http.api_key, "key that clients have to send; default: none")
+  add("--api-key", flags->http.api_key, "API key that clients must send; default: none")
       ->type_name("KEY");
-  add_list("--allow-host", flags->guard.allowed_hosts,
-           "name that clients reach the server by, beside addresses, localhost and --host; *: any")
+  add_list(
+      "--allow-host", flags->guard.allowed_hosts,
+      "host name of the server for clients, besides IP addresses, localhost and --host; *: any")
       ->type_name("NAME");
   add_list("--allow-origin", flags->guard.allowed_origins,
-           "site whose pages may use the server, as https://chat.example.org; *: any")
+           "origin of pages that may use the server, such as https://chat.example.org; *: any")
       ->type_name("ORIGIN");
-  add("-a,--alias", flags->http.model_name, "name of the model for clients; default: its file's")
+  add("-a,--alias", flags->http.model_name, "name of the model for clients; default: its file name")
       ->type_name("NAME");
   add("--path", flags->http.static_files, "folder of files to serve at /")
       ->check(CLI::ExistingDirectory)
       ->type_name("DIR");
   add_switch("--allow-remote-images", flags->http.allow_remote_images,
-             "fetch pictures that requests name by http: and https: URLs");
+             "fetch the pictures of http: and https: URLs in requests");
   add_switch("--trace", flags->trace,
-             "keep track of what is absorbed and read, for /conversations/ID/memory");
+             "trace absorbed and read tokens, for /conversations/ID/memory");
   command->footer(PolicyHelp());
   command->callback([flags, &exit_code] {
     const Status status = ServeCommand(*flags).Run();

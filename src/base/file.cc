@@ -96,8 +96,8 @@ Result<std::string> ReadFile(const std::string& path, std::string_view what, siz
   const auto check_kind = [&](mode_t mode) {
     if (S_ISREG(mode)) return OkStatus();
     if (S_ISDIR(mode)) return refuse("it is a directory");
-    if (!S_ISFIFO(mode)) return refuse("it is a device, and not a file");
-    if (kind == FileKind::kRegular) return refuse("it is a pipe, and not a file");
+    if (!S_ISFIFO(mode)) return refuse("it is a device, not a file");
+    if (kind == FileKind::kRegular) return refuse("it is a pipe, not a file");
     return OkStatus();
   };
   struct stat info {};
@@ -143,7 +143,7 @@ Status WriteFileAtomically(const std::string& path, const std::function<std::str
     Descriptor file = OpenWithoutWaiting(path, O_WRONLY);
     const int error = file.get() < 0 ? errno : WritePieces(file, next);
     if (error == ENXIO && S_ISFIFO(info.st_mode)) {
-      return BadFile(fmt::format("cannot write '{}': nobody reads from this pipe", path));
+      return BadFile(fmt::format("cannot write '{}': no process reads from this pipe", path));
     }
     return error == 0 ? OkStatus() : WriteError(path, error);
   }

@@ -145,7 +145,7 @@ TEST_F(FileTest, PipesWithoutAnotherEndAreNotWaitedFor) {
   EXPECT_EQ(*read, "");
   const Status written = WriteFileAtomically(Path("pipe"), "x");
   EXPECT_EQ(written.code(), StatusCode::kBadFile);
-  EXPECT_NE(written.message().find("nobody reads"), std::string::npos) << written.message();
+  EXPECT_NE(written.message().find("no process reads"), std::string::npos) << written.message();
   EXPECT_TRUE(fs::is_fifo(Path("pipe")));
   const Result<std::string> file =
       ReadFile(Path("pipe"), "saved", kMaxFileBytes, FileKind::kRegular);

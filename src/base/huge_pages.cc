@@ -60,11 +60,11 @@ std::vector<AddressRange> AnonymousMemory() {
   return ranges;
 }
 
-size_t UseHugePagesSince(const std::vector<AddressRange>& before, size_t least) {
+size_t UseHugePagesSince(const std::vector<AddressRange>& before, size_t min_bytes) {
   if (before.empty()) return 0;
   size_t bytes = 0;
   const auto use = [&](uintptr_t begin, uintptr_t end) {
-    const bool large = begin < end && end - begin >= least;
+    const bool large = begin < end && end - begin >= min_bytes;
     if (large) bytes += UseHugePages(reinterpret_cast<void*>(begin), end - begin);
   };
   for (AddressRange now : AnonymousMemory()) {

@@ -26,9 +26,9 @@ struct AddressRange {
 // Sorted. Empty if unknown.
 std::vector<AddressRange> AnonymousMemory();
 
-// UseHugePages() for pieces of at least `least` bytes that were allocated, by any code, since
+// UseHugePages() for pieces of at least `min_bytes` bytes that were allocated, by any code, since
 // AnonymousMemory() returned `before`. None if `before` is empty.
-size_t UseHugePagesSince(const std::vector<AddressRange>& before, size_t least);
+size_t UseHugePagesSince(const std::vector<AddressRange>& before, size_t min_bytes);
 
 }  // namespace rkv
 

@@ -78,7 +78,7 @@ Result<T> ParseName(std::string_view what, const std::string_view (&names)[n],
   const auto found = std::ranges::find(names, ToLower(text));
   if (found != std::end(names)) return static_cast<T>(found - std::begin(names));
   return InvalidArgument(
-      fmt::format("unknown {} '{}'; there are: {}", what, text, fmt::join(names, ", ")));
+      fmt::format("unknown {} '{}'; choose one of: {}", what, text, fmt::join(names, ", ")));
 }
 
 // The text of an option, empty for unset.
@@ -130,7 +130,7 @@ Result<Ladder> ParseLadder(std::string_view text) {
       const Rung& last = ladder.rungs.back();
       if (rung == last || rung.k < last.k || rung.v < last.v) {
         return InvalidArgument(fmt::format(
-            "in the ladder, {} comes after {}; write the types from the most precise down",
+            "in the ladder, {} comes after {}; list the types from the most precise down",
             ToString(rung), ToString(last)));
       }
     }
@@ -246,8 +246,8 @@ Result<CacheOptions> ParseCacheOptions(const OptionTextMap& texts) {
   for (const OptionText& option : OptionTexts({})) names.push_back(option.name);
   for (const auto& [name, text] : texts) {
     if (std::ranges::find(names, name) != names.end()) continue;
-    return InvalidArgument(
-        fmt::format("the cache has no option '{}'; there are: {}", name, fmt::join(names, ", ")));
+    return InvalidArgument(fmt::format("the cache has no option '{}'; its options are: {}", name,
+                                       fmt::join(names, ", ")));
   }
   return options;
 }

@@ -43,9 +43,9 @@ bool ResetPeakResidentBytes() {
 uint64_t AvailableBytes() {
   const uint64_t available = FieldBytes("/proc/meminfo", "MemAvailable");
   std::ifstream limit("/sys/fs/cgroup/memory.max"), use("/sys/fs/cgroup/memory.current");
-  uint64_t most = 0, now = 0;
-  if (!(limit >> most) || !(use >> now)) return available;  // "max": no limit
-  return std::min(available, most - std::min(most, now));
+  uint64_t max_bytes = 0, now = 0;
+  if (!(limit >> max_bytes) || !(use >> now)) return available;  // "max": no limit
+  return std::min(available, max_bytes - std::min(max_bytes, now));
 }
 
 }  // namespace rkv

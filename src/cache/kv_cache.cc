@@ -293,8 +293,7 @@ Result<KvCache> KvCache::Create(const CacheShape& shape, const CacheOptions& opt
   const uint64_t smallest = impl->min_budget_bytes();
   const Budget& budget = options.budget;
   if (!budget.unlimited() && !(budget.amount > 0 && std::isfinite(budget.amount))) {
-    return InvalidArgument(
-        fmt::format("a budget of {} is none: it must be above 0", budget.amount));
+    return InvalidArgument(fmt::format("the budget is {}; it must be above 0", budget.amount));
   }
   const auto token_bytes = static_cast<double>(shape.full_token_bytes());
   const double bytes =

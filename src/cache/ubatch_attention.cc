@@ -58,10 +58,10 @@ class HeadAttention {
   }
 
   void AttendTokens(size_t first, size_t n) {
-    const size_t most = Observes(first, first + n - 1) ? MaxObservedRows() : kMaxQueryRows;
+    const size_t max_rows = Observes(first, first + n - 1) ? MaxObservedRows() : kMaxQueryRows;
     RowBlock block;
     for (size_t token = first; token < first + n; ++token) {
-      if (block.n > 0 && block.n + group_ > most) {
+      if (block.n > 0 && block.n + group_ > max_rows) {
         AttendRows(block);
         block.n = 0;
       }

@@ -100,7 +100,7 @@ Result<std::string> Conversation::Impl::NewPromptText(std::vector<ChatMessage> m
   RKV_ASSIGN_OR_RETURN(const std::string text, template_.Render(messages, true));
   const size_t at = text.rfind(placeholder);
   if (at == std::string::npos) {
-    return Unsupported("the chat template leaves the answer before the last message out");
+    return Unsupported("the chat template leaves out the answer before the last message");
   }
   return text.substr(at + placeholder.size());
 }

@@ -74,17 +74,17 @@ bool Conversation::Impl::LoadPayload(ByteReader& reader) {
 
 bool Conversation::Impl::PositionsFitTokens() const {
   const uint64_t n_tokens = cache_.tokens_seen();
-  uint64_t least = n_tokens;
+  uint64_t min_positions = n_tokens;
   for (const MediaSpan& span : cache_.impl().media().spans()) {
     if (span.first_token + span.n_tokens() > n_tokens)
       return false;  // No turn ends inside a picture or clip.
     // With M-RoPE a picture takes as many positions as cells along its longer side.
     if (model_.uses_mrope() && span.modality == Modality::kImage) {
-      least -= span.n_tokens() - std::max(span.rows, span.columns);
+      min_positions -= span.n_tokens() - std::max(span.rows, span.columns);
     }
   }
   const auto n_positions = static_cast<uint64_t>(next_position_);
-  return least <= n_positions && n_positions <= n_tokens;
+  return min_positions <= n_positions && n_positions <= n_tokens;
 }
 
 Status Conversation::Impl::Save(const std::string& path) const {

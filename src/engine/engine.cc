@@ -44,8 +44,9 @@ Status CheckOptions(const EngineOptions& options) {
   RKV_RETURN_IF_ERROR(check("the number of conversations", options.max_conversations, 1, 256));
   const int max_tokens = options.image_max_tokens.value_or(-1);
   // mtmd multiplies tokens by pixels in 32 bits.
-  RKV_RETURN_IF_ERROR(check("the least tokens per picture", options.image_min_tokens, -1, 65536));
-  RKV_RETURN_IF_ERROR(check("the most tokens per picture", max_tokens, -1, 65536));
+  RKV_RETURN_IF_ERROR(
+      check("the minimum number of tokens per picture", options.image_min_tokens, -1, 65536));
+  RKV_RETURN_IF_ERROR(check("the maximum number of tokens per picture", max_tokens, -1, 65536));
   if (options.image_min_tokens == 0 || (max_tokens > 0 && options.image_min_tokens > max_tokens)) {
     return InvalidArgument("the limits of tokens per picture contradict each other");
   }
@@ -109,7 +110,7 @@ namespace {
 
 Status CheckOwn(const Conversation& conversation, const Model& model) {
   if (&conversation.impl().model() == &model) return OkStatus();
-  return InvalidArgument("the conversation is another engine's");
+  return InvalidArgument("the conversation belongs to another engine");
 }
 
 }  // namespace
@@ -149,7 +150,7 @@ Status AnswerBatch::Begin(AnswerRequest& request) {
     return InvalidArgument("max_tokens must be positive, or -1 for no limit");
   }
   if (impl_->loop.answers(*request.conversation)) {
-    return InvalidArgument("a conversation is to be answered twice at once");
+    return InvalidArgument("the conversation is already being answered");
   }
   if (size() >= impl_->max_answers) {
     return ResourceExhausted(

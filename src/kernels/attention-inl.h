@@ -93,15 +93,15 @@ HWY_INLINE float FoldBlock(size_t d_v, float block_max, float* HWY_RESTRICT logi
   }
   const auto vmax = hn::Set(df, new_max);
   auto vsum = hn::Zero(df);
-  auto most = hn::Zero(df);
+  auto max_p = hn::Zero(df);
   for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
     const auto p = ExpOfNegative(hn::Sub(hn::Load(df, logits + t), vmax));
     vsum = hn::Add(vsum, p);
-    most = hn::Max(most, p);
+    max_p = hn::Max(max_p, p);
     hn::Store(p, df, logits + t);
   }
   sum += hn::GetLane(hn::SumOfLanes(df, vsum));
-  return hn::GetLane(hn::MaxOfLanes(df, most));
+  return hn::GetLane(hn::MaxOfLanes(df, max_p));
 }
 
 // The queries of a call as tiles, packed for the element types that occur in its spans.

@@ -195,14 +195,14 @@ size_t IndexOfMinTarget(const float* x, size_t n) {
   auto lanes_min = hn::Set(df, x[0]);
   size_t i = 0;
   for (; i + lanes <= n; i += lanes) lanes_min = hn::Min(lanes_min, hn::LoadU(df, x + i));
-  float least = hn::GetLane(hn::MinOfLanes(df, lanes_min));
-  for (; i < n; ++i) least = std::min(least, x[i]);
-  const auto wanted = hn::Set(df, least);
+  float min_x = hn::GetLane(hn::MinOfLanes(df, lanes_min));
+  for (; i < n; ++i) min_x = std::min(min_x, x[i]);
+  const auto wanted = hn::Set(df, min_x);
   for (i = 0; i + lanes <= n; i += lanes) {
     const intptr_t at = hn::FindFirstTrue(df, hn::Eq(hn::LoadU(df, x + i), wanted));
     if (at >= 0) return i + static_cast<size_t>(at);
   }
-  while (i + 1 < n && x[i] != least) ++i;
+  while (i + 1 < n && x[i] != min_x) ++i;
   return i;
 }
 

@@ -121,11 +121,11 @@ HWY_INLINE uint8_t BestScale(const float* HWY_RESTRICT x) {
   const float rms = std::sqrt(square / static_cast<float>(kQuantBlock));
   const int middle = static_cast<int>(std::lround(8 * std::log2(rms))) + (kBits == 2 ? 144 : 138);
   uint8_t best = 1;
-  float least = std::numeric_limits<float>::infinity();
+  float min_error = std::numeric_limits<float>::infinity();
   for (int code = std::max(1, middle - 6); code <= std::min(255, middle + 6); ++code) {
     const float error = LevelError<kBits>(x, ScaleOfByte(static_cast<uint8_t>(code)));
-    if (error < least) {
-      least = error;
+    if (error < min_error) {
+      min_error = error;
       best = static_cast<uint8_t>(code);
     }
   }

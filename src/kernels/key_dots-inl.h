@@ -126,11 +126,11 @@ HWY_INLINE void PackFloats(const float* const* rows, size_t n, size_t d, float* 
   }
 }
 
-// Rounds queries to integers of magnitude up to `most`. Also gives the step of each query and the
-// sum of each block. Calls store(block, query, integers) for each block, with zeros after the last
-// element.
+// Rounds queries to integers of magnitude up to `max_rounded`. Also gives the step of each query
+// and the sum of each block. Calls store(block, query, integers) for each block, with zeros after
+// the last element.
 template <typename Store>
-HWY_INLINE void RoundQueries(const float* const* rows, size_t n, size_t d, float most,
+HWY_INLINE void RoundQueries(const float* const* rows, size_t n, size_t d, float max_rounded,
                              float* HWY_RESTRICT steps, int32_t* HWY_RESTRICT sums,
                              const Store& store) {
   const FloatTag df;
@@ -146,9 +146,9 @@ HWY_INLINE void RoundQueries(const float* const* rows, size_t n, size_t d, float
     float max = hn::GetLane(hn::MaxOfLanes(df, largest));
     for (; i < d; ++i) max = std::max(max, std::abs(row[i]));
     const bool finite = AllFinite(row, d);
-    steps[q] = finite ? max / most : std::numeric_limits<float>::infinity();
+    steps[q] = finite ? max / max_rounded : std::numeric_limits<float>::infinity();
     // A query whose largest element is too close to zero becomes zero.
-    const float inverse = finite && max > 1e-30f ? most / max : 0.0f;
+    const float inverse = finite && max > 1e-30f ? max_rounded / max : 0.0f;
     for (size_t block = 0; block < n_blocks; ++block) {
       const size_t first = block * kQuantBlock;
       HWY_ALIGN int32_t integers[kQuantBlock];

@@ -346,13 +346,13 @@ HWY_INLINE float ScaleToLargest(float largest, float whole, const float* HWY_RES
 // zero.
 HWY_INLINE float ShareSteps(float* HWY_RESTRICT steps) {
   const FloatTag df;
-  auto most = hn::Zero(df);
+  auto max_step = hn::Zero(df);
   for (size_t t = 0; t < kAttentionBlock; t += kFloatLanes) {
     const auto step = hn::Load(df, steps + t);
-    most = hn::Max(most, hn::Abs(step));
+    max_step = hn::Max(max_step, hn::Abs(step));
     hn::Store(hn::IfThenElseZero(hn::IsFinite(step), step), df, steps + t);
   }
-  return ScaleToLargest(hn::GetLane(hn::MaxOfLanes(df, most)), 1.0f, steps, steps);
+  return ScaleToLargest(hn::GetLane(hn::MaxOfLanes(df, max_step)), 1.0f, steps, steps);
 }
 
 // Weights of rows times their steps, both as shares, rounded to int16 and in pairs of rows. Their

@@ -433,12 +433,14 @@ Result<std::unique_ptr<BenchModel>> BenchModel::Load(const std::string& path) {
 namespace {
 
 Status CheckOptions(const BenchSessionOptions& options) {
-  const int most = std::min(options.n_ubatch, static_cast<int>(llama_max_parallel_sequences()));
-  if (options.n_conversations >= 1 && options.n_conversations <= most) return OkStatus();
-  return InvalidArgument(fmt::format(
-      "{} conversations at once; it can be 1 to {}, as many as a ubatch has tokens and llama.cpp "
-      "has sequences",
-      options.n_conversations, most));
+  const int max_conversations =
+      std::min(options.n_ubatch, static_cast<int>(llama_max_parallel_sequences()));
+  if (options.n_conversations >= 1 && options.n_conversations <= max_conversations)
+    return OkStatus();
+  return InvalidArgument(
+      fmt::format("{} conversations at once; it can be 1 to {} (the tokens of a ubatch and the "
+                  "sequences of llama.cpp)",
+                  options.n_conversations, max_conversations));
 }
 
 }  // namespace

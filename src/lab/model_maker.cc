@@ -417,14 +417,14 @@ Status CheckDims(const ModelSpec& spec, const Arch& arch) {
   const int n_q = spec.n_head * spec.head_dim;
   if (arch.square_attention && spec.n_embd != n_q) {
     return InvalidArgument(
-        fmt::format("n_embd is {}; for {} it must be n_head * head_dim = {} (0 chooses that)",
+        fmt::format("n_embd is {}; for {} it must be n_head * head_dim = {} (0: chosen to fit)",
                     spec.n_embd, arch.name, n_q));
   }
   if (arch.add_layer == AddDeepseek2Layer && (spec.n_layer == 26 || spec.n_layer == 27)) {
-    return InvalidArgument(fmt::format(
-        "n_layer is {}, by which llama.cpp tells the Lite variants of deepseek2 apart, and those "
-        "have other tensors; it can be any other number",
-        spec.n_layer));
+    return InvalidArgument(
+        fmt::format("n_layer is {}, which llama.cpp takes for a Lite variant of deepseek2 with "
+                    "other tensors; it can be any other number",
+                    spec.n_layer));
   }
   return OkStatus();
 }
@@ -432,7 +432,7 @@ Status CheckDims(const ModelSpec& spec, const Arch& arch) {
 Status CheckType(const ModelSpec& spec) {
   const WeightType* type = FindWeightType(spec.type);
   if (type == nullptr) {
-    return InvalidArgument(fmt::format("unknown weight type '{}'; the types are {}", spec.type,
+    return InvalidArgument(fmt::format("unknown weight type '{}'; choose one of: {}", spec.type,
                                        ListOf(WeightTypeNames())));
   }
   const int64_t block = ggml_blck_size(type->type);
@@ -458,7 +458,7 @@ Result<Plan> Check(const ModelSpec& spec) {
   Plan plan{FindArch(spec.arch), FindWeightType(spec.type), spec};
   if (plan.arch == nullptr) {
     return InvalidArgument(
-        fmt::format("unknown arch '{}'; the archs are {}", spec.arch, ListOf(MakeModelArchs())));
+        fmt::format("unknown arch '{}'; choose one of: {}", spec.arch, ListOf(MakeModelArchs())));
   }
   if (spec.n_embd == 0) {
     plan.spec.n_embd = plan.arch->square_attention ? spec.n_head * spec.head_dim : kDefaultEmbd;

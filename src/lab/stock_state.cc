@@ -84,8 +84,8 @@ void FillNormal(Random& random, float* x, size_t n) {
 Status FillStockCache(llama_context* ctx, const CacheShape& shape, ggml_type type_k,
                       ggml_type type_v, size_t n_tokens, uint64_t seed) {
   const Status unknown = Unsupported(
-      "this llama.cpp saves its cache in a form that is not known here, so it cannot be filled "
-      "with random values; let the model read it");
+      "this llama.cpp saves its cache in an unknown format, so it cannot be filled with random "
+      "values; let the model read it");
   RKV_ASSIGN_OR_RETURN(const std::string one, SavedTokens(ctx, 1));
   RKV_ASSIGN_OR_RETURN(const std::string two, SavedTokens(ctx, 2));
   size_t token_bytes = 0;  // keys and values
@@ -94,10 +94,10 @@ Status FillStockCache(llama_context* ctx, const CacheShape& shape, ggml_type typ
                    ggml_row_size(type_v, static_cast<int64_t>(layer.n_kv_head * layer.d_v));
   }
   const size_t layer_headers = 2 * shape.layers.size() * kLayerHeaderBytes;
-  const size_t least = kHeaderBytes + kLayersHeaderBytes + layer_headers + token_bytes;
-  if (two.size() < one.size() + token_bytes || one.size() < least) return unknown;
+  const size_t min_bytes = kHeaderBytes + kLayersHeaderBytes + layer_headers + token_bytes;
+  if (two.size() < one.size() + token_bytes || one.size() < min_bytes) return unknown;
   const size_t meta_bytes = two.size() - one.size() - token_bytes;
-  if (meta_bytes % sizeof(uint32_t) != 0 || one.size() < least + meta_bytes ||
+  if (meta_bytes % sizeof(uint32_t) != 0 || one.size() < min_bytes + meta_bytes ||
       Word(one, kHeaderBytes - 4) != 1 || Word(two, kHeaderBytes - 4) != 2) {
     return unknown;
   }
@@ -122,7 +122,7 @@ Status FillStockCache(llama_context* ctx, const CacheShape& shape, ggml_type typ
   for (const LayerShape& layer : shape.layers) {
     AppendRows(bytes, type_v, layer.n_kv_head * layer.d_v, n_tokens, random);
   }
-  bytes += one.substr(least + meta_bytes);
+  bytes += one.substr(min_bytes + meta_bytes);
   const auto* data = reinterpret_cast<const uint8_t*>(bytes.data());
   if (llama_state_seq_set_data(ctx, data, bytes.size(), 0) != bytes.size()) return unknown;
   return OkStatus();

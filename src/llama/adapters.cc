@@ -45,11 +45,11 @@ Status AddDirections(const Adapter& vector, int n_embd, int n_layer, std::vector
     int layer = 0;
     const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), layer);
     if (error != std::errc() || end != number.data() + number.size() || layer < 1) {
-      return refuse(fmt::format("'{}' names no layer from 1 on", name));
+      return refuse(fmt::format("'{}' does not name a layer of 1 or more", name));
     }
     if (t->type != GGML_TYPE_F32 || ggml_n_dims(t) != 1 || t->ne[0] != n_embd) {
-      return refuse(
-          fmt::format("'{}' is not {} numbers of f32, as wide as the model", name, n_embd));
+      return refuse(fmt::format("'{}' must be {} numbers of f32, the embedding size of the model",
+                                name, n_embd));
     }
     any = true;
     if (layer >= n_layer) continue;  // As in llama.cpp: such a layer does not exist.
@@ -75,16 +75,16 @@ Status AddLoras(std::span<const Adapter> loras, llama_model* model, llama_contex
           fmt::format("cannot use LoRA adapter '{}' with this model{}", lora.path, log.Reason()));
     }
     if (llama_adapter_get_alora_n_invocation_tokens(adapter) > 0) {
-      return Unsupported(fmt::format(
-          "LoRA adapter '{}' is an activated one (aLoRA), which counts only from certain tokens "
-          "on; only adapters that always count can be served",
-          lora.path));
+      return Unsupported(
+          fmt::format("LoRA adapter '{}' is an activated one (aLoRA), which applies only from "
+                      "certain tokens on; only adapters that always apply are possible",
+                      lora.path));
     }
     adapters.push_back(adapter);
     scales.push_back(lora.scale);
   }
   if (llama_set_adapters_lora(context, adapters.data(), adapters.size(), scales.data()) != 0) {
-    return Internal("llama.cpp does not take the LoRA adapters");
+    return Internal("llama.cpp refused the LoRA adapters");
   }
   return OkStatus();
 }
@@ -106,7 +106,7 @@ Status AddControlVectors(std::span<const Adapter> vectors, int first, int last, 
   sum.resize(static_cast<size_t>(n_embd) * static_cast<size_t>(n_layer - 1));
   if (llama_set_adapter_cvec(context, sum.data(), sum.size(), n_embd, first > 0 ? first : 1,
                              last > 0 ? last : n_layer) != 0) {
-    return Internal("llama.cpp does not take the control vectors");
+    return Internal("llama.cpp refused the control vectors");
   }
   return OkStatus();
 }

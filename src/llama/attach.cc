@@ -145,12 +145,12 @@ Status DecodeUbatch(rkv_cache& cache, llama_context* ctx, const BatchReader& bat
     Participant& participant = participants[entry->second];
     if (!batch.has_positions() && participant.n_counted != participant.next_index) {
       return InvalidArgument(
-          "the sequence has positions that are not its tokens' numbers, so the batch needs "
+          "the positions of the sequence differ from its token numbers, so the batch needs "
           "positions");
     }
     const UbatchToken token = batch.token(i, entry->second, participant.next_index);
     if (token.position[0] >= cache.end_position) {
-      return InvalidArgument("the batch has a position beyond what the model can be served for");
+      return InvalidArgument("the batch has a position beyond the limit of the model");
     }
     const uint64_t number = participant.next_index++;
     if (participant.n_counted == number && token.position[0] == static_cast<llama_pos>(number)) {

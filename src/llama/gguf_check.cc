@@ -79,7 +79,7 @@ class GgufFile {
   }
 
   Status CheckTensors(bool of_projector) const {
-    if (gguf_ == nullptr) return Refuse(fmt::format("it is no readable GGUF file{}", reason_));
+    if (gguf_ == nullptr) return Refuse(fmt::format("it is not a readable GGUF file{}", reason_));
     std::error_code error;
     const uint64_t file_bytes = std::filesystem::file_size(path_, error);
     const uint64_t data_begin = gguf_get_data_offset(gguf_.get());
@@ -98,7 +98,7 @@ class GgufFile {
       const bool is_vector = shape[1] == 1 && shape[2] == 1 && shape[3] == 1;
       const ggml_type type = gguf_get_tensor_type(gguf_.get(), i);
       if (!TypeFits(name, type, is_vector, of_projector)) {
-        return Refuse(fmt::format("tensor '{}' has type {}, with which it cannot be computed", name,
+        return Refuse(fmt::format("tensor '{}' has type {}, which is not possible for it", name,
                                   ggml_type_name(type)));
       }
       names_.emplace(name);

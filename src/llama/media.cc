@@ -173,7 +173,7 @@ Result<std::vector<PromptChunk>> TokenizePrompt(const Model& model, std::string_
   for (const DecodedMedia& one : media) {
     const size_t at = text.find(MediaMarker());
     if (at == std::string_view::npos) {
-      return Unsupported("the chat template leaves a picture or clip of the message out");
+      return Unsupported("the chat template leaves out a picture or clip of the message");
     }
     RKV_RETURN_IF_ERROR(
         AppendText(model, text.substr(0, at), add_special && chunks.empty(), chunks));

@@ -46,7 +46,7 @@ Status CheckGgufFile(const std::string& path, std::string_view what) {
     return BadFile(fmt::format("{} '{}' is a directory; pass the GGUF file in it", what, path));
   }
   if (!std::filesystem::is_regular_file(path, error)) {
-    return BadFile(fmt::format("{} '{}' is a device or a pipe, and not a file", what, path));
+    return BadFile(fmt::format("{} '{}' is a device or a pipe, not a file", what, path));
   }
   std::ifstream file(path, std::ios::binary);
   char magic[4] = {};
@@ -158,10 +158,10 @@ Status CheckServable(const llama_model* model, int n_ctx) {
   if (llama_model_has_encoder(model)) return Unsupported("the model has a text encoder");
   if (!llama_model_has_decoder(model)) return Unsupported("the model does not generate text");
   if (n_swa > 0 && n_ctx > n_swa) {
-    return Unsupported(fmt::format(
-        "the model has sliding-window attention over {} tokens; it can be served where the window "
-        "never closes: -c {} or less",
-        n_swa, n_swa));
+    return Unsupported(
+        fmt::format("the model has sliding-window attention over {} tokens; it can only be served "
+                    "if the context fits into the window: -c {} or less",
+                    n_swa, n_swa));
   }
   return OkStatus();
 }

@@ -115,7 +115,7 @@ Status SetRope(const RopeOptions& rope, llama_context_params& params) {
     params.rope_scaling_type = LLAMA_ROPE_SCALING_TYPE_YARN;
   } else if (!rope.scaling.empty()) {
     return InvalidArgument(
-        fmt::format("unknown RoPE scaling '{}'; there are: none, linear, yarn", rope.scaling));
+        fmt::format("unknown RoPE scaling '{}'; choose one of: none, linear, yarn", rope.scaling));
   }
   params.rope_freq_base = rope.freq_base;
   params.rope_freq_scale = rope.freq_scale;

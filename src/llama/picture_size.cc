@@ -47,13 +47,13 @@ Result<size_t> MaxTokens(const Model& model) {
     RKV_ASSIGN_OR_RETURN(const PictureTokens large, CountPictureTokens(model, kLargePicture));
     return large.n_tokens;
   }
-  const auto most = static_cast<size_t>(std::max(asked, options.image_min_tokens));
-  if (options.image_max_tokens.has_value()) return most;
+  const auto max_tokens = static_cast<size_t>(std::max(asked, options.image_min_tokens));
+  if (options.image_max_tokens.has_value()) return max_tokens;
   // A model with tiles has been trained with all of them.
   RKV_ASSIGN_OR_RETURN(const PictureTokens small, CountPictureTokens(model, kSmallPicture));
   RKV_ASSIGN_OR_RETURN(const PictureTokens large, CountPictureTokens(model, kLargePicture));
-  const bool any_resolution = large.n_pieces == 1 && 4 * small.n_tokens <= most;
-  return any_resolution ? most : std::max(most, large.n_tokens);
+  const bool any_resolution = large.n_pieces == 1 && 4 * small.n_tokens <= max_tokens;
+  return any_resolution ? max_tokens : std::max(max_tokens, large.n_tokens);
 }
 
 }  // namespace
@@ -85,15 +85,15 @@ Result<PictureTokens> CountPictureTokens(const Model& model, const PictureSize& 
 }
 
 Result<PicturePlan> PlanPicture(const Model& model, const PictureSize& size) {
-  RKV_ASSIGN_OR_RETURN(const size_t most, MaxTokens(model));
+  RKV_ASSIGN_OR_RETURN(const size_t max_tokens, MaxTokens(model));
   RKV_ASSIGN_OR_RETURN(const PictureTokens own, CountPictureTokens(model, size));
   PicturePlan plan{.size = size, .tokens = own};
-  if (own.n_tokens > most) {
+  if (own.n_tokens > max_tokens) {
     // The model's own minimum is always allowed.
     int low = std::min(std::max(size.width, size.height), kSmallPicture.width);
     plan.size = WithLongerSide(size, low);
     RKV_ASSIGN_OR_RETURN(plan.tokens, CountPictureTokens(model, plan.size));
-    const size_t allowed = std::max(most, plan.tokens.n_tokens);
+    const size_t allowed = std::max(max_tokens, plan.tokens.n_tokens);
     for (int high = std::max(size.width, size.height); high - low > 1;) {
       const int side = low + (high - low) / 2;
       const PictureSize tried = WithLongerSide(size, side);

@@ -53,8 +53,8 @@ std::string WithoutDashes(std::string_view name) {
 }
 
 Status UnknownSampler(std::string_view name) {
-  return InvalidArgument(
-      fmt::format("unknown sampler '{}'; there are: {}", name, fmt::join(SamplerNames(), ", ")));
+  return InvalidArgument(fmt::format("unknown sampler '{}'; choose one of: {}", name,
+                                     fmt::join(SamplerNames(), ", ")));
 }
 
 bool PenalisesRepeats(const SamplingOptions& options) {
@@ -276,17 +276,17 @@ size_t EndOfQuoted(std::string_view grammar, size_t i) {
 
 // The number of rules in the expansion of a repetition such as {2,30} at `i`. Moves `i` to its end.
 size_t Repetitions(std::string_view grammar, size_t& i) {
-  size_t most = 1;
+  size_t max_count = 1;
   while (++i < grammar.size() && grammar[i] != '}') {
     size_t number = 0;
     const char* begin = grammar.data() + i;
     const auto [end, error] = std::from_chars(begin, grammar.data() + grammar.size(), number);
     if (error == std::errc::result_out_of_range) return kMaxGrammarRules + 1;
     if (error != std::errc()) continue;
-    most = std::max(most, number);
+    max_count = std::max(max_count, number);
     i += static_cast<size_t>(end - begin) - 1;
   }
-  return most;
+  return max_count;
 }
 
 }  // namespace
@@ -320,8 +320,8 @@ Result<std::vector<std::string>> ParseSamplerLetters(std::string_view text) {
     if (found == std::end(kSamplers)) {
       std::string known;
       for (const SamplerName& s : kSamplers) known += fmt::format(" {} ({})", s.letter, s.name);
-      return InvalidArgument(
-          fmt::format("unknown letter '{}' in the sampler sequence; there are:{}", letter, known));
+      return InvalidArgument(fmt::format(
+          "unknown letter '{}' in the sampler sequence; choose from:{}", letter, known));
     }
     names.emplace_back(found->name);
   }
@@ -331,7 +331,7 @@ Result<std::vector<std::string>> ParseSamplerLetters(std::string_view text) {
 
 Status CheckGrammarSize(std::string_view grammar) {
   if (grammar.size() > kMaxGrammarBytes) {
-    return InvalidArgument(fmt::format("the grammar has {} bytes; at most {} are possible",
+    return InvalidArgument(fmt::format("the grammar has {} bytes; at most {} are accepted",
                                        grammar.size(), kMaxGrammarBytes));
   }
   if (grammar.find('\0') != std::string_view::npos) {

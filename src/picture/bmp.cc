@@ -29,18 +29,19 @@ constexpr uint64_t kAlphaBitFields = 6;
 struct Channel {
   uint32_t mask = 0;
   int shift = 0;
-  uint32_t most = 0;
+  uint32_t max_value = 0;
 
   explicit Channel(uint64_t bits = 0)
       : mask(static_cast<uint32_t>(bits)),
         shift(mask == 0 ? 0 : std::countr_zero(mask)),
-        most(mask >> shift) {}
+        max_value(mask >> shift) {}
   uint8_t Value(uint32_t pixel) const {
-    if (most == 0) return 0;
-    return static_cast<uint8_t>((uint64_t{(pixel & mask) >> shift} * 255 + most / 2) / most);
+    if (max_value == 0) return 0;
+    return static_cast<uint8_t>((uint64_t{(pixel & mask) >> shift} * 255 + max_value / 2) /
+                                max_value);
   }
   // Consecutive ones.
-  bool sound() const { return (most & (uint64_t{most} + 1)) == 0; }
+  bool sound() const { return (max_value & (uint64_t{max_value} + 1)) == 0; }
 };
 
 struct Bitmap {
@@ -79,7 +80,7 @@ Status SetChannels(std::string_view bytes, uint64_t header, uint64_t compression
   }
   for (size_t i = 0; i < masks.size(); ++i) {
     bitmap.channels[i] = Channel(masks[i]);
-    if (!bitmap.channels[i].sound()) return Damaged("BMP", "its masks of colours have gaps");
+    if (!bitmap.channels[i].sound()) return Damaged("BMP", "its colour masks have gaps");
   }
   return OkStatus();
 }
@@ -106,14 +107,14 @@ Result<Packing> ReadInfo(std::string_view bytes, uint64_t header, Bitmap& bitmap
   constexpr uint64_t kDepths[] = {1, 4, 8, 16, 24, 32};
   if (std::ranges::find(kDepths, bitmap.bits) == std::end(kDepths)) {
     return BadFile(
-        fmt::format("is a BMP file of {} bits a pixel, which are not read", bitmap.bits));
+        fmt::format("is a BMP file of {} bits a pixel, which is not supported", bitmap.bits));
   }
   Packing packing;
   if (header >= 20) packing.compression = number(30, 4);
   packing.fields = (packing.compression == kBitFields || packing.compression == kAlphaBitFields) &&
                    (bitmap.bits == 16 || bitmap.bits == 32) && header >= kInfoHeader;
   if (packing.compression != kUncompressed && !packing.fields) {
-    return BadFile("is a compressed BMP file, which is not read; save it as PNG");
+    return BadFile("is a compressed BMP file, which is not supported; save it as PNG");
   }
   return packing;
 }

@@ -89,7 +89,7 @@ class JpegReader {
     }
     if (errors_.base.msg_code == JERR_NO_BACKING_STORE ||
         errors_.base.msg_code == JERR_OUT_OF_MEMORY) {
-      return BadFile("needs more memory to be decoded than is taken; scale it down");
+      return BadFile("needs too much memory to be decoded; scale it down");
     }
     char text[JMSG_LENGTH_MAX] = "there is no picture in it";
     if (errors_.base.msg_code != 0) {

@@ -80,8 +80,8 @@ Status CheckFile(const FileHeader& header, const PictureLimits& limits) {
   }
   if (header.unpacked_bytes > limits.max_unpacked_bytes) {
     return BadFile(
-        fmt::format("unpacks to {} MiB, and at most {} are taken; scale it down, or save it with 8 "
-                    "bits a channel",
+        fmt::format("unpacks to {} MiB, but at most {} are accepted; scale it down, or save it "
+                    "with 8 bits a channel",
                     MiB(header.unpacked_bytes), limits.max_unpacked_bytes >> 20));
   }
   return OkStatus();
@@ -92,10 +92,10 @@ Status CheckBytes(const FileHeader& header, const PictureSize& size, const Pictu
   const uint64_t result = 3 * size.n_pixels() * (header.orientation == 1 ? 1 : 2);
   const uint64_t bytes = header.buffer_bytes + result;
   if (bytes <= limits.max_bytes) return OkStatus();
-  return BadFile(fmt::format(
-      "needs {} MiB to be decoded, and at most {} are taken; scale it down, or save it as a JPEG "
-      "or PNG file that is neither progressive nor interlaced",
-      MiB(bytes), limits.max_bytes >> 20));
+  return BadFile(
+      fmt::format("needs {} MiB to be decoded, but at most {} are accepted; scale it down, or save "
+                  "it as a JPEG or PNG file that is neither progressive nor interlaced",
+                  MiB(bytes), limits.max_bytes >> 20));
 }
 
 // The format and the header of a file within the limits.
@@ -104,9 +104,10 @@ Result<std::pair<PictureFormat, FileHeader>> Open(std::string_view bytes,
   const std::optional<PictureFormat> format = PictureFormatOf(bytes);
   if (!format.has_value()) {
     const std::string_view other = OtherFormat(bytes);
-    return BadFile(other.empty() ? fmt::format("is not a readable picture ({})", PictureFormats())
-                                 : fmt::format("is {}, which is not read; pass a picture as {}",
-                                               other, PictureFormats()));
+    return BadFile(other.empty()
+                       ? fmt::format("is not a readable picture ({})", PictureFormats())
+                       : fmt::format("is {}, which is not supported; pass a picture as {}", other,
+                                     PictureFormats()));
   }
   if (bytes.size() > limits.max_file_bytes) {
     return BadFile(fmt::format("is larger than {} MiB", limits.max_file_bytes >> 20));

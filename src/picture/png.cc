@@ -27,7 +27,7 @@ using SpngPtr = std::unique_ptr<spng_ctx, SpngDeleter>;
 
 Status PngError(int code) {
   if (code == SPNG_IO_EOF || code == SPNG_EIO || code == SPNG_IO_ERROR) return CutOff();
-  if (code == SPNG_EMEM) return BadFile("needs more memory than there is");
+  if (code == SPNG_EMEM) return BadFile("needs more memory than is available");
   return Damaged("PNG", spng_strerror(code));
 }
 
@@ -94,20 +94,20 @@ class PngRows {
 
   // Whether it is the transparent colour.
   bool IsKey(const Pixel& pixel) const {
-    const uint32_t most = (1u << header_.bit_depth) - 1;
-    if (samples() == 1) return pixel[0] == (key_.gray & most);
-    return samples() == 3 && pixel[0] == (key_.red & most) && pixel[1] == (key_.green & most) &&
-           pixel[2] == (key_.blue & most);
+    const uint32_t max_value = (1u << header_.bit_depth) - 1;
+    if (samples() == 1) return pixel[0] == (key_.gray & max_value);
+    return samples() == 3 && pixel[0] == (key_.red & max_value) &&
+           pixel[1] == (key_.green & max_value) && pixel[2] == (key_.blue & max_value);
   }
 
   void FillTable(spng_ctx* context) {
     const bool indexed = header_.color_type == SPNG_COLOR_TYPE_INDEXED;
     spng_plte palette{};
     if (indexed) spng_get_plte(context, &palette);
-    const uint32_t most = (1u << header_.bit_depth) - 1;
-    table_.resize(most + 1);
-    for (uint32_t i = 0; i <= most; ++i) {
-      const auto grey = static_cast<uint8_t>(i * 255 / most);
+    const uint32_t max_value = (1u << header_.bit_depth) - 1;
+    table_.resize(max_value + 1);
+    for (uint32_t i = 0; i <= max_value; ++i) {
+      const auto grey = static_cast<uint8_t>(i * 255 / max_value);
       uint8_t rgba[4] = {grey, grey, grey, 255};
       if (indexed) {
         // An index without a colour is black.
@@ -126,10 +126,10 @@ class PngRows {
 
   void LookUp(const uint8_t* row, uint8_t* rgb) const {
     const size_t bits = header_.bit_depth;
-    const auto most = static_cast<uint8_t>(table_.size() - 1);
+    const auto max_value = static_cast<uint8_t>(table_.size() - 1);
     for (size_t x = 0; x < header_.width; ++x, rgb += 3) {
       const size_t bit = x * bits;
-      const size_t sample = (row[bit / 8] >> (8 - bits - bit % 8)) & most;
+      const size_t sample = (row[bit / 8] >> (8 - bits - bit % 8)) & max_value;
       std::memcpy(rgb, table_[sample].data(), 3);
     }
   }

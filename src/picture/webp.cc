@@ -45,7 +45,8 @@ Result<Frame> FirstFrame(std::string_view bytes) {
   WebPDemuxState state{};
   const std::unique_ptr<WebPDemuxer, DemuxDeleter> demuxer(WebPDemuxPartial(&file, &state));
   if (demuxer == nullptr) {
-    return state == WEBP_DEMUX_PARSE_ERROR ? Damaged("WebP", "its parts make no sense") : CutOff();
+    return state == WEBP_DEMUX_PARSE_ERROR ? Damaged("WebP", "its chunks are inconsistent")
+                                           : CutOff();
   }
   if (state != WEBP_DEMUX_DONE) return CutOff();
   const auto side = [&](WebPFormatFeature feature) {
@@ -100,7 +101,7 @@ Result<std::vector<uint8_t>> DecodeFrame(const Frame& frame, const PictureSize& 
     case VP8_STATUS_NOT_ENOUGH_DATA:
       return CutOff();
     case VP8_STATUS_OUT_OF_MEMORY:
-      return BadFile("needs more memory than there is");
+      return BadFile("needs more memory than is available");
     default:
       return Damaged("WebP", fmt::format("libwebp's error {}", static_cast<int>(code)));
   }

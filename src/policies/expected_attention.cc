@@ -45,13 +45,13 @@ constexpr SpecOption kOptions[] = {
      .default_value = 128,
      .min = 1,
      .max = 4096,
-     .help = "last queries that those to come are taken to be like; older ones fade out",
+     .help = "last queries, which stand for future ones; older ones fade out",
      .whole = true},
     {.name = "value_norm",
      .default_value = 1,
      .min = 0,
      .max = 1,
-     .help = "1: weight by the length of the value, 0: do not",
+     .help = "1: multiply by the norm of the value; 0: do not",
      .whole = true},
 };
 
@@ -59,7 +59,7 @@ constexpr SpecOption kOptions[] = {
 
 extern const PolicyInfo kExpectedAttentionPolicy = {
     .name = "expected-attention",
-    .summary = "keep the tokens that queries like the last ones would attend to most",
+    .summary = "keep the tokens that future queries are expected to attend to most",
     .evicts = true,
     .comparable = true,
     .options = kOptions,

@@ -23,7 +23,7 @@ class H2oPolicy : public Policy {
 
 extern const PolicyInfo kH2oPolicy = {
     .name = "h2o",
-    .summary = "keep the tokens that all queries together attended to most (heavy hitters)",
+    .summary = "keep the tokens with the most attention over all queries (heavy hitters)",
     .evicts = true,
     .comparable = true,
     .options = {},

@@ -24,7 +24,7 @@ class KnormPolicy : public Policy {
 
 extern const PolicyInfo kKnormPolicy = {
     .name = "knorm",
-    .summary = "keep the tokens with the shortest keys",
+    .summary = "keep the tokens whose keys have the smallest norm",
     .evicts = true,
     .options = {},
     .create = [](std::span<const double>) -> std::unique_ptr<Policy> {

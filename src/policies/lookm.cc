@@ -24,7 +24,9 @@ class LookMPolicy : public Policy {
 
 extern const PolicyInfo kLookMPolicy = {
     .name = "lookm",
-    .summary = "keep text, then what was attended to most; what leaves is merged into what stays",
+    .summary =
+        "keep text first, then the tokens with the most attention; merge evicted tokens into kept "
+        "ones",
     .evicts = true,
     .comparable = true,
     .absorb = "merge",

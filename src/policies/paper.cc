@@ -25,10 +25,11 @@ class PaperPolicy : public Policy {
   }
 
   void Score(const ScoreContext& context, std::span<float> scores) const override {
-    double most = 0;
-    for (const double attention : context.attention) most = std::max(most, attention);
+    double max_attention = 0;
+    for (const double attention : context.attention)
+      max_attention = std::max(max_attention, attention);
     for (size_t i = 0; i < scores.size(); ++i) {
-      double score = most == 0 ? 0.0 : lambda_ * (context.attention[i] / most);
+      double score = max_attention == 0 ? 0.0 : lambda_ * (context.attention[i] / max_attention);
       if (uses_entropy()) score += (1 - lambda_) * context.entropy[i];
       scores[i] = ToScore(score);
     }
@@ -51,7 +52,7 @@ constexpr SpecOption kOptions[] = {
      .default_value = 32,
      .min = 1,
      .max = 4096,
-     .help = "last text queries that count; older ones fade out",
+     .help = "last text queries to consider; older ones fade out",
      .whole = true},
 };
 
@@ -59,7 +60,9 @@ constexpr SpecOption kOptions[] = {
 
 extern const PolicyInfo kPaperPolicy = {
     .name = "paper",
-    .summary = "keep what text attended to most or could not settle on (RetentiveKV's published R)",
+    .summary =
+        "keep the tokens with the most attention and entropy from text queries (RetentiveKV's "
+        "published R)",
     .evicts = true,
     .absorb = "states:additive=1",
     .options = kOptions,

@@ -32,7 +32,7 @@ constexpr SpecOption kOptions[] = {
      .default_value = 0,
      .min = 0,
      .max = 4294967295.0,
-     .help = "another seed keeps other tokens",
+     .help = "random seed",
      .whole = true},
 };
 
@@ -40,7 +40,7 @@ constexpr SpecOption kOptions[] = {
 
 extern const PolicyInfo kRandomPolicy = {
     .name = "random",
-    .summary = "keep tokens drawn at random: the control that a policy has to beat",
+    .summary = "keep random tokens: the baseline for all other policies",
     .evicts = true,
     .options = kOptions,
     .create = [](std::span<const double> values) -> std::unique_ptr<Policy> {

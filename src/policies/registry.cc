@@ -42,13 +42,13 @@ constexpr SpecOption kCommonOptions[] = {
      .default_value = 4,
      .min = 0,
      .max = 1 << 20,
-     .help = "first tokens of the conversation that are always kept",
+     .help = "first tokens of the conversation, always kept",
      .whole = true},
     {.name = "window",
      .default_value = 16,
      .min = 1,
      .max = 1 << 20,
-     .help = "most recent tokens, which are always kept",
+     .help = "most recent tokens, always kept",
      .whole = true},
 };
 
@@ -62,7 +62,7 @@ Result<const PolicyInfo*> FindPolicy(std::string_view name) {
     if (info->name == name) return info;
     names += fmt::format("{}{}", names.empty() ? "" : ", ", info->name);
   }
-  return InvalidArgument(fmt::format("unknown policy '{}'; policies are: {}", name, names));
+  return InvalidArgument(fmt::format("unknown policy '{}'; choose one of: {}", name, names));
 }
 
 std::span<const SpecOption> CommonPolicyOptions() { return kCommonOptions; }

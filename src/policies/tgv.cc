@@ -30,7 +30,7 @@ class TgvPolicy : public Policy {
 
 extern const PolicyInfo kTgvPolicy = {
     .name = "tgv",
-    .summary = "keep text, then what the text that matters attended to most",
+    .summary = "keep text first, then the tokens that important text attended to most",
     .evicts = true,
     .comparable = true,
     .options = {},

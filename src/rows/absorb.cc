@@ -10,44 +10,45 @@ namespace rkv {
 namespace {
 
 constexpr SpecOption kShare{"share", 0.05, -1, 0.9,
-                            "share of the bytes that states may take; -1: solved"};
+                            "share of the bytes for states; -1: the share with the least error"};
 constexpr SpecOption kVariance{
     "variance", 1, 0, 1, "1: raise a state's logit by the variance of its keys", true};
 constexpr SpecOption kKappa{"kappa", 0, 0, 1,
                             "states fade by 1 - kappa (1 - mean entropy) when they absorb"};
-constexpr SpecOption kWeigh{
-    "weigh", 0, 0, 1, "1: tokens are absorbed in proportion to their attention", true};
+constexpr SpecOption kWeigh{"weigh", 0, 0, 1, "1: absorb tokens in proportion to their attention",
+                            true};
 constexpr SpecOption kAdditive{
     "additive", 0, 0, 1,
-    "0: states share the tokens' softmax; above: this times the paper's additive readout"};
-constexpr SpecOption kMatrix{"matrix",
-                             0,
-                             0,
-                             1,
-                             "1: a matrix per KV head of how values follow keys, where it is a "
-                             "quarter of the bytes at most",
-                             true};
+    "0: states join the softmax of the tokens; above 0: factor of the paper's additive readout"};
+constexpr SpecOption kMatrix{
+    "matrix",
+    0,
+    0,
+    1,
+    "1: a matrix per KV head predicts values from keys, if it takes at most a quarter of the bytes",
+    true};
 constexpr SpecOption kClusterOptions[] = {kShare, kVariance, kKappa, kWeigh, kAdditive, kMatrix};
 constexpr SpecOption kStateOptions[] = {
-    {"share", 0.25, 0.01, 0.9, "share of the bytes that states may take"},
+    {"share", 0.25, 0.01, 0.9, "share of the bytes for states"},
     kVariance,
     kKappa,
     kWeigh,
     kAdditive,
     kMatrix,
     {"roots", 4, 1, 1024, "root patches per picture, until the states' share is full", true},
-    {"segment", 64, 1, 1 << 20, "tokens per segment of text or audio, likewise", true}};
+    {"segment", 64, 1, 1 << 20,
+     "tokens per segment of text or audio, until the states' share is full", true}};
 
 constexpr AbsorbInfo kAbsorbers[] = {
-    {AbsorbKind::kNone, "none", "forget them (plain eviction)", {}},
+    {AbsorbKind::kNone, "none", "drop evicted tokens", {}},
     {AbsorbKind::kMerge,
      "merge",
-     "average them into the most similar token that stays (LOOK-M)",
+     "average evicted tokens into the most similar kept token (LOOK-M)",
      {}},
-    {AbsorbKind::kClusters, "clusters", "sum up similar ones in states that every query reads",
-     kClusterOptions},
+    {AbsorbKind::kClusters, "clusters",
+     "sum up similar evicted tokens in states that every query reads", kClusterOptions},
     {AbsorbKind::kStates, "states",
-     "sum them up by place: root patches of a picture's grid, segments of text and audio",
+     "sum up evicted tokens by place: root patches of a picture's grid, segments of text and audio",
      kStateOptions},
 };
 
@@ -85,7 +86,7 @@ Result<AbsorbChoice> MakeAbsorb(const AbsorbSpec& spec) {
   const auto info = std::ranges::find(kAbsorbers, spec.name, &AbsorbInfo::name);
   if (info == std::end(kAbsorbers)) {
     return InvalidArgument(
-        fmt::format("unknown absorber '{}'; there are: {}", spec.name, JoinNames(kAbsorbers)));
+        fmt::format("unknown absorber '{}'; choose one of: {}", spec.name, JoinNames(kAbsorbers)));
   }
   RKV_ASSIGN_OR_RETURN(
       const std::vector<double> values,

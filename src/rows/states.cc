@@ -65,19 +65,19 @@ std::vector<float> Seeds(const std::vector<StateSums>& states, const MeanTable& 
       static_cast<size_t>(std::ranges::max_element(states, {}, &StateSums::mass) - states.begin());
   for (size_t c = 0; c < limit; ++c) {
     centres.insert(centres.end(), table.row(next), table.row(next) + table.d());
-    float most = 0;
+    float max_error = 0;
     const float* seed = table.row(next);
     LowerToSquaredDistances(table.rows(), table.d(),
                             {.data = &seed, .norms = table.norms() + next, .n = 1},
                             distance.data());
     for (size_t i = 0; i < states.size(); ++i) {
       const float error = states[i].mass * distance[i];
-      if (error > most) {
-        most = error;
+      if (error > max_error) {
+        max_error = error;
         next = i;
       }
     }
-    if (most == 0) break;  // The rest are copies.
+    if (max_error == 0) break;  // The rest are copies.
   }
   return centres;
 }
@@ -372,14 +372,14 @@ std::vector<size_t> MergeNeighbours(std::vector<StateSums>& states, size_t limit
   }
   while (merged.size() > limit) {
     size_t best = 0;
-    float least = std::numeric_limits<float>::infinity();
+    float min_cost = std::numeric_limits<float>::infinity();
     bool allowed = false;
     for (size_t i = 0; i + 1 < merged.size(); ++i) {
       const bool may = may_merge(context, merged[i].index, merged[i + 1].index);
       const float cost = MergeCost(merged[i], merged[i + 1], metric);
-      if ((may && !allowed) || (may == allowed && cost < least)) {
+      if ((may && !allowed) || (may == allowed && cost < min_cost)) {
         allowed = allowed || may;
-        least = cost;
+        min_cost = cost;
         best = i;
       }
     }

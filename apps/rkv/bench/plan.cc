@@ -63,7 +63,8 @@ Result<std::vector<ElementType>> ParseTypes(std::string_view list) {
 
 }  // namespace
 
-Result<std::vector<int>> ParseNumbers(std::string_view flag, std::string_view list, int least) {
+Result<std::vector<int>> ParseNumbers(std::string_view flag, std::string_view list,
+                                      int min_number) {
   std::vector<int> numbers;
   for (const std::string_view part : SplitList(list)) {
     if (!AppendRange(part, numbers)) {
@@ -73,8 +74,9 @@ Result<std::vector<int>> ParseNumbers(std::string_view flag, std::string_view li
           flag, list));
     }
   }
-  if (*std::ranges::min_element(numbers) < least) {
-    return InvalidArgument(fmt::format("{} is '{}'; it must be at least {}", flag, list, least));
+  if (*std::ranges::min_element(numbers) < min_number) {
+    return InvalidArgument(
+        fmt::format("{} is '{}'; it must be at least {}", flag, list, min_number));
   }
   return numbers;
 }
@@ -104,7 +106,7 @@ Result<std::vector<std::pair<ElementType, ElementType>>> ParseTypePairs(std::str
   RKV_ASSIGN_OR_RETURN(const auto v, ParseTypes(types_v.empty() ? types_k : types_v));
   if (k.size() != v.size()) {
     return InvalidArgument(fmt::format(
-        "-ctk lists {} types and -ctv {}; they are taken in pairs, so they must be as many",
+        "-ctk lists {} types, but -ctv lists {}; they are paired, so the numbers must be equal",
         k.size(), v.size()));
   }
   std::vector<std::pair<ElementType, ElementType>> pairs;

@@ -14,8 +14,8 @@
 namespace rkv::app {
 
 // Parses a list of numbers in llama-bench's form: "1,2,4", "1-4", "64-256+64" or "1-8*2".
-// kInvalidArgument, naming `flag`, for anything else and for numbers below `least`.
-Result<std::vector<int>> ParseNumbers(std::string_view flag, std::string_view list, int least);
+// kInvalidArgument, naming `flag`, for anything else and for numbers below `min_number`.
+Result<std::vector<int>> ParseNumbers(std::string_view flag, std::string_view list, int min_number);
 
 // A cache under test: a line of the table.
 struct BenchCache {

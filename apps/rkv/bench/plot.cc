@@ -58,9 +58,9 @@ std::vector<Curve> CurvesOf(std::span<const BenchRow> rows) {
   return curves;
 }
 
-// From 0 to `most`, with four to ten marks at 1, 2 or 5 times a power of ten.
-SvgAxis AxisTo(double most, double first, double last) {
-  SvgAxis axis{.high = most > 0 ? most : 1, .first = first, .last = last};
+// From 0 to `max_value`, with four to ten marks at 1, 2 or 5 times a power of ten.
+SvgAxis AxisTo(double max_value, double first, double last) {
+  SvgAxis axis{.high = max_value > 0 ? max_value : 1, .first = first, .last = last};
   double step = std::pow(10, std::floor(std::log10(axis.high / 4)));
   for (const double factor : {5.0, 2.0}) {
     if (factor * step * 4 > axis.high) continue;

@@ -190,14 +190,13 @@ nlohmann::ordered_json RowJson(const BenchHeader& header, const BenchRow& row) {
 // The text below a table of --serve.
 std::string ServeNotes(const BenchHeader& header, const BenchRow& row) {
   return fmt::format(
-      "- held: conversations that all have an answer in progress within {} MiB (--memory); x "
-      "full: to the first full cache, with as many clients\n"
-      "- t/s: of all clients together, from when all have asked until all are answered, what was "
-      "restored from disk included; median of {} repetitions, interleaved over the lines with as "
-      "many clients, ± half of the range\n"
-      "- restored: parked conversations that did not fit, and came back from disk, in a "
-      "repetition; KV "
-      "MiB: in memory at the end; peak KV MiB: after any step\n"
+      "- held: conversations with an answer in progress that fit into {} MiB (--memory); x full: "
+      "relative to the first full cache, with the same number of clients\n"
+      "- t/s: of all clients together, from the last question to the last answer, including "
+      "restores from disk; median of {} repetitions, interleaved over the lines with the same "
+      "number of clients, ± half of the range\n"
+      "- restored: parked conversations that were restored from disk, in one repetition; KV MiB: "
+      "in memory at the end; peak KV MiB: maximum after any step\n"
       "- compression: {}; seed {}\n- command: `{}`\n",
       MiB(static_cast<double>(row.serve->memory_bytes)), header.repetitions,
       ToString(header.compression), header.seed, header.command);
@@ -222,8 +221,8 @@ std::vector<double> BenchRow::tokens_per_second() const {
 
 double BenchRow::half_range_ts() const {
   const std::vector<double> ts = tokens_per_second();
-  const auto [least, most] = std::ranges::minmax_element(ts);
-  return (*most - *least) / 2;
+  const auto [min_rate, max_rate] = std::ranges::minmax_element(ts);
+  return (*max_rate - *min_rate) / 2;
 }
 
 std::optional<double> BenchRow::ratio() const {
@@ -305,14 +304,14 @@ std::string BenchMarkdown(const BenchHeader& header, std::span<const BenchRow> r
   if (OfServe(rows)) return text + ServeNotes(header, rows.front());
   text += fmt::format(
       "- t/s: median of {} repetitions, interleaved over the lines of a test, ± half of the range; "
-      "x stock: to the first line of llama.cpp in the same test\n",
+      "x stock: relative to the first line of llama.cpp in the same test\n",
       header.repetitions);
   text +=
-      "- KV MiB: held at the end of the test; peak KV MiB: at the most, with the ubatch and what "
-      "attending and compressing took on top (llama.cpp: its allocation); peak MiB: of a process "
+      "- KV MiB: held at the end of the test; peak KV MiB: maximum, including the ubatch and the "
+      "buffers of attention and compression (llama.cpp: its allocation); peak MiB: of a process "
       "with this cache\n"
-      "- MB/token: weights and cache that decoding reads once; of read: this times t/s, over the "
-      "measured bandwidth; compress: of one repetition\n";
+      "- MB/token: weights and cache that decoding reads once; of read: MB/token times t/s, as a "
+      "share of the measured bandwidth; compress: of one repetition\n";
   // The lowest and the highest of the tests' medians.
   std::map<int, std::pair<double, double>> bandwidths;
   for (const BenchRow& row : rows) {
@@ -330,7 +329,7 @@ std::string BenchMarkdown(const BenchHeader& header, std::span<const BenchRow> r
   }
   const bool apart =
       std::ranges::any_of(rows, [](const BenchRow& r) { return r.model.stock_weights; });
-  text += apart ? "- weights: rkv's in huge pages, llama.cpp's as it loads them\n"
+  text += apart ? "- weights: rkv's in huge pages, llama.cpp's as loaded by default\n"
                 : "- weights: in the same memory for all\n";
   const bool deep = std::ranges::any_of(rows, [](const BenchRow& r) { return r.test.depth > 0; });
   if (deep) {

@@ -132,7 +132,8 @@ TEST(ResultsTest, TheTableSaysWhetherStockHasItsOwnWeights) {
   EXPECT_NE(BenchMarkdown(kHeader, rows).find("- weights: in the same memory for all\n"),
             std::string::npos);
   for (BenchRow& row : rows) row.model.stock_weights = true;
-  EXPECT_NE(BenchMarkdown(kHeader, rows).find("llama.cpp's as it loads them\n"), std::string::npos);
+  EXPECT_NE(BenchMarkdown(kHeader, rows).find("llama.cpp's as loaded by default\n"),
+            std::string::npos);
   EXPECT_EQ(nlohmann::json::parse(BenchJson(kHeader, rows))["results"][0]["stock_weights"], true);
 }
 

@@ -224,8 +224,8 @@ class ServeMeasuring {
     RKV_RETURN_IF_ERROR(status);
     if (server.n_held < texts_.size()) return OkStatus();
     return InvalidArgument(
-        fmt::format("all of {} conversations fit into {} MiB with {}, so how many do is not known; "
-                    "raise --parallel, lower --memory, or ask for more tokens (-d)",
+        fmt::format("all {} conversations fit into {} MiB with {}, so the limit is unknown; raise "
+                    "--parallel, lower --memory, or raise -d",
                     texts_.size(), memory_bytes_ >> 20, plan_.bench.caches[c].label()));
   }
 

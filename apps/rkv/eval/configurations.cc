@@ -86,7 +86,7 @@ Result<std::vector<PolicySpec>> ParsePolicyList(const std::vector<std::string>& 
       const bool option =
           part.find('=') != std::string_view::npos && part.find(':') == std::string_view::npos;
       if (option && first) {
-        return InvalidArgument(fmt::format("the option '{}' follows no policy", part));
+        return InvalidArgument(fmt::format("the option '{}' has no policy before it", part));
       }
       if (option) {
         texts.back() += fmt::format(",{}", part);

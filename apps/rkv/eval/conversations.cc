@@ -135,7 +135,7 @@ class ConversationPart : public SuitePart {
       measurement.AddStats(conversation.stats());
       RKV_RETURN_IF_ERROR(CheckFinite(requests[i].result));
       if (requests[i].result.stop != StopReason::kEndOfAnswer) {
-        return ResourceExhausted("a conversation does not fit the context; -c makes it longer");
+        return ResourceExhausted("a conversation does not fit into the context; raise --ctx-size");
       }
       if (places[i].turn->measured) Look(places[i].script, conversation.Inspect());
     }

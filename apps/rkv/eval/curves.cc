@@ -197,11 +197,12 @@ std::string SvgCurves(const EvalHeader& header, const SuiteResult& result) {
                       .last = left + kPanelWidth,
                       .ticks = kept_ticks,
                       .unit = " %"};
-      double most = 1;
+      double max_kl = 1;
       for (const Curve& curve : curves) {
-        for (const Point& point : curve.points) most = std::max(most, point.bar.high);
+        for (const Point& point : curve.points) max_kl = std::max(max_kl, point.bar.high);
       }
-      const double top_kl = std::isfinite(most) ? std::pow(10, std::ceil(std::log10(most))) : 100;
+      const double top_kl =
+          std::isfinite(max_kl) ? std::pow(10, std::ceil(std::log10(max_kl))) : 100;
       const SvgAxis y{
           .low = kl ? kMinKl : 0,
           .high = kl ? top_kl : 1.0,

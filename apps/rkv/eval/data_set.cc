@@ -27,7 +27,7 @@ Result<std::vector<std::string>> Strings(const Json& json, std::string_view name
   } else if (json.is_array()) {
     for (const Json& item : json) {
       if (!item.is_string()) {
-        return BadFile(fmt::format("\"{}\" has {} in it, which is no string", name, item.dump()));
+        return BadFile(fmt::format("\"{}\" contains {}, which is not a string", name, item.dump()));
       }
       strings.push_back(item.get<std::string>());
     }
@@ -48,17 +48,17 @@ const Json* Either(const Json& object, const char* one, const char* other) {
 
 Result<std::string> FamilyOf(const Json& object, const std::string& otherwise) {
   if (!object.contains("family")) return otherwise;
-  if (!object["family"].is_string()) return BadFile("\"family\" is no string");
+  if (!object["family"].is_string()) return BadFile("\"family\" is not a string");
   return object["family"].get<std::string>();
 }
 
 Result<DataQuestion> ParseQuestion(const Json& object, const std::string& family) {
-  if (!object.is_object()) return BadFile(object.dump() + " is no question with an answer");
+  if (!object.is_object()) return BadFile(object.dump() + " is not a question with an answer");
   if (!object.contains("question") || !object["question"].is_string()) {
-    return BadFile("there is no \"question\", or it is no string");
+    return BadFile("\"question\" is missing or not a string");
   }
   const Json* answers = Either(object, "answers", "answer");
-  if (answers == nullptr) return BadFile("there is no \"answer\"");
+  if (answers == nullptr) return BadFile("\"answer\" is missing");
   DataQuestion question{.text = object["question"].get<std::string>(), .answers = {}, .family = {}};
   RKV_ASSIGN_OR_RETURN(question.answers, Strings(*answers, "answers"));
   RKV_ASSIGN_OR_RETURN(question.family, FamilyOf(object, family));
@@ -72,7 +72,8 @@ Result<std::vector<DataQuestion>> ParseQuestions(const Json& object) {
     RKV_ASSIGN_OR_RETURN(DataQuestion question, ParseQuestion(object, family));
     return std::vector<DataQuestion>{std::move(question)};
   }
-  if (!list->is_array() || list->empty()) return BadFile("\"questions\" is no list with questions");
+  if (!list->is_array() || list->empty())
+    return BadFile("\"questions\" is not a list of questions");
   std::vector<DataQuestion> questions;
   for (size_t i = 0; i < list->size(); ++i) {
     const Json& item = (*list)[i];
@@ -82,8 +83,8 @@ Result<std::vector<DataQuestion>> ParseQuestions(const Json& object) {
     }
     const Json* answers = Either(object, "answers", "answer");
     if (answers == nullptr || !answers->is_array() || answers->size() != list->size()) {
-      return BadFile(
-          fmt::format("there are {} \"questions\", but not as many \"answers\"", list->size()));
+      return BadFile(fmt::format("\"answers\" is not a list of {} answers, one for each question",
+                                 list->size()));
     }
     DataQuestion& question = questions.emplace_back();
     question.text = item.get<std::string>();
@@ -95,9 +96,9 @@ Result<std::vector<DataQuestion>> ParseQuestions(const Json& object) {
 
 Result<DataConversation> ParseLine(const std::string& line, const fs::path& folder) {
   const Json object = Json::parse(line, nullptr, false);
-  if (!object.is_object()) return BadFile("this is no JSON object");
+  if (!object.is_object()) return BadFile("the line is not a JSON object");
   const Json* images = Either(object, "images", "image");
-  if (images == nullptr) return BadFile("there is no \"image\"");
+  if (images == nullptr) return BadFile("\"image\" is missing");
   RKV_ASSIGN_OR_RETURN(const std::vector<std::string> names, Strings(*images, "images"));
   DataConversation conversation;
   for (const std::string& image : names) {
@@ -109,7 +110,8 @@ Result<DataConversation> ParseLine(const std::string& line, const fs::path& fold
     conversation.images.push_back(path.string());
   }
   if (object.contains("seed")) {
-    if (!object["seed"].is_number_unsigned()) return BadFile("\"seed\" is no number from 0 on");
+    if (!object["seed"].is_number_unsigned())
+      return BadFile("\"seed\" is not a whole number of 0 or more");
     conversation.seed = object["seed"].get<uint64_t>();
   }
   RKV_ASSIGN_OR_RETURN(conversation.questions, ParseQuestions(object));
@@ -158,10 +160,11 @@ Result<std::vector<DataConversation>> ReadDataSet(const std::string& path) {
 std::vector<ScriptRegime> DataScripts(const std::vector<DataConversation>& conversations) {
   std::vector<ScriptRegime> regimes = {
       {.name = "known",
-       .description = "the first message has the pictures and the first question; measured are all",
+       .description =
+           "the first message has the pictures and the first question; all answers are measured",
        .scripts = {}},
       {.name = "unknown",
-       .description = "the pictures are a turn of their own; measured are all questions after it",
+       .description = "the first message has only the pictures; all later answers are measured",
        .scripts = {}}};
   for (const DataConversation& conversation : conversations) {
     Script known{.turns = {}, .seed = conversation.seed};

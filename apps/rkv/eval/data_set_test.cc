@@ -50,19 +50,19 @@ TEST_F(DataSetTest, EveryFormOfQuestionsIsRead) {
 TEST_F(DataSetTest, ErrorsNameTheLine) {
   const std::string good = R"({"image": "pictures/a.png", "question": "q", "answer": "a"})";
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {"{", "no JSON object"},
-      {"[1]", "no JSON object"},
-      {R"({"question": "q", "answer": "a"})", "no \"image\""},
+      {"{", "not a JSON object"},
+      {"[1]", "not a JSON object"},
+      {R"({"question": "q", "answer": "a"})", "\"image\" is missing"},
       {R"({"image": "c.png", "question": "q", "answer": "a"})", "no picture"},
       {R"({"image": 3, "question": "q", "answer": "a"})", "neither a string nor a list"},
-      {R"({"image": "pictures/a.png", "answer": "a"})", "no \"question\""},
-      {R"({"image": "pictures/a.png", "question": "q"})", "no \"answer\""},
+      {R"({"image": "pictures/a.png", "answer": "a"})", "\"question\" is missing"},
+      {R"({"image": "pictures/a.png", "question": "q"})", "\"answer\" is missing"},
       {R"({"image": "pictures/a.png", "question": "q", "answers": []})", "neither"},
-      {R"({"image": "pictures/a.png", "question": "q", "answers": [1]})", "no string"},
-      {R"({"image": "pictures/a.png", "questions": [], "answers": []})", "no list"},
+      {R"({"image": "pictures/a.png", "question": "q", "answers": [1]})", "not a string"},
+      {R"({"image": "pictures/a.png", "questions": [], "answers": []})", "not a list"},
       {R"({"image": "pictures/a.png", "questions": ["q", "r"], "answers": ["a"]})",
-       "2 \"questions\""},
-      {R"({"image": "pictures/a.png", "questions": [3]})", "no question"},
+       "a list of 2 answers"},
+      {R"({"image": "pictures/a.png", "questions": [3]})", "not a question"},
       {R"({"image": "pictures/a.png", "question": "q", "answer": "a", "family": 1})", "family"},
   };
   for (const auto& [line, says] : cases) {

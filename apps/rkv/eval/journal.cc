@@ -19,10 +19,10 @@ std::string Difference(const Json& wanted, const Json& found) {
   for (const auto& [name, value] : wanted.items()) {
     const Json other = found.contains(name) ? found.at(name) : Json();
     if (other != value) {
-      return fmt::format("{} is {} now, and {} there", name, value.dump(), other.dump());
+      return fmt::format("{} is {} now, but {} in the file", name, value.dump(), other.dump());
     }
   }
-  return found.size() == wanted.size() ? "" : "there are settings that are unknown now";
+  return found.size() == wanted.size() ? "" : "the file has unknown settings";
 }
 
 }  // namespace
@@ -69,8 +69,8 @@ Status Journal::Read(std::string_view text, const Json& settings) {
         }
       }
     } catch (const Json::exception& error) {
-      return BadFile(fmt::format("line {} of '{}' is no measurement of rkv eval: {}", line, path_,
-                                 error.what()));
+      return BadFile(fmt::format("line {} of '{}' is not a measurement of rkv eval: {}", line,
+                                 path_, error.what()));
     }
     text.remove_prefix(end + 1);
   }

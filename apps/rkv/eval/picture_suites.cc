@@ -34,8 +34,10 @@ ScriptRegime MakeRegime(std::string name, std::string description,
   return regime;
 }
 
-std::span<const DataQuestion> FirstQuestions(const DataConversation& conversation, size_t most) {
-  return std::span(conversation.questions).first(std::min(most, conversation.questions.size()));
+std::span<const DataQuestion> FirstQuestions(const DataConversation& conversation,
+                                             size_t max_questions) {
+  return std::span(conversation.questions)
+      .first(std::min(max_questions, conversation.questions.size()));
 }
 
 }  // namespace
@@ -56,12 +58,12 @@ std::vector<ScriptRegime> DeferredScripts(const std::vector<DataConversation>& c
     }
     return turns;
   };
-  return {MakeRegime("known",
-                     "the first message has the pictures and a question; measured are the later "
-                     "questions",
-                     conversations, known),
+  return {MakeRegime(
+              "known",
+              "the first message has the pictures and a question; the later answers are measured",
+              conversations, known),
           MakeRegime("unknown",
-                     "the pictures are a turn of their own; measured are all questions after it",
+                     "the first message has only the pictures; all later answers are measured",
                      conversations, unknown)};
 }
 
@@ -82,11 +84,11 @@ std::vector<ScriptRegime> PagesScripts(const std::vector<DataConversation>& conv
     return turns;
   };
   return {MakeRegime(
-              "known", "pages, a message each; the first question comes with the last one",
+              "known", "one message for each page; the first question comes with the last page",
               conversations,
               [&](const DataConversation& conversation) { return turns_of(conversation, true); }),
           MakeRegime(
-              "unknown", "pages, a message each; then the questions", conversations,
+              "unknown", "one message for each page, then the questions", conversations,
               [&](const DataConversation& conversation) { return turns_of(conversation, false); })};
 }
 
@@ -99,11 +101,10 @@ std::vector<ScriptRegime> TurnsScripts(const std::vector<DataConversation>& conv
     turns.front().files = conversation.images;
     return turns;
   };
-  return {MakeRegime("turns",
-                     fmt::format("the first of {} messages has the pictures; measured are the "
-                                 "answers to all",
-                                 kTurns),
-                     conversations, make_turns)};
+  return {MakeRegime(
+      "turns",
+      fmt::format("the first of {} messages has the pictures; all answers are measured", kTurns),
+      conversations, make_turns)};
 }
 
 }  // namespace rkv::app

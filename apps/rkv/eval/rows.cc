@@ -69,17 +69,17 @@ std::vector<std::string> MissedBars(const SuiteResult& result) {
   for (const Regime& regime : result.regimes) {
     const double full = regime.cells.front().front().accuracy.value();
     if (full < kFullBar) {
-      missed.push_back(fmt::format("in '{}', full has {:.3f} of {}, and at least {} was expected",
+      missed.push_back(fmt::format("in '{}', full has {:.3f} of {}; expected at least {}",
                                    regime.name, full, result.accuracy_name, kFullBar));
     }
     const Measurement* ours = FindMeasurement(result, regime, kOurs, kBarBudget);
     const Measurement* chance = FindMeasurement(result, regime, kChance, kBarBudget);
     if (ours == nullptr || chance == nullptr) continue;
     if (ours->accuracy.value() <= chance->accuracy.value()) {
-      missed.push_back(fmt::format(
-          "in '{}', {} at {} has {:.3f} of {}, and more than the {:.3f} of {} was expected",
-          regime.name, kOurs, ToString(kBarBudget), ours->accuracy.value(), result.accuracy_name,
-          chance->accuracy.value(), kChance));
+      missed.push_back(
+          fmt::format("in '{}', {} at {} has {:.3f} of {}; expected more than the {:.3f} of {}",
+                      regime.name, kOurs, ToString(kBarBudget), ours->accuracy.value(),
+                      result.accuracy_name, chance->accuracy.value(), kChance));
     }
   }
   return missed;

@@ -100,7 +100,7 @@ TEST_F(SuiteTest, OtherSettingsAreRefused) {
   ASSERT_TRUE(Open(1).ok());
   const auto other = Open(2);
   EXPECT_EQ(other.status().code(), StatusCode::kInvalidArgument);
-  EXPECT_NE(other.status().message().find("seed is 2 now, and 1 there"), std::string::npos)
+  EXPECT_NE(other.status().message().find("seed is 2 now, but 1 in the file"), std::string::npos)
       << other.status().message();
 }
 

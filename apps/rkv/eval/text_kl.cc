@@ -46,8 +46,7 @@ Result<std::vector<Window>> MakeWindows(const Engine& engine, const TextKlOption
   // Some spare tokens: a text alone may be split in another way.
   if (n_window + 16 > static_cast<size_t>(engine.n_ctx())) {
     return InvalidArgument(
-        fmt::format("a context of {} tokens and {} after it do not fit the "
-                    "model's {}",
+        fmt::format("a context of {} tokens and {} tokens after it do not fit into the model's {}",
                     n_context, n_end, engine.n_ctx()));
   }
   const auto words = [&engine](const std::vector<int32_t>& tokens, size_t begin, size_t n) {
@@ -137,7 +136,7 @@ class WindowPart : public SuitePart {
     if (!answer.ok()) return answer.status();
     RKV_RETURN_IF_ERROR(CheckFinite(*answer));
     if (answer->stop == StopReason::kEndOfAnswer) return OkStatus();
-    return ResourceExhausted("the text does not fit the context");
+    return ResourceExhausted("the text does not fit into the context");
   }
 
   static void Compare(const Logits& logits, const Logits& full, Measurement& measurement) {
@@ -170,7 +169,7 @@ Result<SuitePlan> PlanTextKl(Engine& engine, const TextKlOptions& options) {
                  .regimes = {},
                  .parts = {}};
   plan.regimes = {{.name = "continue",
-                   .description = fmt::format("{} tokens of a text, then {} that follow in it",
+                   .description = fmt::format("{} tokens of a text, then the next {} of it",
                                               options.n_context, options.n_forced),
                    .cells = {}},
                   {.name = "change",

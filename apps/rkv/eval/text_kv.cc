@@ -106,16 +106,16 @@ Result<std::vector<ScriptRegime>> TextKvScripts(const Engine& engine,
   }
   if (n_context + kQuestionTokens > static_cast<size_t>(engine.n_ctx())) {
     return InvalidArgument(
-        fmt::format("a context of {} tokens and a question do not fit the "
-                    "model's {}: pass a shorter --context",
+        fmt::format("a context of {} tokens and a question do not fit into the model's {}: pass a "
+                    "shorter --context",
                     n_context, engine.n_ctx()));
   }
-  ScriptRegime regime{.name = "unknown",
-                      .description = fmt::format(
-                          "{} tokens of prose with {} keys and their values in it; then each "
-                          "is asked for, by itself",
-                          n_context, n_pairs),
-                      .scripts = {}};
+  ScriptRegime regime{
+      .name = "unknown",
+      .description =
+          fmt::format("{} tokens of prose with {} key-value pairs; then one question for each pair",
+                      n_context, n_pairs),
+      .scripts = {}};
   for (const uint64_t seed : options.seeds) {
     for (int i = 0; i < options.n_conversations; ++i) {
       EvalRandom random(seed * 1000003 + static_cast<uint64_t>(i));

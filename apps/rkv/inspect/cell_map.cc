@@ -87,10 +87,10 @@ CellMap MakeCellMap(const Inspection& inspection, const MediaSpan& span, const H
       const auto share = static_cast<double>(head.share[token]);
       if (std::isfinite(share)) cell.softmax += part * share;
     }
-    int most = 0;
+    int max_heads = 0;
     for (const auto& [root, n] : roots) {
-      if (n > most) cell.root = root;
-      most = std::max(most, n);
+      if (n > max_heads) cell.root = root;
+      max_heads = std::max(max_heads, n);
     }
     map.max_softmax = std::max(map.max_softmax, cell.softmax);
   }

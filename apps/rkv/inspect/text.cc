@@ -104,7 +104,7 @@ std::string StatsText(const CacheStats& stats) {
   text += fmt::format("  of these   {}\n", DescribeBytes(stats));
   const uint64_t remembered = stats.tokens_exact + stats.tokens_absorbed;
   text += fmt::format(
-      "  tokens     {} seen: {} exact, {} absorbed (the most in any head), {} forgotten\n",
+      "  tokens     {} seen: {} exact, {} absorbed (maximum over KV heads), {} forgotten\n",
       stats.tokens_seen, stats.tokens_exact, stats.tokens_absorbed,
       stats.tokens_seen - std::min(stats.tokens_seen, remembered));
   text += fmt::format("  states     {}, which took {:.1f} % of attention; {} reactivation{}\n",

@@ -148,7 +148,7 @@ TEST(InspectTextTest, StatsNameEverything) {
   EXPECT_EQ(StatsText(stats),
             "  bytes      20.0 KiB held, no budget; a full cache: 11.0 MiB\n"
             "  of these   q4_0 12.0 KiB, states 5.0 KiB, metadata 3.0 KiB\n"
-            "  tokens     100 seen: 40 exact, 50 absorbed (the most in any head), 10 forgotten\n"
+            "  tokens     100 seen: 40 exact, 50 absorbed (maximum over KV heads), 10 forgotten\n"
             "  states     1, which took 12.5 % of attention; 1 reactivation\n"
             "  time       2 compressions in 12.5 ms, 0.0 ms of observing attention\n");
   stats.budget_bytes = 24 << 10;

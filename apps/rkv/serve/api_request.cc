@@ -55,7 +55,7 @@ Status ReadStops(const Fields& fields, std::vector<std::string>& stops) {
   const json list = field->is_array() ? *field : json::array({*field});
   for (const json& stop : list) {
     if (!stop.is_string() || stop.get_ref<const std::string&>().empty()) {
-      return fields.Wrong("stop", "a text, or a list of texts, that are not empty");
+      return fields.Wrong("stop", "a text that is not empty, or a list of such texts");
     }
     stops.push_back(stop);
   }
@@ -269,7 +269,7 @@ Result<GenerationRequest> ParseChatRequest(const json& body, const ParseContext&
     request.messages.push_back(std::move(message));
   }
   if (request.messages.back().role != "user") {
-    return InvalidArgument("the last of 'messages' must be the user's");
+    return InvalidArgument("the last of 'messages' must be a user's message");
   }
   return request;
 }

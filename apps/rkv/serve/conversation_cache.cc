@@ -96,7 +96,7 @@ bool ConversationCache::SaveIfNeeded(HeldConversation& held) {
   held.saved = status.ok();
   if (!status.ok()) {
     ++counts_.park_failures;
-    spdlog::warn("cannot park a conversation, which stays in memory as long as there is room: {}",
+    spdlog::warn("cannot park a conversation; it stays in memory while there is room: {}",
                  status.message());
   }
   return held.saved;

@@ -97,23 +97,23 @@ void AnswerPreflight(const Request& request, Response& response) {
   }
 }
 
-// Reads a body of up to `most` bytes, of any content type. httplib's own reading accepts at most 8
-// KB of curl's default type, and does not limit chunked or compressed bodies. False: the response
-// has an error.
+// Reads a body of up to `max_bytes` bytes, of any content type. httplib's own reading accepts at
+// most 8 KB of curl's default type, and does not limit chunked or compressed bodies. False: the
+// response has an error.
 bool ReadBody(const Request& request, Response& response, const httplib::ContentReader& reader,
-              size_t most, std::string& body) {
+              size_t max_bytes, std::string& body) {
   if (!HasBody(request)) return true;  // httplib would wait for the client to hang up.
   size_t n_read = 0;
   const auto take = [&](const char* data, size_t n) {
     n_read += n;
-    if (n_read > most) return false;
+    if (n_read > max_bytes) return false;
     body.append(data, n);
     return true;
   };
   const bool is_form = request.is_multipart_form_data();
   const bool good =
       is_form ? reader([](const httplib::MultipartFormData&) { return true; }, take) : reader(take);
-  if (n_read > most) response.status = 413;
+  if (n_read > max_bytes) response.status = 413;
   if (good) PollServer::SetUnread(false);
   if (good && is_form) {
     SendError(response, {.message = "the body must be JSON, and not multipart/form-data"});

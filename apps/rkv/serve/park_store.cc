@@ -71,7 +71,7 @@ Result<ParkStore> ParkStore::Open(const std::string& folder, uint64_t max_bytes)
   if (error) return refuse(error.message());
   if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) return refuse(std::strerror(errno));
   if (!fs::is_directory(folder, error)) return refuse("it is a file");
-  if (::access(folder.c_str(), W_OK | X_OK) != 0) return refuse("no permission");
+  if (::access(folder.c_str(), W_OK | X_OK) != 0) return refuse("permission denied");
   ParkStore store(folder, max_bytes);
   RKV_RETURN_IF_ERROR(store.MakePrivate());
   const auto now = fs::file_time_type::clock::now();
@@ -106,9 +106,8 @@ Status ParkStore::MakePrivate() {
   const fs::perms mode = fs::status(folder_, error).permissions();
   if (error || (mode & (group_write | others_write)) == none) return OkStatus();
   return BadFile(
-      fmt::format("others can write into the folder '{}', and so could forge what was said in "
-                  "parked conversations; take that from them (chmod go-w) or name a folder of your "
-                  "own",
+      fmt::format("other users can write into the folder '{}' and could forge parked "
+                  "conversations; forbid that (chmod go-w), or use a folder of your own",
                   folder_.string()));
 }
 

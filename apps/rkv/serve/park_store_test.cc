@@ -138,7 +138,7 @@ TEST(ParkStoreTest, TheFolderAndWhatIsParkedAreTheOwnersAlone) {
   const auto shared = ParkStore::Open(folder / "shared", 0);
   ::umask(old);
   EXPECT_EQ(shared.status().code(), StatusCode::kBadFile);
-  EXPECT_NE(shared.status().message().find("others can write"), std::string::npos);
+  EXPECT_NE(shared.status().message().find("other users can write"), std::string::npos);
   EXPECT_EQ(ModeOf(folder / "shared"), 0777u);
   fs::permissions(folder / "shared", fs::perms(0755));
   EXPECT_TRUE(ParkStore::Open(folder / "shared", 0).ok());

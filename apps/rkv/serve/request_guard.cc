@@ -202,11 +202,11 @@ Verdict RequestGuard::CheckHost(const RequestSource& request, std::string_view h
   }
   if (request.hosts.empty() || ServesHost(host)) return {};
   const auto authority = ParseAuthority(host);
-  return {.status = 403,
-          .message = fmt::format(
-              "this server is not known as '{}'; if that is a name of it, start it with "
-              "--allow-host {}",
-              Shown(host), authority.has_value() ? Shown(authority->host) : "NAME")};
+  return {
+      .status = 403,
+      .message = fmt::format("'{}' is not a known name of this server; to allow it, start the "
+                             "server with --allow-host {}",
+                             Shown(host), authority.has_value() ? Shown(authority->host) : "NAME")};
 }
 
 Verdict RequestGuard::CheckOrigin(const RequestSource& request, std::string_view host) const {
@@ -216,11 +216,10 @@ Verdict RequestGuard::CheckOrigin(const RequestSource& request, std::string_view
   const bool from_elsewhere = request.origin.has_value() || request.fetch_site == "cross-site";
   if (!from_elsewhere || (Reads(request) && request.is_public)) return {};
   const std::string origin = Shown(request.origin.value_or("ORIGIN"));
-  return {
-      .status = 403,
-      .message = fmt::format("a page of another site{} asked for this; if it may, start the server "
-                             "with --allow-origin {}",
-                             request.origin.has_value() ? " (" + origin + ")" : "", origin)};
+  return {.status = 403,
+          .message = fmt::format("pages of another site{} may not use this server; to allow it, "
+                                 "start the server with --allow-origin {}",
+                                 request.origin.has_value() ? " (" + origin + ")" : "", origin)};
 }
 
 Verdict RequestGuard::Check(const RequestSource& request) const {

@@ -16,9 +16,9 @@ namespace rkv::app {
 namespace {
 
 // The longest prefix of `text` with at most so many bytes and no incomplete character.
-std::string_view Slice(std::string_view text, size_t most) {
-  if (text.size() <= most) return text;
-  size_t end = most;
+std::string_view Slice(std::string_view text, size_t max_bytes) {
+  if (text.size() <= max_bytes) return text;
+  size_t end = max_bytes;
   for (int back = 0; back < 3 && (text[end] & 0xC0) == 0x80; ++back) --end;
   return text.substr(0, end);
 }
@@ -63,16 +63,17 @@ std::shared_ptr<Ticket> Scheduler::Submit(GenerationRequest request, const GoneF
   auto job = std::make_unique<Job>(ticket, std::move(request), std::move(keys));
   {
     const std::lock_guard lock(mutex_);
-    const size_t most = options_.max_waiting + static_cast<size_t>(n_slots_);
-    if (n_open_ < most && !stopping_) {
+    const size_t max_open = options_.max_waiting + static_cast<size_t>(n_slots_);
+    if (n_open_ < max_open && !stopping_) {
       ++n_open_;
       inbox_.push_back(std::move(job));
     }
   }
   if (job != nullptr) {
     ++n_refused_;
-    ticket->Push(Unavailable(fmt::format("as many requests as may wait ({}) do; try again later",
-                                         options_.max_waiting)));
+    ticket->Push(Unavailable(
+        fmt::format("{} requests are waiting, the maximum (--max-waiting); try again later",
+                    options_.max_waiting)));
   }
   wake_.notify_one();
   return ticket;

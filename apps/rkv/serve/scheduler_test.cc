@@ -258,7 +258,7 @@ TEST(SchedulerTest, ARequestThatWaitedInVainLearnsWhy) {
   };
   const auto work = std::make_shared<WorkInProgress>();
   work->Set(3, false);
-  EXPECT_NE(refusal(work).find("3 conversations are being answered, and their memory is taken"),
+  EXPECT_NE(refusal(work).find("no memory is left: 3 conversations are being answered"),
             std::string::npos);
   work->Set(4, true);
   EXPECT_NE(refusal(work).find("4 answers are being generated"), std::string::npos);

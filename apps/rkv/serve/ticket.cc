@@ -36,7 +36,7 @@ std::optional<Ticket::Event> Ticket::Next(std::chrono::milliseconds timeout) {
   }
   state_ = State::kRefused;
   return Unavailable(
-      fmt::format("not begun within {} s: {}; try again later",
+      fmt::format("the request was not started within {} s: {}; try again later",
                   std::chrono::duration_cast<std::chrono::seconds>(max_wait_).count(),
                   work_->Describe(begin_)));
 }
@@ -91,12 +91,9 @@ std::string WorkInProgress::Describe(std::chrono::steady_clock::time_point since
            (report_.empty() ? "reading the prompts of other requests" : report_);
   }
   if (all_slots_taken_) {
-    return fmt::format("{} answers are being generated, which is as many as may be at once (-np)",
-                       n_running_);
+    return fmt::format("{} answers are being generated, the maximum (-np)", n_running_);
   }
-  return fmt::format(
-      "there is no room: {} conversations are being answered, and their memory is taken",
-      n_running_);
+  return fmt::format("no memory is left: {} conversations are being answered", n_running_);
 }
 
 }  // namespace rkv::app
