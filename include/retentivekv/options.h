@@ -55,10 +55,23 @@ std::string ToString(const NamedSpec& spec);
 
 enum class Modality : uint8_t { kText, kImage, kAudio };
 
-// How the elements of K and V are stored, the most precise first: the first four as in llama.cpp,
-// q3 and q2 are ours (docs/formats.md).
-enum class ElementType : uint8_t { kF16, kBF16, kQ8_0, kQ4_0, kQ3, kQ2 };
-inline constexpr size_t kElementTypes = 6;
+// How the elements of K and V are stored: the first four as in llama.cpp, the others are ours
+// (docs/formats.md). q42, q41 and q31 have more bits for the first half of a row than for the
+// second.
+enum class ElementType : uint8_t {
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4,
+  kQ42,
+  kQ41,
+  kQ3,
+  kQ31,
+  kQ2,
+  kQ1
+};
+inline constexpr size_t kElementTypes = 11;
 Result<ElementType> ParseElementType(std::string_view text);
 std::string_view ToString(ElementType type);
 

@@ -48,7 +48,8 @@ Result<NamedSpec> ParseNamedSpec(std::string_view what, std::string_view as_writ
   }
 }
 
-constexpr std::string_view kTypeNames[kElementTypes] = {"f16", "bf16", "q8_0", "q4_0", "q3", "q2"};
+constexpr std::string_view kTypeNames[kElementTypes] = {"f16", "bf16", "q8_0", "q4_0", "q4", "q42",
+                                                        "q41", "q3",   "q31",  "q2",   "q1"};
 constexpr std::string_view kAutoLadder = "f16,q8_0,q4_0,q2";
 constexpr std::string_view kSplitNames[] = {"uniform", "pooled", "auto"};
 

@@ -24,8 +24,8 @@ inline constexpr size_t kMaxQueryRows = 24;
 inline constexpr double kAttentionErrorBound = 4e-6;
 
 // Quantised keys are multiplied as integers, which rounds a query: to 1/127 of its largest element
-// for q4_0, q3 and q2, and to 1/32639 for q8_0, the largest number with both bytes in int8. An
-// element is off by at most half of that, so a logit by scale * largest / 254 * sum|k|. As
+// for types of at most four bits, and to 1/32639 for q8_0, the largest number with both bytes in
+// int8. An element is off by at most half of that, so a logit by scale * largest / 254 * sum|k|. As
 // roundings are independent, the root mean square is scale * largest / 440 * |k|. For Gaussian
 // rows, that is a hundredth of the error from the key's own four bits.
 inline constexpr float kMaxOfByte = 127.0f;

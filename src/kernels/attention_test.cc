@@ -381,8 +381,8 @@ void MakeExtreme(ElementType type, Random& random, size_t d, uint8_t* row) {
 TEST(AttentionTest, SumsOfTheLargestCodesAndQueriesFit) {
   ForEachTarget([] {
     Random random(41);
-    for (const ElementType type :
-         {ElementType::kQ8_0, ElementType::kQ4_0, ElementType::kQ3, ElementType::kQ2}) {
+    for (const ElementType type : {ElementType::kQ8_0, ElementType::kQ4_0, ElementType::kQ4,
+                                   ElementType::kQ3, ElementType::kQ2, ElementType::kQ1}) {
       for (const size_t d : {32, 128, 256}) {
         TypedProblem p = RandomTypedProblem(random, type, type, d, d, 70);
         for (size_t t = 0; t < p.span.n; ++t) {

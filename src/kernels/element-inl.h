@@ -59,27 +59,28 @@ HWY_INLINE void DecodeQ4Block(const uint8_t* HWY_RESTRICT block, float* HWY_REST
   }
 }
 
-HWY_INLINE void DecodeQ3Block(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
-  constexpr size_t kBytes = kQuantBlock / 4;
+HWY_INLINE void DecodeNibblesBlock(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const float scale = ScaleOfByte(block[0]);
-  const uint8_t* low = block + 1;
-  const uint8_t* high = low + kBytes;
-  for (size_t i = 0; i < kQuantBlock; ++i) {
-    const int code = ((low[i % kBytes] >> (2 * (i / kBytes))) & 3) | ((high[i % 4] >> (i / 4)) & 1)
-                                                                         << 2;
-    out[i] = scale * (static_cast<float>(code) - 3.5f);
+  const uint8_t* codes = block + 1;
+  for (size_t i = 0; i < kQuantBlock / 2; ++i) {
+    out[i] = scale * static_cast<float>((codes[i] & 15) - 8);
+    out[i + kQuantBlock / 2] = scale * static_cast<float>((codes[i] >> 4) - 8);
   }
 }
 
-HWY_INLINE void DecodeQ2Block(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+// q3, q2 and q1.
+template <int kBits>
+HWY_INLINE void DecodeLevelsBlock(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   constexpr size_t kBytes = kQuantBlock / 4;
+  constexpr float kMiddle = 0.5f * static_cast<float>((1 << kBits) - 1);
   const float scale = ScaleOfByte(block[0]);
-  const uint8_t* codes = block + 1;
-  for (size_t part = 0; part < 4; ++part) {
-    for (size_t i = 0; i < kBytes; ++i) {
-      const int code = (codes[i] >> (2 * part)) & 3;
-      out[part * kBytes + i] = scale * (static_cast<float>(code) - 1.5f);
-    }
+  const uint8_t* low = block + 1;
+  const uint8_t* high = kBits == 1 ? low : low + kBytes;
+  for (size_t i = 0; i < kQuantBlock; ++i) {
+    int code = 0;
+    if constexpr (kBits >= 2) code = (low[i % kBytes] >> (2 * (i / kBytes))) & 3;
+    if constexpr (kBits != 2) code |= ((high[i % 4] >> (i / 4)) & 1) << (kBits - 1);
+    out[i] = scale * (static_cast<float>(code) - kMiddle);
   }
 }
 
@@ -95,6 +96,25 @@ HWY_INLINE void DecodeBlocks(const uint8_t* HWY_RESTRICT row, size_t unit, size_
   }
 }
 
+// Blocks of a quantised type that is not mixed.
+HWY_INLINE void DecodeBlocksOf(ElementType type, const uint8_t* HWY_RESTRICT row, size_t d,
+                               float* HWY_RESTRICT out) {
+  switch (type) {
+    case ElementType::kQ8_0:
+      return DecodeBlocks<DecodeQ8Block>(row, UnitBytes(type), d, out);
+    case ElementType::kQ4_0:
+      return DecodeBlocks<DecodeQ4Block>(row, UnitBytes(type), d, out);
+    case ElementType::kQ4:
+      return DecodeBlocks<DecodeNibblesBlock>(row, UnitBytes(type), d, out);
+    case ElementType::kQ3:
+      return DecodeBlocks<DecodeLevelsBlock<3>>(row, UnitBytes(type), d, out);
+    case ElementType::kQ2:
+      return DecodeBlocks<DecodeLevelsBlock<2>>(row, UnitBytes(type), d, out);
+    default:
+      return DecodeBlocks<DecodeLevelsBlock<1>>(row, UnitBytes(type), d, out);
+  }
+}
+
 HWY_INLINE void DecodeRowImpl(ElementType type, const uint8_t* HWY_RESTRICT row, size_t d,
                               float* HWY_RESTRICT out) {
   switch (type) {
@@ -102,14 +122,13 @@ HWY_INLINE void DecodeRowImpl(ElementType type, const uint8_t* HWY_RESTRICT row,
       return DecodeF16(row, d, out);
     case ElementType::kBF16:
       return DecodeBF16(row, d, out);
-    case ElementType::kQ8_0:
-      return DecodeBlocks<DecodeQ8Block>(row, UnitBytes(type), d, out);
-    case ElementType::kQ4_0:
-      return DecodeBlocks<DecodeQ4Block>(row, UnitBytes(type), d, out);
-    case ElementType::kQ3:
-      return DecodeBlocks<DecodeQ3Block>(row, UnitBytes(type), d, out);
-    case ElementType::kQ2:
-      return DecodeBlocks<DecodeQ2Block>(row, UnitBytes(type), d, out);
+    default: {
+      const BlockTypes types = BlockTypesOf(type);
+      const size_t first = FirstBlocks(BlocksOf(d));
+      const size_t n = std::min(d, first * kQuantBlock);
+      DecodeBlocksOf(types.first, row, n, out);
+      DecodeBlocksOf(types.second, row + first * UnitBytes(types.first), d - n, out + n);
+    }
   }
 }
 

@@ -92,19 +92,30 @@ void RotateRowTarget(float* HWY_RESTRICT x, size_t d) {
   for (size_t i = 0; i < d; ++i) x[i] *= scale;
 }
 
-// The error of quantising a block by step `step` to 2^kBits levels at odd multiples of half a step.
+// Levels of a block are 2^kBits integers plus kOffset, times its step: for up to three bits half
+// integers of both signs, for four bits -8 to 7, as the bits would not suffice for doubled codes.
+template <int kBits>
+inline constexpr float kOffset = kBits == 4 ? 0.0f : 0.5f;
+
+// Element, in steps, to the integer of its level. NaN becomes the lowest.
+template <int kBits, class D>
+HWY_INLINE hn::Vec<D> LevelOf(D df, hn::Vec<D> steps) {
+  constexpr float kHalf = 1 << (kBits - 1);
+  const auto level = hn::Floor(hn::Add(steps, hn::Set(df, 0.5f - kOffset<kBits>)));
+  const auto lowest = hn::Set(df, -kHalf);
+  return hn::Min(hn::IfThenElse(hn::Ge(level, lowest), level, lowest), hn::Set(df, kHalf - 1));
+}
+
 template <int kBits>
 HWY_INLINE float LevelError(const float* HWY_RESTRICT x, float step) {
-  constexpr float kHalf = 1 << (kBits - 1);
   const FloatTag df;
   const auto inverse = hn::Set(df, 1.0f / step);
   const auto minus_step = hn::Set(df, -step);
   auto error = hn::Zero(df);
   for (size_t i = 0; i < kQuantBlock; i += kFloatLanes) {
     const auto element = hn::LoadU(df, x + i);
-    const auto floor = hn::Floor(hn::Mul(element, inverse));
-    const auto code = hn::Min(hn::Max(floor, hn::Set(df, -kHalf)), hn::Set(df, kHalf - 1));
-    const auto e = hn::MulAdd(hn::Add(code, hn::Set(df, 0.5f)), minus_step, element);
+    const auto level = LevelOf<kBits>(df, hn::Mul(element, inverse));
+    const auto e = hn::MulAdd(hn::Add(level, hn::Set(df, kOffset<kBits>)), minus_step, element);
     error = hn::MulAdd(e, e, error);
   }
   return hn::GetLane(hn::SumOfLanes(df, error));
@@ -116,10 +127,11 @@ HWY_INLINE uint8_t BestScale(const float* HWY_RESTRICT x) {
   float square = 0;
   for (size_t i = 0; i < kQuantBlock; ++i) square += x[i] * x[i];
   if (square == 0) return 0;
-  // A Gaussian's best step is its standard deviation for two bits, and .59 of it for three. Other
-  // blocks are within half and double.
+  // A Gaussian's best step is 1.6, 1, .59 and .33 of its standard deviation. Other blocks are
+  // within half and double.
+  constexpr int kMiddle[] = {149, 144, 138, 131};
   const float rms = std::sqrt(square / static_cast<float>(kQuantBlock));
-  const int middle = static_cast<int>(std::lround(8 * std::log2(rms))) + (kBits == 2 ? 144 : 138);
+  const int middle = static_cast<int>(std::lround(8 * std::log2(rms))) + kMiddle[kBits - 1];
   uint8_t best = 1;
   float min_error = std::numeric_limits<float>::infinity();
   for (int code = std::max(1, middle - 6); code <= std::min(255, middle + 6); ++code) {
@@ -132,45 +144,56 @@ HWY_INLINE uint8_t BestScale(const float* HWY_RESTRICT x) {
   return best;
 }
 
-// The scale byte, the two low bits of each code, and for q3 the high bits.
+// The scale byte, then the codes as docs/formats.md describes them.
 template <int kBits>
 HWY_INLINE void EncodeLevels(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
-  constexpr size_t kBytes = kQuantBlock / 4;
-  constexpr float kHalf = 1 << (kBits - 1);
+  constexpr int kHalf = 1 << (kBits - 1);
   block[0] = BestScale<kBits>(x);
   const float step = ScaleOfByte(block[0]);
-  const hn::CappedTag<float, kBytes> df;
-  const hn::Rebind<int32_t, decltype(df)> di;
+  const FloatTag df;
+  const hn::Rebind<int32_t, FloatTag> di;
   const auto inverse = hn::Set(df, step > 0 ? 1.0f / step : 0.0f);
-  const auto lowest = hn::Set(df, -kHalf);
   HWY_ALIGN int32_t codes[kQuantBlock];
-  for (size_t i = 0; i < kQuantBlock; i += hn::MaxLanes(df)) {
-    const auto level = hn::Floor(hn::Mul(hn::LoadU(df, x + i), inverse));
-    // NaN becomes the lowest level.
-    const auto bounded = hn::IfThenElse(hn::Ge(level, lowest), level, lowest);
-    hn::Store(hn::ConvertTo(di, hn::Sub(hn::Min(bounded, hn::Set(df, kHalf - 1)), lowest)), di,
-              codes + i);
+  for (size_t i = 0; i < kQuantBlock; i += kFloatLanes) {
+    const auto level = LevelOf<kBits>(df, hn::Mul(hn::LoadU(df, x + i), inverse));
+    hn::Store(hn::Add(hn::ConvertTo(di, level), hn::Set(di, kHalf)), di, codes + i);
   }
-  for (size_t i = 0; i < kBytes; ++i) {
-    int low = 0;
-    for (size_t part = 0; part < 4; ++part) low |= (codes[part * kBytes + i] & 3) << (2 * part);
-    block[1 + i] = static_cast<uint8_t>(low);
+  uint8_t* at = block + 1;
+  if constexpr (kBits == 4) {
+    for (size_t i = 0; i < kQuantBlock / 2; ++i) {
+      at[i] = static_cast<uint8_t>(codes[i] | codes[i + kQuantBlock / 2] << 4);
+    }
+    return;
   }
-  if constexpr (kBits == 3) {
+  if constexpr (kBits >= 2) {
+    constexpr size_t kBytes = kQuantBlock / 4;
+    for (size_t i = 0; i < kBytes; ++i) {
+      int low = 0;
+      for (size_t part = 0; part < 4; ++part) low |= (codes[part * kBytes + i] & 3) << (2 * part);
+      at[i] = static_cast<uint8_t>(low);
+    }
+    at += kBytes;
+  }
+  if constexpr (kBits != 2) {
     for (size_t i = 0; i < 4; ++i) {
       int high = 0;
-      for (size_t bit = 0; bit < 8; ++bit) high |= (codes[4 * bit + i] >> 2) << bit;
-      block[1 + kBytes + i] = static_cast<uint8_t>(high);
+      for (size_t bit = 0; bit < 8; ++bit) high |= (codes[4 * bit + i] >> (kBits - 1)) << bit;
+      at[i] = static_cast<uint8_t>(high);
     }
   }
 }
 
+void EncodeQ1BlockTarget(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
+  EncodeLevels<1>(x, block);
+}
 void EncodeQ2BlockTarget(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
   EncodeLevels<2>(x, block);
 }
-
 void EncodeQ3BlockTarget(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
   EncodeLevels<3>(x, block);
+}
+void EncodeQ4BlockTarget(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
+  EncodeLevels<4>(x, block);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -182,12 +205,14 @@ namespace rkv {
 
 HWY_EXPORT(DecodeRowTarget);
 HWY_EXPORT(RotateRowTarget);
+HWY_EXPORT(EncodeQ1BlockTarget);
 HWY_EXPORT(EncodeQ2BlockTarget);
 HWY_EXPORT(EncodeQ3BlockTarget);
+HWY_EXPORT(EncodeQ4BlockTarget);
 
 namespace {
 
-void EncodeQ8Block(const float* x, uint8_t* block) {
+void EncodeQ8_0Block(const float* x, uint8_t* block) {
   float max = 0;
   for (size_t i = 0; i < kQuantBlock; ++i) max = std::max(max, std::abs(x[i]));
   const float scale = max / 127.0f;
@@ -203,7 +228,7 @@ void EncodeQ8Block(const float* x, uint8_t* block) {
   }
 }
 
-void EncodeQ4Block(const float* x, uint8_t* block) {
+void EncodeQ4_0Block(const float* x, uint8_t* block) {
   float extreme = 0;  // the element of largest magnitude becomes -8
   for (size_t i = 0; i < kQuantBlock; ++i) {
     if (std::abs(x[i]) > std::abs(extreme)) extreme = x[i];
@@ -220,17 +245,38 @@ void EncodeQ4Block(const float* x, uint8_t* block) {
   }
 }
 
-void EncodeQ3Block(const float* x, uint8_t* block) {
-  HWY_DYNAMIC_DISPATCH(EncodeQ3BlockTarget)(x, block);
+void EncodeQ1Block(const float* x, uint8_t* block) {
+  HWY_DYNAMIC_DISPATCH(EncodeQ1BlockTarget)(x, block);
 }
-
 void EncodeQ2Block(const float* x, uint8_t* block) {
   HWY_DYNAMIC_DISPATCH(EncodeQ2BlockTarget)(x, block);
 }
+void EncodeQ3Block(const float* x, uint8_t* block) {
+  HWY_DYNAMIC_DISPATCH(EncodeQ3BlockTarget)(x, block);
+}
+void EncodeQ4Block(const float* x, uint8_t* block) {
+  HWY_DYNAMIC_DISPATCH(EncodeQ4BlockTarget)(x, block);
+}
 
-using EncodeBlock = void (*)(const float*, uint8_t*);
-
-void EncodeBlocks(EncodeBlock encode, size_t unit, const float* x, size_t d, uint8_t* row) {
+// Blocks of a quantised type that is not mixed.
+void EncodeBlocks(ElementType type, const float* x, size_t d, uint8_t* row) {
+  const auto encode = [type] {
+    switch (type) {
+      case ElementType::kQ8_0:
+        return EncodeQ8_0Block;
+      case ElementType::kQ4_0:
+        return EncodeQ4_0Block;
+      case ElementType::kQ4:
+        return EncodeQ4Block;
+      case ElementType::kQ3:
+        return EncodeQ3Block;
+      case ElementType::kQ2:
+        return EncodeQ2Block;
+      default:
+        return EncodeQ1Block;
+    }
+  }();
+  const size_t unit = UnitBytes(type);
   size_t i = 0;
   for (; i + kQuantBlock <= d; i += kQuantBlock, row += unit) encode(x + i, row);
   if (i < d) {
@@ -259,14 +305,13 @@ void EncodeRow(ElementType type, const float* x, size_t d, void* row) {
     case ElementType::kBF16:
       for (size_t i = 0; i < d; ++i) set_half(i, BF16FromF32(x[i]));
       return;
-    case ElementType::kQ8_0:
-      return EncodeBlocks(EncodeQ8Block, UnitBytes(type), x, d, bytes);
-    case ElementType::kQ4_0:
-      return EncodeBlocks(EncodeQ4Block, UnitBytes(type), x, d, bytes);
-    case ElementType::kQ3:
-      return EncodeBlocks(EncodeQ3Block, UnitBytes(type), x, d, bytes);
-    case ElementType::kQ2:
-      return EncodeBlocks(EncodeQ2Block, UnitBytes(type), x, d, bytes);
+    default: {
+      const BlockTypes types = BlockTypesOf(type);
+      const size_t first = FirstBlocks(BlocksOf(d));
+      const size_t n = std::min(d, first * kQuantBlock);
+      EncodeBlocks(types.first, x, n, bytes);
+      EncodeBlocks(types.second, x + n, d - n, bytes + first * UnitBytes(types.first));
+    }
   }
 }
 

@@ -1,5 +1,5 @@
 // Rows of K and V in every element type that the cache stores. f16, bf16, q8_0 and q4_0 have
-// llama.cpp's layouts; q3 and q2 are ours. docs/formats.md describes them.
+// llama.cpp's layouts; the others are ours. docs/formats.md describes them.
 #ifndef RETENTIVEKV_KERNELS_ELEMENT_H_
 #define RETENTIVEKV_KERNELS_ELEMENT_H_
 
@@ -18,9 +18,32 @@ inline constexpr size_t kQuantBlock = 32;
 constexpr bool IsQuantized(ElementType type) { return type >= ElementType::kQ8_0; }
 
 // Blocks begin with a logarithmic scale of one byte, which is always finite.
-constexpr bool HasScaleByte(ElementType type) { return type >= ElementType::kQ3; }
+constexpr bool HasScaleByte(ElementType type) { return type >= ElementType::kQ4; }
 
-// Bytes of one block of a quantised type, of one element of the others.
+// The two types of the blocks of a row: those of the first half of the blocks, and the others.
+struct BlockTypes {
+  ElementType first = ElementType::kF16;
+  ElementType second = ElementType::kF16;
+};
+constexpr BlockTypes BlockTypesOf(ElementType type) {
+  switch (type) {
+    case ElementType::kQ42:
+      return {ElementType::kQ4, ElementType::kQ2};
+    case ElementType::kQ41:
+      return {ElementType::kQ4, ElementType::kQ1};
+    case ElementType::kQ31:
+      return {ElementType::kQ3, ElementType::kQ1};
+    default:
+      return {type, type};
+  }
+}
+constexpr bool IsMixed(ElementType type) { return BlockTypesOf(type).second != type; }
+
+constexpr size_t BlocksOf(size_t d) { return (d + kQuantBlock - 1) / kQuantBlock; }
+// Of `n` blocks in a row of a mixed type, those of the first type.
+constexpr size_t FirstBlocks(size_t n) { return (n + 1) / 2; }
+
+// Bytes of one block of a quantised type, of one element of the others. 0 for mixed types.
 constexpr size_t UnitBytes(ElementType type) {
   switch (type) {
     case ElementType::kF16:
@@ -30,17 +53,28 @@ constexpr size_t UnitBytes(ElementType type) {
       return 2 + kQuantBlock;  // f16 scale, signed bytes
     case ElementType::kQ4_0:
       return 2 + kQuantBlock / 2;  // f16 scale, nibbles
+    case ElementType::kQ4:
+      return 1 + kQuantBlock / 2;  // logarithmic scale of one byte, four bits each
     case ElementType::kQ3:
-      return 1 + kQuantBlock * 3 / 8;  // logarithmic scale of one byte, three bits each
+      return 1 + kQuantBlock * 3 / 8;
     case ElementType::kQ2:
-      return 1 + kQuantBlock / 4;  // the same, two bits each
+      return 1 + kQuantBlock / 4;
+    case ElementType::kQ1:
+      return 1 + kQuantBlock / 8;
+    case ElementType::kQ42:
+    case ElementType::kQ41:
+    case ElementType::kQ31:
+      return 0;
   }
   return 0;
 }
 
 // Bytes of a row of d elements.
 constexpr size_t RowBytes(ElementType type, size_t d) {
-  return UnitBytes(type) * (IsQuantized(type) ? (d + kQuantBlock - 1) / kQuantBlock : d);
+  if (!IsQuantized(type)) return UnitBytes(type) * d;
+  const BlockTypes types = BlockTypesOf(type);
+  const size_t first = FirstBlocks(BlocksOf(d));
+  return first * UnitBytes(types.first) + (BlocksOf(d) - first) * UnitBytes(types.second);
 }
 
 // Bound on the error of one element after Encode and Decode, as a share of the largest magnitude in
@@ -55,10 +89,17 @@ constexpr double ElementErrorBound(ElementType type) {
       return 0.5 / 127 + 0x1p-10;
     case ElementType::kQ4_0:
       return 1.0 / 8 + 0x1p-10;
+    case ElementType::kQ4:
+      return 0.35;
     case ElementType::kQ3:
       return 0.55;
+    case ElementType::kQ42:
     case ElementType::kQ2:
       return 0.8;
+    case ElementType::kQ41:
+    case ElementType::kQ31:
+    case ElementType::kQ1:
+      return 1.0;
   }
   return 0;
 }
@@ -75,15 +116,25 @@ constexpr double GaussianError(ElementType type) {
       return 2.4e-5;
     case ElementType::kQ4_0:
       return 7.0e-3;
+    case ElementType::kQ4:
+      return 0.0085;
     case ElementType::kQ3:
       return 0.031;
     case ElementType::kQ2:
       return 0.105;
+    case ElementType::kQ1:
+      return 0.36;
+    case ElementType::kQ42:
+    case ElementType::kQ41:
+    case ElementType::kQ31:
+      break;
   }
-  return 0;
+  const BlockTypes types = BlockTypesOf(type);
+  return 0.5 * (GaussianError(types.first) + GaussianError(types.second));
 }
 
-// The scale that the first byte of a q3 or q2 block stands for: 0, or 2^((code - 144) / 8).
+// The scale that the first byte of a block of HasScaleByte() stands for: 0, or 2^((code - 144) /
+// 8).
 constexpr float ScaleOfByte(uint8_t code) {
   constexpr float kEighths[] = {1.0f,       1.0905077f, 1.1892071f, 1.2968396f,
                                 1.4142136f, 1.5422108f, 1.6817928f, 1.8340081f};

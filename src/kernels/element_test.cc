@@ -16,8 +16,11 @@
 namespace rkv {
 namespace {
 
-constexpr ElementType kTypes[] = {ElementType::kF16,  ElementType::kBF16, ElementType::kQ8_0,
-                                  ElementType::kQ4_0, ElementType::kQ3,   ElementType::kQ2};
+const std::vector<ElementType> kTypes = [] {
+  std::vector<ElementType> types;
+  for (size_t i = 0; i < kElementTypes; ++i) types.push_back(static_cast<ElementType>(i));
+  return types;
+}();
 
 std::vector<float> RandomRow(Random& random, size_t d, double scale) {
   std::vector<float> x(d);

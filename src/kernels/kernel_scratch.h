@@ -18,7 +18,7 @@ struct QueryTile {
   size_t n = 0;
   const float* const* rows = nullptr;
   float* floats = nullptr;  // PackFloats()
-  // PackTwoBytes() for q8_0, and PackBytes() for q4_0, q3 and q2.
+  // PackTwoBytes() for q8_0, and PackBytes() for types of fewer bits.
   int32_t* codes16 = nullptr;
   float* steps16 = nullptr;
   int32_t* sums16 = nullptr;

@@ -175,7 +175,7 @@ HWY_INLINE void StoreQuads(const int8_t* HWY_RESTRICT bytes, size_t stride,
   for (size_t i = 0; i < kQuads; ++i) std::memcpy(quads + i * stride, bytes + i * 4, 4);
 }
 
-// q4_0, q3 and q2: [blocks][kQuads][queries] of four int8.
+// Types of at most four bits: [blocks][kQuads][queries] of four int8.
 HWY_INLINE void PackBytes(const float* const* rows, size_t n, size_t d, QueryTile& tile) {
   RoundQueries(rows, n, d, kMaxOfByte, tile.steps8, tile.sums8,
                [&](size_t block, size_t q, const int32_t* HWY_RESTRICT integers) HWY_ATTR {
@@ -349,21 +349,57 @@ HWY_INLINE void PackTile(const KeyTypes& types, size_t d, QueryTile& tile) {
   if (types.codes) PackBytes(tile.rows, tile.n, d, tile);
 }
 
+// Unpacks the blocks [first, end) of rows, which begin at byte `at` of a row.
+HWY_INLINE void PrepareBlocks(ElementType type, const KvSpan& span, size_t begin, size_t n,
+                              size_t at, size_t first, size_t end, const KernelScratch& s) {
+  const uint8_t* rows = static_cast<const uint8_t*>(span.k) + at;
+  const auto load = [&]<ElementType kType>() HWY_ATTR {
+    LoadSteps<kType>(rows, span.k_stride, begin, n, end - first, s.steps + first * kAttentionBlock);
+    if constexpr (kType != ElementType::kQ8_0 || RKV_MULTIPLIES_BYTES) {
+      UnpackBlocks<kType>(rows, span.k_stride, begin, n, end - first,
+                          s.codes + first * kAttentionBlock * kQuantBlock);
+    }
+  };
+  switch (type) {
+    case ElementType::kQ8_0:
+      return load.template operator()<ElementType::kQ8_0>();
+    case ElementType::kQ4_0:
+      return load.template operator()<ElementType::kQ4_0>();
+    case ElementType::kQ4:
+      return load.template operator()<ElementType::kQ4>();
+    case ElementType::kQ3:
+      return load.template operator()<ElementType::kQ3>();
+    case ElementType::kQ2:
+      return load.template operator()<ElementType::kQ2>();
+    default:
+      return load.template operator()<ElementType::kQ1>();
+  }
+}
+
+HWY_INLINE void ScaleSteps(float factor, float* HWY_RESTRICT steps, size_t n) {
+  const FloatTag df;
+  for (size_t i = 0; i < n; i += kFloatLanes) {
+    hn::StoreU(hn::Mul(hn::LoadU(df, steps + i), hn::Set(df, factor)), df, steps + i);
+  }
+}
+
 // Unpacks rows for DotKeys(), once for all tiles.
 HWY_INLINE void PrepareKeys(const KvSpan& span, size_t begin, size_t n, size_t d,
                             const KernelScratch& s) {
   if (!IsQuantized(span.k_type)) return;
-  const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
-  const auto load = [&]<ElementType kType>() HWY_ATTR {
-    LoadSteps<kType>(span.k, span.k_stride, begin, n, n_blocks, s.steps);
-    if constexpr (kType != ElementType::kQ8_0 || RKV_MULTIPLIES_BYTES) {
-      UnpackBlocks<kType>(span.k, span.k_stride, begin, n, n_blocks, s.codes);
-    }
-  };
-  if (span.k_type == ElementType::kQ8_0) return load.template operator()<ElementType::kQ8_0>();
-  if (span.k_type == ElementType::kQ4_0) return load.template operator()<ElementType::kQ4_0>();
-  if (span.k_type == ElementType::kQ3) return load.template operator()<ElementType::kQ3>();
-  load.template operator()<ElementType::kQ2>();
+  const size_t n_blocks = BlocksOf(d);
+  const BlockTypes types = BlockTypesOf(span.k_type);
+  if (types.first == types.second) {
+    return PrepareBlocks(types.first, span, begin, n, 0, 0, n_blocks, s);
+  }
+  const size_t first = FirstBlocks(n_blocks);
+  PrepareBlocks(types.first, span, begin, n, 0, 0, first, s);
+  if (first == n_blocks) return;
+  PrepareBlocks(types.second, span, begin, n, first * UnitBytes(types.first), first, n_blocks, s);
+  // All blocks in the unit of the first.
+  const float ratio = UnpackedScale(types.second).unit / UnpackedScale(types.first).unit;
+  if (ratio == 1.0f) return;
+  ScaleSteps(ratio, s.steps + first * kAttentionBlock, (n_blocks - first) * kAttentionBlock);
 }
 
 // dots[q, t] = q.k of the rows [begin, begin + n) of the span, with row stride kAttentionBlock.
@@ -376,19 +412,21 @@ HWY_INLINE void DotKeys(const HeadShape& shape, const QueryTile& tile, const KvS
   const size_t d = shape.d_k;
   const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
   const auto codes = [&]() HWY_ATTR {
-    const CodeScale scale = UnpackedScale(span.k_type);
-    for (size_t i = 0; i < n_blocks * kQueries; ++i) s.starts[i] = -scale.offset * tile.sums8[i];
-    DotCodes<kQueries, 1>(tile.codes8, s.starts, tile.steps8, scale.unit, s, n, n_blocks, dots,
-                          values);
+    const BlockTypes types = BlockTypesOf(span.k_type);
+    const size_t first = FirstBlocks(n_blocks) * kQueries;
+    for (size_t i = 0; i < n_blocks * kQueries; ++i) {
+      const int32_t offset = UnpackedScale(i < first ? types.first : types.second).offset;
+      s.starts[i] = -offset * tile.sums8[i];
+    }
+    DotCodes<kQueries, 1>(tile.codes8, s.starts, tile.steps8, UnpackedScale(types.first).unit, s, n,
+                          n_blocks, dots, values);
   };
   switch (span.k_type) {
     case ElementType::kF16:
       return DotHalves<ElementType::kF16, kQueries>(tile.floats, span, begin, n, d, dots, values);
     case ElementType::kBF16:
       return DotHalves<ElementType::kBF16, kQueries>(tile.floats, span, begin, n, d, dots, values);
-    case ElementType::kQ4_0:
-    case ElementType::kQ3:
-    case ElementType::kQ2:
+    default:
       return codes();
     case ElementType::kQ8_0:
 #if RKV_MULTIPLIES_BYTES

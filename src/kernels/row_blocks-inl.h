@@ -55,8 +55,8 @@ HWY_INLINE void TransposeQuads(const Load& load, CodeVec* HWY_RESTRICT out) {
   out[3] = hn::BitCast(d8, hn::InterleaveUpper(d64, ab_high, cd_high));
 }
 
-// Value of an unpacked code: (code - offset) * unit steps. Codes of q3 and q2 are doubled, and
-// those of q8_0 are unsigned.
+// Value of an unpacked code: (code - offset) * unit steps. Codes of q3, q2 and q1 are doubled,
+// and those of q8_0 are unsigned.
 struct CodeScale {
   int32_t offset;
   float unit;
@@ -64,7 +64,8 @@ struct CodeScale {
 constexpr CodeScale UnpackedScale(ElementType type) {
   if (type == ElementType::kQ2) return {.offset = 3, .unit = 0.5f};
   if (type == ElementType::kQ3) return {.offset = 7, .unit = 0.5f};
-  return {.offset = type == ElementType::kQ4_0 ? 8 : 128, .unit = 1.0f};
+  if (type == ElementType::kQ1) return {.offset = 1, .unit = 0.5f};
+  return {.offset = type == ElementType::kQ8_0 ? 128 : 8, .unit = 1.0f};
 }
 
 // Unpacks the codes of one block of `rows`, one row per lane, to out[dword, lane]. For q2, of two
@@ -127,8 +128,23 @@ HWY_INLINE void UnpackQuads(const uint8_t* const* HWY_RESTRICT rows, size_t at, 
     join(hn::ShiftRight<3>(second_low), hn::ShiftRight<2>(high), 5);
     join(hn::ShiftRight<5>(first), hn::ShiftRight<3>(high), 6);
     join(hn::ShiftRight<5>(second_low), hn::ShiftRight<4>(high), 7);
-  } else if constexpr (kType == ElementType::kQ4_0) {
-    TransposeQuads([&](size_t row) HWY_ATTR { return hn::LoadU(bytes, rows[row] + at + 2); },
+  } else if constexpr (kType == ElementType::kQ1) {
+    HWY_ALIGN uint32_t dwords[kFloatLanes];
+    for (size_t row = 0; row < kFloatLanes; ++row) std::memcpy(dwords + row, rows[row] + at + 1, 4);
+    const hn::Repartition<uint32_t, CodeTag> d32;
+    const auto high = hn::BitCast(d16, hn::Load(d32, dwords));
+    const auto bit = hn::Set(d16, uint16_t{0x0202});
+    store(hn::And(hn::ShiftLeft<1>(high), bit), 0);
+    store(hn::And(high, bit), 1);
+    store(hn::And(hn::ShiftRight<1>(high), bit), 2);
+    store(hn::And(hn::ShiftRight<2>(high), bit), 3);
+    store(hn::And(hn::ShiftRight<3>(high), bit), 4);
+    store(hn::And(hn::ShiftRight<4>(high), bit), 5);
+    store(hn::And(hn::ShiftRight<5>(high), bit), 6);
+    store(hn::And(hn::ShiftRight<6>(high), bit), 7);
+  } else if constexpr (kType == ElementType::kQ4_0 || kType == ElementType::kQ4) {
+    constexpr size_t kHeader = HasScaleByte(kType) ? 1 : 2;
+    TransposeQuads([&](size_t row) HWY_ATTR { return hn::LoadU(bytes, rows[row] + at + kHeader); },
                    quads);
     const auto mask = hn::Set(d16, uint16_t{0x0F0F});
     for (size_t i = 0; i < 4; ++i) {

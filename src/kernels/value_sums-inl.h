@@ -123,6 +123,28 @@ HWY_INLINE PairVec PairBytes(V a, V b) {
 #endif
 }
 
+// Adds `value` to the codes of a block of two rows whose high bit is set. The bits are in four
+// bytes of each row, for elements 0 to 3, 4 to 7, ...
+HWY_INLINE void AddHighBits(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RESTRICT b,
+                            int16_t value, PairVec* HWY_RESTRICT codes) {
+  const PairTag d16;
+  const hn::FixedTag<uint8_t, 16> bytes;
+  const hn::FixedTag<uint32_t, 4> d32;
+  uint32_t high[2];
+  std::memcpy(high, a, sizeof(high[0]));
+  std::memcpy(high + 1, b, sizeof(high[1]));
+  const PairVec both = PairBytes(hn::BitCast(bytes, hn::Set(d32, high[0])),
+                                 hn::BitCast(bytes, hn::Set(d32, high[1])));
+  HWY_ALIGN static constexpr int16_t kBits[32] = {1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2,
+                                                  4, 4, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8, 8, 8, 8, 8};
+  const PairVec bits = hn::Load(d16, kBits);
+  const auto add = [&](const PairVec& bit, PairVec& code) HWY_ATTR {
+    code = hn::Or(code, hn::IfThenElseZero(hn::TestBit(both, bit), hn::Set(d16, value)));
+  };
+  add(bits, codes[0]);
+  add(hn::ShiftLeft<4>(bits), codes[1]);
+}
+
 // Codes of a block of two rows as pairs of int16: of an element, the first row's code and then the
 // second's.
 template <ElementType kType>
@@ -131,7 +153,7 @@ HWY_INLINE void UnpackBlock(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
   static_assert(kPassVecs == 1);
   const PairTag d16;
   const hn::FixedTag<uint8_t, 16> bytes;
-  if constexpr (HasScaleByte(kType)) {
+  if constexpr (kType == ElementType::kQ2 || kType == ElementType::kQ3) {
     const hn::FixedTag<uint64_t, 2> wide;
     const hn::RebindToUnsigned<PairTag> du16;
     uint64_t bits[2];
@@ -146,27 +168,13 @@ HWY_INLINE void UnpackBlock(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
     const auto mask = hn::Set(du16, uint16_t{3});
     out[0] = hn::BitCast(d16, hn::And(packed, mask));
     out[1] = hn::BitCast(d16, hn::And(hn::ShiftRight<4>(packed), mask));
-    if constexpr (kType == ElementType::kQ3) {
-      // Four bytes of high bits, for elements 0 to 3, 4 to 7, ...
-      const hn::FixedTag<uint32_t, 4> d32;
-      uint32_t high[2];
-      std::memcpy(high, a + 9, sizeof(high[0]));
-      std::memcpy(high + 1, b + 9, sizeof(high[1]));
-      const PairVec both = PairBytes(hn::BitCast(bytes, hn::Set(d32, high[0])),
-                                     hn::BitCast(bytes, hn::Set(d32, high[1])));
-      HWY_ALIGN static constexpr int16_t kBits[32] = {1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
-                                                      2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4,
-                                                      4, 4, 8, 8, 8, 8, 8, 8, 8, 8};
-      const PairVec bits = hn::Load(d16, kBits);
-      const PairVec four = hn::Set(d16, int16_t{4});
-      const auto add = [&](const PairVec& bit, PairVec& codes) HWY_ATTR {
-        codes = hn::Or(codes, hn::IfThenElseZero(hn::TestBit(both, bit), four));
-      };
-      add(bits, out[0]);
-      add(hn::ShiftLeft<4>(bits), out[1]);
-    }
-  } else if constexpr (kType == ElementType::kQ4_0) {
-    const PairVec packed = PairBytes(hn::LoadU(bytes, a + 2), hn::LoadU(bytes, b + 2));
+    if constexpr (kType == ElementType::kQ3) AddHighBits(a + 9, b + 9, 4, out);
+  } else if constexpr (kType == ElementType::kQ1) {
+    out[0] = out[1] = hn::Zero(d16);
+    AddHighBits(a + 1, b + 1, 1, out);
+  } else if constexpr (kType == ElementType::kQ4_0 || kType == ElementType::kQ4) {
+    constexpr size_t kHeader = HasScaleByte(kType) ? 1 : 2;
+    const PairVec packed = PairBytes(hn::LoadU(bytes, a + kHeader), hn::LoadU(bytes, b + kHeader));
     out[0] = hn::And(packed, hn::Set(d16, int16_t{15}));
     out[1] = hn::ShiftRight<4>(packed);
   } else {
@@ -194,6 +202,33 @@ HWY_INLINE void Widen(V bytes, I16Vec* HWY_RESTRICT out) {
   }
 }
 
+// Adds `value` to the codes of UnpackPairs() whose high bit is set. The bits are in four bytes of
+// each row, for elements 0 to 3, 4 to 7, ...
+HWY_INLINE void AddHighBits(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RESTRICT b,
+                            size_t first, int16_t value, I16Vec* HWY_RESTRICT codes) {
+  const I16Tag d16;
+  const hn::FixedTag<uint8_t, 16> bytes;
+  const hn::FixedTag<uint32_t, 4> d32;
+  constexpr size_t kEight = kPassVecs / 2;  // vectors for eight elements
+  uint32_t high[2];
+  std::memcpy(high, a, sizeof(high[0]));
+  std::memcpy(high + 1, b, sizeof(high[1]));
+  I16Vec both[kEight];
+  Widen(hn::InterleaveLower(bytes, hn::BitCast(bytes, hn::Set(d32, high[0])),
+                            hn::BitCast(bytes, hn::Set(d32, high[1]))),
+        both);
+  HWY_ALIGN static constexpr int16_t kBits[16] = {1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2};
+  constexpr size_t kLanes = kByteLanes / sizeof(int16_t);
+  for (size_t i = 0; i < kEight; ++i) {
+    I16Vec bit = hn::Load(d16, kBits + i * kLanes);
+    if (first != 0) bit = hn::ShiftLeft<4>(bit);
+    for (size_t eight = 0; eight < 2; ++eight, bit = hn::ShiftLeft<2>(bit)) {
+      I16Vec& code = codes[eight * kEight + i];
+      code = hn::Or(code, hn::IfThenElseZero(hn::TestBit(both[i], bit), hn::Set(d16, value)));
+    }
+  }
+}
+
 // Codes of the elements [first, first + kPassElements) of a block of two rows as pairs of int16: of
 // an element, the first row's code and then the second's.
 template <ElementType kType>
@@ -202,7 +237,7 @@ HWY_INLINE void UnpackPairs(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
   const I16Tag d16;
   const hn::FixedTag<uint8_t, 16> bytes;
   constexpr size_t kEight = kPassVecs / 2;  // vectors for eight elements
-  if constexpr (HasScaleByte(kType)) {
+  if constexpr (kType == ElementType::kQ2 || kType == ElementType::kQ3) {
     const hn::FixedTag<uint64_t, 2> wide;
     uint64_t bits[2];
     std::memcpy(bits, a + 1, sizeof(bits[0]));
@@ -216,32 +251,14 @@ HWY_INLINE void UnpackPairs(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
       out[i] = hn::And(packed, mask);
       out[kEight + i] = hn::And(hn::ShiftRight<2>(packed), mask);
     }
-    if constexpr (kType == ElementType::kQ3) {
-      // Four bytes of high bits, for elements 0 to 3, 4 to 7, ...
-      const hn::FixedTag<uint32_t, 4> d32;
-      uint32_t high[2];
-      std::memcpy(high, a + 9, sizeof(high[0]));
-      std::memcpy(high + 1, b + 9, sizeof(high[1]));
-      I16Vec both[kEight];
-      Widen(hn::InterleaveLower(bytes, hn::BitCast(bytes, hn::Set(d32, high[0])),
-                                hn::BitCast(bytes, hn::Set(d32, high[1]))),
-            both);
-      HWY_ALIGN static constexpr int16_t kBits[16] = {1, 1, 1, 1, 1, 1, 1, 1,
-                                                      2, 2, 2, 2, 2, 2, 2, 2};
-      constexpr size_t kLanes = kByteLanes / sizeof(int16_t);
-      const I16Vec four = hn::Set(d16, int16_t{4});
-      for (size_t i = 0; i < kEight; ++i) {
-        I16Vec bit = hn::Load(d16, kBits + i * kLanes);
-        if (first != 0) bit = hn::ShiftLeft<4>(bit);
-        out[i] = hn::Or(out[i], hn::IfThenElseZero(hn::TestBit(both[i], bit), four));
-        bit = hn::ShiftLeft<2>(bit);
-        out[kEight + i] =
-            hn::Or(out[kEight + i], hn::IfThenElseZero(hn::TestBit(both[i], bit), four));
-      }
-    }
-  } else if constexpr (kType == ElementType::kQ4_0) {
-    const auto row_a = hn::LoadU(bytes, a + 2);
-    const auto row_b = hn::LoadU(bytes, b + 2);
+    if constexpr (kType == ElementType::kQ3) AddHighBits(a + 9, b + 9, first, 4, out);
+  } else if constexpr (kType == ElementType::kQ1) {
+    for (size_t i = 0; i < kPassVecs; ++i) out[i] = hn::Zero(d16);
+    AddHighBits(a + 1, b + 1, first, 1, out);
+  } else if constexpr (kType == ElementType::kQ4_0 || kType == ElementType::kQ4) {
+    constexpr size_t kHeader = HasScaleByte(kType) ? 1 : 2;
+    const auto row_a = hn::LoadU(bytes, a + kHeader);
+    const auto row_b = hn::LoadU(bytes, b + kHeader);
     Widen(hn::InterleaveLower(bytes, row_a, row_b), out);
     Widen(hn::InterleaveUpper(bytes, row_a, row_b), out + kEight);
     for (size_t i = 0; i < kPassVecs; ++i) {
@@ -261,7 +278,7 @@ HWY_INLINE void UnpackPairs(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
 // A code of UnpackBlock() or UnpackPairs() stands for (code - half of this) steps.
 constexpr int32_t TwiceOffset(ElementType type) {
   if (type == ElementType::kQ8_0 && kPairBytes < 64) return 0;
-  const CodeScale scale = UnpackedScale(type);  // as for keys; codes of q3 and q2 are doubled
+  const CodeScale scale = UnpackedScale(type);  // as for keys
   return static_cast<int32_t>(2.0f * scale.unit) * scale.offset;
 }
 
@@ -380,16 +397,19 @@ HWY_INLINE void PairShares(const float* HWY_RESTRICT weights, const float* HWY_R
   hn::Store(sum, d32, sums);
 }
 
+// Elements [0, d) of rows that begin at `values`, to acc[q * acc_stride + ...].
 template <ElementType kType, size_t kQueries>
 HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT max_weight,
-                            const KvSpan& span, size_t begin, size_t n, size_t d,
-                            const KernelScratch& s, float* HWY_RESTRICT acc, Prefetcher& next) {
+                            const uint8_t* HWY_RESTRICT values, size_t stride, size_t n, size_t d,
+                            size_t acc_stride, const KernelScratch& s, float* HWY_RESTRICT acc,
+                            Prefetcher& next) {
   const FloatTag df;
   const hn::Rebind<int32_t, FloatTag> d32;
   const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
   const size_t distance = PairDistance(n);
+  const size_t step_bytes = next.StepBytes(BlocksOf(acc_stride));
   constexpr size_t kFours = (kQueries + 3) / 4;
-  LoadSteps<kType>(span.v, span.v_stride, begin, n, n_blocks, s.steps);
+  LoadSteps<kType>(values, stride, 0, n, n_blocks, s.steps);
   float wholes[kQueries];
   for (size_t q = 0; q < kQueries; ++q) {
     const size_t row = q * kAttentionBlock;
@@ -399,7 +419,7 @@ HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights, const float* HWY_
     s.max_steps[block] = ShareSteps(s.steps + block * kAttentionBlock);
   }
   for (size_t block = 0; block < n_blocks; ++block) {
-    next.Advance(next.StepBytes(n_blocks));
+    next.Advance(step_bytes);
     const float* steps = s.steps + block * kAttentionBlock;
     HWY_ALIGN int32_t lane_sums[4 * kFours][kFloatLanes];
     HWY_ALIGN int32_t weight_sums[4 * kFours];
@@ -413,14 +433,14 @@ HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights, const float* HWY_
       };
       StoreSumsOfFour(sum(0), sum(1), sum(2), sum(3), weight_sums + q);
     }
-    const uint8_t* rows = RowAt(span.v, span.v_stride, begin) + block * UnitBytes(kType);
+    const uint8_t* rows = values + block * UnitBytes(kType);
     HWY_ALIGN int32_t sums[kQueries * kQuantBlock];
     // With few queries, or vectors of 64 bytes, registers suffice for the whole block, which is
     // then unpacked only once.
     constexpr size_t kElements = kQueries <= 2 || kPairBytes == 64 ? kQuantBlock : kPassElements;
-    SumCodes<kType, kQueries, 0, kElements>(s.pairs, rows, span.v_stride, n, distance, sums);
+    SumCodes<kType, kQueries, 0, kElements>(s.pairs, rows, stride, n, distance, sums);
     if constexpr (kElements < kQuantBlock) {
-      SumCodes<kType, kQueries, kElements, kElements>(s.pairs, rows, span.v_stride, n, distance,
+      SumCodes<kType, kQueries, kElements, kElements>(s.pairs, rows, stride, n, distance,
                                                       sums + kQueries * kElements);
     }
     const size_t first = block * kQuantBlock;
@@ -433,7 +453,7 @@ HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights, const float* HWY_
             d32, sums + e / kElements * kQueries * kElements + q * kElements + e % kElements);
         return hn::Mul(hn::ConvertTo(df, hn::Sub(hn::Add(sum, sum), offset)), half);
       };
-      float* out = acc + q * d + first;
+      float* out = acc + q * acc_stride + first;
       if (d - first >= kQuantBlock) {
         for (size_t e = 0; e < kQuantBlock; e += kFloatLanes) {
           hn::StoreU(hn::Add(hn::LoadU(df, out + e), added(e)), df, out + e);
@@ -458,19 +478,37 @@ HWY_INLINE void AddValues(const float* HWY_RESTRICT weights, const float* HWY_RE
       return AddHalfRows<ElementType::kF16, kQueries>(weights, span, begin, n, d, acc, next);
     case ElementType::kBF16:
       return AddHalfRows<ElementType::kBF16, kQueries>(weights, span, begin, n, d, acc, next);
-    case ElementType::kQ8_0:
-      return AddCodeRows<ElementType::kQ8_0, kQueries>(weights, max_weight, span, begin, n, d, s,
-                                                       acc, next);
-    case ElementType::kQ4_0:
-      return AddCodeRows<ElementType::kQ4_0, kQueries>(weights, max_weight, span, begin, n, d, s,
-                                                       acc, next);
-    case ElementType::kQ3:
-      return AddCodeRows<ElementType::kQ3, kQueries>(weights, max_weight, span, begin, n, d, s, acc,
-                                                     next);
-    case ElementType::kQ2:
-      return AddCodeRows<ElementType::kQ2, kQueries>(weights, max_weight, span, begin, n, d, s, acc,
-                                                     next);
+    default:
+      break;
   }
+  const uint8_t* rows = RowAt(span.v, span.v_stride, begin);
+  const auto add = [&](ElementType type, size_t first, size_t end) HWY_ATTR {
+    const auto of_type = [&]<ElementType kType>() HWY_ATTR {
+      AddCodeRows<kType, kQueries>(weights, max_weight, rows, span.v_stride, n, end - first, d, s,
+                                   acc + first, next);
+    };
+    switch (type) {
+      case ElementType::kQ8_0:
+        return of_type.template operator()<ElementType::kQ8_0>();
+      case ElementType::kQ4_0:
+        return of_type.template operator()<ElementType::kQ4_0>();
+      case ElementType::kQ4:
+        return of_type.template operator()<ElementType::kQ4>();
+      case ElementType::kQ3:
+        return of_type.template operator()<ElementType::kQ3>();
+      case ElementType::kQ2:
+        return of_type.template operator()<ElementType::kQ2>();
+      default:
+        return of_type.template operator()<ElementType::kQ1>();
+    }
+  };
+  const BlockTypes types = BlockTypesOf(span.v_type);
+  if (types.first == types.second) return add(types.first, 0, d);
+  const size_t first = FirstBlocks(BlocksOf(d));
+  const size_t border = std::min(d, first * kQuantBlock);
+  add(types.first, 0, border);
+  rows += first * UnitBytes(types.first);
+  if (border < d) add(types.second, border, d);
 }
 
 #endif  // HWY_TARGET == HWY_SCALAR

@@ -34,8 +34,7 @@ std::optional<ggml_type> GgmlType(ElementType type) {
       return GGML_TYPE_Q8_0;
     case ElementType::kQ4_0:
       return GGML_TYPE_Q4_0;
-    case ElementType::kQ3:
-    case ElementType::kQ2:
+    default:
       return std::nullopt;
   }
   return std::nullopt;
