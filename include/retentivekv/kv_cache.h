@@ -26,8 +26,23 @@ struct LayerShape {
   bool operator==(const LayerShape&) const = default;
 };
 
+// The elements of a key that RoPE turns together: pairs of the first n_rot elements, the fastest
+// pair first.
+enum class RopePairs : uint8_t {
+  kNone,      // no rotary positions
+  kAdjacent,  // elements 2 i and 2 i + 1
+  kHalves,    // elements i and i + n_rot / 2
+};
+struct RopeLayout {
+  RopePairs pairs = RopePairs::kNone;
+  size_t n_rot = 0;
+
+  bool operator==(const RopeLayout&) const = default;
+};
+
 struct CacheShape {
   std::vector<LayerShape> layers;
+  RopeLayout rope = {};
 
   // Bytes that a full f16 cache takes for one token, over all layers and KV heads.
   size_t full_token_bytes() const;

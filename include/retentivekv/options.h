@@ -88,11 +88,11 @@ std::string ToString(const Rung& rung);
 
 // The precisions that tokens may have, from the highest down.
 struct Ladder {
-  std::vector<Rung> rungs;
+  std::vector<Rung> rungs;  // empty: by the model's heads
 
   bool operator==(const Ladder&) const = default;
 };
-// "auto" (f16,q8_0,q4_0,q2), "none" (f16 only), or a list such as "f16,q4_0,q4_0/q2".
+// "auto" (by the model's heads), "none" (f16 only), or a list such as "f16,q4_0,q4_0/q2".
 Result<Ladder> ParseLadder(std::string_view text);
 std::string ToString(const Ladder& ladder);
 

@@ -50,7 +50,6 @@ Result<NamedSpec> ParseNamedSpec(std::string_view what, std::string_view as_writ
 
 constexpr std::string_view kTypeNames[kElementTypes] = {"f16", "bf16", "q8_0", "q4_0", "q4", "q42",
                                                         "q41", "q3",   "q31",  "q2",   "q1"};
-constexpr std::string_view kAutoLadder = "f16,q8_0,q4_0,q2";
 constexpr std::string_view kSplitNames[] = {"uniform", "pooled", "auto"};
 
 constexpr std::string_view kCompressionNames[] = {"streaming", "prompt"};
@@ -121,7 +120,7 @@ std::string ToString(const Rung& rung) {
 
 Result<Ladder> ParseLadder(std::string_view text) {
   const std::string lower = ToLower(text);
-  if (lower == "auto") text = kAutoLadder;
+  if (lower == "auto") return Ladder();
   if (lower == "none") text = "f16";
   Ladder ladder;
   while (true) {
@@ -141,6 +140,7 @@ Result<Ladder> ParseLadder(std::string_view text) {
   }
 }
 std::string ToString(const Ladder& ladder) {
+  if (ladder.rungs.empty()) return "auto";
   std::string text;
   for (const Rung& rung : ladder.rungs) {
     text += fmt::format("{}{}", text.empty() ? "" : ",", ToString(rung));

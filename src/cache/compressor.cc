@@ -25,6 +25,16 @@ constexpr uint64_t kRestingTokens = 1024;
 // query.
 constexpr double kKeyShare = 0.85;
 
+// Share of the variance of a key, as queries meet it, in the half of its elements that a mixed type
+// gives more bits (RowBasis).
+constexpr double kSlowShare = 0.95;
+
+// GaussianError() of a key in its basis.
+double KeyError(ElementType type) {
+  const BlockTypes types = BlockTypesOf(type);
+  return kSlowShare * GaussianError(types.first) + (1 - kSlowShare) * GaussianError(types.second);
+}
+
 // Starting a thread costs as much as some hundred rows.
 constexpr size_t kRowsPerThread = 1024;
 
@@ -188,7 +198,7 @@ Compressor::Compressor(const CompressionTask& task) : task_(task) {
     for (size_t tier = 0; tier < task.config.n_rungs(); ++tier) {
       const RowLayout& layout = task.config.layout(head, tier);
       rungs.push_back({.bytes = layout.row_bytes(),
-                       .error = kKeyShare * GaussianError(layout.k_type) +
+                       .error = kKeyShare * KeyError(layout.k_type) +
                                 (1 - kKeyShare) * GaussianError(layout.v_type)});
     }
   }

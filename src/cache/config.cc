@@ -15,6 +15,14 @@ namespace {
 // Maximum GaussianError() of nearly exact rows.
 constexpr double kIncomingError = 1e-4;
 
+// Measured on real weights (docs/decisions/016-bits-of-keys-and-values.md). Keys of at most one
+// block have no second half that could do with fewer bits.
+Ladder AutoLadder(const CacheShape& shape) {
+  const bool has_halves = std::ranges::any_of(
+      shape.layers, [](const LayerShape& layer) { return BlocksOf(layer.d_k) > 1; });
+  return *ParseLadder(has_halves ? "f16,q8_0,q4,q42/q3,q41/q2" : "f16,q8_0,q4_0,q2");
+}
+
 Status CheckShape(const CacheShape& shape) {
   if (shape.layers.empty()) return InvalidArgument("the model has no attention layers");
   for (const LayerShape& layer : shape.layers) {
@@ -86,7 +94,7 @@ Status CacheConfig::MakeLayouts() {
   } else {
     RKV_ASSIGN_OR_RETURN(ladder, ParseLadder(policy_.info->ladder));
   }
-  if (ladder.rungs.empty()) return InvalidArgument("the ladder has no rungs");
+  if (ladder.rungs.empty()) ladder = AutoLadder(shape_);
   if (fixed) {
     ladder.rungs = {{.k = options_.type_k.value_or(ElementType::kF16),
                      .v = options_.type_v.value_or(ElementType::kF16)}};
@@ -100,6 +108,12 @@ Status CacheConfig::MakeLayouts() {
       layer_of_head_.push_back(l);
       elements_before_.push_back(elements_before_.back() + layer.d_k + layer.d_v);
     }
+    const auto mixed = [&ladder](ElementType Rung::*type) {
+      return std::ranges::any_of(ladder.rungs,
+                                 [type](const Rung& rung) { return IsMixed(rung.*type); });
+    };
+    bases_.emplace_back(mixed(&Rung::k) ? RowBasis(layer.d_k, shape_.rope) : RowBasis(layer.d_k),
+                        mixed(&Rung::v) ? RowBasis(layer.d_v, RopeLayout()) : RowBasis(layer.d_v));
     RowLayout layout{.d_k = layer.d_k, .d_v = layer.d_v, .n_stats = n_stats_};
     for (const Rung& rung : ladder.rungs) {
       const bool lowest = layouts_.size() % n_tiers() + 1 == n_rungs_;

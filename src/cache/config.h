@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "cache/row_basis.h"
 #include "policies/policy.h"
 #include "retentivekv/kv_cache.h"
 #include "rows/absorb.h"
@@ -63,6 +64,8 @@ class CacheConfig {
   bool rotated(size_t tier) const;
   // Tokens are compared, averaged and quantised in the rotated basis.
   bool rotates() const { return rotates_; }
+  const RowBasis& k_basis(size_t layer) const { return bases_[layer].first; }
+  const RowBasis& v_basis(size_t layer) const { return bases_[layer].second; }
   size_t n_stats() const { return n_stats_; }
   // Heads with states have a matrix, too.
   bool has_matrices() const { return absorb_.has_states() && absorb_.matrix != 0; }
@@ -89,12 +92,13 @@ class CacheConfig {
   size_t n_stats_ = 0;
   size_t incoming_tier_ = 0;
   bool rotates_ = false;
-  std::vector<size_t> first_head_;       // [layer]
-  std::vector<size_t> layer_of_head_;    // [head]
-  std::vector<HeadId> head_ids_;         // [head]
-  std::vector<RowLayout> layouts_;       // [layer, tier]
-  std::vector<RowStore> empty_stores_;   // [layer, tier]
-  std::vector<size_t> elements_before_;  // [head + 1]
+  std::vector<size_t> first_head_;                    // [layer]
+  std::vector<size_t> layer_of_head_;                 // [head]
+  std::vector<HeadId> head_ids_;                      // [head]
+  std::vector<RowLayout> layouts_;                    // [layer, tier]
+  std::vector<RowStore> empty_stores_;                // [layer, tier]
+  std::vector<std::pair<RowBasis, RowBasis>> bases_;  // [layer] of K and V
+  std::vector<size_t> elements_before_;               // [head + 1]
 };
 
 }  // namespace rkv

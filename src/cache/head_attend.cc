@@ -111,11 +111,13 @@ class Head::RowReader {
   void ReadRotated() {
     AttentionScratch::Rotated& rotated = scratch_.rotated();
     const SoftmaxState state = scratch_.state();
+    const RowBasis& k_basis = head_.config().k_basis(head_.layer());
+    const RowBasis& v_basis = head_.config().v_basis(head_.layer());
     const float* rows[kMaxQueryRows];
     for (size_t i = 0; i < queries_.n; ++i) {
       float* row = rotated.q.data() + i * shape_.d_k;
       std::copy_n(queries_.rows[i], shape_.d_k, row);
-      RotateRow(row, shape_.d_k);
+      k_basis.To(row);
       rows[i] = row;
     }
     block_.rows = rows;
@@ -138,7 +140,7 @@ class Head::RowReader {
       for (size_t j = 0; j < shape_.d_v && centre != nullptr; ++j) {
         acc[j] += state.sum[i] * rotated.centre[j];
       }
-      RotateRow(acc, shape_.d_v);
+      v_basis.From(acc);
     }
     block_.rows = queries_.rows;
     block_.bias = nullptr;
@@ -219,7 +221,7 @@ void Head::AddReadout(const QueryBlock& queries, AttentionScratch& scratch,
   const uint8_t* centre_row = config().rotated(tier) ? this->centre() : nullptr;
   for (size_t i = 0; i < queries.n; ++i) {
     std::copy_n(queries.rows[i], shape.d_k, q);
-    if (config().rotates()) RotateRow(q, shape.d_k);
+    if (config().rotates()) config().k_basis(layer()).To(q);
     float bias = 0;
     if (centre_row != nullptr) {
       DecodeRow(ElementType::kQ8_0, centre_row, shape.d_k, centre);
@@ -248,7 +250,7 @@ void Head::AddReadout(const QueryBlock& queries, AttentionScratch& scratch,
       DecodeRow(ElementType::kF16, matrix() + e * shape.d_k, shape.d_k, row);
       sum[e] += mass * Dot(q, row, shape.d_k);
     }
-    if (config().rotates()) RotateRow(sum, shape.d_v);
+    if (config().rotates()) config().v_basis(layer()).From(sum);
     const float scale = static_cast<float>(config().absorb().additive) / (normaliser + 1e-6f);
     for (size_t e = 0; e < shape.d_v; ++e) out[i][e] += scale * sum[e];
   }

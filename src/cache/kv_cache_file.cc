@@ -10,9 +10,12 @@ namespace rkv {
 
 namespace {
 
-constexpr uint32_t kSaveVersion = 4;
-// A version without the progress of a conversation. Such a cache starts with exactly the room for
-// its rows, and their order has no meaning.
+constexpr uint32_t kSaveVersion = 5;
+// The version before has no layout of RoPE, and another ladder of its own.
+constexpr uint32_t kOldLadderVersion = 4;
+constexpr std::string_view kOldLadder = "f16,q8_0,q4_0,q2";
+// The one before that also lacks the progress of a conversation. Such a cache starts with exactly
+// the room for its rows, and their order has no meaning.
 constexpr uint32_t kRowsOnlyVersion = 3;
 
 bool ReadBool(ByteReader& reader) {
@@ -72,14 +75,25 @@ bool ReadOptions(ByteReader& reader, CacheOptions& options) {
   return good && reader.ok();
 }
 
-bool ReadShape(ByteReader& reader, CacheShape& shape) {
+bool ReadShape(ByteReader& reader, uint32_t version, CacheShape& shape) {
   shape.layers.resize(reader.ReadCount(4 * sizeof(uint64_t)));
   for (LayerShape& layer : shape.layers) {
     for (size_t* x : {&layer.n_head, &layer.n_kv_head, &layer.d_k, &layer.d_v}) {
       *x = reader.Read<uint64_t>();
     }
   }
+  if (version <= kOldLadderVersion) return reader.ok();
+  shape.rope.pairs = reader.Read<RopePairs>();
+  shape.rope.n_rot = reader.Read<uint64_t>();
   return reader.ok();
+}
+
+// Rows are on the rungs of the ladder that the policy had.
+Status KeepOldLadder(CacheOptions& options) {
+  if (options.ladder.has_value() || options.type_k.has_value()) return OkStatus();
+  RKV_ASSIGN_OR_RETURN(const PolicyChoice policy, MakePolicy(options.policy));
+  if (policy.info->ladder == "auto") options.ladder = *ParseLadder(kOldLadder);
+  return OkStatus();
 }
 
 }  // namespace
@@ -93,6 +107,8 @@ void KvCache::Impl::Save(ByteWriter& writer) const {
       writer.Write<uint64_t>(x);
     }
   }
+  writer.Write(shape().rope.pairs);
+  writer.Write<uint64_t>(shape().rope.n_rot);
   writer.Write(tokens_seen_);
   writer.Write(observed_queries_);
   writer.Write(order_.tokens_seen);
@@ -157,12 +173,16 @@ Result<KvCache> KvCache::Load(const CacheShape& shape, std::string_view bytes) {
   const Status damaged = BadFile("the saved cache is damaged");
   ByteReader reader(bytes);
   const uint32_t version = reader.Read<uint32_t>();
-  if (version != kSaveVersion && version != kRowsOnlyVersion) {
+  if (version < kRowsOnlyVersion || version > kSaveVersion) {
     return BadFile("the saved cache was written by another version of RetentiveKV");
   }
   CacheOptions options;
   CacheShape saved;
-  if (!ReadOptions(reader, options) || !ReadShape(reader, saved)) return damaged;
+  if (!ReadOptions(reader, options) || !ReadShape(reader, version, saved)) return damaged;
+  if (version <= kOldLadderVersion) {
+    saved.rope = shape.rope;
+    RKV_RETURN_IF_ERROR(KeepOldLadder(options));
+  }
   if (saved != shape) return BadFile("the saved cache belongs to a model of another shape");
   RKV_ASSIGN_OR_RETURN(KvCache cache, Create(shape, options));
   if (!cache.impl_->LoadTokens(reader, version) || reader.remaining() != 0) return damaged;

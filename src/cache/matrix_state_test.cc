@@ -172,7 +172,7 @@ TEST(MatrixStateTest, StaysWithinTheBudgetThatAllTokensHadRoomIn) {
   KvCache cache = *KvCache::Create(shape, {.policy = *ParsePolicySpec("retentive:window=8"),
                                            .budget = *ParseBudget("20%"),
                                            .absorb = *ParseAbsorbSpec("clusters:matrix=1"),
-                                           .ladder = *ParseLadder("auto")});
+                                           .ladder = *ParseLadder("f16,q8_0,q4_0,q2")});
   Random random(9);
   std::vector<uint16_t> row(64);
   const auto append = [&](size_t n) {

@@ -175,7 +175,7 @@ void KvCache::Impl::ExpectedWeights(size_t head) {
   const RowCodec codec(heads_[head]);
   if (config_->rotates()) {
     for (size_t q = 0; q < observation.queries.size(); q += layer.d_k) {
-      RotateRow(observation.queries.data() + q, layer.d_k);
+      config_->k_basis(config_->layer_of(head)).To(observation.queries.data() + q);
     }
   }
   const ExpectedAttention expected(observation, layer.d_k);

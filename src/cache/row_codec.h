@@ -28,7 +28,8 @@ class RowCodec {
 
  private:
   const Head* head_ = nullptr;
-  bool rotates_ = false;
+  const RowBasis* k_basis_ = nullptr;  // null: rows are kept as they come
+  const RowBasis* v_basis_ = nullptr;
   std::vector<float> k_centre_, v_centre_;  // empty without a centre
 };
 

@@ -77,8 +77,7 @@ HWY_INLINE void HadamardVectors(float* HWY_RESTRICT x, size_t n) {
 }
 #endif
 
-void RotateRowTarget(float* HWY_RESTRICT x, size_t d) {
-  const size_t n = d & (~d + 1);
+void RotateRowTarget(float* HWY_RESTRICT x, size_t d, size_t n) {
   for (size_t begin = 0; begin < d; begin += n) {
 #if HWY_TARGET != HWY_SCALAR
     if (n >= 8) {
@@ -319,7 +318,7 @@ void DecodeRow(ElementType type, const void* row, size_t d, float* x) {
   HWY_DYNAMIC_DISPATCH(DecodeRowTarget)(type, static_cast<const uint8_t*>(row), d, x);
 }
 
-void RotateRow(float* x, size_t d) { HWY_DYNAMIC_DISPATCH(RotateRowTarget)(x, d); }
+void RotateRow(float* x, size_t d, size_t n) { HWY_DYNAMIC_DISPATCH(RotateRowTarget)(x, d, n); }
 
 }  // namespace rkv
 #endif  // HWY_ONCE

@@ -160,9 +160,11 @@ void DecodeRow(ElementType type, const void* row, size_t d, float* x);
 
 // Multiplies x by an orthonormal symmetric matrix, so that calling it twice gives x back: Hadamard
 // transforms of the largest power of two that divides d (each a block of its own), by the fast
-// algorithm, d log d. Outlier channels are spread over the block, and dot products do not change,
-// so that few bits suffice (QuaRot; Ashkboos et al. 2024, arXiv 2404.00456).
-void RotateRow(float* x, size_t d);
+// algorithm, d log d. `n`: a power of two that divides d, instead of the largest. Outlier channels
+// are spread over the block, and dot products do not change, so that few bits suffice (QuaRot;
+// Ashkboos et al. 2024, arXiv 2404.00456).
+void RotateRow(float* x, size_t d, size_t n);
+inline void RotateRow(float* x, size_t d) { RotateRow(x, d, d & (~d + 1)); }
 
 }  // namespace rkv
 

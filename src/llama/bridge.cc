@@ -42,6 +42,16 @@ LayerShape ShapeOf(const ggml_tensor* node) {
           .d_v = static_cast<size_t>(node->src[2]->ne[0])};
 }
 
+// The layout of a RoPE node, by ggml_rope_ext()'s parameters.
+RopeLayout RopeOf(const ggml_tensor* node) {
+  int32_t n_dims = 0;
+  int32_t mode = 0;
+  std::memcpy(&n_dims, node->op_params + 1, sizeof(n_dims));
+  std::memcpy(&mode, node->op_params + 2, sizeof(mode));
+  return {.pairs = mode == GGML_ROPE_TYPE_NORMAL ? RopePairs::kAdjacent : RopePairs::kHalves,
+          .n_rot = static_cast<size_t>(n_dims)};
+}
+
 // [token, head] rows of a tensor whose dimensions are (element, token, head).
 template <typename T>
 HeadRows<const T> RowsOf(const ggml_tensor* tensor) {
@@ -115,6 +125,7 @@ class Bridge::GraphProbe {
       error_ = BadFile(fmt::format("its RoPE does not fit heads of {} elements", node->ne[0]));
     }
     if (!error_.ok()) return;
+    if (node->op == GGML_OP_ROPE) shape_.rope = RopeOf(node);
     if (IsRecurrent(node->op)) {
       error_ =
           Unsupported(fmt::format("the model has recurrent layers ({})", ggml_op_name(node->op)));
