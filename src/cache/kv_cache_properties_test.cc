@@ -51,7 +51,7 @@ constexpr const char* kAbsorbs[] = {"none",
                                     "clusters:share=0.3,matrix=1",
                                     "states:additive=1,matrix=1",
                                     "states"};
-constexpr const char* kLadders[] = {"none", "auto", "f16,q4_0,q2", "q2"};
+constexpr const char* kLadders[] = {"none", "auto", "q2", "q8_0,q42/q31,q31/q1"};
 
 std::vector<const PolicyInfo*> EvictingPolicies() {
   std::vector<const PolicyInfo*> evicting;

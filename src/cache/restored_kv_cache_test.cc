@@ -23,7 +23,8 @@ namespace {
 // Two layers of different shapes: grouped queries, and K and V of different and odd sizes.
 CacheShape TestShape() {
   return {.layers = {{.n_head = 4, .n_kv_head = 2, .d_k = 32, .d_v = 32},
-                     {.n_head = 3, .n_kv_head = 3, .d_k = 16, .d_v = 24}}};
+                     {.n_head = 3, .n_kv_head = 3, .d_k = 80, .d_v = 24}},
+          .rope = {.pairs = RopePairs::kHalves, .n_rot = 48}};
 }
 
 constexpr const char* kAbsorbs[] = {"none",
@@ -33,7 +34,7 @@ constexpr const char* kAbsorbs[] = {"none",
                                     "clusters:share=0.3,matrix=1",
                                     "states:additive=1,matrix=1",
                                     "states"};
-constexpr const char* kLadders[] = {"none", "auto", "f16,q4_0,q2", "q2"};
+constexpr const char* kLadders[] = {"none", "auto", "q2", "q8_0,q42/q31,q31/q1"};
 
 std::string Name(const CacheOptions& options) {
   return fmt::format("{} {} absorb {} ladder {} split {} {}", ToString(options.policy),
@@ -189,6 +190,38 @@ TEST(RestoredKvCacheTest, EveryCombinationGoesOnAsIfItHadStayed) {
       }
     }
   }
+}
+
+// Caches of version 4 have no layout of RoPE, and name no ladder where the policy's own was meant.
+TEST(RestoredKvCacheTest, TheVersionBeforeKeepsItsLadder) {
+  const CacheShape shape = TestShape();
+  CacheOptions options{.policy = *ParsePolicySpec("retentive"), .budget = *ParseBudget("20%")};
+  options.ladder = *ParseLadder("f16,q8_0,q4_0,q2");
+  KvCache cache = *KvCache::Create(shape, options);
+  Random random(77);
+  UbatchBuffers buffers;
+  for (int i = 0; i < 12; ++i) RandomUbatch(shape, 32, random).Run(cache, &buffers, {});
+  const std::string saved = cache.Save();
+
+  const std::string ladder = ToString(*options.ladder);
+  const size_t at = saved.find(ladder);
+  ASSERT_NE(at, std::string::npos);
+  const auto number = [&saved](size_t offset) {
+    uint64_t n = 0;
+    std::memcpy(&n, saved.data() + offset, sizeof(n));
+    return n;
+  };
+  size_t end = at + ladder.size();
+  for (int i = 0; i < 3; ++i) end += sizeof(uint64_t) + number(end);  // split and types
+  end += sizeof(uint64_t) + 4 * sizeof(uint64_t) * number(end);       // layers
+  const std::string no_ladder(sizeof(uint64_t), '\0');
+  std::string before = saved.substr(0, at - sizeof(uint64_t)) + no_ladder +
+                       saved.substr(at + ladder.size(), end - at - ladder.size()) +
+                       saved.substr(end + 1 + sizeof(uint64_t));
+  before[0] = 4;
+  Result<KvCache> loaded = KvCache::Load(shape, before);
+  ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+  EXPECT_EQ(loaded->Save(), saved);
 }
 
 // With each policy's defaults, over many compressions.
