@@ -41,7 +41,8 @@ std::vector<float> LastLogits(Model& model) {
 TEST(BridgeTest, ProbeFindsEveryLayer) {
   const auto model = Load();
   const LayerShape layer{.n_head = 6, .n_kv_head = 2, .d_k = 64, .d_v = 64};
-  EXPECT_EQ(model->shape(), (CacheShape{.layers = {layer, layer, layer}}));
+  const RopeLayout rope{.pairs = RopePairs::kHalves, .n_rot = 64};
+  EXPECT_EQ(model->shape(), (CacheShape{.layers = {layer, layer, layer}, .rope = rope}));
 }
 
 TEST(BridgeTest, BadUbatchesAreRefusedAndLeaveNoTrace) {
