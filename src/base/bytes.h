@@ -58,6 +58,11 @@ class ByteReader {
     offset_ += size;
     return s;
   }
+  bool ReadBool() {
+    const uint8_t value = Read<uint8_t>();
+    if (value > 1) ok_ = false;
+    return value == 1;
+  }
   // A count of things that take at least `min_bytes_each`: a damaged count cannot make the caller
   // allocate more than the file could fill.
   uint64_t ReadCount(size_t min_bytes_each) {

@@ -89,17 +89,18 @@ Status CacheConfig::MakeLayouts() {
     return InvalidArgument("a fixed cache type (-ctk, -ctv) and a ladder exclude each other");
   }
   Ladder ladder;
-  if (options_.ladder.has_value()) {
+  if (fixed) {
+    ladder.rungs = {{.k = options_.type_k.value_or(ElementType::kF16),
+                     .v = options_.type_v.value_or(ElementType::kF16)}};
+  } else if (options_.ladder.has_value()) {
     ladder = *options_.ladder;
   } else {
     RKV_ASSIGN_OR_RETURN(ladder, ParseLadder(policy_.info->ladder));
   }
   if (ladder.rungs.empty()) ladder = AutoLadder(shape_);
-  if (fixed) {
-    ladder.rungs = {{.k = options_.type_k.value_or(ElementType::kF16),
-                     .v = options_.type_v.value_or(ElementType::kF16)}};
-  }
   n_rungs_ = ladder.rungs.size();
+  const bool mixed_k = std::ranges::any_of(ladder.rungs, IsMixed, &Rung::k);
+  const bool mixed_v = std::ranges::any_of(ladder.rungs, IsMixed, &Rung::v);
   elements_before_.push_back(0);
   for (size_t l = 0; l < shape_.layers.size(); ++l) {
     const LayerShape& layer = shape_.layers[l];
@@ -108,12 +109,8 @@ Status CacheConfig::MakeLayouts() {
       layer_of_head_.push_back(l);
       elements_before_.push_back(elements_before_.back() + layer.d_k + layer.d_v);
     }
-    const auto mixed = [&ladder](ElementType Rung::*type) {
-      return std::ranges::any_of(ladder.rungs,
-                                 [type](const Rung& rung) { return IsMixed(rung.*type); });
-    };
-    bases_.emplace_back(mixed(&Rung::k) ? RowBasis(layer.d_k, shape_.rope) : RowBasis(layer.d_k),
-                        mixed(&Rung::v) ? RowBasis(layer.d_v, RopeLayout()) : RowBasis(layer.d_v));
+    bases_.emplace_back(mixed_k ? RowBasis(layer.d_k, shape_.rope) : RowBasis(layer.d_k),
+                        mixed_v ? RowBasis(layer.d_v, RopeLayout()) : RowBasis(layer.d_v));
     RowLayout layout{.d_k = layer.d_k, .d_v = layer.d_v, .n_stats = n_stats_};
     for (const Rung& rung : ladder.rungs) {
       const bool lowest = layouts_.size() % n_tiers() + 1 == n_rungs_;

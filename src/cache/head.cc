@@ -13,12 +13,6 @@ namespace {
 constexpr float kMaxLogMass = 64.0f;
 constexpr float kMinLogMass = -104.0f;
 
-bool ReadBool(ByteReader& reader) {
-  const uint8_t value = reader.Read<uint8_t>();
-  if (value > 1) reader.Fail();
-  return value == 1;
-}
-
 // Writes a flag that the table exists, and its elements.
 template <typename T>
 void SaveTable(const T* table, size_t n, ByteWriter& writer) {
@@ -28,7 +22,7 @@ void SaveTable(const T* table, size_t n, ByteWriter& writer) {
 
 template <typename T>
 bool LoadTable(std::unique_ptr<T[]>& table, size_t n, ByteReader& reader) {
-  if (!ReadBool(reader)) return true;
+  if (!reader.ReadBool()) return true;
   if (n * sizeof(T) > reader.remaining()) return false;
   table = std::make_unique_for_overwrite<T[]>(n);
   reader.ReadRaw(table.get(), n * sizeof(T));

@@ -18,12 +18,6 @@ constexpr std::string_view kOldLadder = "f16,q8_0,q4_0,q2";
 // the room for its rows, and their order has no meaning.
 constexpr uint32_t kRowsOnlyVersion = 3;
 
-bool ReadBool(ByteReader& reader) {
-  const uint8_t value = reader.Read<uint8_t>();
-  if (value > 1) reader.Fail();
-  return value == 1;
-}
-
 template <typename T>
 constexpr bool kMayBeUnset = false;
 template <typename T>
@@ -152,9 +146,9 @@ bool KvCache::Impl::LoadTokens(ByteReader& reader, uint32_t version) {
 
 bool KvCache::Impl::LoadProgress(ByteReader& reader) {
   order_.tokens_seen = reader.Read<uint64_t>();
-  order_.pooled = ReadBool(reader);
-  ReadBool(reader);
-  prompt_precedes_ = ReadBool(reader);
+  order_.pooled = reader.ReadBool();
+  reader.ReadBool();
+  prompt_precedes_ = reader.ReadBool();
   state_share_ = reader.Read<double>();
   for (uint64_t* n : {&state_steps_, &reactivations_, &compressions_}) {
     *n = reader.Read<uint64_t>();

@@ -1,6 +1,5 @@
 // Options that are passed to llama.cpp: each has the same effect as in stock llama.cpp.
 #include <fmt/format.h>
-#include <gguf.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -188,13 +187,10 @@ TEST(EngineOptionsTest, ControlVectorsGiveTheLogitsOfStock) {
   const std::vector<float> ours = OurLogits(options);
   ASSERT_EQ(ours.size(), plain.size());
   const std::vector<float> stock = StockLogits(options.model, {}, [&](llama_context* context) {
-    ggml_context* tensors = nullptr;
-    const LlamaPtr<gguf_context> file(gguf_init_from_file(options.control_vectors[0].path.c_str(),
-                                                          {.no_alloc = false, .ctx = &tensors}));
-    const LlamaPtr<ggml_context> owner(tensors);
-    const auto* data = static_cast<const float*>(ggml_get_tensor(tensors, "direction.1")->data);
+    const std::vector<float> data = ReadFloatTensor(options.control_vectors[0].path, "direction.1");
+    ASSERT_EQ(data.size(), static_cast<size_t>(kEmbd));
     std::vector<float> sum(static_cast<size_t>(kEmbd) * 2);
-    for (int i = 0; i < kEmbd; ++i) sum[static_cast<size_t>(i)] = 2 * data[i];
+    for (int i = 0; i < kEmbd; ++i) sum[static_cast<size_t>(i)] = 2 * data[static_cast<size_t>(i)];
     llama_set_adapter_cvec(context, sum.data(), sum.size(), kEmbd, 1, 3);
   });
   EXPECT_LT(RelativeError(ours, stock), kSame);

@@ -43,92 +43,74 @@ HWY_INLINE void DecodeBF16(const uint8_t* HWY_RESTRICT bytes, size_t n, float* H
   }
 }
 
-// Decodes one block; written so that compilers vectorise it for each target.
-HWY_INLINE void DecodeQ8Block(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
-  const float scale = F32FromF16(HalfAt(block, 0));
-  const auto* codes = reinterpret_cast<const int8_t*>(block + 2);
-  for (size_t i = 0; i < kQuantBlock; ++i) out[i] = scale * static_cast<float>(codes[i]);
-}
-
-HWY_INLINE void DecodeQ4Block(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
-  const float scale = F32FromF16(HalfAt(block, 0));
-  const uint8_t* codes = block + 2;
-  for (size_t i = 0; i < kQuantBlock / 2; ++i) {
-    out[i] = scale * static_cast<float>((codes[i] & 15) - 8);
-    out[i + kQuantBlock / 2] = scale * static_cast<float>((codes[i] >> 4) - 8);
-  }
-}
-
-HWY_INLINE void DecodeNibblesBlock(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
-  const float scale = ScaleOfByte(block[0]);
-  const uint8_t* codes = block + 1;
-  for (size_t i = 0; i < kQuantBlock / 2; ++i) {
-    out[i] = scale * static_cast<float>((codes[i] & 15) - 8);
-    out[i + kQuantBlock / 2] = scale * static_cast<float>((codes[i] >> 4) - 8);
-  }
-}
-
-// q3, q2 and q1.
-template <int kBits>
-HWY_INLINE void DecodeLevelsBlock(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
-  constexpr size_t kBytes = kQuantBlock / 4;
-  constexpr float kMiddle = 0.5f * static_cast<float>((1 << kBits) - 1);
-  const float scale = ScaleOfByte(block[0]);
-  const uint8_t* low = block + 1;
-  const uint8_t* high = kBits == 1 ? low : low + kBytes;
-  for (size_t i = 0; i < kQuantBlock; ++i) {
-    int code = 0;
-    if constexpr (kBits >= 2) code = (low[i % kBytes] >> (2 * (i / kBytes))) & 3;
-    if constexpr (kBits != 2) code |= ((high[i % 4] >> (i / 4)) & 1) << (kBits - 1);
-    out[i] = scale * (static_cast<float>(code) - kMiddle);
-  }
-}
-
-template <void (*DecodeBlock)(const uint8_t*, float*)>
-HWY_INLINE void DecodeBlocks(const uint8_t* HWY_RESTRICT row, size_t unit, size_t d,
-                             float* HWY_RESTRICT out) {
-  size_t i = 0;
-  for (; i + kQuantBlock <= d; i += kQuantBlock, row += unit) DecodeBlock(row, out + i);
-  if (i < d) {
-    float last[kQuantBlock];
-    DecodeBlock(row, last);
-    std::memcpy(out + i, last, (d - i) * sizeof(float));
-  }
-}
-
-// Blocks of a quantised type that is not mixed.
-HWY_INLINE void DecodeBlocksOf(ElementType type, const uint8_t* HWY_RESTRICT row, size_t d,
-                               float* HWY_RESTRICT out) {
+// Calls body.operator()<type>(). REQUIRES: a quantised type that is not mixed.
+template <typename Body>
+HWY_INLINE void WithBlockType(ElementType type, const Body& body) {
   switch (type) {
     case ElementType::kQ8_0:
-      return DecodeBlocks<DecodeQ8Block>(row, UnitBytes(type), d, out);
+      return body.template operator()<ElementType::kQ8_0>();
     case ElementType::kQ4_0:
-      return DecodeBlocks<DecodeQ4Block>(row, UnitBytes(type), d, out);
+      return body.template operator()<ElementType::kQ4_0>();
     case ElementType::kQ4:
-      return DecodeBlocks<DecodeNibblesBlock>(row, UnitBytes(type), d, out);
+      return body.template operator()<ElementType::kQ4>();
     case ElementType::kQ3:
-      return DecodeBlocks<DecodeLevelsBlock<3>>(row, UnitBytes(type), d, out);
+      return body.template operator()<ElementType::kQ3>();
     case ElementType::kQ2:
-      return DecodeBlocks<DecodeLevelsBlock<2>>(row, UnitBytes(type), d, out);
+      return body.template operator()<ElementType::kQ2>();
     default:
-      return DecodeBlocks<DecodeLevelsBlock<1>>(row, UnitBytes(type), d, out);
+      return body.template operator()<ElementType::kQ1>();
+  }
+}
+
+// Decodes one block; written so that compilers vectorise it for each target.
+template <ElementType kType>
+HWY_INLINE void DecodeBlock(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+  constexpr size_t kBits = CodeBits(kType);
+  const float scale = HasScaleByte(kType) ? ScaleOfByte(block[0]) : F32FromF16(HalfAt(block, 0));
+  const uint8_t* codes = block + HeaderBytes(kType);
+  if constexpr (kBits == 8) {
+    for (size_t i = 0; i < kQuantBlock; ++i) {
+      out[i] = scale * static_cast<float>(static_cast<int8_t>(codes[i]));
+    }
+  } else if constexpr (kBits == 4) {
+    for (size_t i = 0; i < kQuantBlock / 2; ++i) {
+      out[i] = scale * static_cast<float>((codes[i] & 15) - 8);
+      out[i + kQuantBlock / 2] = scale * static_cast<float>((codes[i] >> 4) - 8);
+    }
+  } else {
+    constexpr size_t kBytes = kQuantBlock / 4;
+    constexpr float kMiddle = 0.5f * static_cast<float>((1 << kBits) - 1);
+    const uint8_t* high = kBits == 1 ? codes : codes + kBytes;
+    for (size_t i = 0; i < kQuantBlock; ++i) {
+      int code = 0;
+      if constexpr (kBits >= 2) code = (codes[i % kBytes] >> (2 * (i / kBytes))) & 3;
+      if constexpr (kBits != 2) code |= ((high[i % 4] >> (i / 4)) & 1) << (kBits - 1);
+      out[i] = scale * (static_cast<float>(code) - kMiddle);
+    }
+  }
+}
+
+template <ElementType kType>
+HWY_INLINE void DecodeBlocks(const uint8_t* HWY_RESTRICT row, size_t d, float* HWY_RESTRICT out) {
+  size_t i = 0;
+  for (; i + kQuantBlock <= d; i += kQuantBlock, row += UnitBytes(kType)) {
+    DecodeBlock<kType>(row, out + i);
+  }
+  if (i < d) {
+    float last[kQuantBlock];
+    DecodeBlock<kType>(row, last);
+    std::memcpy(out + i, last, (d - i) * sizeof(float));
   }
 }
 
 HWY_INLINE void DecodeRowImpl(ElementType type, const uint8_t* HWY_RESTRICT row, size_t d,
                               float* HWY_RESTRICT out) {
-  switch (type) {
-    case ElementType::kF16:
-      return DecodeF16(row, d, out);
-    case ElementType::kBF16:
-      return DecodeBF16(row, d, out);
-    default: {
-      const BlockTypes types = BlockTypesOf(type);
-      const size_t first = FirstBlocks(BlocksOf(d));
-      const size_t n = std::min(d, first * kQuantBlock);
-      DecodeBlocksOf(types.first, row, n, out);
-      DecodeBlocksOf(types.second, row + first * UnitBytes(types.first), d - n, out + n);
-    }
+  if (type == ElementType::kF16) return DecodeF16(row, d, out);
+  if (type == ElementType::kBF16) return DecodeBF16(row, d, out);
+  for (const RowPart& part : PartsOf(type, d)) {
+    WithBlockType(part.type, [&]<ElementType kType>() HWY_ATTR {
+      DecodeBlocks<kType>(row + part.at, part.size(), out + part.begin);
+    });
   }
 }
 

@@ -93,11 +93,11 @@ void RotateRowTarget(float* HWY_RESTRICT x, size_t d, size_t n) {
 
 // Levels of a block are 2^kBits integers plus kOffset, times its step: for up to three bits half
 // integers of both signs, for four bits -8 to 7, as the bits would not suffice for doubled codes.
-template <int kBits>
+template <size_t kBits>
 inline constexpr float kOffset = kBits == 4 ? 0.0f : 0.5f;
 
 // Element, in steps, to the integer of its level. NaN becomes the lowest.
-template <int kBits, class D>
+template <size_t kBits, class D>
 HWY_INLINE hn::Vec<D> LevelOf(D df, hn::Vec<D> steps) {
   constexpr float kHalf = 1 << (kBits - 1);
   const auto level = hn::Floor(hn::Add(steps, hn::Set(df, 0.5f - kOffset<kBits>)));
@@ -105,7 +105,7 @@ HWY_INLINE hn::Vec<D> LevelOf(D df, hn::Vec<D> steps) {
   return hn::Min(hn::IfThenElse(hn::Ge(level, lowest), level, lowest), hn::Set(df, kHalf - 1));
 }
 
-template <int kBits>
+template <size_t kBits>
 HWY_INLINE float LevelError(const float* HWY_RESTRICT x, float step) {
   const FloatTag df;
   const auto inverse = hn::Set(df, 1.0f / step);
@@ -121,7 +121,7 @@ HWY_INLINE float LevelError(const float* HWY_RESTRICT x, float step) {
 }
 
 // The scale byte with the minimum squared error for one block.
-template <int kBits>
+template <size_t kBits>
 HWY_INLINE uint8_t BestScale(const float* HWY_RESTRICT x) {
   float square = 0;
   for (size_t i = 0; i < kQuantBlock; ++i) square += x[i] * x[i];
@@ -144,7 +144,7 @@ HWY_INLINE uint8_t BestScale(const float* HWY_RESTRICT x) {
 }
 
 // The scale byte, then the codes as docs/formats.md describes them.
-template <int kBits>
+template <size_t kBits>
 HWY_INLINE void EncodeLevels(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
   constexpr int kHalf = 1 << (kBits - 1);
   block[0] = BestScale<kBits>(x);
@@ -182,17 +182,12 @@ HWY_INLINE void EncodeLevels(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT 
   }
 }
 
-void EncodeQ1BlockTarget(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
-  EncodeLevels<1>(x, block);
-}
-void EncodeQ2BlockTarget(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
-  EncodeLevels<2>(x, block);
-}
-void EncodeQ3BlockTarget(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
-  EncodeLevels<3>(x, block);
-}
-void EncodeQ4BlockTarget(const float* HWY_RESTRICT x, uint8_t* HWY_RESTRICT block) {
-  EncodeLevels<4>(x, block);
+// REQUIRES: HasScaleByte(type).
+void EncodeLevelsTarget(ElementType type, const float* HWY_RESTRICT x,
+                        uint8_t* HWY_RESTRICT block) {
+  WithBlockType(type, [&]<ElementType kType>() HWY_ATTR {
+    if constexpr (HasScaleByte(kType)) EncodeLevels<CodeBits(kType)>(x, block);
+  });
 }
 
 }  // namespace HWY_NAMESPACE
@@ -204,10 +199,7 @@ namespace rkv {
 
 HWY_EXPORT(DecodeRowTarget);
 HWY_EXPORT(RotateRowTarget);
-HWY_EXPORT(EncodeQ1BlockTarget);
-HWY_EXPORT(EncodeQ2BlockTarget);
-HWY_EXPORT(EncodeQ3BlockTarget);
-HWY_EXPORT(EncodeQ4BlockTarget);
+HWY_EXPORT(EncodeLevelsTarget);
 
 namespace {
 
@@ -244,44 +236,20 @@ void EncodeQ4_0Block(const float* x, uint8_t* block) {
   }
 }
 
-void EncodeQ1Block(const float* x, uint8_t* block) {
-  HWY_DYNAMIC_DISPATCH(EncodeQ1BlockTarget)(x, block);
-}
-void EncodeQ2Block(const float* x, uint8_t* block) {
-  HWY_DYNAMIC_DISPATCH(EncodeQ2BlockTarget)(x, block);
-}
-void EncodeQ3Block(const float* x, uint8_t* block) {
-  HWY_DYNAMIC_DISPATCH(EncodeQ3BlockTarget)(x, block);
-}
-void EncodeQ4Block(const float* x, uint8_t* block) {
-  HWY_DYNAMIC_DISPATCH(EncodeQ4BlockTarget)(x, block);
+void EncodeBlock(ElementType type, const float* x, uint8_t* block) {
+  if (type == ElementType::kQ8_0) return EncodeQ8_0Block(x, block);
+  if (type == ElementType::kQ4_0) return EncodeQ4_0Block(x, block);
+  HWY_DYNAMIC_DISPATCH(EncodeLevelsTarget)(type, x, block);
 }
 
-// Blocks of a quantised type that is not mixed.
 void EncodeBlocks(ElementType type, const float* x, size_t d, uint8_t* row) {
-  const auto encode = [type] {
-    switch (type) {
-      case ElementType::kQ8_0:
-        return EncodeQ8_0Block;
-      case ElementType::kQ4_0:
-        return EncodeQ4_0Block;
-      case ElementType::kQ4:
-        return EncodeQ4Block;
-      case ElementType::kQ3:
-        return EncodeQ3Block;
-      case ElementType::kQ2:
-        return EncodeQ2Block;
-      default:
-        return EncodeQ1Block;
-    }
-  }();
   const size_t unit = UnitBytes(type);
   size_t i = 0;
-  for (; i + kQuantBlock <= d; i += kQuantBlock, row += unit) encode(x + i, row);
+  for (; i + kQuantBlock <= d; i += kQuantBlock, row += unit) EncodeBlock(type, x + i, row);
   if (i < d) {
     float last[kQuantBlock] = {};
     std::copy(x + i, x + d, last);
-    encode(last, row);
+    EncodeBlock(type, last, row);
   }
 }
 
@@ -304,13 +272,10 @@ void EncodeRow(ElementType type, const float* x, size_t d, void* row) {
     case ElementType::kBF16:
       for (size_t i = 0; i < d; ++i) set_half(i, BF16FromF32(x[i]));
       return;
-    default: {
-      const BlockTypes types = BlockTypesOf(type);
-      const size_t first = FirstBlocks(BlocksOf(d));
-      const size_t n = std::min(d, first * kQuantBlock);
-      EncodeBlocks(types.first, x, n, bytes);
-      EncodeBlocks(types.second, x + n, d - n, bytes + first * UnitBytes(types.first));
-    }
+    default:
+      for (const RowPart& part : PartsOf(type, d)) {
+        EncodeBlocks(part.type, x + part.begin, part.size(), bytes + part.at);
+      }
   }
 }
 

@@ -43,38 +43,67 @@ constexpr size_t BlocksOf(size_t d) { return (d + kQuantBlock - 1) / kQuantBlock
 // Of `n` blocks in a row of a mixed type, those of the first type.
 constexpr size_t FirstBlocks(size_t n) { return (n + 1) / 2; }
 
-// Bytes of one block of a quantised type, of one element of the others. 0 for mixed types.
-constexpr size_t UnitBytes(ElementType type) {
+// Bits of a code. REQUIRES: a quantised type that is not mixed; so also below.
+constexpr size_t CodeBits(ElementType type) {
   switch (type) {
-    case ElementType::kF16:
-    case ElementType::kBF16:
-      return 2;
     case ElementType::kQ8_0:
-      return 2 + kQuantBlock;  // f16 scale, signed bytes
+      return 8;
     case ElementType::kQ4_0:
-      return 2 + kQuantBlock / 2;  // f16 scale, nibbles
     case ElementType::kQ4:
-      return 1 + kQuantBlock / 2;  // logarithmic scale of one byte, four bits each
+      return 4;
     case ElementType::kQ3:
-      return 1 + kQuantBlock * 3 / 8;
+      return 3;
     case ElementType::kQ2:
-      return 1 + kQuantBlock / 4;
-    case ElementType::kQ1:
-      return 1 + kQuantBlock / 8;
-    case ElementType::kQ42:
-    case ElementType::kQ41:
-    case ElementType::kQ31:
-      return 0;
+      return 2;
+    default:
+      return 1;
   }
-  return 0;
+}
+
+// Bytes of a block before its codes: a logarithmic scale of one byte, or an f16 scale.
+constexpr size_t HeaderBytes(ElementType type) { return HasScaleByte(type) ? 1 : 2; }
+
+// Bytes of a block.
+constexpr size_t UnitBytes(ElementType type) {
+  return HeaderBytes(type) + kQuantBlock * CodeBits(type) / 8;
+}
+
+// Elements [begin, end) of a row, all in blocks of one type, from byte `at` of the row on.
+struct RowPart {
+  ElementType type = ElementType::kF16;
+  size_t begin = 0;
+  size_t end = 0;
+  size_t at = 0;
+
+  constexpr size_t size() const { return end - begin; }
+  constexpr size_t end_byte() const { return at + BlocksOf(size()) * UnitBytes(type); }
+};
+
+// One part, or two of a mixed type.
+struct RowParts {
+  RowPart parts[2];
+  size_t n = 1;
+
+  constexpr const RowPart* begin() const { return parts; }
+  constexpr const RowPart* end() const { return parts + n; }
+};
+
+// REQUIRES: a quantised type.
+constexpr RowParts PartsOf(ElementType type, size_t d) {
+  const BlockTypes types = BlockTypesOf(type);
+  const size_t border = FirstBlocks(BlocksOf(d)) * kQuantBlock;
+  if (!IsMixed(type) || border >= d) return {.parts = {{.type = types.first, .end = d}, {}}};
+  const RowPart first{.type = types.first, .end = border};
+  return {
+      .parts = {first, {.type = types.second, .begin = border, .end = d, .at = first.end_byte()}},
+      .n = 2};
 }
 
 // Bytes of a row of d elements.
 constexpr size_t RowBytes(ElementType type, size_t d) {
-  if (!IsQuantized(type)) return UnitBytes(type) * d;
-  const BlockTypes types = BlockTypesOf(type);
-  const size_t first = FirstBlocks(BlocksOf(d));
-  return first * UnitBytes(types.first) + (BlocksOf(d) - first) * UnitBytes(types.second);
+  if (!IsQuantized(type)) return 2 * d;
+  const RowParts parts = PartsOf(type, d);
+  return parts.parts[parts.n - 1].end_byte();
 }
 
 // Bound on the error of one element after Encode and Decode, as a share of the largest magnitude in
@@ -133,8 +162,7 @@ constexpr double GaussianError(ElementType type) {
   return 0.5 * (GaussianError(types.first) + GaussianError(types.second));
 }
 
-// The scale that the first byte of a block of HasScaleByte() stands for: 0, or 2^((code - 144) /
-// 8).
+// The scale of a block's byte: 0, or 2^((code - 144) / 8).
 constexpr float ScaleOfByte(uint8_t code) {
   constexpr float kEighths[] = {1.0f,       1.0905077f, 1.1892071f, 1.2968396f,
                                 1.4142136f, 1.5422108f, 1.6817928f, 1.8340081f};

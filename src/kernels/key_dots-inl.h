@@ -135,7 +135,7 @@ HWY_INLINE void RoundQueries(const float* const* rows, size_t n, size_t d, float
                              const Store& store) {
   const FloatTag df;
   const hn::Rebind<int32_t, FloatTag> di;
-  const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
+  const size_t n_blocks = BlocksOf(d);
   for (size_t q = 0; q < n; ++q) {
     const float* row = rows[q];
     auto largest = hn::Zero(df);
@@ -349,33 +349,6 @@ HWY_INLINE void PackTile(const KeyTypes& types, size_t d, QueryTile& tile) {
   if (types.codes) PackBytes(tile.rows, tile.n, d, tile);
 }
 
-// Unpacks the blocks [first, end) of rows, which begin at byte `at` of a row.
-HWY_INLINE void PrepareBlocks(ElementType type, const KvSpan& span, size_t begin, size_t n,
-                              size_t at, size_t first, size_t end, const KernelScratch& s) {
-  const uint8_t* rows = static_cast<const uint8_t*>(span.k) + at;
-  const auto load = [&]<ElementType kType>() HWY_ATTR {
-    LoadSteps<kType>(rows, span.k_stride, begin, n, end - first, s.steps + first * kAttentionBlock);
-    if constexpr (kType != ElementType::kQ8_0 || RKV_MULTIPLIES_BYTES) {
-      UnpackBlocks<kType>(rows, span.k_stride, begin, n, end - first,
-                          s.codes + first * kAttentionBlock * kQuantBlock);
-    }
-  };
-  switch (type) {
-    case ElementType::kQ8_0:
-      return load.template operator()<ElementType::kQ8_0>();
-    case ElementType::kQ4_0:
-      return load.template operator()<ElementType::kQ4_0>();
-    case ElementType::kQ4:
-      return load.template operator()<ElementType::kQ4>();
-    case ElementType::kQ3:
-      return load.template operator()<ElementType::kQ3>();
-    case ElementType::kQ2:
-      return load.template operator()<ElementType::kQ2>();
-    default:
-      return load.template operator()<ElementType::kQ1>();
-  }
-}
-
 HWY_INLINE void ScaleSteps(float factor, float* HWY_RESTRICT steps, size_t n) {
   const FloatTag df;
   for (size_t i = 0; i < n; i += kFloatLanes) {
@@ -387,19 +360,22 @@ HWY_INLINE void ScaleSteps(float factor, float* HWY_RESTRICT steps, size_t n) {
 HWY_INLINE void PrepareKeys(const KvSpan& span, size_t begin, size_t n, size_t d,
                             const KernelScratch& s) {
   if (!IsQuantized(span.k_type)) return;
-  const size_t n_blocks = BlocksOf(d);
-  const BlockTypes types = BlockTypesOf(span.k_type);
-  if (types.first == types.second) {
-    return PrepareBlocks(types.first, span, begin, n, 0, 0, n_blocks, s);
+  const RowParts parts = PartsOf(span.k_type, d);
+  for (const RowPart& part : parts) {
+    const uint8_t* rows = static_cast<const uint8_t*>(span.k) + part.at;
+    const size_t n_blocks = BlocksOf(part.size());
+    float* steps = s.steps + part.begin / kQuantBlock * kAttentionBlock;
+    WithBlockType(part.type, [&]<ElementType kType>() HWY_ATTR {
+      LoadSteps<kType>(rows, span.k_stride, begin, n, n_blocks, steps);
+      if constexpr (kType != ElementType::kQ8_0 || RKV_MULTIPLIES_BYTES) {
+        UnpackBlocks<kType>(rows, span.k_stride, begin, n, n_blocks,
+                            s.codes + part.begin * kAttentionBlock);
+      }
+    });
+    // All blocks in the unit of the first.
+    const float ratio = UnpackedScale(part.type).unit / UnpackedScale(parts.begin()->type).unit;
+    if (ratio != 1.0f) ScaleSteps(ratio, steps, n_blocks * kAttentionBlock);
   }
-  const size_t first = FirstBlocks(n_blocks);
-  PrepareBlocks(types.first, span, begin, n, 0, 0, first, s);
-  if (first == n_blocks) return;
-  PrepareBlocks(types.second, span, begin, n, first * UnitBytes(types.first), first, n_blocks, s);
-  // All blocks in the unit of the first.
-  const float ratio = UnpackedScale(types.second).unit / UnpackedScale(types.first).unit;
-  if (ratio == 1.0f) return;
-  ScaleSteps(ratio, s.steps + first * kAttentionBlock, (n_blocks - first) * kAttentionBlock);
 }
 
 // dots[q, t] = q.k of the rows [begin, begin + n) of the span, with row stride kAttentionBlock.
@@ -410,16 +386,18 @@ HWY_INLINE void DotKeys(const HeadShape& shape, const QueryTile& tile, const KvS
                         size_t begin, size_t n, const KernelScratch& s, float* HWY_RESTRICT dots,
                         Prefetcher& values) {
   const size_t d = shape.d_k;
-  const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
+  const size_t n_blocks = BlocksOf(d);
   const auto codes = [&]() HWY_ATTR {
-    const BlockTypes types = BlockTypesOf(span.k_type);
-    const size_t first = FirstBlocks(n_blocks) * kQueries;
-    for (size_t i = 0; i < n_blocks * kQueries; ++i) {
-      const int32_t offset = UnpackedScale(i < first ? types.first : types.second).offset;
-      s.starts[i] = -offset * tile.sums8[i];
+    const RowParts parts = PartsOf(span.k_type, d);
+    for (const RowPart& part : parts) {
+      const int32_t offset = UnpackedScale(part.type).offset;
+      const size_t end = BlocksOf(part.end) * kQueries;
+      for (size_t i = part.begin / kQuantBlock * kQueries; i < end; ++i) {
+        s.starts[i] = -offset * tile.sums8[i];
+      }
     }
-    DotCodes<kQueries, 1>(tile.codes8, s.starts, tile.steps8, UnpackedScale(types.first).unit, s, n,
-                          n_blocks, dots, values);
+    DotCodes<kQueries, 1>(tile.codes8, s.starts, tile.steps8,
+                          UnpackedScale(parts.begin()->type).unit, s, n, n_blocks, dots, values);
   };
   switch (span.k_type) {
     case ElementType::kF16:

@@ -143,7 +143,7 @@ HWY_INLINE void UnpackQuads(const uint8_t* const* HWY_RESTRICT rows, size_t at, 
     store(hn::And(hn::ShiftRight<5>(high), bit), 6);
     store(hn::And(hn::ShiftRight<6>(high), bit), 7);
   } else if constexpr (kType == ElementType::kQ4_0 || kType == ElementType::kQ4) {
-    constexpr size_t kHeader = HasScaleByte(kType) ? 1 : 2;
+    constexpr size_t kHeader = HeaderBytes(kType);
     TransposeQuads([&](size_t row) HWY_ATTR { return hn::LoadU(bytes, rows[row] + at + kHeader); },
                    quads);
     const auto mask = hn::Set(d16, uint16_t{0x0F0F});

@@ -173,7 +173,7 @@ HWY_INLINE void UnpackBlock(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
     out[0] = out[1] = hn::Zero(d16);
     AddHighBits(a + 1, b + 1, 1, out);
   } else if constexpr (kType == ElementType::kQ4_0 || kType == ElementType::kQ4) {
-    constexpr size_t kHeader = HasScaleByte(kType) ? 1 : 2;
+    constexpr size_t kHeader = HeaderBytes(kType);
     const PairVec packed = PairBytes(hn::LoadU(bytes, a + kHeader), hn::LoadU(bytes, b + kHeader));
     out[0] = hn::And(packed, hn::Set(d16, int16_t{15}));
     out[1] = hn::ShiftRight<4>(packed);
@@ -256,7 +256,7 @@ HWY_INLINE void UnpackPairs(const uint8_t* HWY_RESTRICT a, const uint8_t* HWY_RE
     for (size_t i = 0; i < kPassVecs; ++i) out[i] = hn::Zero(d16);
     AddHighBits(a + 1, b + 1, first, 1, out);
   } else if constexpr (kType == ElementType::kQ4_0 || kType == ElementType::kQ4) {
-    constexpr size_t kHeader = HasScaleByte(kType) ? 1 : 2;
+    constexpr size_t kHeader = HeaderBytes(kType);
     const auto row_a = hn::LoadU(bytes, a + kHeader);
     const auto row_b = hn::LoadU(bytes, b + kHeader);
     Widen(hn::InterleaveLower(bytes, row_a, row_b), out);
@@ -397,24 +397,18 @@ HWY_INLINE void PairShares(const float* HWY_RESTRICT weights, const float* HWY_R
   hn::Store(sum, d32, sums);
 }
 
-// Elements [0, d) of rows that begin at `values`, to acc[q * acc_stride + ...].
+// Adds a part of the rows that begin at `values`. s.weights: scaled so that 1 means wholes[q].
 template <ElementType kType, size_t kQueries>
-HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT max_weight,
-                            const uint8_t* HWY_RESTRICT values, size_t stride, size_t n, size_t d,
-                            size_t acc_stride, const KernelScratch& s, float* HWY_RESTRICT acc,
-                            Prefetcher& next) {
+HWY_INLINE void AddCodeRows(const float* HWY_RESTRICT wholes, const uint8_t* HWY_RESTRICT values,
+                            size_t stride, size_t n, size_t d, size_t acc_stride,
+                            const KernelScratch& s, float* HWY_RESTRICT acc, Prefetcher& next) {
   const FloatTag df;
   const hn::Rebind<int32_t, FloatTag> d32;
-  const size_t n_blocks = (d + kQuantBlock - 1) / kQuantBlock;
+  const size_t n_blocks = BlocksOf(d);
   const size_t distance = PairDistance(n);
   const size_t step_bytes = next.StepBytes(BlocksOf(acc_stride));
   constexpr size_t kFours = (kQueries + 3) / 4;
   LoadSteps<kType>(values, stride, 0, n, n_blocks, s.steps);
-  float wholes[kQueries];
-  for (size_t q = 0; q < kQueries; ++q) {
-    const size_t row = q * kAttentionBlock;
-    wholes[q] = ScaleToLargest(max_weight[q], 32767.0f, weights + row, s.weights + row);
-  }
   for (size_t block = 0; block < n_blocks; ++block) {
     s.max_steps[block] = ShareSteps(s.steps + block * kAttentionBlock);
   }
@@ -473,42 +467,24 @@ template <size_t kQueries>
 HWY_INLINE void AddValues(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT max_weight,
                           const KvSpan& span, size_t begin, size_t n, size_t d,
                           const KernelScratch& s, float* HWY_RESTRICT acc, Prefetcher& next) {
-  switch (span.v_type) {
-    case ElementType::kF16:
-      return AddHalfRows<ElementType::kF16, kQueries>(weights, span, begin, n, d, acc, next);
-    case ElementType::kBF16:
-      return AddHalfRows<ElementType::kBF16, kQueries>(weights, span, begin, n, d, acc, next);
-    default:
-      break;
+  if (span.v_type == ElementType::kF16) {
+    return AddHalfRows<ElementType::kF16, kQueries>(weights, span, begin, n, d, acc, next);
+  }
+  if (span.v_type == ElementType::kBF16) {
+    return AddHalfRows<ElementType::kBF16, kQueries>(weights, span, begin, n, d, acc, next);
+  }
+  float wholes[kQueries];
+  for (size_t q = 0; q < kQueries; ++q) {
+    const size_t row = q * kAttentionBlock;
+    wholes[q] = ScaleToLargest(max_weight[q], 32767.0f, weights + row, s.weights + row);
   }
   const uint8_t* rows = RowAt(span.v, span.v_stride, begin);
-  const auto add = [&](ElementType type, size_t first, size_t end) HWY_ATTR {
-    const auto of_type = [&]<ElementType kType>() HWY_ATTR {
-      AddCodeRows<kType, kQueries>(weights, max_weight, rows, span.v_stride, n, end - first, d, s,
-                                   acc + first, next);
-    };
-    switch (type) {
-      case ElementType::kQ8_0:
-        return of_type.template operator()<ElementType::kQ8_0>();
-      case ElementType::kQ4_0:
-        return of_type.template operator()<ElementType::kQ4_0>();
-      case ElementType::kQ4:
-        return of_type.template operator()<ElementType::kQ4>();
-      case ElementType::kQ3:
-        return of_type.template operator()<ElementType::kQ3>();
-      case ElementType::kQ2:
-        return of_type.template operator()<ElementType::kQ2>();
-      default:
-        return of_type.template operator()<ElementType::kQ1>();
-    }
-  };
-  const BlockTypes types = BlockTypesOf(span.v_type);
-  if (types.first == types.second) return add(types.first, 0, d);
-  const size_t first = FirstBlocks(BlocksOf(d));
-  const size_t border = std::min(d, first * kQuantBlock);
-  add(types.first, 0, border);
-  rows += first * UnitBytes(types.first);
-  if (border < d) add(types.second, border, d);
+  for (const RowPart& part : PartsOf(span.v_type, d)) {
+    WithBlockType(part.type, [&]<ElementType kType>() HWY_ATTR {
+      AddCodeRows<kType, kQueries>(wholes, rows + part.at, span.v_stride, n, part.size(), d, s,
+                                   acc + part.begin, next);
+    });
+  }
 }
 
 #endif  // HWY_TARGET == HWY_SCALAR

@@ -35,9 +35,8 @@ std::optional<ggml_type> GgmlType(ElementType type) {
     case ElementType::kQ4_0:
       return GGML_TYPE_Q4_0;
     default:
-      return std::nullopt;
+      return std::nullopt;  // one of ours
   }
-  return std::nullopt;
 }
 
 // The random token at a place in a conversation.

@@ -38,8 +38,8 @@ class NormalStream {
       for (int shift = 0; shift < 64; shift += 16) sum += (bits >> shift) & 0xffff;
     }
     constexpr double kMean = 8 * 65535 / 2.0;
-    static const double kStd = std::sqrt(8 * (65536.0 * 65536.0 - 1) / 12);
-    return (static_cast<double>(sum) - kMean) / kStd;
+    const double deviation = std::sqrt(8 * (65536.0 * 65536.0 - 1) / 12);
+    return (static_cast<double>(sum) - kMean) / deviation;
   }
 
  private:
@@ -123,6 +123,18 @@ Status FileBuilder::Write(const std::string& path) {
     piece.resize(GGML_PAD(piece.size(), alignment), '\0');
     return piece;
   });
+}
+
+std::vector<float> ReadFloatTensor(const std::string& path, const std::string& name) {
+  ggml_context* tensors = nullptr;
+  const LlamaPtr<gguf_context> file(
+      gguf_init_from_file(path.c_str(), {.no_alloc = false, .ctx = &tensors}));
+  if (file == nullptr) return {};
+  const LlamaPtr<ggml_context> owner(tensors);
+  const ggml_tensor* tensor = ggml_get_tensor(tensors, name.c_str());
+  if (tensor == nullptr || tensor->type != GGML_TYPE_F32) return {};
+  const auto* data = static_cast<const float*>(tensor->data);
+  return {data, data + ggml_nelements(tensor)};
 }
 
 }  // namespace rkv

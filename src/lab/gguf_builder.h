@@ -105,6 +105,9 @@ class FileBuilder {
   std::vector<TensorSpec> tensors_;
 };
 
+// The elements of an f32 tensor in a GGUF file. Empty if the file has no such tensor.
+std::vector<float> ReadFloatTensor(const std::string& path, const std::string& name);
+
 }  // namespace rkv
 
 #endif  // RETENTIVEKV_LAB_GGUF_BUILDER_H_
