@@ -77,12 +77,12 @@ class Comparison {
 class OurLlama {
  public:
   explicit OurLlama(const std::string& path, int n_ubatch = 512, const std::string& mmproj = "") {
-    auto model = Model::Load({.model_path = path,
-                              .mmproj_path = mmproj,
+    auto model = Model::Load({.model = path,
+                              .mmproj = mmproj,
                               .n_ctx = 0,
                               .n_ubatch = n_ubatch,
                               .n_threads = 2,
-                              .n_seq_max = 4},
+                              .max_conversations = 4},
                              {});
     if (!model.ok()) throw std::runtime_error(model.status().message());
     model_ = *std::move(model);

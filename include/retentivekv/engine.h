@@ -12,7 +12,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -32,57 +31,6 @@ namespace rkv {
 // Called with the name of a long step and the finished fraction of it, 0 to 1. `what` is e.g.
 // "loading model".
 using ProgressFunction = std::function<void(std::string_view what, double fraction)>;
-
-struct EngineOptions {
-  std::string model = {};   // GGUF file of the language model
-  std::string mmproj = {};  // GGUF file of the vision or audio projector; empty: text only
-  // One of: empty for the model's own template; Jinja text; the name of one of llama.cpp's
-  // templates, such as "chatml"; or "none". With "none", texts are joined unchanged, and special
-  // tokens in them are parsed.
-  std::string chat_template = {};
-  // Variables of the template: name, and value in JSON, e.g. {"enable_thinking", "false"}.
-  std::map<std::string, std::string> chat_template_kwargs = {};
-  bool enable_thinking = true;  // the variable of the template, for models with a choice
-  // True: the template's marks separate reasoning from answers. False: answers include the
-  // reasoning.
-  bool split_reasoning = true;
-  int n_ctx = 0;       // longest conversation in positions; 0: the model's training context
-  int n_ubatch = 512;  // tokens per decoding step of a prompt
-  int n_threads = 0;   // 0: all cores
-  // Threads of steps of several tokens: prompts, and answers to several conversations. 0: as
-  // n_threads.
-  int n_threads_batch = 0;
-  // Must be 0 on a machine with a GPU, because attention runs on the CPU. With rpc_servers, the
-  // number of layers that they hold; 0: all.
-  int n_gpu_layers = 0;
-  int image_min_tokens =
-      -1;  // visual tokens per picture, for models with a choice; -1: model's own
-  // Maximum number of visual tokens per picture; larger pictures are scaled down. 0 or -1: the
-  // model's own limit. Unset: 1280 if the model takes any resolution, or its own limit if that is
-  // less.
-  std::optional<int> image_max_tokens = {};
-  int max_conversations = 1;  // maximum number answered at once
-  // Bytes in which embeddings of pictures and clips are kept, keyed by file contents. The encoder
-  // then runs once for each. 0: none are kept.
-  size_t media_cache_bytes = 0;
-  // "host:port" of llama.cpp's RPC servers, over which the layers are split. Attention, its output
-  // projection and the cache stay here.
-  std::vector<std::string> rpc_servers = {};
-  // Gets a sentence for the user when an added message had to be changed, e.g. a picture was scaled
-  // down. Runs on the thread that adds the message.
-  std::function<void(std::string_view notice)> on_notice = {};
-  ThreadOptions threads = {};
-  Numa numa = Numa::kNone;
-  LoadMode load_mode = LoadMode::kAuto;
-  RopeOptions rope = {};
-  std::vector<Adapter> loras = {};            // LoRA adapters
-  std::vector<Adapter> control_vectors = {};  // of one direction per layer
-  // First and last layer that control vectors act on, counted from 1, both included. 0: the model's
-  // first or last layer.
-  int control_vector_first_layer = 0;
-  int control_vector_last_layer = 0;
-  std::vector<std::string> overrides = {};  // of the model's metadata: "KEY=TYPE:VALUE"
-};
 
 enum class StopReason {
   kEndOfAnswer,

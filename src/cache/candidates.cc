@@ -9,7 +9,7 @@ std::vector<Candidate> GatherCandidates(const CompressionTask& task, const Head&
                                         const Sample& lowest) {
   const size_t n_rungs = task.config.n_rungs();
   std::vector<Candidate> candidates;
-  candidates.reserve(head.n_tokens() + task.n_new - lowest.n + lowest.n_competing());
+  candidates.reserve(CountCandidates(task, head, lowest));
   for (size_t tier = 0; tier < n_rungs; ++tier) {
     const RowStore& rows = head.store(tier);
     const Sample sample = tier + 1 == n_rungs ? lowest : Sample();

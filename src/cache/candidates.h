@@ -32,7 +32,11 @@ struct Candidate {
   uint16_t stands_for = 1;  // ScoreContext::stands_for
 };
 
-// The candidates of a head, ascending by index. `lowest`: the competing tokens of the lowest rung.
+// The number of a head's candidates, and these, ascending by index. `lowest`: the competing tokens
+// of the lowest rung.
+inline size_t CountCandidates(const CompressionTask& task, const Head& head, const Sample& lowest) {
+  return head.n_tokens() + task.n_new - lowest.n + lowest.n_competing();
+}
 std::vector<Candidate> GatherCandidates(const CompressionTask& task, const Head& head,
                                         const Sample& lowest);
 

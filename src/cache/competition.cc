@@ -81,7 +81,7 @@ bool Contest::FitsMinimum() {
   bool any_sampled = false;
   for (const Head& head : task_.heads) {
     const Sample sample = SampleOf(head);
-    n_candidates_ += head.n_tokens() + task_.n_new - sample.n + sample.n_competing();
+    n_candidates_ += CountCandidates(task_, head, sample);
     any_sampled = any_sampled || sample.stride > 1;
   }
   if (kind_ == Competition::kSampled && any_sampled) kind_ = Competition::kSampledAllStay;

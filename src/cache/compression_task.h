@@ -9,6 +9,7 @@
 #include "cache/config.h"
 #include "cache/head.h"
 #include "cache/media_table.h"
+#include "cache/surprisal_table.h"
 #include "cache/trace.h"
 #include "cache/ubatch_buffers.h"
 
@@ -24,6 +25,7 @@ struct CompressionTask {
   const CacheConfig& config;
   std::span<Head> heads;
   const MediaTable& media;
+  SurprisalScores surprisals;
   uint64_t tokens_seen = 0;  // the new ones included
   // The last tokens, which no head holds yet. Null buffers: no new tokens.
   size_t n_new = 0;
@@ -36,11 +38,7 @@ struct CompressionTask {
   Trace* trace = nullptr;  // null: nothing is traced
 
   // Bytes of the cache's and its heads' tables.
-  uint64_t table_bytes() const {
-    uint64_t bytes = fixed_bytes;
-    for (const Head& head : heads) bytes += head.table_bytes();
-    return bytes;
-  }
+  uint64_t table_bytes() const { return fixed_bytes + TableBytes(heads); }
   // The minimum that the cache may be asked to fit into. It goes over all heads.
   uint64_t min_budget_bytes() const { return table_bytes() + config.MinRowBytes(media.size()); }
 };

@@ -149,6 +149,12 @@ class Head {
   std::unique_ptr<uint16_t[]> matrix_;
 };
 
+inline uint64_t TableBytes(std::span<const Head> heads) {
+  uint64_t bytes = 0;
+  for (const Head& head : heads) bytes += head.table_bytes();
+  return bytes;
+}
+
 }  // namespace rkv
 
 #endif  // RETENTIVEKV_CACHE_HEAD_H_

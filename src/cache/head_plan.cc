@@ -59,9 +59,10 @@ void HeadPlan::Score() {
     indices[i] = candidates_[i].index;
     infos[i] = task.media.token_info(indices[i]);
   }
-  std::vector<float> stands_for, attention, entropy;
+  std::vector<float> stands_for, attention, entropy, surprisal;
   for (const Candidate& candidate : candidates_) {
     if (n_staying_ > 0) stands_for.push_back(candidate.stands_for);
+    if (!task.surprisals.empty()) surprisal.push_back(task.surprisals[candidate.index]);
     if (config.n_stats() == 0) continue;
     const std::span<const float> stats = reader_.Stats(candidate);
     attention.push_back(stats.empty() ? 0.0f : stats[0]);
@@ -81,7 +82,8 @@ void HeadPlan::Score() {
                              .d_k = head_->shape().d_k,
                              .d_v = head_->shape().d_v,
                              .attention = attention,
-                             .entropy = entropy};
+                             .entropy = entropy,
+                             .surprisal = surprisal};
   const AlwaysKeep& keep = config.policy().keep;
   items_.resize(n);
   for (size_t i = 0; i < n; ++i) {
@@ -127,14 +129,6 @@ void HeadPlan::WeighKept() {
 
 uint64_t HeadPlan::StayingBytes() const { return n_staying_ * LowestRowBytes(); }
 
-uint64_t HeadPlan::KeptBytes() const {
-  uint64_t bytes = 0;
-  for (const LadderItem& item : items_) {
-    if (item.keep) bytes += context_->rungs[item.shape].back().bytes;
-  }
-  return bytes;
-}
-
 uint64_t HeadPlan::PlannedBytes(std::span<const LadderItem> items) const {
   const CacheConfig& config = head_->config();
   std::vector<size_t> rows(config.n_rungs() + 1);
@@ -173,19 +167,25 @@ size_t HeadPlan::CountForgotten() const {
   return static_cast<size_t>(std::ranges::count(items_, n_rungs, &LadderItem::rung));
 }
 
-void HeadPlan::SolveWithStates(const LadderSolver& solver, uint64_t budget, size_t n_states) {
+size_t HeadPlan::MaxStates(uint64_t budget) const {
+  uint64_t kept = 0;
+  for (const LadderItem& item : items_) {
+    if (item.keep) kept += context_->rungs[item.shape].back().bytes;
+  }
   const size_t row_bytes = head_->layout(head_->config().state_tier()).row_bytes();
-  const uint64_t kept = KeptBytes();
   const size_t room = budget > kept ? (budget - kept) / row_bytes : 0;
   // If all tokens stay, so do states: Contest has counted them.
-  const size_t n_held = head_->n_states();
-  n_states =
-      std::min(n_states, std::max({room, size_t{1}, context_->contest.samples() ? n_held : 0}));
+  const size_t n_held = context_->contest.samples() ? head_->n_states() : 0;
+  return std::max({room, n_held, size_t{1}});
+}
+
+void HeadPlan::SolveWithStates(const LadderSolver& solver, uint64_t budget, size_t n_states) {
+  const size_t row_bytes = head_->layout(head_->config().state_tier()).row_bytes();
   for (;;) {
     const uint64_t taken = n_states * row_bytes;
     solver.Solve(budget > taken ? budget - taken : 0, items_);
     // Forgotten tokens make at most one state each. The remaining room is for tokens.
-    const size_t max = std::max<size_t>(n_held + CountForgotten(), 1);
+    const size_t max = std::max<size_t>(head_->n_states() + CountForgotten(), 1);
     if (n_states <= max) break;
     n_states = max;
   }
@@ -198,18 +198,20 @@ void HeadPlan::SolveRows(const LadderSolver& solver, uint64_t budget) {
   solver.Solve(budget, items_);
   if (!absorb.has_states() || (head_->n_states() == 0 && CountForgotten() == 0)) return;
   const size_t row_bytes = head_->layout(head_->config().state_tier()).row_bytes();
+  const size_t max_states = MaxStates(budget);
   const uint64_t whole = budget + StayingBytes();  // the states' share is relative to this
   if (absorb.share >= 0) {
     const auto limit = static_cast<size_t>(absorb.share * static_cast<double>(whole)) / row_bytes;
-    return SolveWithStates(solver, budget, absorb.share > 0 ? std::max<size_t>(limit, 1) : 0);
+    return SolveWithStates(solver, budget,
+                           absorb.share > 0 ? std::clamp<size_t>(limit, 1, max_states) : 0);
   }
   // Search for the number of states with the minimum error: states displace tokens.
-  const size_t max = std::min<size_t>(whole / row_bytes / 2, 64);
+  const size_t max = std::min<size_t>({whole / row_bytes / 2, 64, max_states});
   size_t best = 0;
   double min = std::numeric_limits<double>::infinity();
   for (size_t n_states = 0; n_states <= max; n_states = n_states == 0 ? 1 : 2 * n_states) {
     SolveWithStates(solver, budget, n_states);
-    if (n_states_ < n_states) break;  // More states have no room, or no tokens to absorb.
+    if (n_states_ < n_states) break;  // There are no tokens for more states to absorb.
     const double error = StateError(n_states);
     if (error < min) {
       min = error;

@@ -66,11 +66,12 @@ class HeadPlan {
   void MeasureMetric(const CandidateRows& rows);
   // `budget` is for rows of candidates and states.
   void SolveRows(const LadderSolver& solver, uint64_t budget);
+  // REQUIRES: n_states is at most MaxStates(budget).
   void SolveWithStates(const LadderSolver& solver, uint64_t budget, size_t n_states);
   size_t CountForgotten() const;
   double StateError(size_t n_states) const;
-  // Minimum bytes of items that may not be forgotten.
-  uint64_t KeptBytes() const;
+  // States for which `budget` has room beside the items that may not be forgotten; at least 1.
+  size_t MaxStates(uint64_t budget) const;
   uint64_t LowestRowBytes() const { return context_->rungs[head_->layer()].back().bytes; }
 
   const PlanContext* context_ = nullptr;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "base/clock.h"
@@ -42,6 +43,7 @@ KvCache::Impl::Impl(const Impl& other)
     : config_(other.config_),
       heads_(other.heads_),
       media_(other.media_),
+      surprisals_(other.surprisals_),
       tokens_seen_(other.tokens_seen_),
       observed_queries_(other.observed_queries_),
       order_(other.order_),
@@ -66,6 +68,8 @@ KvCache::Append KvCache::Impl::BeginAppend(const AppendInfo& info, UbatchBuffers
   buffers_ = buffers;
   buffers->rows.Begin(*config_, info.n, stages);
   buffers->observations.Begin(*config_, info.n);
+  buffers->surprisals.assign(config_->needs().surprisal ? info.n + 1 : 0,
+                             std::numeric_limits<float>::quiet_NaN());
   if (info.n == 1) {
     size_t n_columns = 0;
     for (size_t head = 0; head < heads_.size(); ++head) {
@@ -171,6 +175,7 @@ void KvCache::Impl::AppendStaged(Head& head, size_t tier, size_t n) const {
 
 void KvCache::Impl::CommitAppend() {
   const size_t n = append_.n;
+  KeepSurprisals();
   ObserveAttention();
   TraceShares();
   const bool waits =
@@ -186,6 +191,16 @@ void KvCache::Impl::CommitAppend() {
   own_buffers_.reset();
 }
 
+void KvCache::Impl::KeepSurprisals() {
+  for (size_t i = 0; i < buffers_->surprisals.size(); ++i) {
+    surprisals_.Set(tokens_seen_ + i, buffers_->surprisals[i]);
+  }
+  // A small budget that stays the same while a conversation grows is for rows.
+  constexpr uint64_t kMaxShare = 64;
+  const uint64_t budget = BudgetBytes(tokens_seen_ + append_.n);
+  if (surprisals_.held_bytes() > budget / kMaxShare) surprisals_ = {};
+}
+
 void KvCache::Impl::AbortAppend() {
   media_.DropFrom(tokens_seen_);
   buffers_ = nullptr;
@@ -197,6 +212,7 @@ void KvCache::Impl::Compress(uint64_t budget, size_t n_new) {
   order_ = Compressor({.config = *config_,
                        .heads = heads_,
                        .media = media_,
+                       .surprisals = SurprisalScores(surprisals_),
                        .tokens_seen = tokens_seen_,
                        .n_new = n_new,
                        .buffers = buffers_,
@@ -219,6 +235,7 @@ void KvCache::Impl::EnforceBudget() {
 void KvCache::Impl::Truncate(uint64_t n_tokens) {
   assert(n_tokens <= tokens_seen_);
   media_.Truncate(n_tokens);
+  surprisals_.Truncate(n_tokens);
   if (trace_ != nullptr) trace_->Truncate(n_tokens, media_.n_cells());
   for (Head& head : heads_) head.Truncate(n_tokens);
   tokens_seen_ = n_tokens;
@@ -275,6 +292,7 @@ void KvCache::Append::Stage(size_t layer, size_t kv_head, size_t i, const uint16
                             const uint16_t* v) {
   impl_->Stage(layer, kv_head, i, k, v);
 }
+void KvCache::Append::SetSurprisal(size_t i, float nats) { impl_->SetSurprisal(i, nats); }
 void KvCache::Append::Commit() { std::exchange(impl_, nullptr)->CommitAppend(); }
 
 KvCache::KvCache(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -17,7 +17,8 @@ constexpr uint64_t kSmallBudget = uint64_t{32} << 20;
 }  // namespace
 
 uint64_t KvCache::Impl::FixedBytes() const {
-  return sizeof(*this) + heads_.capacity() * sizeof(Head) + media_.held_bytes();
+  return sizeof(*this) + heads_.capacity() * sizeof(Head) + media_.held_bytes() +
+         surprisals_.held_bytes();
 }
 
 uint64_t KvCache::Impl::held_bytes() const {
@@ -27,9 +28,7 @@ uint64_t KvCache::Impl::held_bytes() const {
 }
 
 uint64_t KvCache::Impl::min_budget_bytes() const {
-  uint64_t bytes = FixedBytes() + config_->MinRowBytes(media_.size());
-  for (const Head& head : heads_) bytes += head.table_bytes();
-  return bytes;
+  return FixedBytes() + TableBytes(heads_) + config_->MinRowBytes(media_.size());
 }
 
 uint64_t KvCache::Impl::BudgetBytes(uint64_t tokens_seen) const {
@@ -72,9 +71,12 @@ uint64_t KvCache::Impl::MaxHeldBytes(uint64_t n_tokens, size_t n_media) const {
   // Tables that may be added; a growing vector has room for up to twice its elements.
   const size_t n_spans = media_.size() + n_media;
   uint64_t tables = 2 * n_spans * sizeof(MediaSpan);
-  uint64_t exact = FixedBytes();
+  if (config_->needs().surprisal) {
+    tables += SurprisalTable::BytesFor(n_tokens + 1) -
+              std::min(surprisals_.held_bytes(), SurprisalTable::BytesFor(n_tokens + 1));
+  }
+  uint64_t exact = FixedBytes() + TableBytes(heads_);
   for (const Head& head : heads_) {
-    exact += head.table_bytes();
     if (config_->rotates()) tables += CentreBytes(head.shape());
     if (config_->has_matrices()) tables += MatrixBytes(head.shape());
     if (config_->absorb().has_states()) {

@@ -10,8 +10,10 @@ namespace rkv {
 
 namespace {
 
-constexpr uint32_t kSaveVersion = 5;
-// The version before has no layout of RoPE, and another ladder of its own.
+constexpr uint32_t kSaveVersion = 6;
+// The version before has no surprisals.
+constexpr uint32_t kNoSurprisalsVersion = 5;
+// The one before that has no layout of RoPE, and another ladder of its own.
 constexpr uint32_t kOldLadderVersion = 4;
 constexpr std::string_view kOldLadder = "f16,q8_0,q4_0,q2";
 // The one before that also lacks the progress of a conversation. Such a cache starts with exactly
@@ -113,6 +115,7 @@ void KvCache::Impl::Save(ByteWriter& writer) const {
   writer.Write(state_share_);
   for (const uint64_t n : {state_steps_, reactivations_, compressions_}) writer.Write(n);
   media_.Save(writer);
+  surprisals_.Save(writer);
   if (config_->rotates()) {
     for (const Head& head : heads_) head.SaveCentre(writer);
   }
@@ -131,6 +134,7 @@ bool KvCache::Impl::LoadTokens(ByteReader& reader, uint32_t version) {
   const bool has_progress = version != kRowsOnlyVersion;
   if (has_progress && !LoadProgress(reader)) return false;
   if (!media_.Load(tokens_seen_, reader)) return false;
+  if (version > kNoSurprisalsVersion && !surprisals_.Load(tokens_seen_, reader)) return false;
   for (Head& head : heads_) {
     if (config_->rotates() && !head.LoadCentre(reader)) return false;
   }

@@ -10,6 +10,7 @@
 #include "cache/config.h"
 #include "cache/head.h"
 #include "cache/media_table.h"
+#include "cache/surprisal_table.h"
 #include "cache/trace.h"
 #include "cache/ubatch_buffers.h"
 #include "retentivekv/inspect.h"
@@ -41,6 +42,7 @@ class KvCache::Impl {
 
   void AddMedia(const MediaSpan& span) { media_.Add(span); }
   const MediaTable& media() const { return media_; }
+  const SurprisalTable& surprisals() const { return surprisals_; }
 
   // `buffers`, and the rows of the ubatch that attention reads, must live until the append ends.
   // Null: the cache uses its own buffers, and Append::Stage() copies rows to them.
@@ -50,6 +52,8 @@ class KvCache::Impl {
   void Stage(size_t layer, size_t kv_head, size_t i, const uint16_t* k, const uint16_t* v) {
     buffers_->rows.Stage(config_->head(layer, kv_head), i, k, v);
   }
+  // See KvCache::Append.
+  void SetSurprisal(size_t i, float nats) { buffers_->surprisals.at(i) = nats; }
   void CommitAppend();
   void AbortAppend();
   void Truncate(uint64_t n_tokens);
@@ -87,6 +91,7 @@ class KvCache::Impl {
   uint64_t ReadingBudget(uint64_t budget) const;
 
   void PrepareObservations(size_t n);
+  void KeepSurprisals();
   bool AppendExact(size_t n, uint64_t budget);
   void AppendStaged(Head& head, size_t tier, size_t n) const;
   void Compress(uint64_t budget, size_t n_new);
@@ -104,6 +109,7 @@ class KvCache::Impl {
   std::shared_ptr<const CacheConfig> config_;
   std::vector<Head> heads_;
   MediaTable media_;
+  SurprisalTable surprisals_;
   uint64_t tokens_seen_ = 0;
   double observed_queries_ = 0;  // with decay
   RowOrder order_;

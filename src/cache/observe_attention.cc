@@ -38,19 +38,24 @@ void SetTextWeights(const HeadObservation& observation, const Observations& obse
   for (size_t i = 0; i + 1 < n; ++i) weights[i] = mean > 0 ? weights[i] / mean : 1.0;
 }
 
-// One row of weights from the Gaussian that the observed queries follow (Expected Attention):
-// log E exp(s q.k) = s mu.k + s^2 k^T Sigma k / 2, as a softmax over all columns.
+// One row of weights for each query head, from the Gaussian that its observed queries follow
+// (Expected Attention): log E exp(s q.k) = s mu.k + s^2 k^T Sigma k / 2, as a softmax over all
+// columns.
 class ExpectedAttention {
  public:
-  ExpectedAttention(const HeadObservation& observation, size_t d_k)
-      : observation_(observation), d_k_(d_k), n_(observation.queries.size() / d_k) {}
+  ExpectedAttention(const HeadObservation& observation, size_t group, size_t d_k)
+      : observation_(observation),
+        group_(group),
+        d_k_(d_k),
+        n_(observation.queries.size() / (group * d_k)) {}
 
-  double Logit(const float* k) const {
+  // g: query head of the group.
+  double Logit(size_t g, const float* k) const {
     double sum = 0;
     double square = 0;
     for (size_t q = 0; q < n_; ++q) {
       double dot = 0;
-      const float* query = observation_.queries.data() + q * d_k_;
+      const float* query = observation_.queries.data() + (q * group_ + g) * d_k_;
       for (size_t e = 0; e < d_k_; ++e) dot += static_cast<double>(query[e] * k[e]);
       dot *= static_cast<double>(observation_.scale);
       sum += dot;
@@ -62,11 +67,12 @@ class ExpectedAttention {
 
  private:
   const HeadObservation& observation_;
+  size_t group_;
   size_t d_k_;
   size_t n_;
 };
 
-void Normalise(std::vector<double>& logits) {
+void Normalise(std::span<double> logits) {
   const double max = *std::ranges::max_element(logits);
   double sum = 0;
   for (double& x : logits) {
@@ -87,9 +93,11 @@ class HeadStatistics {
         observation_(observation),
         by_query_(!needs_.expected && buffers.observations.by_query()),
         n_queries_(needs_.expected ? 1 : buffers.observations.n_queries()),
-        retained_(std::pow(needs_.decay, static_cast<double>(n_queries_))),
+        retained_(std::pow(needs_.decay,
+                           static_cast<double>(needs_.expected ? buffers.rows.n() : n_queries_))),
         log_retained_(retained_ > 0 ? static_cast<double>(n_queries_) * std::log(needs_.decay)
                                     : 0.0) {
+    if (needs_.expected) expected_weight_ = SumOfDecay(buffers.observations.n_queries());
     if (!by_query_) return;
     std::fill_n(factors_, n_queries_, 1.0);
     if (needs_.text_weighted && n_queries_ > 1) {
@@ -125,6 +133,13 @@ class HeadStatistics {
   }
 
  private:
+  // Weight of n queries, so that a row counts the same however a prompt is cut into ubatches.
+  double SumOfDecay(size_t n) const {
+    double sum = 0;
+    for (size_t q = 0; q < n; ++q) sum += std::pow(needs_.decay, static_cast<double>(q));
+    return sum;
+  }
+
   // Sums of a column over the observed queries: p, and p ln p if a policy needs it.
   std::pair<double, double> Sums(size_t column, size_t place) const {
     std::pair<double, double> sums;
@@ -134,7 +149,7 @@ class HeadStatistics {
       if (needs_.entropy) sums.second += p * std::log(p);
     };
     if (needs_.expected) {
-      add(buffers_.column_sums[column]);
+      add(expected_weight_ * buffers_.column_sums[column]);
     } else if (by_query_) {
       const float* weight = observation_.rows + place;
       for (size_t q = 0; q < n_queries_; ++q, weight += observation_.n_observed_columns()) {
@@ -156,6 +171,7 @@ class HeadStatistics {
   size_t n_queries_;
   double retained_;
   double log_retained_;
+  double expected_weight_ = 1;                 // expected: of the ubatch's row
   double factors_[Observations::kMaxQueries];  // by_query_: of each query's weights
 };
 
@@ -178,24 +194,35 @@ void KvCache::Impl::ExpectedWeights(size_t head) {
       config_->k_basis(config_->layer_of(head)).To(observation.queries.data() + q);
     }
   }
-  const ExpectedAttention expected(observation, layer.d_k);
+  const size_t group = config_->group(head);
+  const ExpectedAttention expected(observation, group, layer.d_k);
   std::vector<float>& k = buffers_->key;
   std::vector<float>& v = buffers_->value;
   k.resize(layer.d_k);
   v.resize(layer.d_v);
   std::vector<double>& weights = buffers_->column_sums;
-  SetZeros(weights, observation.n_columns);
+  const size_t n = observation.n_columns;
+  SetZeros(weights, group * n);
   size_t column = 0;
+  const auto add_column = [&] {
+    for (size_t g = 0; g < group; ++g) weights[g * n + column] = expected.Logit(g, k.data());
+    ++column;
+  };
   heads_[head].VisitRows([&](size_t tier, size_t slot) {
     codec.DecodeStored(tier, slot, k.data(), v.data());
-    weights[column++] = expected.Logit(k.data());
+    add_column();
   });
   for (size_t i = 0; i < append_.n; ++i) {
     codec.DecodeStaged(buffers_->rows.key(head, i), buffers_->rows.value(head, i), k.data(),
                        v.data());
-    weights[column++] = expected.Logit(k.data());
+    add_column();
   }
-  Normalise(weights);
+  for (size_t g = 0; g < group; ++g) Normalise(std::span(weights).subspan(g * n, n));
+  // The mean of the query heads' softmaxes.
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t g = 1; g < group; ++g) weights[i] += weights[g * n + i];
+    weights[i] /= static_cast<double>(group);
+  }
 }
 
 void KvCache::Impl::ObserveHead(size_t head) const {

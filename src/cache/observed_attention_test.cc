@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -158,6 +159,65 @@ TEST(ObservedAttentionTest, SumsMatchTheDefinitionAfterALongPrompt) {
 TEST(ObservedAttentionTest, EntropyOfManyQueriesMatchesTheDefinition) {
   ExpectObservesAsReference("paper:queries=100", 100, 1 - 1.0 / 100, false);
   ExpectObservesAsReference("paper:queries=100", 100, 1 - 1.0 / 100, true);
+}
+
+// The Gaussian of each query head's last queries, as a softmax over all tokens so far. Older
+// ubatches count less by the tokens since, and each by the queries observed in it.
+TEST(ObservedAttentionTest, ExpectedAttentionMatchesTheDefinition) {
+  const CacheShape shape = TestShape();
+  KvCache cache =
+      *KvCache::Create(shape, {.policy = *ParsePolicySpec("expected-attention:queries=8")});
+  const double decay = 1 - 1.0 / 8;
+  std::vector<std::vector<std::vector<double>>> keys(cache.impl().config().n_heads());
+  std::vector<std::vector<double>> expected(keys.size());
+  Random random(9);
+  UbatchBuffers buffers;
+  for (const size_t n : {20, 1, 5}) {
+    RandomUbatch ubatch(shape, n, random);
+    ubatch.Run(cache, &buffers);
+    const size_t n_observed = std::min<size_t>(n, 8);
+    double weight = 0;
+    for (size_t q = 0; q < n_observed; ++q) weight += std::pow(decay, q);
+    for (size_t head = 0; head < keys.size(); ++head) {
+      const size_t layer = cache.impl().config().layer_of(head);
+      const size_t kv_head = cache.impl().config().kv_head_of(head);
+      const size_t d = shape.layers[layer].d_k;
+      const size_t group = shape.layers[layer].n_head / shape.layers[layer].n_kv_head;
+      for (size_t i = 0; i < n; ++i) {
+        std::vector<double>& key = keys[head].emplace_back();
+        for (size_t e = 0; e < d; ++e) {
+          key.push_back(static_cast<double>(F32FromF16(ubatch.k(layer, i, kv_head)[e])));
+        }
+      }
+      for (double& x : expected[head]) x *= std::pow(decay, n);
+      expected[head].resize(keys[head].size());
+      for (size_t g = 0; g < group; ++g) {
+        std::vector<double> weights;
+        double total = 0;
+        for (const std::vector<double>& key : keys[head]) {
+          double sum = 0, square = 0;
+          for (size_t i = n - n_observed; i < n; ++i) {
+            const float* q = ubatch.q(layer, i, kv_head * group + g);
+            double dot = 0;
+            for (size_t e = 0; e < d; ++e) dot += static_cast<double>(q[e]) * key[e];
+            dot *= static_cast<double>(RandomUbatch::kScale);
+            sum += dot / static_cast<double>(n_observed);
+            square += dot * dot / static_cast<double>(n_observed);
+          }
+          weights.push_back(std::exp(sum + 0.5 * (square - sum * sum)));
+          total += weights.back();
+        }
+        for (size_t t = 0; t < weights.size(); ++t) {
+          expected[head][t] += weight * weights[t] / total / static_cast<double>(group);
+        }
+      }
+      const RowStore& rows = cache.impl().head(head).store(0);
+      for (size_t slot = 0; slot < rows.size(); ++slot) {
+        const double x = expected[head][rows.index(slot)];
+        ASSERT_NEAR(rows.stats(slot)[0], x, 1e-5 * (1 + x)) << "head " << head << " slot " << slot;
+      }
+    }
+  }
 }
 
 // Forgotten tokens do not change the sums of remaining ones.

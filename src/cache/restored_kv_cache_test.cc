@@ -15,6 +15,7 @@
 #include "cache/compressor.h"
 #include "cache/kv_cache_impl.h"
 #include "policies/policy.h"
+#include "support/damage.h"
 #include "support/random_ubatch.h"
 
 namespace rkv {
@@ -192,8 +193,9 @@ TEST(RestoredKvCacheTest, EveryCombinationGoesOnAsIfItHadStayed) {
   }
 }
 
-// Caches of version 4 have no layout of RoPE, and name no ladder where the policy's own was meant.
-TEST(RestoredKvCacheTest, TheVersionBeforeKeepsItsLadder) {
+// Caches of version 5 have no surprisals. Those of version 4 also have no layout of RoPE, and name
+// no ladder where the policy's own was meant.
+TEST(RestoredKvCacheTest, VersionsBeforeAreRead) {
   const CacheShape shape = TestShape();
   CacheOptions options{.policy = *ParsePolicySpec("retentive"), .budget = *ParseBudget("20%")};
   options.ladder = *ParseLadder("f16,q8_0,q4_0,q2");
@@ -214,14 +216,24 @@ TEST(RestoredKvCacheTest, TheVersionBeforeKeepsItsLadder) {
   size_t end = at + ladder.size();
   for (int i = 0; i < 3; ++i) end += sizeof(uint64_t) + number(end);  // split and types
   end += sizeof(uint64_t) + 4 * sizeof(uint64_t) * number(end);       // layers
+  const size_t end_of_rope = end + 1 + sizeof(uint64_t);
+  // Tokens, observed queries, order, 3 flags, states' share, 3 counters, and the number of spans.
+  const size_t surprisals = end_of_rope + 8 * sizeof(uint64_t) + 3;
+  ASSERT_EQ(number(surprisals), 0u);
+  const std::string tokens = saved.substr(end_of_rope, surprisals - end_of_rope);
+  const std::string rows = saved.substr(surprisals + sizeof(uint64_t));
   const std::string no_ladder(sizeof(uint64_t), '\0');
-  std::string before = saved.substr(0, at - sizeof(uint64_t)) + no_ladder +
-                       saved.substr(at + ladder.size(), end - at - ladder.size()) +
-                       saved.substr(end + 1 + sizeof(uint64_t));
-  before[0] = 4;
-  Result<KvCache> loaded = KvCache::Load(shape, before);
-  ASSERT_TRUE(loaded.ok()) << loaded.status().message();
-  EXPECT_EQ(loaded->Save(), saved);
+  std::string version_5 = saved.substr(0, end_of_rope) + tokens + rows;
+  version_5[0] = 5;
+  std::string version_4 = saved.substr(0, at - sizeof(uint64_t)) + no_ladder +
+                          saved.substr(at + ladder.size(), end - at - ladder.size()) + tokens +
+                          rows;
+  version_4[0] = 4;
+  for (const std::string& before : {version_5, version_4}) {
+    Result<KvCache> loaded = KvCache::Load(shape, before);
+    ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+    EXPECT_EQ(loaded->Save(), saved);
+  }
 }
 
 // With each policy's defaults, over many compressions.
@@ -312,24 +324,13 @@ std::string Mutated(std::string bytes, Random& random) {
                                  uint64_t{1} << 62,
                                  ~uint64_t{0}};
     const uint64_t value = extremes[random.NextBelow(std::size(extremes))];
-    switch (random.NextBelow(6)) {
-      case 0:
-        bytes[at] = static_cast<char>(bytes[at] ^ (1 << random.NextBelow(8)));
-        break;
-      case 1:
-        bytes[at] = static_cast<char>(random.NextBelow(256));
-        break;
-      case 2:
-        std::memcpy(bytes.data() + at, &value, sizeof(uint32_t));
-        break;
-      case 3:
-        std::memcpy(bytes.data() + at, &value, sizeof(value));
-        break;
-      case 4:
-        bytes.erase(at, 1 + random.NextBelow(8));
-        break;
-      default:
-        bytes.insert(at, 1 + random.NextBelow(8), static_cast<char>(random.NextBelow(256)));
+    const uint64_t way = random.NextBelow(kOverwrites + 2);
+    if (way < kOverwrites) {
+      Overwrite(bytes, at, way, value, random);
+    } else if (way == kOverwrites) {
+      bytes.erase(at, 1 + random.NextBelow(8));
+    } else {
+      bytes.insert(at, 1 + random.NextBelow(8), static_cast<char>(random.NextBelow(256)));
     }
     if (bytes.size() < 64) break;
   }

@@ -18,6 +18,10 @@ struct UbatchBuffers {
   SoftmaxParts parts;
   Observations observations;
 
+  // [tokens of the ubatch + 1], the last one of the token that follows; NaN: unknown. Empty unless
+  // PolicyNeeds::surprisal.
+  std::vector<float> surprisals;
+
   // Scratch: one row of a head in each form, and a weight per column.
   RowCodec codec;
   std::vector<float> key, value;

@@ -360,6 +360,7 @@ std::optional<size_t> Conversation::Impl::TakeText(size_t index, size_t max_toke
     }
     taken_ += n;
     max_tokens -= n;
+    if (n > 0 && taken_ < chunk.n_tokens) ubatch.tokens.back().next = chunk.tokens[taken_];
     last_row = FinishTaking(ubatch.tokens.size() - 1);
   }
   if (last_row.has_value()) ubatch.tokens[*last_row].output = true;

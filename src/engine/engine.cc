@@ -63,30 +63,7 @@ Result<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options,
   RKV_RETURN_IF_ERROR(CheckOptions(options));
   LoadProgress load_progress;
   if (progress) load_progress = [&](double fraction) { progress("loading model", fraction); };
-  RKV_ASSIGN_OR_RETURN(
-      auto model, Model::Load({.model_path = options.model,
-                               .mmproj_path = options.mmproj,
-                               .n_ctx = options.n_ctx,
-                               .n_ubatch = options.n_ubatch,
-                               .n_threads = options.n_threads,
-                               .n_gpu_layers = options.n_gpu_layers,
-                               .image_min_tokens = options.image_min_tokens,
-                               .image_max_tokens = options.image_max_tokens,
-                               .n_seq_max = options.max_conversations,
-                               .media_cache_bytes = options.media_cache_bytes,
-                               .rpc_servers = options.rpc_servers,
-                               .on_notice = options.on_notice,
-                               .n_threads_batch = options.n_threads_batch,
-                               .threads = options.threads,
-                               .numa = options.numa,
-                               .load_mode = options.load_mode,
-                               .rope = options.rope,
-                               .loras = options.loras,
-                               .control_vectors = options.control_vectors,
-                               .control_vector_first_layer = options.control_vector_first_layer,
-                               .control_vector_last_layer = options.control_vector_last_layer,
-                               .overrides = options.overrides},
-                              load_progress));
+  RKV_ASSIGN_OR_RETURN(auto model, Model::Load(options, load_progress));
   RKV_ASSIGN_OR_RETURN(
       auto chat_template,
       ChatTemplate::Create(model->llama(), {.choice = options.chat_template,

@@ -24,6 +24,7 @@
 #include "base/utf8.h"
 #include "llama/tokenizer.h"
 #include "support/broken_models.h"
+#include "support/damage.h"
 #include "support/pictures.h"
 #include "support/prose.h"
 #include "support/stock.h"
@@ -1025,9 +1026,8 @@ TEST(EngineTest, ForgedConversationsAreRefusedOrGoOn) {
     const size_t where = random.NextBelow(end - 8);
     const uint64_t extremes[] = {0, 1, 1 << 16, 0xFFFFFFFF, uint64_t{1} << 32, ~uint64_t{0}};
     const uint64_t value = extremes[random.NextBelow(6)];
-    const uint64_t how = random.NextBelow(3);
-    if (how == 0) part[where] = static_cast<char>(random.NextBelow(256));
-    if (how > 0) std::memcpy(part.data() + where, &value, how == 1 ? 4 : 8);
+    const uint64_t way = 1 + random.NextBelow(kOverwrites - 1);  // no flips of a bit
+    Overwrite(part, where, way, value, random);
     auto loaded = load(forged);
     if (!loaded.ok()) {
       ASSERT_EQ(loaded.status().code(), StatusCode::kBadFile);

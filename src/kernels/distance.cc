@@ -189,6 +189,19 @@ void DistancesTarget(const NormedRows& rows, size_t d, const NormedPoints& from,
                });
 }
 
+void DotsTarget(const float* rows, size_t n, size_t d, const float* x, float* dots) {
+  constexpr size_t kTileRows = 4;
+  const float* const tile_from[1] = {x};
+  for (size_t i = 0; i < n; i += kTileRows) {
+    // Beyond the end, the last row is repeated.
+    const float* tile_rows[kTileRows];
+    for (size_t r = 0; r < kTileRows; ++r) tile_rows[r] = rows + std::min(i + r, n - 1) * d;
+    float sums[kTileRows][1];
+    DotTile(tile_rows, tile_from, d, sums);
+    for (size_t r = 0; r < std::min(kTileRows, n - i); ++r) dots[i + r] = sums[r][0];
+  }
+}
+
 size_t IndexOfMinTarget(const float* x, size_t n) {
   const hn::ScalableTag<float> df;
   const size_t lanes = hn::Lanes(df);
@@ -217,6 +230,7 @@ HWY_EXPORT(SquaredNormsTarget);
 HWY_EXPORT(LowerTarget);
 HWY_EXPORT(NearestTarget);
 HWY_EXPORT(DistancesTarget);
+HWY_EXPORT(DotsTarget);
 HWY_EXPORT(IndexOfMinTarget);
 
 void SquaredNorms(const float* rows, size_t n, size_t d, float* norms) {
@@ -237,6 +251,10 @@ void FindNearest(const NormedRows& rows, size_t d, const NormedPoints& from, flo
 void SquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from,
                       float* distances) {
   HWY_DYNAMIC_DISPATCH(DistancesTarget)(rows, d, from, distances);
+}
+
+void DotProducts(const float* rows, size_t n, size_t d, const float* x, float* dots) {
+  HWY_DYNAMIC_DISPATCH(DotsTarget)(rows, n, d, x, dots);
 }
 
 size_t IndexOfMin(const float* x, size_t n) { return HWY_DYNAMIC_DISPATCH(IndexOfMinTarget)(x, n); }

@@ -1,4 +1,4 @@
-// Distances between rows of floats, and their minima.
+// Distances between rows of floats, their minima, and dot products.
 #ifndef RETENTIVEKV_KERNELS_DISTANCE_H_
 #define RETENTIVEKV_KERNELS_DISTANCE_H_
 
@@ -42,6 +42,10 @@ inline constexpr double kPairDistanceErrorBound = 1e-3;
 
 // distances[i, f] = |row i - from f|^2. distances: [rows, from].
 void SquaredDistances(const NormedRows& rows, size_t d, const NormedPoints& from, float* distances);
+
+// dots[i] = row i x, with an error of at most kDotErrorBound |row i| |x|. rows: [n, d], x: [d].
+inline constexpr double kDotErrorBound = 2e-6;
+void DotProducts(const float* rows, size_t n, size_t d, const float* x, float* dots);
 
 // Index of the minimum of n numbers, the first of equals. None may be NaN. REQUIRES: n > 0.
 size_t IndexOfMin(const float* x, size_t n);

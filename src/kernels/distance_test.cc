@@ -76,6 +76,33 @@ TEST(DistanceTest, MatchesDoublePrecisionOnEveryTarget) {
   });
 }
 
+TEST(DistanceTest, DotProductsMatchDoublePrecisionOnEveryTarget) {
+  ForEachTarget([] {
+    Random random(3);
+    for (const size_t d : {1, 3, 8, 31, 64, 100, 256, 1024}) {
+      for (const size_t n : {1, 2, 3, 4, 5, 17}) {
+        std::vector<float> rows(n * d), x(d), dots(n + 1, 7.0f);
+        for (float& value : rows) value = static_cast<float>(random.NextGaussian());
+        for (float& value : x) value = static_cast<float>(random.NextGaussian());
+        DotProducts(rows.data(), n, d, x.data(), dots.data());
+        for (size_t i = 0; i < n; ++i) {
+          double dot = 0, norm = 0, x_norm = 0;
+          for (size_t e = 0; e < d; ++e) {
+            const auto a = static_cast<double>(rows[i * d + e]);
+            const auto b = static_cast<double>(x[e]);
+            dot += a * b;
+            norm += a * a;
+            x_norm += b * b;
+          }
+          EXPECT_NEAR(static_cast<double>(dots[i]), dot, kDotErrorBound * std::sqrt(norm * x_norm))
+              << d << " elements, row " << i << " of " << n;
+        }
+        EXPECT_EQ(dots[n], 7.0f);
+      }
+    }
+  });
+}
+
 TEST(DistanceTest, IndexOfMinIsThatOfTheFirst) {
   ForEachTarget([] {
     Random random(2);

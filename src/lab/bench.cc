@@ -398,11 +398,10 @@ struct BenchModel::Impl {
 namespace {
 
 Result<std::unique_ptr<Model>> LoadBenchModel(const std::string& path, bool huge_pages) {
-  ModelOptions options;
-  options.model_path = path;
+  EngineOptions options;
+  options.model = path;
   options.n_ubatch = 1;  // This context only serves to learn the shape.
-  options.huge_pages = huge_pages;
-  return Model::Load(options, {});
+  return Model::Load(options, {}, huge_pages);
 }
 
 }  // namespace

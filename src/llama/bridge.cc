@@ -118,7 +118,10 @@ void Ubatch::Clear() {
 // Collects the shape of the model's attention from the untouched graph.
 class Bridge::GraphProbe {
  public:
+  explicit GraphProbe(size_t n_vocab) : n_vocab_(n_vocab) {}
+
   void Visit(ggml_tensor* node) {
+    lens_.Visit(node, n_vocab_);
     if (node->op == GGML_OP_ROPE && !RopeFits(node)) {
       node->op = GGML_OP_NONE;  // It must not be computed.
       skipped_.push_back(node);
@@ -158,6 +161,7 @@ class Bridge::GraphProbe {
     return OkStatus();
   }
   llama_pos end_position() const { return end_position_; }
+  const LogitLens& lens() const { return lens_; }
 
  private:
   void VisitAttention(const ggml_tensor* node) {
@@ -196,6 +200,8 @@ class Bridge::GraphProbe {
   llama_pos end_position_ = std::numeric_limits<llama_pos>::max();
   Status error_;
   std::vector<ggml_tensor*> skipped_;
+  size_t n_vocab_;
+  LogitLens lens_;
 };
 
 Bridge::Bridge() = default;
@@ -253,7 +259,7 @@ Result<CacheShape> Bridge::Probe(llama_context* ctx) {
   const llama_vocab* vocab = llama_model_get_vocab(llama_get_model(ctx));
   const llama_token bos = llama_vocab_bos(vocab);
   tokens_ = {bos == LLAMA_TOKEN_NULL ? 0 : bos};
-  probe_ = std::make_unique<GraphProbe>();
+  probe_ = std::make_unique<GraphProbe>(static_cast<size_t>(llama_vocab_n_tokens(vocab)));
   llama_memory_clear(llama_get_memory(ctx), false);
   const int rc = llama_decode(ctx, llama_batch_get_one(tokens_.data(), 1));
   const std::unique_ptr<GraphProbe> probe = std::move(probe_);
@@ -263,6 +269,7 @@ Result<CacheShape> Bridge::Probe(llama_context* ctx) {
   if (rc != 0) return Internal(fmt::format("llama_decode failed with {} on its first token", rc));
   shape_ = shape;
   end_position_ = probe->end_position();
+  lens_ = probe->lens();
   hooks_.clear();
   for (size_t layer = 0; layer < shape_.layers.size(); ++layer) {
     hooks_.push_back(std::make_unique<LayerHook>());
@@ -292,6 +299,10 @@ void Bridge::RewriteNode(ggml_tensor* node) {
     return;
   }
   hook->rewritten = true;
+  if (!foresights_.empty() && hook == hooks_.back().get()) {
+    const ggml_tensor* residual = lens_.ResidualOf(node->src[0]);
+    hook->residual = residual != nullptr && residual->ne[1] == n_rows ? residual : nullptr;
+  }
   if (!flash) return;
   static_assert(sizeof(node->op_params) == sizeof(hook->flash_params));
   std::memcpy(hook->flash_params.data(), node->op_params, sizeof(node->op_params));
@@ -358,6 +369,41 @@ void Bridge::AttendLayer(LayerHook& hook, const ggml_tensor* node, size_t thread
         }
       }
     }
+  }
+  if (hook.residual != nullptr) Foresee(hook.residual, thread);
+}
+
+void Bridge::ListForesights(const Ubatch& ubatch) {
+  foresights_.clear();
+  if (!lens_.found()) return;
+  const bool is_text = ubatch.embeddings.empty();
+  const auto n_vocab = static_cast<Token>(lens_.n_vocab());
+  for (size_t s = 0; s < segments_.size(); ++s) {
+    if (!segments_[s].cache->config().needs().surprisal) continue;
+    const std::vector<uint32_t>& rows = segments_[s].rows;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      Token next = ubatch.tokens[rows[i]].next;
+      if (next == kNoToken && is_text && i + 1 < rows.size())
+        next = ubatch.tokens[rows[i + 1]].token;
+      if (next < 0 || next >= n_vocab) continue;
+      foresights_.push_back({.segment = s, .place = i + 1, .row = rows[i], .next = next});
+    }
+  }
+  if (foresights_.empty()) return;
+  next_foresight_.store(0, std::memory_order_relaxed);
+  if (!lens_.prepared()) lens_.Prepare();
+  lens_scratch_.resize(scratch_.size());
+  for (std::vector<float>& scratch : lens_scratch_) scratch.resize(lens_.scratch_size());
+}
+
+void Bridge::Foresee(const ggml_tensor* residual, size_t thread) {
+  for (;;) {
+    const size_t i = next_foresight_.fetch_add(1, std::memory_order_relaxed);
+    if (i >= foresights_.size()) return;
+    Foresight& foresight = foresights_[i];
+    const auto* data = static_cast<const char*>(residual->data) + foresight.row * residual->nb[1];
+    foresight.surprisal = lens_.Surprisal(reinterpret_cast<const float*>(data), foresight.next,
+                                          lens_scratch_[thread]);
   }
 }
 
@@ -437,7 +483,9 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch, const StepWatch*
   for (const auto& hook : hooks_) {
     hook->next_item.store(0, std::memory_order_relaxed);
     hook->rewritten = false;
+    hook->residual = nullptr;
   }
+  ListForesights(ubatch);
   rewrite_error_ = OkStatus();
   watch_ = watch;
   n_nodes_ = 0;
@@ -478,6 +526,10 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch, const StepWatch*
     status = Internal("the compute graph lacked an attention layer it had before");
   }
   if (!status.ok()) return status;
+  for (const Foresight& foresight : foresights_) {
+    if (hooks_.back()->residual == nullptr) break;
+    appends_[foresight.segment].SetSurprisal(foresight.place, foresight.surprisal);
+  }
   for (KvCache::Append& append : appends_) append.Commit();
   return OkStatus();
 }

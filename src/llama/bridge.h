@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cache/ubatch_attention.h"
+#include "llama/logit_lens.h"
 #include "llama/token.h"
 #include "retentivekv/kv_cache.h"
 #include "retentivekv/status.h"
@@ -31,6 +32,8 @@ struct UbatchToken {
   // M-RoPE embeddings use all four components (t, row, column, 0); everything else uses the first.
   std::array<Position, 4> position = {};
   bool output = false;  // compute logits
+  // The token of a prompt that follows it, if it is known and not the next one in this ubatch.
+  Token next = kNoToken;
 };
 
 // The input of one llama_decode. The tokens of a KvCache are in their order in the conversation;
@@ -100,7 +103,17 @@ class Bridge {
     float softcap = 0.0f;
     std::array<int32_t, 16> flash_params = {};  // op_params of the node before it was rewritten
     std::atomic<size_t> next_item{0};           // work items are handed out dynamically
+    const ggml_tensor* residual = nullptr;      // LogitLens::ResidualOf(); of the last layer only
     bool rewritten = false;                     // in the current decode
+  };
+
+  // A token whose successor in the prompt is known, and the surprisal of that.
+  struct Foresight {
+    size_t segment = 0;
+    size_t place = 0;  // of the successor, counted from the first token of the segment
+    size_t row = 0;    // of the token
+    Token next = 0;
+    float surprisal = 0;
   };
 
   static bool OnNode(ggml_tensor* node, bool ask, void* self);
@@ -109,6 +122,9 @@ class Bridge {
   void RewriteNode(ggml_tensor* node);
   void RestoreNode(ggml_tensor* node);
   void AttendLayer(LayerHook& hook, const ggml_tensor* node, size_t thread);
+  // Finds the tokens whose surprisal a policy wants.
+  void ListForesights(const Ubatch& ubatch);
+  void Foresee(const ggml_tensor* residual, size_t thread);
   static bool OnAbortCheck(void* self);
   Status BuildSegments(const Ubatch& ubatch);
   llama_batch FillBatch(const Ubatch& ubatch);
@@ -128,7 +144,11 @@ class Bridge {
   std::vector<KvCache::Append> appends_;                 // [segment], of the current decode
   size_t n_rows_ = 0;                                    // tokens of the current decode
   std::vector<AttentionScratch> scratch_;                // [thread]
-  Status rewrite_error_;                                 // of the current decode
+  LogitLens lens_;
+  std::vector<Foresight> foresights_;             // of the current decode
+  std::atomic<size_t> next_foresight_{0};         // handed out dynamically
+  std::vector<std::vector<float>> lens_scratch_;  // [thread]
+  Status rewrite_error_;                          // of the current decode
 
   // The arrays behind llama_batch.
   std::vector<Token> tokens_;

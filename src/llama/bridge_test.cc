@@ -11,11 +11,8 @@ namespace rkv {
 namespace {
 
 std::unique_ptr<Model> Load(int n_ubatch = 64) {
-  auto model = Model::Load({.model_path = TestModelPath("qwen2-d64"),
-                            .mmproj_path = {},
-                            .n_ubatch = n_ubatch,
-                            .n_threads = 2},
-                           {});
+  auto model =
+      Model::Load({.model = TestModelPath("qwen2-d64"), .n_ubatch = n_ubatch, .n_threads = 2}, {});
   EXPECT_TRUE(model.ok()) << model.status().message();
   return *std::move(model);
 }

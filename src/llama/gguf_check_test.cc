@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/random.h"
 #include "retentivekv/engine.h"
+#include "support/damage.h"
 #include "support/pictures.h"
 #include "support/test_models.h"
 
@@ -140,19 +141,8 @@ void ReadWithMutations() {
       const size_t at = 4 + random.NextBelow(kMetadataBytes - 12);
       const uint64_t extremes[] = {0, 1, 1 << 20, uint64_t{1} << 31, ~uint64_t{0}};
       const uint64_t value = extremes[random.NextBelow(5)];
-      switch (random.NextBelow(4)) {
-        case 0:
-          bytes[at] = static_cast<char>(bytes[at] ^ (1 << random.NextBelow(8)));
-          break;
-        case 1:
-          bytes[at] = static_cast<char>(random.NextBelow(256));
-          break;
-        case 2:
-          std::memcpy(bytes.data() + at, &value, sizeof(uint32_t));
-          break;
-        default:
-          std::memcpy(bytes.data() + at, &value, sizeof(value));
-      }
+      const uint64_t way = random.NextBelow(kOverwrites);
+      Overwrite(bytes, at, way, value, random);
     }
     const bool ok = CheckProjector(bytes).ok();
     if (!ok || n_read == 20) continue;

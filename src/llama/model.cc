@@ -197,27 +197,27 @@ bool OnEncoderNode(ggml_tensor* node, bool ask, void* encoder_state) {
 
 }  // namespace
 
-Result<std::unique_ptr<Model>> Model::Load(const ModelOptions& options,
-                                           const LoadProgress& progress) {
+Result<std::unique_ptr<Model>> Model::Load(const EngineOptions& options,
+                                           const LoadProgress& progress, bool huge_pages) {
   InitBackends();
   InitNuma(options.numa);
-  RKV_RETURN_IF_ERROR(CheckGgufFile(options.model_path, "model"));
-  RKV_RETURN_IF_ERROR(CheckModelFile(options.model_path));
+  RKV_RETURN_IF_ERROR(CheckGgufFile(options.model, "model"));
+  RKV_RETURN_IF_ERROR(CheckModelFile(options.model));
   for (const Adapter& lora : options.loras) {
     RKV_RETURN_IF_ERROR(CheckGgufFile(lora.path, "LoRA adapter"));
   }
   for (const Adapter& vector : options.control_vectors) {
     RKV_RETURN_IF_ERROR(CheckGgufFile(vector.path, "control vector"));
   }
-  if (!options.mmproj_path.empty()) {
-    RKV_RETURN_IF_ERROR(CheckGgufFile(options.mmproj_path, "mmproj"));
+  if (!options.mmproj.empty()) {
+    RKV_RETURN_IF_ERROR(CheckGgufFile(options.mmproj, "mmproj"));
   }
   std::unique_ptr<Model> model(new Model(options));
-  RKV_RETURN_IF_ERROR(model->LoadWeights(progress));
+  RKV_RETURN_IF_ERROR(model->LoadWeights(progress, huge_pages));
   RKV_RETURN_IF_ERROR(model->MakeContext());
   RKV_RETURN_IF_ERROR(model->AddAdapters());
-  if (!options.mmproj_path.empty()) RKV_RETURN_IF_ERROR(model->LoadVision());
-  model->fingerprint_ = FileFingerprint(options.model_path);
+  if (!options.mmproj.empty()) RKV_RETURN_IF_ERROR(model->LoadVision());
+  model->fingerprint_ = FileFingerprint(options.model);
   // The same weights give other keys and values under other options.
   std::string changes = DescribeChanges(options);
   for (const auto* adapters : {&options.loras, &options.control_vectors}) {
@@ -229,7 +229,7 @@ Result<std::unique_ptr<Model>> Model::Load(const ModelOptions& options,
   return model;
 }
 
-Status Model::LoadWeights(const LoadProgress& progress) {
+Status Model::LoadWeights(const LoadProgress& progress, bool huge_pages) {
   llama_model_params params = llama_model_default_params();
   params.n_gpu_layers = options_.n_gpu_layers;
   params.load_mode = ToLlama(options_.load_mode);
@@ -254,7 +254,7 @@ Status Model::LoadWeights(const LoadProgress& progress) {
     std::vector<AddressRange> before;
     size_t huge_page_bytes = 0;
   } loading{.progress = progress, .before = {}};
-  if (options_.huge_pages) loading.before = AnonymousMemory();
+  if (huge_pages) loading.before = AnonymousMemory();
   params.progress_callback = [](float fraction, void* user_data) {
     auto& state = *static_cast<Loading*>(user_data);
     state.huge_page_bytes += UseHugePagesSince(state.before, kMinWeightBytes);
@@ -265,9 +265,9 @@ Status Model::LoadWeights(const LoadProgress& progress) {
   params.progress_callback_user_data = &loading;
   const LlamaErrorLog log;
   model_.reset(
-      LoadOrNull([&] { return llama_model_load_from_file(options_.model_path.c_str(), params); }));
+      LoadOrNull([&] { return llama_model_load_from_file(options_.model.c_str(), params); }));
   if (model_ == nullptr) {
-    return BadFile(fmt::format("cannot load model '{}'{}", options_.model_path, log.Reason()));
+    return BadFile(fmt::format("cannot load model '{}'{}", options_.model, log.Reason()));
   }
   huge_page_bytes_ = loading.huge_page_bytes;
   tokenizer_.emplace(vocab());
@@ -275,7 +275,7 @@ Status Model::LoadWeights(const LoadProgress& progress) {
   const Status servable = CheckServable(model_.get(), n_ctx_);
   if (!servable.ok()) {
     return Unsupported(
-        fmt::format("cannot serve model '{}': {}", options_.model_path, servable.message()));
+        fmt::format("cannot serve model '{}': {}", options_.model, servable.message()));
   }
   return OkStatus();
 }
@@ -289,22 +289,20 @@ Status Model::MakeContext() {
   // A ubatch cannot be longer than a conversation, and llama.cpp allocates memory for it.
   options_.n_ubatch = std::min(options_.n_ubatch, n_ctx_);
   params.n_ubatch = static_cast<uint32_t>(options_.n_ubatch);
-  params.n_seq_max = static_cast<uint32_t>(options_.n_seq_max);
+  params.n_seq_max = static_cast<uint32_t>(options_.max_conversations);
   params.no_perf = true;
   RKV_RETURN_IF_ERROR(SetRope(options_.rope, params));
   bridge_.Prepare(params);
   const LlamaErrorLog log;
   context_.reset(LoadOrNull([&] { return llama_init_from_model(model_.get(), params); }));
   if (context_ == nullptr) {
-    return Internal(
-        fmt::format("cannot make a context for '{}'{}", options_.model_path, log.Reason()));
+    return Internal(fmt::format("cannot make a context for '{}'{}", options_.model, log.Reason()));
   }
   RKV_RETURN_IF_ERROR(thread_pools_.Attach(options_.threads, context_.get()));
   Result<CacheShape> shape = bridge_.Probe(context_.get());
   if (!shape.ok()) {
-    return Status(
-        shape.status().code(),
-        fmt::format("cannot serve model '{}': {}", options_.model_path, shape.status().message()));
+    return Status(shape.status().code(), fmt::format("cannot serve model '{}': {}", options_.model,
+                                                     shape.status().message()));
   }
   shape_ = *std::move(shape);
   n_ctx_ = std::min(n_ctx_, bridge_.end_position());
@@ -318,8 +316,8 @@ Status Model::AddAdapters() {
 }
 
 Status Model::LoadVision() {
-  n_vision_layers_ = BlockCount(options_.mmproj_path, "clip.vision.block_count");
-  n_audio_layers_ = BlockCount(options_.mmproj_path, "clip.audio.block_count");
+  n_vision_layers_ = BlockCount(options_.mmproj, "clip.vision.block_count");
+  n_audio_layers_ = BlockCount(options_.mmproj, "clip.audio.block_count");
   mtmd_context_params params = mtmd_context_params_default();
   params.cb_eval = &OnEncoderNode;
   params.cb_eval_user_data = &encoder_state_;
@@ -329,13 +327,13 @@ Status Model::LoadVision() {
   params.warmup = false;
   params.image_min_tokens = options_.image_min_tokens;
   params.image_max_tokens = options_.image_max_tokens.value_or(-1);
-  RKV_RETURN_IF_ERROR(CheckProjectorFile(options_.mmproj_path, params));
+  RKV_RETURN_IF_ERROR(CheckProjectorFile(options_.mmproj, params));
   const LlamaErrorLog log;
   vision_.reset(LoadOrNull(
-      [&] { return mtmd_init_from_file(options_.mmproj_path.c_str(), model_.get(), params); }));
+      [&] { return mtmd_init_from_file(options_.mmproj.c_str(), model_.get(), params); }));
   if (vision_ == nullptr) {
-    return BadFile(fmt::format("cannot use mmproj '{}' with model '{}'{}", options_.mmproj_path,
-                               options_.model_path, log.Reason()));
+    return BadFile(fmt::format("cannot use mmproj '{}' with model '{}'{}", options_.mmproj,
+                               options_.model, log.Reason()));
   }
   return OkStatus();
 }
@@ -374,7 +372,7 @@ std::span<const float> Model::Logits(size_t row) const {
 
 bool Model::EndsAnswer(Token token) const { return llama_vocab_is_eog(vocab(), token); }
 
-std::string Model::Description() const { return DescribeModel(model_.get(), options_.model_path); }
+std::string Model::Description() const { return DescribeModel(model_.get(), options_.model); }
 
 Token Model::EndOfAnswer() const {
   const Token end = llama_vocab_eos(vocab());

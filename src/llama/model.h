@@ -24,33 +24,6 @@ struct llama_vocab;
 
 namespace rkv {
 
-struct ModelOptions {
-  std::string model_path;
-  std::string mmproj_path;    // empty: no pictures or audio
-  int n_ctx = 0;              // longest conversation in positions; 0: the model's training length
-  int n_ubatch = 512;         // tokens per llama_decode
-  int n_threads = 0;          // 0: all cores
-  int n_gpu_layers = 0;       // negative: all
-  int image_min_tokens = -1;  // visual tokens per picture; -1: the model's own limits
-  std::optional<int> image_max_tokens = {};              // as EngineOptions::image_max_tokens
-  int n_seq_max = 1;                                     // conversations decoded at once
-  size_t media_cache_bytes = 0;                          // for embeddings of pictures and clips
-  std::vector<std::string> rpc_servers = {};             // as EngineOptions::rpc_servers
-  std::function<void(std::string_view)> on_notice = {};  // as EngineOptions::on_notice
-  bool huge_pages = true;                                // for weights that llama.cpp copies
-  // As in EngineOptions.
-  int n_threads_batch = 0;
-  ThreadOptions threads = {};
-  Numa numa = Numa::kNone;
-  LoadMode load_mode = LoadMode::kAuto;
-  RopeOptions rope = {};
-  std::vector<Adapter> loras = {};
-  std::vector<Adapter> control_vectors = {};
-  int control_vector_first_layer = 0;
-  int control_vector_last_layer = 0;
-  std::vector<std::string> overrides = {};
-};
-
 // The default of visual tokens per picture for models of any resolution: the 1280 of 28 x 28 pixels
 // that Qwen2-VL recommends.
 inline constexpr int kDefaultImageMaxTokens = 1280;
@@ -82,9 +55,10 @@ struct EncoderState {
 class Model {
  public:
   // Fails with kBadFile for missing, broken and mismatched files, kUnsupported for models that
-  // cannot be served (CheckServable, Bridge::Probe).
-  static Result<std::unique_ptr<Model>> Load(const ModelOptions& options,
-                                             const LoadProgress& progress);
+  // cannot be served (CheckServable, Bridge::Probe). `huge_pages`: for weights that llama.cpp
+  // copies.
+  static Result<std::unique_ptr<Model>> Load(const EngineOptions& options,
+                                             const LoadProgress& progress, bool huge_pages = true);
 
   llama_model* llama() const { return model_.get(); }
   llama_context* context() const { return context_.get(); }
@@ -92,7 +66,7 @@ class Model {
   mtmd_context* vision() const { return vision_.get(); }  // null without an mmproj
   Bridge& bridge() { return bridge_; }
   const CacheShape& shape() const { return shape_; }
-  const ModelOptions& options() const { return options_; }
+  const EngineOptions& options() const { return options_; }
   int n_ctx() const { return n_ctx_; }  // longest conversation in positions
   int n_ctx_train() const;              // training length; 0: not known
   int n_vocab() const;
@@ -135,14 +109,14 @@ class Model {
   std::string TokenText(Token token, bool special) const;
 
  private:
-  explicit Model(const ModelOptions& options)
+  explicit Model(const EngineOptions& options)
       : options_(options), embedding_cache_(options.media_cache_bytes) {}
-  Status LoadWeights(const LoadProgress& progress);
+  Status LoadWeights(const LoadProgress& progress, bool huge_pages);
   Status MakeContext();
   Status AddAdapters();
   Status LoadVision();
 
-  ModelOptions options_;
+  EngineOptions options_;
   Bridge bridge_;                // before context_: it must outlive it
   LlamaPtr<llama_model> model_;  // frees its adapters too
   ThreadPools thread_pools_;     // before context_, which uses them

@@ -31,9 +31,7 @@ TEST(ModelNameTest, SaysWhatTheFileCallsItselfAndItsSize) {
 }
 
 TEST(ModelNameTest, LoadedModelsAreDescribedByTheirFile) {
-  ModelOptions options;
-  options.model_path = TestModelPath("qwen2-d64");
-  const auto model = Model::Load(options, {});
+  const auto model = Model::Load({.model = TestModelPath("qwen2-d64")}, {});
   ASSERT_TRUE(model.ok()) << model.status().message();
   const std::string description = (*model)->Description();
   EXPECT_TRUE(description.starts_with("random qwen2 ")) << description;

@@ -127,7 +127,7 @@ Status SetRope(const RopeOptions& rope, llama_context_params& params) {
   return OkStatus();
 }
 
-std::string DescribeChanges(const ModelOptions& options) {
+std::string DescribeChanges(const EngineOptions& options) {
   std::string text;
   const RopeOptions& rope = options.rope;
   if (rope != RopeOptions()) {

@@ -1,4 +1,4 @@
-// Converts ModelOptions to llama.cpp's parameters.
+// Converts EngineOptions to llama.cpp's parameters.
 #ifndef RETENTIVEKV_LLAMA_MODEL_PARAMETERS_H_
 #define RETENTIVEKV_LLAMA_MODEL_PARAMETERS_H_
 
@@ -24,7 +24,7 @@ Result<std::vector<llama_model_kv_override>> ParseOverrides(std::span<const std:
 Status SetRope(const RopeOptions& rope, llama_context_params& params);
 
 // The options that change the keys and values of the same weights, as text; empty: none.
-std::string DescribeChanges(const ModelOptions& options);
+std::string DescribeChanges(const EngineOptions& options);
 
 }  // namespace rkv
 

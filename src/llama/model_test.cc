@@ -33,17 +33,15 @@ TEST(ModelTest, WeightsThatAreCopiedAreInHugePages) {
   spec.n_ff = 64;
   const std::string path = testing::TempDir() + "huge-pages.gguf";
   ASSERT_TRUE(MakeModel(spec, path).ok());
-  ModelOptions options;
-  options.model_path = path;
+  EngineOptions options;
+  options.model = path;
   options.n_ctx = 64;
   options.n_ubatch = 1;
   const size_t before = AdvisedBytes();
-  options.huge_pages = false;
-  auto model = Model::Load(options, {});
+  auto model = Model::Load(options, {}, /*huge_pages=*/false);
   ASSERT_TRUE(model.ok()) << model.status().message();
   EXPECT_EQ((*model)->huge_page_bytes(), 0u);
   EXPECT_EQ(AdvisedBytes(), before);
-  options.huge_pages = true;
   double progress = -1;
   model = Model::Load(options, [&](double fraction) {
     EXPECT_GE(fraction, progress);

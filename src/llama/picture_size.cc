@@ -40,7 +40,7 @@ PictureSize WithLongerSide(const PictureSize& size, int side) {
 
 // The maximum of tokens for a picture.
 Result<size_t> MaxTokens(const Model& model) {
-  const ModelOptions& options = model.options();
+  const EngineOptions& options = model.options();
   const int asked = options.image_max_tokens.value_or(kDefaultImageMaxTokens);
   if (asked <= 0) {
     // The model's own limit, which it exceeds for long and thin pictures.

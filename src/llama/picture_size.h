@@ -27,7 +27,8 @@ struct PicturePlan {
   bool fewer_tokens = false;  // than at the picture's own size
 };
 
-// The largest size with the picture's shape and no more tokens than ModelOptions::image_max_tokens.
+// The largest size with the picture's shape and no more tokens than
+// EngineOptions::image_max_tokens.
 Result<PicturePlan> PlanPicture(const Model& model, const PictureSize& size);
 
 }  // namespace rkv

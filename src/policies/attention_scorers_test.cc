@@ -72,7 +72,22 @@ TEST(PolicyDefaultsTest, AreThoseOfTheMethods) {
 
 TEST(H2oPolicyTest, IsAccumulatedAttention) {
   ForRandomScoreData(
-      [](const ScoreData& data) { EXPECT_EQ(ScoresOf("h2o", data), data.attention); });
+      [](const ScoreData& data) { EXPECT_EQ(ScoresOf("h2o:recent=0", data), data.attention); });
+}
+
+// Half of what fits is for recent tokens.
+TEST(H2oPolicyTest, RecentTokensComeFirst) {
+  ScoreData data;
+  data.tokens_seen = 100;
+  data.token_index = {0, 3, 79, 80, 98, 99};
+  data.tokens.resize(6);
+  data.attention = {5.0f, 9.0f, 1.0f, 0.5f, 0.0f, 2.0f};
+  const PolicyChoice choice = PolicyFrom("h2o");
+  ScoreContext context = data.Context(choice.policy->needs());
+  context.room = 0.4;  // 40 tokens fit, 20 of them recent ones
+  std::vector<float> scores(6);
+  choice.policy->Score(context, scores);
+  EXPECT_EQ(scores, (std::vector<float>{5.0f, 9.0f, 1.0f, 10.5f, 10.0f, 12.0f}));
 }
 
 TEST(TovaPolicyTest, IsTheLastQuerysAttention) {

@@ -1,9 +1,10 @@
 // expected-attention: attention of future queries (Devoto et al. 2025, arXiv 2510.00636). Queries
 // are modelled as Gaussian. A token's score is its expected attention, exp(mean logit + half its
-// variance), times the length of its value. In the paper, mean and covariance are those of all
-// queries before RoPE, turned by the average rotation of the next 512 positions. llama.cpp rotates
-// queries before they reach the cache. So here mean and covariance are those of the last rotated
-// queries, whose rotations are the nearest to the next ones.
+// variance), times the length of its value. Each query head has its own Gaussian. In the paper,
+// mean and covariance are those of all queries before RoPE, turned by the average rotation of the
+// next 512 positions. llama.cpp rotates queries before they reach the cache. So here mean and
+// covariance are those of the last rotated queries, whose rotations are the nearest to the next
+// ones.
 #include <vector>
 
 #include "policies/score_math.h"

@@ -1,7 +1,9 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 #include <span>
 #include <vector>
@@ -160,6 +162,42 @@ TEST(RetentivePolicyTest, ASampleStandsForAll) {
     ExpectScores(errors(sample, stands_for), AsDouble(std::span(expected).first(sample.n())), 1e-3,
                  1e-5 * largest + 1e-8 * value * value);  // Residuals of equal rows are rounding.
   });
+}
+
+// Text that the model foretold counts less, and other text more. Pictures and text of which
+// nothing is known count as before.
+TEST(RetentivePolicyTest, SurprisingTextCountsMore) {
+  ScoreData data;
+  data.tokens_seen = 6;
+  data.token_index = {0, 1, 2, 3, 4, 5};
+  data.tokens.resize(6);
+  data.tokens[5].modality = Modality::kImage;
+  data.attention.assign(6, 0.0f);
+  data.d_k = data.d_v = 1;
+  data.keys = data.values = {1.0f, -2.0f, 3.0f, -4.0f, 5.0f, 6.0f};
+  const auto errors = [&](const char* policy) {
+    const PolicyChoice choice = PolicyFrom(policy);
+    ScoreContext context = data.Context(choice.policy->needs());
+    context.room = 1.0;
+    std::vector<float> scores(6), precision_errors(6);
+    choice.policy->ScoreAll(context, scores, precision_errors);
+    return precision_errors;
+  };
+  const std::vector<float> before = errors("retentive");
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  data.surprisal = {-1.0f, 0.0f, 2.0f, nan, 100.0f, nan};
+  for (const double strength : {1.0, 3.0}) {
+    const std::vector<float> after =
+        errors(fmt::format("retentive:surprisal={}", strength).c_str());
+    const auto factor = [&](double score) {
+      return (1 + strength * std::exp(1.5 * std::min(score, 3.0) - 1.125)) / (1 + strength);
+    };
+    const double factors[] = {factor(-1), factor(0), factor(2), 1, factor(100), 1};
+    for (size_t i = 0; i < 6; ++i) {
+      EXPECT_NEAR(after[i], factors[i] * before[i], 1e-5 * factors[i] * before[i]) << i;
+    }
+  }
+  EXPECT_EQ(errors("retentive:surprisal=0"), before);
 }
 
 // The reference: the tokens with the largest index.

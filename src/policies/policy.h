@@ -49,7 +49,8 @@ struct PolicyNeeds {
   bool entropy = false;        // ScoreContext::entropy as well
   bool only_text = false;      // queries of text tokens only, unless the ubatch has none
   bool text_weighted = false;  // weight of a query: the attention that text gives it (TGV)
-  bool expected = false;  // instead of each query's softmax: exp of the Gaussian that they follow
+  bool expected = false;   // instead of each query's softmax: exp of the Gaussian that they follow
+  bool surprisal = false;  // ScoreContext::surprisal
   // Attention of rows on the lowest rung as well. Without it, their attention counts as 0, which
   // saves bytes on the shortest rows.
   bool lowest_rung = true;
@@ -81,6 +82,10 @@ struct ScoreContext {
                                      // the queries with PolicyNeeds::decay
   std::span<const float> entropy;    // [n] 0 to 1: -sum_t p_t ln p_t / ln T over the T queries
                                      // observed, p_t being each query's share of `attention`
+  std::span<const float> surprisal;  // [n] how surprising the model found the tokens around: mean
+                                     // of -ln p, as a standard score over the conversation. NaN
+                                     // where it is unknown, as in pictures and answers; empty if
+                                     // it is unknown everywhere.
 };
 
 // Stateless and thread-safe.

@@ -52,6 +52,11 @@ constexpr SpecOption kOptions[] = {
      .help = "tokens per KV head whose residual is taken against more important ones; other tokens "
              "(0: all) use the mean of their kind",
      .whole = true},
+    {.name = "surprisal",
+     .default_value = 1,
+     .min = 0,
+     .max = 1000,
+     .help = "weight of a token's surprisal, relative to its attention; 0: none"},
 };
 
 float StandsFor(const ScoreContext& context, size_t i) {
@@ -144,10 +149,11 @@ class RetentivePolicy : public Policy {
         power_(values[2]),
         queries_(static_cast<size_t>(values[3])),
         text_(values[4]),
-        n_picks_(static_cast<size_t>(values[5])) {}
+        n_picks_(static_cast<size_t>(values[5])),
+        surprisal_(values[6]) {}
 
   PolicyNeeds needs() const override {
-    PolicyNeeds needs{.lowest_rung = false, .all_tokens = false};
+    PolicyNeeds needs{.surprisal = surprisal_ > 0, .lowest_rung = false, .all_tokens = false};
     if (attention_ > 0) {
       needs.queries = PolicyNeeds::Queries::kWindow;
       needs.window = queries_;
@@ -187,20 +193,36 @@ class RetentivePolicy : public Policy {
     return n > 0 ? total / n : 0.0;
   }
 
-  // Weights by the attention of each token relative to the mean; at least 1.
+  // Weights of text: the mean of its weight by attention, which the text that goes on needs, and of
+  // that by surprisal, which questions about facts need.
   std::vector<float> Weights(const ScoreContext& context) const {
     std::vector<float> weights(context.token_index.size(), 1.0f);
     const double mean = MeanAttention(context);
-    if (mean <= 0) return weights;
-    const double scale = attention_ / mean;
+    const double scale = mean > 0 ? attention_ / mean : 0.0;
     const double part = AttentionPart(context.room, context.text_share);
+    const double share = context.surprisal.empty() ? 0.0 : surprisal_ / (1.0 + surprisal_);
     for (size_t i = 0; i < weights.size(); ++i) {
       if (context.tokens[i].modality != Modality::kText) continue;
-      const double weight =
-          1.0 + std::pow(scale * static_cast<double>(context.attention[i]), power_);
-      weights[i] = static_cast<float>(std::pow(weight, part));
+      double weight = 1.0;
+      if (mean > 0) {
+        const auto attention = static_cast<double>(context.attention[i]);
+        weight = std::pow(1.0 + std::pow(scale * attention, power_), part);
+      }
+      if (share > 0) {
+        weight = (1.0 - share) * weight + share * SurprisalWeight(context.surprisal[i]);
+      }
+      weights[i] = static_cast<float>(weight);
     }
     return weights;
+  }
+
+  // The model can foretell other tokens again. Log-normal, with a mean of about 1.
+  static double SurprisalWeight(float score) {
+    constexpr double kExponent = 1.5;
+    constexpr double kMaxScore = 3;
+    if (std::isnan(score)) return 1.0;
+    const double x = std::clamp(static_cast<double>(score), -kMaxScore, kMaxScore);
+    return std::exp(kExponent * x - 0.5 * kExponent * kExponent);
   }
 
   // Fewer picks if tokens stand for others, which might be picked as well.
@@ -293,6 +315,7 @@ class RetentivePolicy : public Policy {
   size_t queries_;
   double text_;
   size_t n_picks_;
+  double surprisal_;
 };
 
 }  // namespace

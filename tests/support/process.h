@@ -12,12 +12,40 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace rkv {
 
+// Runs the program in place of this child process. It ends with the thread that started it, since
+// it would hold the output of a test that has crashed.
+[[noreturn]] inline void BecomeProgram(const std::vector<std::string>& arguments) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  std::vector<char*> argv;
+  for (const std::string& argument : arguments) {
+    argv.push_back(const_cast<char*>(argument.c_str()));
+  }
+  argv.push_back(nullptr);
+  ::execv(argv[0], argv.data());
+  ::_exit(127);
+}
+
+// From what waitpid() reports: the exit code, or 128 + signal for a program that was killed.
+inline int ExitCode(int status) {
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+// Waits for the end of a child process, and sets `pid` to -1. Returns its ExitCode(), or -1 if
+// `pid` was -1 already.
+inline int WaitFor(pid_t& pid) {
+  if (pid <= 0) return -1;
+  int status = 0;
+  ::waitpid(std::exchange(pid, -1), &status, 0);
+  return ExitCode(status);
+}
+
 struct ProcessResult {
-  int exit_code = -1;  // 128 + signal for a program that was killed
+  int exit_code = -1;
   std::string out;
   std::string err;
 };
@@ -43,8 +71,7 @@ inline ProcessResult RunProcess(const std::vector<std::string>& arguments,
   for (int c = std::fgetc(pipe); c != EOF; c = std::fgetc(pipe)) {
     result.out += static_cast<char>(c);
   }
-  const int status = ::pclose(pipe);
-  result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  result.exit_code = ExitCode(::pclose(pipe));
   std::ifstream err(base + ".err", std::ios::binary);
   result.err.assign(std::istreambuf_iterator<char>(err), {});
   return result;
@@ -60,18 +87,11 @@ class InteractiveProcess {
     if (::pipe(to_child) != 0 || ::pipe(from_child) != 0) return;
     pid_ = ::fork();
     if (pid_ == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // It would hold the output of a test that has crashed.
       std::signal(SIGPIPE, SIG_DFL);
       ::dup2(to_child[0], STDIN_FILENO);
       ::dup2(from_child[1], STDOUT_FILENO);
       for (const int fd : {to_child[0], to_child[1], from_child[0], from_child[1]}) ::close(fd);
-      std::vector<char*> argv;
-      for (const std::string& argument : arguments) {
-        argv.push_back(const_cast<char*>(argument.c_str()));
-      }
-      argv.push_back(nullptr);
-      ::execv(argv[0], argv.data());
-      ::_exit(127);
+      BecomeProgram(arguments);
     }
     ::close(to_child[0]);
     ::close(from_child[1]);
@@ -100,15 +120,11 @@ class InteractiveProcess {
     return read;
   }
 
-  // Closes its stdin and waits for its end; the exit code, or 128 + signal.
+  // Closes its stdin and waits for its end; its ExitCode().
   int Wait() {
     if (in_ >= 0) ::close(in_);
     in_ = -1;
-    if (pid_ <= 0) return -1;
-    int status = 0;
-    ::waitpid(pid_, &status, 0);
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return WaitFor(pid_);
   }
 
  private:

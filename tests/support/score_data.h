@@ -33,6 +33,7 @@ struct ScoreData : TokenRows {
   std::vector<float> values;     // [n, d_v]
   std::vector<float> attention;  // [n]
   std::vector<float> entropy;    // [n]
+  std::vector<float> surprisal;  // [n] or empty
 
   size_t n() const { return token_index.size(); }
 
@@ -54,6 +55,7 @@ struct ScoreData : TokenRows {
     context.d_v = d_v;
     if (needs.queries != PolicyNeeds::Queries::kNone) context.attention = attention;
     if (needs.entropy) context.entropy = entropy;
+    if (needs.surprisal) context.surprisal = surprisal;
     return context;
   }
 };

@@ -6,8 +6,6 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -16,6 +14,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "support/process.h"
 
 namespace rkv {
 
@@ -33,7 +33,6 @@ class TerminalProcess {
     const std::string name = ::ptsname(terminal_);
     pid_ = ::fork();
     if (pid_ != 0) return;
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::setsid();
     const int fd = ::open(name.c_str(), O_RDWR);  // The session's terminal, as its first.
     for (const int standard : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::dup2(fd, standard);
@@ -41,13 +40,7 @@ class TerminalProcess {
     for (const auto& [variable, value] : environment) {
       ::setenv(variable.c_str(), value.c_str(), 1);
     }
-    std::vector<char*> argv;
-    for (const std::string& argument : arguments) {
-      argv.push_back(const_cast<char*>(argument.c_str()));
-    }
-    argv.push_back(nullptr);
-    ::execv(argv[0], argv.data());
-    ::_exit(127);
+    BecomeProgram(arguments);
   }
   ~TerminalProcess() {
     if (pid_ > 0) ::kill(pid_, SIGKILL);
@@ -80,14 +73,10 @@ class TerminalProcess {
     return std::exchange(shown_, {});
   }
 
-  // The exit code, or 128 + signal.
+  // Its ExitCode(), once it has ended.
   int Wait() {
-    if (pid_ <= 0) return -1;
-    ReadAll();
-    int status = 0;
-    ::waitpid(pid_, &status, 0);
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    if (pid_ > 0) ReadAll();
+    return WaitFor(pid_);
   }
 
  private:
