@@ -1220,7 +1220,8 @@ TEST(ServeTest, AModelIsSplitOverTwoRpcServers) {
   const auto one = start(ports[0]), two = start(ports[1]);
   ASSERT_TRUE(Listens(ports[0]) && Listens(ports[1]));
   const std::string workers = Address(ports[0]) + "," + Address(ports[1]);
-  const std::vector<std::string> cache = {"--policy", "retentive", "--budget", "20%"};
+  // Surprisal needs the output layer on this machine.
+  const std::vector<std::string> cache = {"--policy", "retentive:surprisal=0", "--budget", "20%"};
   std::vector<std::string> split = {"--rpc", workers};
   split.insert(split.end(), cache.begin(), cache.end());
 
