@@ -27,8 +27,8 @@ class Conversation::Impl {
   // How the template marks reasoning in the answer of the open turn. Text without a template has
   // none.
   const ReasoningTags& reasoning() const {
-    static const ReasoningTags kNone;
-    return goes_on_ ? kNone : template_.reasoning();
+    static const ReasoningTags none;
+    return goes_on_ ? none : template_.reasoning();
   }
   Status AddUserMessage(std::string_view text, std::span<const std::string> files);
   Status AddUserMessageWithMedia(std::string_view text, std::span<const MediaFile> files);
