@@ -153,7 +153,7 @@ class HeadAttention {
   bool ObservesStates() const { return n_states_ > 0 && segment_.rows.size() == 1; }
   // The next token of the answer is chosen with the ubatch's last one, whose weights are traced.
   bool IsLast(size_t token) const { return token == segment_.rows.size() - 1; }
-  // True if any the token's, among the observed oness [first, last] is observed.
+  // True if any token of [first, last] is observed.
   bool Observes(size_t first, size_t last) const {
     if (ObservesStates() || (observations_.traces() && IsLast(last))) return true;
     if (cache_.config().needs().expected) return false;  // The policy gets queries instead.

@@ -57,7 +57,7 @@ class Conversation::Impl {
   // conversation.
   std::vector<Token> TextTokens() const;
 
-  // Moves up to `max_tokens` text tokens of the prompt into the ubatch, as memory `index`. Returns
+  // Moves up to `max_tokens` text tokens of the prompt into the ubatch, as KvCache `index`. Returns
   // the row of the prompt's last token if it is among them; its logits start the answer.
   std::optional<size_t> TakeText(size_t index, size_t max_tokens, Ubatch& ubatch);
   // Does the same for the media chunk in front, as the ubatch's only content. The first call runs

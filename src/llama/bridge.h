@@ -46,7 +46,7 @@ struct Ubatch {
   std::vector<Member> caches;
   // llama.cpp's sequence of each KvCache, for its state by sequence; empty: 0, 1, 2, ...
   std::vector<SequenceId> seq_ids;
-  // Pictures and clips that begin in this ubatch: the memory index, and the span.
+  // Pictures and clips that begin in this ubatch: the index of the KvCache, and the span.
   std::vector<std::pair<size_t, MediaSpan>> media;
   std::vector<UbatchToken> tokens;
   std::vector<float> embeddings;  // [tokens, n_embd] instead of token ids, if not empty
