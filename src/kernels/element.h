@@ -94,9 +94,9 @@ constexpr RowParts PartsOf(ElementType type, size_t d) {
   const size_t border = FirstBlocks(BlocksOf(d)) * kQuantBlock;
   if (!IsMixed(type) || border >= d) return {.parts = {{.type = types.first, .end = d}, {}}};
   const RowPart first{.type = types.first, .end = border};
-  return {.parts = {first,
-                    {.type = types.second, .begin = border, .end = d, .at = first.end_byte()}},
-          .n = 2};
+  return {
+      .parts = {first, {.type = types.second, .begin = border, .end = d, .at = first.end_byte()}},
+      .n = 2};
 }
 
 // Bytes of a row of d elements.
