@@ -137,9 +137,9 @@ class KvCache {
 
     // Copies row i (0 <= i < n) of one KV head: k has d_k and v has d_v half floats.
     void Stage(size_t layer, size_t kv_head, size_t i, const uint16_t* k, const uint16_t* v);
-    // Says how surprising token i was to the model: -ln p, in nats. i == n: the first token of the
-    // next append, which must follow. Without it, policies that use surprisal do without.
-    // REQUIRES: 0 <= i <= n; the policy asks for it.
+    // Says how surprising token i was to the model: -ln p, in nats; NaN: not known. i == n: the
+    // first token of the next append, which must follow. Without it, policies that use surprisal do
+    // without. REQUIRES: 0 <= i <= n; the policy asks for it.
     void SetSurprisal(size_t i, float nats);
     // REQUIRES: every row was staged; at most once.
     void Commit();

@@ -195,6 +195,7 @@ void KvCache::Impl::KeepSurprisals() {
   for (size_t i = 0; i < buffers_->surprisals.size(); ++i) {
     surprisals_.Set(tokens_seen_ + i, buffers_->surprisals[i]);
   }
+  if (surprisals_.empty()) return;
   // A small budget that stays the same while a conversation grows is for rows.
   constexpr uint64_t kMaxShare = 64;
   const uint64_t budget = BudgetBytes(tokens_seen_ + append_.n);

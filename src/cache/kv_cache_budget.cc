@@ -72,8 +72,8 @@ uint64_t KvCache::Impl::MaxHeldBytes(uint64_t n_tokens, size_t n_media) const {
   const size_t n_spans = media_.size() + n_media;
   uint64_t tables = 2 * n_spans * sizeof(MediaSpan);
   if (config_->needs().surprisal) {
-    tables += SurprisalTable::BytesFor(n_tokens + 1) -
-              std::min(surprisals_.held_bytes(), SurprisalTable::BytesFor(n_tokens + 1));
+    const size_t held = surprisals_.held_bytes();
+    tables += std::max(SurprisalTable::BytesFor(n_tokens + 1), held) - held;
   }
   uint64_t exact = FixedBytes() + TableBytes(heads_);
   for (const Head& head : heads_) {

@@ -34,7 +34,7 @@ std::vector<uint16_t> Row(size_t layer, size_t head, uint64_t token, size_t n, u
   return row;
 }
 
-void Append(KvCache& cache, size_t n) {
+void Append(KvCache& cache, size_t n, bool with_surprisals = false) {
   const uint64_t first = cache.tokens_seen();
   KvCache::Append append = cache.BeginAppend({.n = n});
   for (size_t l = 0; l < cache.shape().layers.size(); ++l) {
@@ -45,6 +45,9 @@ void Append(KvCache& cache, size_t n) {
                      Row(l, h, first + i, layer.d_v, 2).data());
       }
     }
+  }
+  for (size_t i = 0; i <= n && with_surprisals; ++i) {
+    append.SetSurprisal(i, static_cast<float>(i % 7));
   }
   append.Commit();
 }
@@ -355,31 +358,11 @@ TEST(KvCacheTest, DamagedSavesAreRefused) {
   }
 }
 
-// Appends n random rows, of which each token's surprisal is known.
-void AppendWithSurprisals(KvCache& cache, size_t n, Random& random) {
-  KvCache::Append append = cache.BeginAppend({.n = n});
-  for (size_t l = 0; l < cache.shape().layers.size(); ++l) {
-    const LayerShape& layer = cache.shape().layers[l];
-    std::vector<uint16_t> k(layer.d_k), v(layer.d_v);
-    for (size_t h = 0; h < layer.n_kv_head; ++h) {
-      for (size_t i = 0; i < n; ++i) {
-        for (uint16_t& x : k) x = F16FromF32(static_cast<float>(random.NextGaussian()));
-        for (uint16_t& x : v) x = F16FromF32(static_cast<float>(random.NextGaussian()));
-        append.Stage(l, h, i, k.data(), v.data());
-      }
-    }
-  }
-  for (size_t i = 0; i <= n; ++i) append.SetSurprisal(i, static_cast<float>(i % 7));
-  append.Commit();
-}
-
 TEST(KvCacheTest, SurprisalsAreCountedKeptAndTruncated) {
   const CacheShape shape{.layers = {{.n_head = 2, .n_kv_head = 2, .d_k = 64, .d_v = 64}}};
   KvCache cache = *KvCache::Create(
       shape, {.policy = *ParsePolicySpec("retentive"), .budget = *ParseBudget("50%")});
-  KvCache without = cache;
-  Random random(1);
-  AppendWithSurprisals(cache, 600, random);
+  Append(cache, 600, true);
   EXPECT_EQ(cache.impl().surprisals().size(), 601u);
   EXPECT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
   const std::string saved = cache.Save();
@@ -398,9 +381,8 @@ TEST(KvCacheTest, SurprisalsNeverFillABudget) {
   const CacheShape shape{.layers = {{.n_head = 1, .n_kv_head = 1, .d_k = 64, .d_v = 64}}};
   KvCache cache = *KvCache::Create(
       shape, {.policy = *ParsePolicySpec("retentive"), .budget = *ParseBudget("80t")});
-  Random random(2);
   for (int i = 0; i < 20; ++i) {
-    AppendWithSurprisals(cache, 100, random);
+    Append(cache, 100, true);
     EXPECT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
     EXPECT_LE(cache.impl().surprisals().held_bytes(), cache.stats().budget_bytes / 64);
   }

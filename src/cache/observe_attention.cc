@@ -82,6 +82,11 @@ void Normalise(std::span<double> logits) {
   for (double& x : logits) x /= sum;
 }
 
+// Adds the weights of the last n queries to `sum`.
+void AddQueries(double decay, size_t n, double& sum) {
+  for (size_t q = 0; q < n; ++q) sum += std::pow(decay, static_cast<double>(q));
+}
+
 // Updates the statistics of a head's columns with a ubatch's observed queries.
 class HeadStatistics {
  public:
@@ -97,7 +102,10 @@ class HeadStatistics {
                            static_cast<double>(needs_.expected ? buffers.rows.n() : n_queries_))),
         log_retained_(retained_ > 0 ? static_cast<double>(n_queries_) * std::log(needs_.decay)
                                     : 0.0) {
-    if (needs_.expected) expected_weight_ = SumOfDecay(buffers.observations.n_queries());
+    // The row stands for all queries of the ubatch.
+    if (needs_.expected) {
+      AddQueries(needs_.decay, buffers.observations.n_queries(), expected_weight_);
+    }
     if (!by_query_) return;
     std::fill_n(factors_, n_queries_, 1.0);
     if (needs_.text_weighted && n_queries_ > 1) {
@@ -133,13 +141,6 @@ class HeadStatistics {
   }
 
  private:
-  // Weight of n queries, so that a row counts the same however a prompt is cut into ubatches.
-  double SumOfDecay(size_t n) const {
-    double sum = 0;
-    for (size_t q = 0; q < n; ++q) sum += std::pow(needs_.decay, static_cast<double>(q));
-    return sum;
-  }
-
   // Sums of a column over the observed queries: p, and p ln p if a policy needs it.
   std::pair<double, double> Sums(size_t column, size_t place) const {
     std::pair<double, double> sums;
@@ -171,7 +172,7 @@ class HeadStatistics {
   size_t n_queries_;
   double retained_;
   double log_retained_;
-  double expected_weight_ = 1;                 // expected: of the ubatch's row
+  double expected_weight_ = 0;                 // expected: of the ubatch's row
   double factors_[Observations::kMaxQueries];  // by_query_: of each query's weights
 };
 
@@ -295,7 +296,7 @@ void KvCache::Impl::ObserveAttention() {
   }
   const size_t n_queries = needs.expected ? 1 : observations.n_queries();
   observed_queries_ *= std::pow(needs.decay, static_cast<double>(n_queries));
-  for (size_t q = 0; q < n_queries; ++q) observed_queries_ += std::pow(needs.decay, q);
+  AddQueries(needs.decay, n_queries, observed_queries_);
   observe_seconds_ += clock.Seconds();
 }
 

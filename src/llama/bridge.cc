@@ -14,18 +14,14 @@
 #include <span>
 #include <string_view>
 
+#include "llama/tensor.h"
+
 namespace rkv {
 
 namespace {
 
 constexpr std::string_view kCachePrefix = "cache_k_l";
 constexpr std::string_view kValueCachePrefix = "cache_v_l";
-
-// The tensor that owns the data of `tensor`.
-const ggml_tensor* Root(const ggml_tensor* tensor) {
-  while (tensor->view_src != nullptr) tensor = tensor->view_src;
-  return tensor;
-}
 
 // llama.cpp's layer of an attention node, from the name of the cache tensor behind its keys; -1 if
 // the keys do not come from a KV cache.
@@ -58,11 +54,6 @@ HeadRows<const T> RowsOf(const ggml_tensor* tensor) {
   return {.data = static_cast<const T*>(tensor->data),
           .token_stride = tensor->nb[1] / sizeof(T),
           .head_stride = tensor->nb[2] / sizeof(T)};
-}
-
-bool IsOnHost(const ggml_tensor* tensor) {
-  const ggml_backend_buffer_t buffer = Root(tensor)->buffer;
-  return buffer != nullptr && ggml_backend_buffer_is_host(buffer);
 }
 
 // True for views of llama.cpp's own cache, which stay unchanged until the next decode. Casts, and
@@ -527,7 +518,6 @@ Status Bridge::Decode(llama_context* ctx, const Ubatch& ubatch, const StepWatch*
   }
   if (!status.ok()) return status;
   for (const Foresight& foresight : foresights_) {
-    if (hooks_.back()->residual == nullptr) break;
     appends_[foresight.segment].SetSurprisal(foresight.place, foresight.surprisal);
   }
   for (KvCache::Append& append : appends_) append.Commit();

@@ -113,7 +113,7 @@ class Bridge {
     size_t place = 0;  // of the successor, counted from the first token of the segment
     size_t row = 0;    // of the token
     Token next = 0;
-    float surprisal = 0;
+    float surprisal = std::numeric_limits<float>::quiet_NaN();  // until it is known
   };
 
   static bool OnNode(ggml_tensor* node, bool ask, void* self);

@@ -1,25 +1,18 @@
 #include "llama/logit_lens.h"
 
-#include <ggml-backend.h>
-#include <ggml.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <string_view>
 
 #include "kernels/distance.h"
+#include "llama/tensor.h"
 
 namespace rkv {
 
 namespace {
 
 constexpr int kMaxSteps = 32;  // of a walk through a graph
-
-// Rows in ggml's own layout, which an accelerator's buffers may change.
-bool IsReadable(const ggml_tensor* tensor) {
-  return tensor->buffer != nullptr && ggml_backend_buffer_is_host(tensor->buffer);
-}
 
 bool IsWeight(const ggml_tensor* tensor) {
   return tensor != nullptr && tensor->op == GGML_OP_NONE && tensor->view_src == nullptr;
@@ -60,13 +53,13 @@ void LogitLens::Visit(const ggml_tensor* node, size_t n_vocab) {
   n_embd_ = static_cast<size_t>(node->src[0]->ne[0]);
   const ggml_tensor* weights = node->src[0];
   // Tied weights exist twice where the second copy has a layout of its own.
-  if (!IsReadable(weights) && embeddings_ != nullptr &&
+  if (!IsOnHost(weights) && embeddings_ != nullptr &&
       std::string_view(weights->name) == embeddings_->name) {
     weights = embeddings_;
   }
   const bool decodes =
       weights->type == GGML_TYPE_F32 || ggml_get_type_traits(weights->type)->to_float != nullptr;
-  if (decodes && IsReadable(weights)) FindNorm(node);
+  if (decodes && IsOnHost(weights)) FindNorm(node);
   if (gain_ != nullptr) weights_ = weights;
 }
 
@@ -78,7 +71,7 @@ void LogitLens::FindNorm(const ggml_tensor* node) {
       return;
     }
     const bool gain = at->op == GGML_OP_MUL && IsWeight(at->src[1]) &&
-                      at->src[1]->type == GGML_TYPE_F32 && IsReadable(at->src[1]) &&
+                      at->src[1]->type == GGML_TYPE_F32 && IsOnHost(at->src[1]) &&
                       ggml_nelements(at->src[1]) == static_cast<int64_t>(n_embd_);
     if (gain) gain_ = at->src[1];
   }
@@ -96,8 +89,6 @@ void LogitLens::ReadRow(Token token, float* row) const {
 }
 
 void LogitLens::Prepare() {
-  const auto* gains = static_cast<const float*>(gain_->data);
-  gains_.assign(gains, gains + n_embd_);
   sample_.resize(kSample * n_embd_);
   // Vocabularies begin with frequent tokens, so the sample is spread evenly.
   for (size_t i = 0; i < kSample; ++i) {
@@ -115,10 +106,9 @@ const ggml_tensor* LogitLens::ResidualOf(const ggml_tensor* q) const {
   at = at->src[1];
   for (int step = 0; step < kMaxSteps && AppliesWeight(at); ++step) at = at->src[0];
   if (IsNorm(at)) at = at->src[0];
-  const ggml_tensor* root = at->view_src != nullptr ? at->view_src : at;
   const bool usable = at->type == GGML_TYPE_F32 && at->ne[0] == n_embd &&
                       at->nb[0] == sizeof(float) && at->ne[2] == 1 && at->ne[3] == 1 &&
-                      IsReadable(root);
+                      IsOnHost(at);
   return usable ? at : nullptr;
 }
 
@@ -135,8 +125,9 @@ float LogitLens::Surprisal(const float* residual, Token next, std::span<float> s
   float square = 0;
   SquaredNorms(x, 1, n_embd_, &square);
   constexpr float kEpsilon = 1e-6f;
+  const auto* gains = static_cast<const float*>(gain_->data);
   const float scale = logit_scale_ / std::sqrt(square / static_cast<float>(n_embd_) + kEpsilon);
-  for (size_t e = 0; e < n_embd_; ++e) x[e] *= scale * gains_[e];
+  for (size_t e = 0; e < n_embd_; ++e) x[e] *= scale * gains[e];
   float logit = 0;
   ReadRow(next, row);
   DotProducts(row, 1, n_embd_, x, &logit);

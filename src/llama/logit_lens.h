@@ -44,16 +44,17 @@ class LogitLens {
   void FindNorm(const ggml_tensor* node);
   void ReadRow(Token token, float* row) const;
 
+  // Nodes, only compared with others of their graph.
+  const ggml_tensor* logits_ = nullptr;
+  const ggml_tensor* scaled_ = nullptr;  // logits
+  // The model's tensors.
   const ggml_tensor* embeddings_ = nullptr;  // of tokens
-  const ggml_tensor* logits_ = nullptr;      // node; null once the graph is gone
   const ggml_tensor* weights_ = nullptr;     // [n_vocab, n_embd]
   const ggml_tensor* gain_ = nullptr;        // of the last norm; null: none
   bool centres_ = false;                     // the last norm subtracts the mean
   float logit_scale_ = 1.0f;
-  const ggml_tensor* scaled_ = nullptr;  // node
   size_t n_embd_ = 0;
   size_t n_vocab_ = 0;
-  std::vector<float> gains_;   // [n_embd]
   std::vector<float> sample_;  // [kSample, n_embd]
 };
 
