@@ -20,7 +20,7 @@ function(rkv_room name)
   target_link_libraries(rkv_${name} PUBLIC rkv_options ${ARG_LIBS} PRIVATE ${ARG_PRIVATE_LIBS})
   # The kernels include themselves once for each CPU; policies and rows repeat names from file to file.
   if(NOT name MATCHES "^(kernels|policies|rows)$")
-    rkv_sanitized_in_few_files(rkv_${name})
+    rkv_in_few_files(rkv_${name})
   endif()
 
   if(RETENTIVEKV_BUILD_TESTS AND tests)
@@ -28,12 +28,12 @@ function(rkv_room name)
   endif()
 endfunction()
 
-# rkv_sanitized_in_few_files(TARGET [APART source...]): a sanitized build, which is made to be tested once, compiles the
-# target's files eight at a time, except those APART that repeat names of others. Large headers and templates are then
-# compiled a few times instead of once per file, which is most of the time that such a build takes.
-function(rkv_sanitized_in_few_files target)
+# rkv_in_few_files(TARGET [APART source...]): where RETENTIVEKV_UNITY asks for it, compiles the target's files eight at a
+# time, except those APART that repeat names of others. Large headers and templates are then compiled a few times instead
+# of once per file, which is most of the time that a build takes.
+function(rkv_in_few_files target)
   cmake_parse_arguments(ARG "" "" "APART" ${ARGN})
-  if(RETENTIVEKV_SANITIZE AND NOT RETENTIVEKV_BUILD_FUZZERS)
+  if(RETENTIVEKV_UNITY)
     set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
     foreach(source ${ARG_APART})
       set_source_files_properties("${source}" PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
@@ -41,10 +41,13 @@ function(rkv_sanitized_in_few_files target)
   endif()
 endfunction()
 
-# rkv_sanitized_unoptimized(TARGET): for code that runs seldom, of which the sanitizers see more without -O1.
-function(rkv_sanitized_unoptimized target)
+# rkv_runs_seldom(TARGET): code that is compiled faster than it would gain by -O3, and of which the sanitizers see more
+# without optimization.
+function(rkv_runs_seldom target)
   if(RETENTIVEKV_SANITIZE AND NOT RETENTIVEKV_BUILD_FUZZERS)
     target_compile_options(${target} PRIVATE -O0)
+  else()
+    target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
   endif()
 endfunction()
 

@@ -67,19 +67,24 @@ base_commit() {
 
 check_faults() {
   has clang-tidy-16 "common faults" || return 0
-  if [ ! -e build/release/compile_commands.json ]; then
-    echo "no build/release/compile_commands.json: clang-tidy is left out" >&2
-    return 0
-  fi
   local base
   base=$(base_commit "$@")
   if [ -z "$base" ]; then return 0; fi
+  # The build compiles several files as one; clang-tidy wants the flags of each.
+  mkdir -p build
+  local flags=build/tidy llama=.deps/llama
+  if ! { [ -e "$llama/.stamp" ] && cmake --preset release -B "$flags" -DRETENTIVEKV_UNITY=OFF \
+    -DRETENTIVEKV_LLAMA_DIR="$PWD/$llama" -DRETENTIVEKV_COMMON_DIR="$PWD/$llama/include/llama-common"; } \
+    > build/tidy.log 2>&1; then
+    warn "before scripts/setup.sh there are no flags to compile with; common faults are not checked"
+    return 0
+  fi
   # Tests and code that is built per CPU take a minute each and find little. A file that the build does not know, for
   # example of the fuzzers, has no flags.
   git diff --name-only --diff-filter=d "$base" -- src apps bench | grep -E '\.cc$' |
     grep -vE '_test\.cc$|^src/kernels/' | while read -r file; do
-    if grep -qF "\"$PWD/$file\"" build/release/compile_commands.json; then echo "$file"; fi
-  done | xargs -r -P "$(nproc)" -n 1 clang-tidy-16 -p build/release --quiet 2> /dev/null |
+    if grep -qF "\"$PWD/$file\"" "$flags/compile_commands.json"; then echo "$file"; fi
+  done | xargs -r -P "$(nproc)" -n 1 clang-tidy-16 -p "$flags" --quiet 2> /dev/null |
     sed -n "s|^$PWD/||; /^[^ ]*:[0-9]*:[0-9]*: \(warning\|error\): /p" | sort -u || true
 }
 
