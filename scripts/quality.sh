@@ -7,7 +7,7 @@
 # RKV_TEXT_MODEL    a GGUF that writes prose, for the suites on text; default: the SmolLM2 that
 #                   scripts/test.sh fetched; without one they are left out
 #
-# It takes hours. Measurements are kept in build/quality/ as they end: stopped and started again
+# The suites on text take a day with all policies: --policies retentive,h2o --plain takes a few hours. Measurements are kept in build/quality/ as they end: stopped and started again
 # with the same options, it goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -39,7 +39,6 @@ measure() {
 } > build/quality/page.md
 for suite in deferred pages turns; do measure "$suite" --controls "$@"; done
 if [ -e "$text_model" ]; then
-  export RKV_CONVERSATIONS=${RKV_CONVERSATIONS:-1} # windows of text, unless an option says otherwise
   for suite in text-kv text-kl; do measure "$suite" -m "$text_model" "$@"; done
 else
   echo "There was no model that writes prose, so the suites on text are left out." >> build/quality/page.md

@@ -506,6 +506,20 @@ TEST(CliEvalTest, TextKlComparesDistributions) {
     EXPECT_EQ(rows[0]["measured"], 64.0);
     EXPECT_GT(rows[2]["kl"], rows[1]["kl"]);
   }
+  const ProcessResult whole =
+      Rkv({"eval", "text-kl", "-m", TestModelPath("qwen2-d64"), "--conversations", "2", "--context",
+           "200", "--text", text, "--then", then, "--policies", "full", "--plain", "-o", "json"});
+  ASSERT_EQ(whole.exit_code, 0) << whole.err;
+  size_t n_stock = 0;
+  const auto all = nlohmann::json::parse(whole.out);
+  for (const auto& row : all["regimes"]["change"]["rows"]) {
+    if (!row["label"].get<std::string>().starts_with("llama.cpp")) continue;
+    ++n_stock;
+    EXPECT_LT(row["kl"], 1e-3);
+    EXPECT_GT(row["accuracy"], 0.95);
+    EXPECT_EQ(row["measured"], 512.0);
+  }
+  EXPECT_EQ(n_stock, 2u);
 }
 
 // KL to the full cache of each policy and budget, by regime; loose bounds on what the documentation
@@ -566,6 +580,40 @@ TEST(CliEvalTest, RetentiveKeepsProseOfRealWeights) {
   }
 }
 
+// Of generated weights: the answers mean nothing, but the rows and their parts are those of any
+// model.
+TEST(CliEvalTest, TextsOfSeveralKindsAreAskedForInThreeWays) {
+  const std::string a = WriteTestFile(TempPath("first.txt"), Prose(1, 80));
+  std::string lines = Prose(2, 80);
+  std::ranges::replace(lines, '.', '\n');  // as in a table, no sentence ends
+  const std::string b = WriteTestFile(TempPath("second.txt"), lines);
+  const ProcessResult run = Rkv({"eval", "text-kv", "-m", TestModelPath("qwen2-d64"), "--context",
+                                 "800", "--pairs", "4", "--conversations", "2", "--text", a,
+                                 "--text", b, "--policies", "streaming", "--plain", "--budgets",
+                                 "20%", "-o", "json"});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const auto json = nlohmann::json::parse(run.out);
+  const std::string second = "text " + std::filesystem::path(b).stem().string();
+  const std::map<std::string, std::pair<double, size_t>> regimes = {
+      {"literal", {16, 4}}, {"paraphrased", {16, 4}}, {"distractors", {4, 2}}};
+  for (const auto& [regime, expected] : regimes) {
+    const auto& [measured, n_quarters] = expected;
+    const auto& rows = json["regimes"][regime]["rows"];
+    std::map<std::string, nlohmann::json> by_label;
+    for (const auto& row : rows) by_label[row["label"]] = row;
+    EXPECT_EQ(by_label["full"]["measured"], measured);
+    EXPECT_EQ(by_label["full"]["by_family"].size(), n_quarters + 2) << regime;
+    EXPECT_EQ(by_label["full"]["by_family"][second]["measured"], measured / 2);
+    for (const char* stock : {"llama.cpp, flash attention", "llama.cpp, no flash attention"}) {
+      EXPECT_LT(by_label[stock]["kl"], 1e-3) << regime << stock;
+      EXPECT_EQ(by_label[stock]["kept"], 1.0);
+      EXPECT_EQ(by_label[stock]["measured"], measured);
+    }
+    EXPECT_LT(by_label["q8_0 full cache"]["kl"], by_label["q2 full cache"]["kl"]);
+    EXPECT_GT(by_label["streaming"]["kl"], by_label["llama.cpp, flash attention"]["kl"]);
+  }
+}
+
 TEST(CliEvalTest, WrongUsageExitsWith2AndSaysWhat) {
   const WrongUsage cases[] = {
       {{"eval"}, "suite"},
@@ -573,6 +621,7 @@ TEST(CliEvalTest, WrongUsageExitsWith2AndSaysWhat) {
       {{"eval", "data"}, "--data"},
       {{"eval", "text-kv", "-m", TestModelPath("qwen2-d64"), "--data", "x.jsonl"}, "--text"},
       {{"eval", "deferred", "-s", "1,2"}, "is not random"},
+      {{"eval", "deferred", "--plain"}, "--controls"},
       {{"eval", "text-kv", "-m", TestModelPath("qwen2-d64"), "--context", "50"}, "--context"},
       {{"eval", "text-kl", "-m", TestModelPath("qwen2-d64"), "-s", "1,2"}, "is not random"},
       {{"eval", "deferred", "--policies", "nonsense"}, "nonsense"},

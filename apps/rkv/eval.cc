@@ -53,13 +53,14 @@ struct EvalFlags {
   OptionTextMap cache;  // for every policy that evicts
   std::string budgets;
   bool controls = false;
+  bool plain = false;
   bool quick = false;
   // 0: the suite's default
   int n_conversations = 0;
   int n_context = 0;
   int n_pairs = 0;
   std::vector<uint64_t> seeds = {1};
-  std::string text;
+  std::vector<std::string> texts;
   std::string then;
   std::string data;
   std::string resume;
@@ -69,7 +70,7 @@ struct EvalFlags {
 
 // The inputs of a suite, read before the model is loaded.
 struct EvalInputs {
-  std::string text;
+  std::vector<EvalText> texts;
   std::string then;
   std::vector<DataConversation> data;
 };
@@ -79,14 +80,14 @@ struct Suite {
   const char* name;
   const char* pages;    // bundled pages for runs without --data; null: none
   bool prose;           // reads texts, with a model that writes prose
-  int n_conversations;  // windows of text-kl; 0: all
+  int n_conversations;  // of each seed and text; windows of each text of text-kl; 0: all
   int n_quick;          // likewise, with --quick
   int at_once;          // conversations decoded together
   const char* quick_budgets;
   Result<SuitePlan> (*plan)(Engine& engine, const EvalFlags& flags, const EvalInputs& inputs);
 };
 
-template <std::vector<ScriptRegime> (*MakeScripts)(const std::vector<DataConversation>&),
+template <std::vector<ScriptSet> (*MakeScripts)(const std::vector<DataConversation>&),
           bool generate = false>
 Result<SuitePlan> PlanPictures(Engine& engine, const EvalFlags&, const EvalInputs& inputs) {
   if (!engine.takes_pictures()) {
@@ -97,20 +98,21 @@ Result<SuitePlan> PlanPictures(Engine& engine, const EvalFlags&, const EvalInput
 
 Result<SuitePlan> PlanTextKvSuite(Engine& engine, const EvalFlags& flags,
                                   const EvalInputs& inputs) {
-  const TextKvOptions options{.text = inputs.text,
+  const TextKvOptions options{.texts = inputs.texts,
                               .n_context = flags.n_context,
                               .n_pairs = flags.n_pairs,
                               .n_conversations = flags.n_conversations,
-                              .seeds = flags.seeds};
-  RKV_ASSIGN_OR_RETURN(std::vector<ScriptRegime> regimes, TextKvScripts(engine, options));
-  return PlanConversations(engine, std::move(regimes), {.measure_end = false});
+                              .seeds = flags.seeds,
+                              .variants = !flags.quick};
+  RKV_ASSIGN_OR_RETURN(std::vector<ScriptSet> sets, TextKvScripts(engine, options));
+  return PlanConversations(engine, std::move(sets), {.measure_end = false});
 }
 
 Result<SuitePlan> PlanTextKlSuite(Engine& engine, const EvalFlags& flags,
                                   const EvalInputs& inputs) {
   TextKlOptions options{.n_context = flags.n_context,
                         .n_windows = flags.n_conversations,
-                        .text = inputs.text,
+                        .texts = inputs.texts,
                         .then = inputs.then};
   if (flags.quick) options.n_forced = kQuickForced;
   return PlanTextKl(engine, options);
@@ -120,8 +122,8 @@ constexpr Suite kSuites[] = {
     {"deferred", "heldout/2-pages", false, 0, 6, 24, "50%,20%", PlanPictures<DeferredScripts>},
     {"pages", "heldout/3-pages", false, 0, 24, 24, "50%,20%", PlanPictures<PagesScripts>},
     {"turns", "heldout/2-pages", false, 0, 4, 24, "50%,20%", PlanPictures<TurnsScripts>},
-    {"text-kv", nullptr, true, 3, 1, 1, "20%", PlanTextKvSuite},
-    {"text-kl", nullptr, true, 3, 1, 2, "50%,20%", PlanTextKlSuite},
+    {"text-kv", nullptr, true, 5, 1, 1, "20%", PlanTextKvSuite},
+    {"text-kl", nullptr, true, 2, 1, 2, "50%,20%", PlanTextKlSuite},
     {kData, nullptr, false, 0, 2, 1, "50%,20%", PlanPictures<DataScripts, true>},
 };
 
@@ -148,6 +150,10 @@ Status CheckFlags(const EvalFlags& flags, const Suite& suite) {
   if (suite.prose && !flags.data.empty()) {
     return InvalidArgument(
         fmt::format("suite {} is about text: it takes --text FILE, not --data", suite.name));
+  }
+  if (flags.plain && !suite.prose) {
+    return InvalidArgument(
+        fmt::format("suite {} has pictures: it takes --controls, not --plain", suite.name));
   }
   if (flags.seeds.size() > 1 && suite.plan != PlanTextKvSuite) {
     return InvalidArgument(fmt::format("suite {} is not random: it takes one seed", suite.name));
@@ -190,7 +196,7 @@ Result<const Suite*> ChooseSuite(EvalFlags& flags) {
   return &*suite;
 }
 
-Result<ConfigurationChoices> ParseChoices(const EvalFlags& flags) {
+Result<ConfigurationChoices> ParseChoices(const EvalFlags& flags, const Suite& suite) {
   ConfigurationChoices choices;
   std::vector<std::string> lists = flags.policies;
   if (lists.empty() && flags.quick) {
@@ -204,6 +210,7 @@ Result<ConfigurationChoices> ParseChoices(const EvalFlags& flags) {
   RKV_ASSIGN_OR_RETURN(choices.policies, ParsePolicyList(lists));
   RKV_ASSIGN_OR_RETURN(choices.cache, rkv::ParseCacheOptions(flags.cache));
   choices.controls = flags.controls;
+  choices.plain = flags.plain || (suite.prose && flags.policies.empty() && !flags.quick);
   return choices;
 }
 
@@ -271,11 +278,35 @@ Result<std::string> ReadText(const std::string& path, const char* bundled) {
   return text;
 }
 
+// The bundled texts, of different kinds. text-kl continues with the second.
+constexpr const char* kTexts[] = {"prose/alice.txt", "prose/opticks.txt", "prose/manual.txt",
+                                  "prose/code.txt", "prose/records.txt"};
+constexpr size_t kThen = 1;
+
+Status ReadTexts(const EvalFlags& flags, const Suite& suite, EvalInputs& inputs) {
+  const bool continues = suite.plan == PlanTextKlSuite;
+  if (continues) {
+    RKV_ASSIGN_OR_RETURN(inputs.then, ReadText(flags.then, kTexts[kThen]));
+  }
+  std::vector<std::pair<std::string, const char*>> wanted;
+  for (const std::string& path : flags.texts) wanted.emplace_back(path, nullptr);
+  for (size_t i = 0; flags.texts.empty() && i < std::size(kTexts); ++i) {
+    if (continues && i == kThen) continue;
+    wanted.emplace_back("", kTexts[i]);
+    if (flags.quick) break;
+  }
+  for (const auto& [path, bundled] : wanted) {
+    const std::filesystem::path name = path.empty() ? bundled : path;
+    RKV_ASSIGN_OR_RETURN(std::string text, ReadText(path, bundled));
+    inputs.texts.push_back({.name = name.stem().string(), .text = std::move(text)});
+  }
+  return OkStatus();
+}
+
 Result<EvalInputs> ReadInputs(const EvalFlags& flags, const Suite& suite) {
   EvalInputs inputs;
   if (suite.prose) {
-    RKV_ASSIGN_OR_RETURN(inputs.text, ReadText(flags.text, "prose/alice.txt"));
-    RKV_ASSIGN_OR_RETURN(inputs.then, ReadText(flags.then, "prose/opticks.txt"));
+    RKV_RETURN_IF_ERROR(ReadTexts(flags, suite, inputs));
   }
   std::string data = flags.data;
   if (data.empty() && suite.pages != nullptr) {
@@ -296,7 +327,8 @@ uint64_t Hash(std::string_view text, uint64_t hash = 0xcbf29ce484222325) {
 }
 
 uint64_t Hash(const EvalInputs& inputs) {
-  uint64_t hash = Hash(inputs.then, Hash(inputs.text));
+  uint64_t hash = Hash(inputs.then);
+  for (const EvalText& text : inputs.texts) hash = Hash(text.text, hash);
   for (const DataConversation& conversation : inputs.data) {
     for (const std::string& image : conversation.images) hash = Hash(image, hash);
     for (const DataQuestion& question : conversation.questions) {
@@ -324,10 +356,18 @@ nlohmann::ordered_json Settings(const EvalFlags& flags, const EvalHeader& header
           {"inputs", fmt::format("{:016x}", Hash(inputs))}};
 }
 
+Result<std::unique_ptr<StockReader>> LoadStock(const Engine& engine, const EvalFlags& flags) {
+  constexpr int kSpare = 1024;  // for questions and texts that follow
+  const EngineOptions& options = engine.options();
+  return StockReader::Load(options.model,
+                           static_cast<size_t>(std::min(engine.n_ctx(), flags.n_context + kSpare)),
+                           options.n_threads);
+}
+
 Status Eval(EvalFlags& flags, const std::string& command) {
   RKV_ASSIGN_OR_RETURN(const Suite* suite, ChooseSuite(flags));
   RKV_RETURN_IF_ERROR(StartLogging(flags.common));
-  RKV_ASSIGN_OR_RETURN(ConfigurationChoices choices, ParseChoices(flags));
+  RKV_ASSIGN_OR_RETURN(ConfigurationChoices choices, ParseChoices(flags, *suite));
   EvalHeader header;
   header.suite = flags.suite;
   header.command = command;
@@ -350,7 +390,8 @@ Status Eval(EvalFlags& flags, const std::string& command) {
   header.model = fmt::format("{} ({})", engine->model_description(),
                              std::filesystem::path(flags.common.engine.model).filename().string());
   header.version = fmt::format("rkv {} on llama.cpp {}", kVersion, LlamaVersion());
-  RKV_ASSIGN_OR_RETURN(const SuitePlan plan, suite->plan(*engine, flags, inputs));
+  RKV_ASSIGN_OR_RETURN(SuitePlan plan, suite->plan(*engine, flags, inputs));
+  plan.load_stock = [&] { return LoadStock(*engine, flags); };
   std::optional<Journal> journal;
   if (!flags.resume.empty()) {
     RKV_ASSIGN_OR_RETURN(journal, Journal::Open(flags.resume, Settings(flags, header, inputs)));
@@ -401,12 +442,15 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
                    "when to compress, for all policies: prompt (after a prompt is read, default) "
                    "or streaming")
       ->type_name("WHEN");
+  command->add_flag("--plain", flags->plain,
+                    "text-kv, text-kl: also measure quantised full caches and stock llama.cpp; "
+                    "default without --policies");
   command->add_flag("--controls", flags->controls,
                     "also measure quantised full caches, and methods with parts left out");
   command
       ->add_option("--conversations", flags->n_conversations,
-                   "first conversations of the pictures (all), conversations per seed of text-kv "
-                   "(3), or windows of text-kl (3)")
+                   "first conversations of the pictures (all), conversations per text and seed of "
+                   "text-kv (5), or windows per text of text-kl (2)")
       ->check(kPositive)
       ->type_name("N");
   Repeatable(command
@@ -430,7 +474,9 @@ void AddEvalCommand(CLI::App& program, int& exit_code) {
                    "JSON Lines file of pictures and questions, or a folder with *.jsonl files; "
                    "default: bundled")
       ->type_name("FILE");
-  command->add_option("--text", flags->text, "text-kv, text-kl: text to read; default: bundled")
+  Repeatable(
+      command->add_option("--text", flags->texts,
+                          "text-kv, text-kl: text to read; several: repeat; default: bundled"))
       ->type_name("FILE");
   command
       ->add_option("--then", flags->then,

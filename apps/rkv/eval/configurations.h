@@ -14,11 +14,16 @@ namespace rkv::app {
 // As in the policies' papers.
 inline constexpr Compression kEvalCompression = Compression::kPrompt;
 
+// Stock llama.cpp with its own full cache. Its distance from `full` is that of two ways to compute
+// the same: the floor of noise.
+enum class Stock { kNo, kFlashAttention, kNoFlashAttention };
+
 struct Configuration {
   std::string label;
   CacheOptions options;       // without the budget
   bool takes_budget = false;  // false: measured once
   bool control = false;
+  Stock stock = Stock::kNo;  // not kNo: `options` is not used
 };
 
 // Parses a list of policies such as "h2o,snapkv:window=4,sinks=2,tova". An item with a '=' and no
@@ -38,12 +43,14 @@ struct ConfigurationChoices {
   // For every policy that evicts; its policy and budget are ignored.
   CacheOptions cache = {.compression = kEvalCompression};
   bool controls = false;
+  // Quantised full caches and stock llama.cpp. The controls have quantised caches too.
+  bool plain = false;
   // Default options of policies that evict.
   std::vector<std::pair<std::string, double>> defaults;
 };
 
-// Policy "full" first, then the policies, then the controls. kInvalidArgument for unknown policies
-// and options.
+// Policy "full" first, then the policies, plain caches and controls. kInvalidArgument for unknown
+// policies and options.
 Result<std::vector<Configuration>> MakeConfigurations(const ConfigurationChoices& choices);
 
 }  // namespace rkv::app

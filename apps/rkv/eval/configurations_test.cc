@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <set>
 
 namespace rkv::app {
 namespace {
@@ -86,6 +87,26 @@ TEST(ConfigurationsTest, ControlsHaveLabelsOfTheirOwn) {
   ASSERT_NE(q4, made->end());
   EXPECT_EQ(q4->options.type_k, ElementType::kQ4_0);
   EXPECT_FALSE(q4->takes_budget);
+}
+
+TEST(ConfigurationsTest, PlainCachesAreThereOnce) {
+  ConfigurationChoices choices;
+  choices.plain = true;
+  const std::vector<Configuration> plain = *MakeConfigurations(choices);
+  const auto k4v2 = std::ranges::find(plain, "q4_0/q2 full cache", &Configuration::label);
+  ASSERT_NE(k4v2, plain.end());
+  EXPECT_EQ(k4v2->options.type_k, ElementType::kQ4_0);
+  EXPECT_EQ(k4v2->options.type_v, ElementType::kQ2);
+  for (const Stock stock : {Stock::kFlashAttention, Stock::kNoFlashAttention}) {
+    EXPECT_EQ(std::ranges::count(plain, stock, &Configuration::stock), 1);
+  }
+  choices.controls = true;
+  const std::vector<Configuration> all = *MakeConfigurations(choices);
+  std::set<std::string> labels;
+  for (const Configuration& configuration : all) {
+    EXPECT_TRUE(labels.insert(configuration.label).second) << configuration.label;
+  }
+  EXPECT_TRUE(labels.contains("retentive, no surprisal"));
 }
 
 }  // namespace

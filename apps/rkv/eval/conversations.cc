@@ -25,6 +25,9 @@ struct MeasuredTurn {
   std::string text;   // the answer, if it was generated
   double missed = 0;  // as in Measurement
   HeadShares shares;  // of `full`
+  // The question, and the answer that is forced. Of `full`.
+  std::vector<int32_t> question;
+  std::vector<int32_t> answer;
 };
 
 class ConversationPart : public SuitePart {
@@ -34,23 +37,52 @@ class ConversationPart : public SuitePart {
       : engine_(engine), scripts_(scripts), options_(options) {}
 
   Status Measure(const CacheOptions& options, std::span<Measurement> measurements) override {
-    Measurement& measurement = measurements.front();
-    const auto start = std::chrono::steady_clock::now();
+    const Clock::time_point start = Clock::now();
     const Result<std::unique_ptr<Conversation>> possible = engine_.NewConversation(options);
     if (!possible.ok()) {
-      measurement.refused = possible.status().message();
+      for (Measurement& measurement : measurements) {
+        measurement.refused = possible.status().message();
+      }
       return OkStatus();
     }
     turns_.assign(scripts_.size(), {});
-    RKV_RETURN_IF_ERROR(Converse(options, measurement));
+    if (full_.empty()) contexts_.assign(scripts_.size(), {});
+    RKV_RETURN_IF_ERROR(Converse(options, measurements));
     if (full_.empty()) full_ = turns_;
-    for (size_t i = 0; i < scripts_.size(); ++i) Compare(i, measurement);
-    measurement.seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    Finish(start, measurements);
+    return OkStatus();
+  }
+
+  Status MeasureStock(StockReader& stock, bool flash_attention,
+                      std::span<Measurement> measurements) override {
+    const Clock::time_point start = Clock::now();
+    turns_.assign(scripts_.size(), {});
+    const size_t token_bytes = engine_.shape().full_token_bytes();
+    for (size_t i = 0; i < scripts_.size(); ++i) {
+      if (!scripts_[i].apart) return Unsupported("stock llama.cpp is asked on copies only");
+      RKV_RETURN_IF_ERROR(stock.Read(contexts_[i], flash_attention));
+      for (const MeasuredTurn& full : full_[i]) {
+        MeasuredTurn& turn = turns_[i].emplace_back();
+        std::vector<int32_t> tokens = full.question;
+        tokens.insert(tokens.end(), full.answer.begin(), full.answer.end());
+        RKV_ASSIGN_OR_RETURN(turn.logits, stock.Continue(tokens, full.question.size() - 1));
+        for (size_t k = 0; k < full.answer.size(); ++k) {
+          if (ArgMax(turn.logits[k]) != static_cast<size_t>(full.answer[k])) turn.right = false;
+        }
+        for (Measurement& measurement : measurements) {
+          const uint64_t bytes = (contexts_[i].size() + tokens.size()) * token_bytes;
+          measurement.held_bytes = std::max(measurement.held_bytes, bytes);
+          measurement.kept = 1;
+        }
+      }
+    }
+    Finish(start, measurements);
     return OkStatus();
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   // A script's position in a turn that all scripts take together.
   struct Place {
     size_t script = 0;
@@ -59,7 +91,18 @@ class ConversationPart : public SuitePart {
     std::unique_ptr<Conversation> copy;
   };
 
-  Status Converse(const CacheOptions& options, Measurement& measurement) {
+  // Compares the turns of all scripts with `full`.
+  void Finish(Clock::time_point start, std::span<Measurement> measurements) {
+    for (size_t i = 0; i < scripts_.size(); ++i) {
+      for (size_t r = 0; r < measurements.size(); ++r) Compare(i, r, measurements[r]);
+    }
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    for (Measurement& measurement : measurements) {
+      measurement.seconds = seconds / static_cast<double>(measurements.size());
+    }
+  }
+
+  Status Converse(const CacheOptions& options, std::span<Measurement> measurements) {
     std::vector<std::unique_ptr<Conversation>> conversations(scripts_.size());
     size_t n_turns = 0;
     for (size_t i = 0; i < scripts_.size(); ++i) {
@@ -81,7 +124,7 @@ class ConversationPart : public SuitePart {
         places.push_back(std::move(place));
       }
       if (options_.generate) RKV_RETURN_IF_ERROR(Generate(places));
-      RKV_RETURN_IF_ERROR(Force(places, measurement));
+      RKV_RETURN_IF_ERROR(Force(places, measurements));
     }
     return OkStatus();
   }
@@ -118,12 +161,13 @@ class ConversationPart : public SuitePart {
   }
 
   // Continues all conversations with the forced text.
-  Status Force(const std::vector<Place>& places, Measurement& measurement) {
+  Status Force(const std::vector<Place>& places, std::span<Measurement> measurements) {
     std::vector<AnswerRequest> requests;
     for (const Place& place : places) {
       RKV_RETURN_IF_ERROR(Ask(*place.turn, *place.conversation));
       AnswerRequest request{.conversation = place.conversation, .options = {}, .result = {}};
       request.options.forced_text = ForcedText(place);
+      if (full_.empty()) KeepTokens(place, *request.options.forced_text);
       if (place.turn->measured) {
         request.options.on_logits = Record(place, *request.options.forced_text);
       }
@@ -132,7 +176,7 @@ class ConversationPart : public SuitePart {
     RKV_RETURN_IF_ERROR(engine_.AnswerAll(requests));
     for (size_t i = 0; i < requests.size(); ++i) {
       const Conversation& conversation = *requests[i].conversation;
-      measurement.AddStats(conversation.stats());
+      for (Measurement& measurement : measurements) measurement.AddStats(conversation.stats());
       RKV_RETURN_IF_ERROR(CheckFinite(requests[i].result));
       if (requests[i].result.stop != StopReason::kEndOfAnswer) {
         return ResourceExhausted("a conversation does not fit into the context; raise --ctx-size");
@@ -140,6 +184,19 @@ class ConversationPart : public SuitePart {
       if (places[i].turn->measured) Look(places[i].script, conversation.Inspect());
     }
     return OkStatus();
+  }
+
+  // The tokens of `full`, for stock llama.cpp.
+  void KeepTokens(const Place& place, const std::string& forced) {
+    const std::vector<int32_t> waiting = place.conversation->waiting_tokens();
+    if (place.turn->measured) {
+      MeasuredTurn& turn = turns_[place.script].back();
+      turn.question = waiting;
+      turn.answer = *engine_.Tokenize(forced);
+    } else {
+      std::vector<int32_t>& context = contexts_[place.script];
+      context.insert(context.end(), waiting.begin(), waiting.end());
+    }
   }
 
   std::string ForcedText(const Place& place) const {
@@ -172,8 +229,9 @@ class ConversationPart : public SuitePart {
     }
   }
 
-  void Compare(size_t script, Measurement& measurement) const {
-    const std::vector<MeasuredTurn>& turns = turns_[script];
+  // The turns of one regime.
+  void Compare(size_t script, size_t regime, Measurement& measurement) const {
+    double n = 0;
     double n_right = 0;
     double n_places = 0;
     double kl = 0;
@@ -181,23 +239,33 @@ class ConversationPart : public SuitePart {
     size_t t = 0;
     for (const ScriptTurn& turn : scripts_[script].turns) {
       if (!turn.measured) continue;
-      const double right = turns[t].right ? 1 : 0;
-      const Logits& full = full_[script][t].logits;
-      for (size_t i = 0; i < full.size(); ++i) kl += KlDivergence(full[i], turns[t].logits[i]);
-      n_places += static_cast<double>(full.size());
+      const MeasuredTurn& full = full_[script][t];
+      const MeasuredTurn& measured = turns_[script][t++];
+      if (turn.regime != regime) continue;
+      for (size_t i = 0; i < full.logits.size(); ++i) {
+        kl += KlDivergence(full.logits[i], measured.logits[i]);
+      }
+      n_places += static_cast<double>(full.logits.size());
+      missed += measured.missed;
+      const double right = measured.right ? 1 : 0;
       n_right += right;
-      missed += turns[t].missed;
-      measurement.by_question.resize(std::max(measurement.by_question.size(), t + 1));
-      for (Tally* tally : {&measurement.by_question[t], &measurement.by_family[turn.family],
-                           &measurement.by_seed[fmt::format("{}", scripts_[script].seed)]}) {
+      const auto question = static_cast<size_t>(n);
+      n += 1;
+      measurement.by_question.resize(std::max(measurement.by_question.size(), question + 1));
+      std::vector<Tally*> tallies = {
+          &measurement.by_question[question],
+          &measurement.by_seed[fmt::format("{}", scripts_[script].seed)]};
+      for (const std::string& family : turn.families) {
+        tallies.push_back(&measurement.by_family[family]);
+      }
+      for (Tally* tally : tallies) {
         tally->right += right;
         tally->n += 1;
       }
-      ++t;
     }
-    measurement.accuracy.Add(n_right, static_cast<double>(t));
+    measurement.accuracy.Add(n_right, n);
     measurement.kl.Add(kl, n_places);
-    measurement.missed.Add(missed, static_cast<double>(t));
+    measurement.missed.Add(missed, n);
   }
 
   Engine& engine_;
@@ -205,6 +273,7 @@ class ConversationPart : public SuitePart {
   ConversationOptions options_;
   std::vector<std::vector<MeasuredTurn>> full_;   // [script][measured turn]
   std::vector<std::vector<MeasuredTurn>> turns_;  // of the configuration at hand
+  std::vector<std::vector<int32_t>> contexts_;    // [script] tokens of what is not measured
 };
 
 }  // namespace
@@ -231,20 +300,24 @@ bool IsRightAnswer(std::string_view answer, const std::vector<std::string>& acce
       accepted, [&](const std::string& other) { return NormalizeAnswer(other) == normal; });
 }
 
-SuitePlan PlanConversations(Engine& engine, std::vector<ScriptRegime> regimes,
+SuitePlan PlanConversations(Engine& engine, std::vector<ScriptSet> sets,
                             const ConversationOptions& options) {
   SuitePlan plan{
       .accuracy_name = "accuracy", .unit_name = "conversations", .regimes = {}, .parts = {}};
   const auto at_once = static_cast<size_t>(engine.options().max_conversations);
-  for (size_t r = 0; r < regimes.size(); ++r) {
-    plan.regimes.push_back(
-        {.name = regimes[r].name, .description = regimes[r].description, .cells = {}});
-    const auto scripts = std::make_shared<const std::vector<Script>>(std::move(regimes[r].scripts));
+  for (ScriptSet& set : sets) {
+    std::vector<size_t> regimes;
+    for (const ScriptSet::Regime& regime : set.regimes) {
+      regimes.push_back(plan.regimes.size());
+      plan.regimes.push_back({.name = regime.name, .description = regime.description, .cells = {}});
+    }
+    const auto scripts = std::make_shared<const std::vector<Script>>(std::move(set.scripts));
     for (size_t begin = 0; begin < scripts->size(); begin += at_once) {
       const size_t n = std::min(at_once, scripts->size() - begin);
       plan.parts.push_back(
-          {.name = fmt::format("{}, conversations {} to {}", regimes[r].name, begin + 1, begin + n),
-           .regimes = {r},
+          {.name = fmt::format("{}, conversations {} to {}", set.regimes.front().name, begin + 1,
+                               begin + n),
+           .regimes = regimes,
            .make = [&engine, scripts, begin, n, options]() -> std::unique_ptr<SuitePart> {
              return std::make_unique<ConversationPart>(
                  engine, std::span(*scripts).subspan(begin, n), options);

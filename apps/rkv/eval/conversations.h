@@ -15,9 +15,10 @@ struct ScriptTurn {
   std::string text = {};
   std::vector<std::string> files = {};  // pictures before the text
   std::vector<std::string> answers =
-      {};                   // right ones; the first is forced; none: no answer is forced
-  std::string family = {};  // the kind of question, for Measurement::by_family
+      {};  // right ones; the first is forced; none: no answer is forced
+  std::vector<std::string> families = {};  // kinds of the question, for Measurement::by_family
   bool measured = false;
+  size_t regime = 0;  // of ScriptSet::regimes, if measured
 };
 
 struct Script {
@@ -28,9 +29,13 @@ struct Script {
   uint64_t seed = 1;  // for Measurement::by_seed
 };
 
-struct ScriptRegime {
-  std::string name;
-  std::string description;
+// Conversations whose turns belong to one regime or several.
+struct ScriptSet {
+  struct Regime {
+    std::string name;
+    std::string description;
+  };
+  std::vector<Regime> regimes;
   std::vector<Script> scripts;
 };
 
@@ -52,7 +57,7 @@ std::string NormalizeAnswer(std::string_view answer);
 bool IsRightAnswer(std::string_view answer, const std::vector<std::string>& accepted);
 
 // A part has as many scripts as the engine can answer at once. The engine must outlive the plan.
-SuitePlan PlanConversations(Engine& engine, std::vector<ScriptRegime> regimes,
+SuitePlan PlanConversations(Engine& engine, std::vector<ScriptSet> sets,
                             const ConversationOptions& options);
 
 }  // namespace rkv::app

@@ -157,21 +157,22 @@ Result<std::vector<DataConversation>> ReadDataSet(const std::string& path) {
   return conversations;
 }
 
-std::vector<ScriptRegime> DataScripts(const std::vector<DataConversation>& conversations) {
-  std::vector<ScriptRegime> regimes = {
-      {.name = "known",
-       .description =
-           "the first message has the pictures and the first question; all answers are measured",
+std::vector<ScriptSet> DataScripts(const std::vector<DataConversation>& conversations) {
+  std::vector<ScriptSet> sets = {
+      {.regimes = {{.name = "known",
+                    .description = "the first message has the pictures and the first question; all "
+                                   "answers are measured"}},
        .scripts = {}},
-      {.name = "unknown",
-       .description = "the first message has only the pictures; all later answers are measured",
+      {.regimes = {{.name = "unknown",
+                    .description =
+                        "the first message has only the pictures; all later answers are measured"}},
        .scripts = {}}};
   for (const DataConversation& conversation : conversations) {
     Script known{.turns = {}, .seed = conversation.seed};
     for (const DataQuestion& question : conversation.questions) {
       known.turns.push_back({.text = question.text,
                              .answers = question.answers,
-                             .family = question.family,
+                             .families = {question.family},
                              .measured = true});
     }
     Script unknown = known;
@@ -179,10 +180,10 @@ std::vector<ScriptRegime> DataScripts(const std::vector<DataConversation>& conve
     ScriptTurn pictures;
     pictures.files = conversation.images;
     unknown.turns.insert(unknown.turns.begin(), std::move(pictures));
-    regimes[0].scripts.push_back(std::move(known));
-    regimes[1].scripts.push_back(std::move(unknown));
+    sets[0].scripts.push_back(std::move(known));
+    sets[1].scripts.push_back(std::move(unknown));
   }
-  return regimes;
+  return sets;
 }
 
 }  // namespace rkv::app

@@ -35,7 +35,7 @@ struct DataConversation {
 Result<std::vector<DataConversation>> ReadDataSet(const std::string& path);
 
 // Regime `known`: the images come with the first question; `unknown`: before it, alone.
-std::vector<ScriptRegime> DataScripts(const std::vector<DataConversation>& conversations);
+std::vector<ScriptSet> DataScripts(const std::vector<DataConversation>& conversations);
 
 }  // namespace rkv::app
 

@@ -15,7 +15,7 @@ namespace {
 ScriptTurn Ask(const DataQuestion& question, bool measured) {
   return {.text = question.text,
           .answers = question.answers,
-          .family = question.family,
+          .families = {question.family},
           .measured = measured};
 }
 
@@ -23,15 +23,14 @@ ScriptTurn Show(std::vector<std::string> files) { return {.files = std::move(fil
 
 using MakeTurns = std::function<std::vector<ScriptTurn>(const DataConversation& conversation)>;
 
-ScriptRegime MakeRegime(std::string name, std::string description,
-                        const std::vector<DataConversation>& conversations,
-                        const MakeTurns& make_turns) {
-  ScriptRegime regime{
-      .name = std::move(name), .description = std::move(description), .scripts = {}};
+ScriptSet MakeSet(std::string name, std::string description,
+                  const std::vector<DataConversation>& conversations, const MakeTurns& make_turns) {
+  ScriptSet set{.regimes = {{.name = std::move(name), .description = std::move(description)}},
+                .scripts = {}};
   for (const DataConversation& conversation : conversations) {
-    regime.scripts.push_back({.turns = make_turns(conversation), .seed = conversation.seed});
+    set.scripts.push_back({.turns = make_turns(conversation), .seed = conversation.seed});
   }
-  return regime;
+  return set;
 }
 
 std::span<const DataQuestion> FirstQuestions(const DataConversation& conversation,
@@ -42,7 +41,7 @@ std::span<const DataQuestion> FirstQuestions(const DataConversation& conversatio
 
 }  // namespace
 
-std::vector<ScriptRegime> DeferredScripts(const std::vector<DataConversation>& conversations) {
+std::vector<ScriptSet> DeferredScripts(const std::vector<DataConversation>& conversations) {
   const auto known = [](const DataConversation& conversation) {
     std::vector<ScriptTurn> turns;
     for (const DataQuestion& question : FirstQuestions(conversation, kDeferredQuestions + 1)) {
@@ -58,16 +57,15 @@ std::vector<ScriptRegime> DeferredScripts(const std::vector<DataConversation>& c
     }
     return turns;
   };
-  return {MakeRegime(
-              "known",
+  return {
+      MakeSet("known",
               "the first message has the pictures and a question; the later answers are measured",
               conversations, known),
-          MakeRegime("unknown",
-                     "the first message has only the pictures; all later answers are measured",
-                     conversations, unknown)};
+      MakeSet("unknown", "the first message has only the pictures; all later answers are measured",
+              conversations, unknown)};
 }
 
-std::vector<ScriptRegime> PagesScripts(const std::vector<DataConversation>& conversations) {
+std::vector<ScriptSet> PagesScripts(const std::vector<DataConversation>& conversations) {
   const auto turns_of = [](const DataConversation& conversation, bool known) {
     std::vector<ScriptTurn> turns;
     for (const std::string& page : conversation.images) turns.push_back(Show({page}));
@@ -83,16 +81,15 @@ std::vector<ScriptRegime> PagesScripts(const std::vector<DataConversation>& conv
     turns[first].files = std::move(last);
     return turns;
   };
-  return {MakeRegime(
-              "known", "one message for each page; the first question comes with the last page",
+  return {
+      MakeSet("known", "one message for each page; the first question comes with the last page",
               conversations,
               [&](const DataConversation& conversation) { return turns_of(conversation, true); }),
-          MakeRegime(
-              "unknown", "one message for each page, then the questions", conversations,
+      MakeSet("unknown", "one message for each page, then the questions", conversations,
               [&](const DataConversation& conversation) { return turns_of(conversation, false); })};
 }
 
-std::vector<ScriptRegime> TurnsScripts(const std::vector<DataConversation>& conversations) {
+std::vector<ScriptSet> TurnsScripts(const std::vector<DataConversation>& conversations) {
   const auto make_turns = [](const DataConversation& conversation) {
     std::vector<ScriptTurn> turns;
     for (size_t turn = 0; turn < kTurns; ++turn) {
@@ -101,7 +98,7 @@ std::vector<ScriptRegime> TurnsScripts(const std::vector<DataConversation>& conv
     turns.front().files = conversation.images;
     return turns;
   };
-  return {MakeRegime(
+  return {MakeSet(
       "turns",
       fmt::format("the first of {} messages has the pictures; all answers are measured", kTurns),
       conversations, make_turns)};

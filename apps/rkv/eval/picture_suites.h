@@ -15,13 +15,13 @@ inline constexpr int kTurns = 20;
 
 // Asks questions about pictures after the cache has been compressed: after the pictures and a first
 // question (regime `known`), or after the pictures alone (`unknown`).
-std::vector<ScriptRegime> DeferredScripts(const std::vector<DataConversation>& conversations);
+std::vector<ScriptSet> DeferredScripts(const std::vector<DataConversation>& conversations);
 
 // Pages follow each other, one message each; then questions about single pages.
-std::vector<ScriptRegime> PagesScripts(const std::vector<DataConversation>& conversations);
+std::vector<ScriptSet> PagesScripts(const std::vector<DataConversation>& conversations);
 
 // A conversation of kTurns questions. After the last question of the data the first comes again.
-std::vector<ScriptRegime> TurnsScripts(const std::vector<DataConversation>& conversations);
+std::vector<ScriptSet> TurnsScripts(const std::vector<DataConversation>& conversations);
 
 }  // namespace rkv::app
 

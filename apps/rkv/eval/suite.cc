@@ -13,6 +13,7 @@ struct Cell {
   size_t configuration = 0;
   size_t budget = 0;
   CacheOptions options;
+  Stock stock = Stock::kNo;
   std::string name;
 };
 
@@ -25,15 +26,42 @@ std::vector<Cell> CellsOf(const std::vector<Configuration>& configurations,
       cells.push_back({.configuration = c,
                        .budget = b,
                        .options = WithBudget(configurations[c].options, row[b]),
+                       .stock = configurations[c].stock,
                        .name = NameOf(configurations[c], row[b])});
     }
   }
   return cells;
 }
 
+// Measures parts, and loads stock llama.cpp once for all.
+class Runner {
+ public:
+  explicit Runner(const SuitePlan& plan) : plan_(plan) {}
+
+  Status Measure(SuitePart& part, const Cell& cell, std::vector<Measurement>& measured) {
+    if (cell.stock == Stock::kNo) return part.Measure(cell.options, measured);
+    if (stock_ == nullptr) {
+      RKV_ASSIGN_OR_RETURN(stock_, plan_.load_stock());
+    }
+    return part.MeasureStock(*stock_, cell.stock == Stock::kFlashAttention, measured);
+  }
+
+ private:
+  const SuitePlan& plan_;
+  std::unique_ptr<StockReader> stock_;
+};
+
 }  // namespace
 
-std::string JournalKey(const std::string& part, const CacheOptions& options) {
+Status SuitePart::MeasureStock(StockReader&, bool, std::span<Measurement>) {
+  return Unsupported("this suite does not measure stock llama.cpp");
+}
+
+std::string JournalKey(const std::string& part, const CacheOptions& options, Stock stock) {
+  if (stock != Stock::kNo) {
+    return fmt::format("{} | llama.cpp, flash attention {}", part,
+                       stock == Stock::kFlashAttention ? "on" : "off");
+  }
   const bool unlimited = options.budget.unlimited();
   return fmt::format("{} | {} | {}", part, ToString(options.policy),
                      unlimited ? "none" : ToString(options.budget)) +
@@ -56,7 +84,8 @@ Result<SuiteResult> RunSuite(const SuitePlan& plan,
   }
   const std::vector<Cell> cells = CellsOf(configurations, budgets);
   const auto finished = [&](const SuitePlan::Part& part, const Cell& cell) {
-    return journal == nullptr ? nullptr : journal->Find(JournalKey(part.name, cell.options));
+    return journal == nullptr ? nullptr
+                              : journal->Find(JournalKey(part.name, cell.options, cell.stock));
   };
   // Measures `full` again for each unfinished part: the other results are compared with it.
   std::vector<size_t> n_left;
@@ -69,16 +98,17 @@ Result<SuiteResult> RunSuite(const SuitePlan& plan,
     n_total += n + (full_again ? 1 : 0);
   }
   size_t n_done = 0;
+  Runner runner(plan);
   for (size_t p = 0; p < plan.parts.size(); ++p) {
     const SuitePlan::Part& part = plan.parts[p];
-    const std::unique_ptr<SuitePart> runner = n_left[p] > 0 ? part.make() : nullptr;
+    const std::unique_ptr<SuitePart> measurable = n_left[p] > 0 ? part.make() : nullptr;
     for (const Cell& cell : cells) {
       const std::vector<Measurement>* found = finished(part, cell);
       std::vector<Measurement> measured(part.regimes.size());
-      if (found == nullptr || (runner != nullptr && &cell == &cells.front())) {
+      if (found == nullptr || (measurable != nullptr && &cell == &cells.front())) {
         progress(fmt::format("{}, {}", cell.name, part.name),
                  static_cast<double>(n_done++) / static_cast<double>(n_total));
-        RKV_RETURN_IF_ERROR(runner->Measure(cell.options, measured));
+        RKV_RETURN_IF_ERROR(runner.Measure(*measurable, cell, measured));
       }
       if (found != nullptr) {
         if (found->size() != measured.size()) {
@@ -87,7 +117,8 @@ Result<SuiteResult> RunSuite(const SuitePlan& plan,
         }
         measured = *found;
       } else if (journal != nullptr) {
-        RKV_RETURN_IF_ERROR(journal->Append(JournalKey(part.name, cell.options), measured));
+        RKV_RETURN_IF_ERROR(
+            journal->Append(JournalKey(part.name, cell.options, cell.stock), measured));
       }
       for (size_t r = 0; r < part.regimes.size(); ++r) {
         result.regimes[part.regimes[r]].cells[cell.configuration][cell.budget].Add(measured[r]);

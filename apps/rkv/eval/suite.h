@@ -10,6 +10,7 @@
 
 #include "eval/journal.h"
 #include "eval/measurement.h"
+#include "lab/stock_reader.h"
 
 namespace rkv::app {
 
@@ -20,6 +21,9 @@ class SuitePart {
   virtual ~SuitePart() = default;
   // Fills in one measurement for each of the part's regimes. The first call must be for `full`.
   virtual Status Measure(const CacheOptions& options, std::span<Measurement> measurements) = 0;
+  // Likewise of stock llama.cpp. kUnsupported for parts that cannot.
+  virtual Status MeasureStock(StockReader& stock, bool flash_attention,
+                              std::span<Measurement> measurements);
 };
 
 struct SuitePlan {
@@ -33,10 +37,13 @@ struct SuitePlan {
   std::string unit_name;
   std::vector<Regime> regimes;  // without cells
   std::vector<Part> parts;
+  // Loads stock llama.cpp when the first configuration needs it. May be empty if none does.
+  std::function<Result<std::unique_ptr<StockReader>>()> load_stock = {};
 };
 
 // The key of a measurement in a journal.
-std::string JournalKey(const std::string& part, const CacheOptions& options);
+std::string JournalKey(const std::string& part, const CacheOptions& options,
+                       Stock stock = Stock::kNo);
 
 // `journal` may be null. REQUIRES: configuration 0 is `full`.
 Result<SuiteResult> RunSuite(const SuitePlan& plan,

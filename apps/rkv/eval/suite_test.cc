@@ -124,6 +124,10 @@ TEST_F(SuiteTest, KeysNameAllThatMatters) {
   const std::string key = JournalKey("part", options);
   EXPECT_EQ(key, "part | streaming | 20%");
   EXPECT_NE(JournalKey("part 2", options), key);
+  EXPECT_EQ(JournalKey("part", options, Stock::kFlashAttention),
+            "part | llama.cpp, flash attention on");
+  EXPECT_EQ(JournalKey("part", options, Stock::kNoFlashAttention),
+            "part | llama.cpp, flash attention off");
   for (const CacheOptions& base : {options, AllSet()}) {
     std::set<std::string> keys = {JournalKey("part", base)};
     for (const auto& [name, changed] : ChangedOnce(base)) {

@@ -3,7 +3,9 @@
 #define RETENTIVEKV_APPS_RKV_EVAL_TEXT_KL_H_
 
 #include <string>
+#include <vector>
 
+#include "eval/eval_text.h"
 #include "eval/suite.h"
 
 namespace rkv::app {
@@ -11,9 +13,9 @@ namespace rkv::app {
 struct TextKlOptions {
   int n_context = 2048;  // tokens read first
   int n_forced = 256;    // tokens after them, at which distributions are compared
-  int n_windows = 3;     // places of the text
-  std::string text;      // the text to read
-  std::string then;      // the text to which the subject changes
+  int n_windows = 2;     // places of each text
+  std::vector<EvalText> texts;
+  std::string then;  // the text to which the subject changes
 };
 
 // Makes a part for each window. kInvalidArgument for texts that are too short and contexts that are

@@ -4,8 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <iterator>
+#include <map>
 #include <span>
+#include <string>
+#include <utility>
 
 #include "eval/random.h"
 
@@ -19,10 +23,24 @@ constexpr size_t kQuestionTokens = 32;  // maximum, including the answer
 constexpr const char* kThings[] = {"amber anchor", "blue barrel",  "green candle",  "grey engine",
                                    "white ladder", "red lantern",  "silver needle", "black piano",
                                    "brown saddle", "golden violin"};
-constexpr const char* kEvents[] = {
-    "was bought in",      "was made in",     "came by ship from",       "was stolen in",
-    "was mended in",      "was found near",  "was sold to a lady from", "was sent as a gift to",
-    "was left behind in", "had once been to"};
+// An event, as a sentence about the key has it, and as a question in other words.
+struct Event {
+  const char* sentence;
+  const char* before;  // the key
+  const char* after;
+};
+constexpr Event kEvents[] = {
+    {"was bought in", "Somebody bought the", "in"},
+    {"was made in", "They made the", "in"},
+    {"came by ship from", "A ship brought the", "from"},
+    {"was stolen in", "A thief stole the", "in"},
+    {"was mended in", "Somebody mended the", "in"},
+    {"was found near", "They found the", "near"},
+    {"was sold to a lady from", "The lady who bought the", "was from"},
+    {"was sent as a gift to", "As a gift, they sent the", "to"},
+    {"was left behind in", "Somebody left the", "behind in"},
+    {"had once been to", "Once upon a time, the", "had been to"},
+};
 constexpr const char* kCities[] = {"Lisbon", "Vienna", "Dublin",  "Madrid",  "Berlin",
                                    "Athens", "Cairo",  "Warsaw",  "Geneva",  "Venice",
                                    "Moscow", "Boston", "Chicago", "Toronto", "Sydney",
@@ -30,79 +48,171 @@ constexpr const char* kCities[] = {"Lisbon", "Vienna", "Dublin",  "Madrid",  "Be
 constexpr size_t kMany = std::size(kThings);
 
 struct Pair {
-  std::string key;
+  std::string thing;
+  Event event;
   std::string value;
 
-  std::string sentence() const { return fmt::format(" {} {}.", key, value); }
+  std::string key() const { return fmt::format("The {} {}", thing, event.sentence); }
+  std::string paraphrase() const {
+    return fmt::format("{} {} {}", event.before, thing, event.after);
+  }
+  std::string sentence() const { return fmt::format(" {} {}.", key(), value); }
 };
 
-template <size_t n>
-std::vector<const char*> Shuffled(EvalRandom& random, const char* const (&words)[n]) {
-  std::vector<const char*> shuffled(words, words + n);
+template <typename T, size_t n>
+std::vector<T> Shuffled(EvalRandom& random, const T (&words)[n]) {
+  std::vector<T> shuffled(words, words + n);
   random.Shuffle(std::span(shuffled));
   return shuffled;
 }
 
 // The first ten pairs use each thing and each event once; the next ten use other combinations.
-std::vector<Pair> MakePairs(EvalRandom& random, size_t n) {
-  const auto things = Shuffled(random, kThings);
-  const auto events = Shuffled(random, kEvents);
-  const auto cities = Shuffled(random, kCities);
-  std::vector<Pair> pairs;
-  for (size_t i = 0; i < n; ++i) {
-    const char* event = events[(i + i / kMany) % kMany];
-    pairs.push_back({.key = fmt::format("The {} {}", things[i % kMany], event),
-                     .value = cities[i % cities.size()]});
-  }
-  return pairs;
-}
+class Pairs {
+ public:
+  explicit Pairs(EvalRandom& random)
+      : things_(Shuffled(random, kThings)),
+        events_(Shuffled(random, kEvents)),
+        cities_(Shuffled(random, kCities)) {}
 
-// The ends of sentences, between '.' and ' '.
-std::vector<size_t> SentenceEnds(const std::string& text) {
-  std::vector<size_t> ends;
-  for (size_t at = text.find(". "); at != std::string::npos; at = text.find(". ", at + 1)) {
-    ends.push_back(at + 1);
+  Pair operator[](size_t i) const { return Make(i, i + i / kMany, i); }
+  // About the same thing, with another event and another city.
+  Pair Distractor(size_t i) const {
+    return Make(i, i + i / kMany + kMany / 2, i + cities_.size() / 2 + 1);
   }
+
+ private:
+  Pair Make(size_t thing, size_t event, size_t city) const {
+    return {.thing = things_[thing % kMany],
+            .event = events_[event % kMany],
+            .value = cities_[city % cities_.size()]};
+  }
+
+  std::vector<const char*> things_;
+  std::vector<Event> events_;
+  std::vector<const char*> cities_;
+};
+
+// The places where a sentence may follow: behind sentences, between '.' and ' ', or where a text
+// has few of them, such as code and tables, at the ends of lines.
+std::vector<size_t> SentenceEnds(const std::string& text, size_t n_wanted) {
+  const auto ends_at = [&text](std::string_view mark, size_t skip) {
+    std::vector<size_t> ends;
+    for (size_t at = text.find(mark); at != std::string::npos; at = text.find(mark, at + 1)) {
+      ends.push_back(at + skip);
+    }
+    return ends;
+  };
+  constexpr size_t kChoice = 2;  // sentences for each that is put behind one
+  std::vector<size_t> ends = ends_at(". ", 1);
+  if (ends.size() < kChoice * n_wanted) ends = ends_at("\n", 0);
   return ends;
 }
 
-// Divides the text into equal parts, and puts one pair at the end of a sentence in each part.
-std::string WithPairs(const std::string& text, const std::vector<Pair>& pairs, EvalRandom& random) {
-  const std::vector<size_t> ends = SentenceEnds(text);
+// Divides the text into as many parts as there are pairs, and puts each into its part, at the end
+// of a sentence. Distractors, one for each pair or none, are half of the text away from their
+// pairs.
+std::string WithPairs(const std::string& text, const std::vector<Pair>& pairs,
+                      const std::vector<Pair>& distractors, EvalRandom& random) {
+  const size_t part = std::max<size_t>(1, text.size() / pairs.size());
+  std::multimap<size_t, std::string> sentences;  // by their wanted place
+  const auto put = [&](size_t i, const Pair& pair) {
+    sentences.emplace(part * (i % pairs.size()) + random.Below(part), pair.sentence());
+  };
+  for (size_t i = 0; i < pairs.size(); ++i) put(i, pairs[i]);
+  for (size_t i = 0; i < distractors.size(); ++i) put(i + pairs.size() / 2, distractors[i]);
+  const std::vector<size_t> ends = SentenceEnds(text, sentences.size());
   std::string result;
   size_t from = 0;
-  for (size_t i = 0; i < pairs.size(); ++i) {
-    const size_t part = text.size() / pairs.size();
-    const size_t wanted = std::max(from, part * i + random.Below(std::max<size_t>(1, part)));
-    const auto end = std::ranges::lower_bound(ends, wanted);
+  for (const auto& [wanted, sentence] : sentences) {
+    const auto end = std::ranges::lower_bound(ends, std::max(from, wanted));
     const size_t at = end == ends.end() ? text.size() : *end;
-    result += text.substr(from, at - from) + pairs[i].sentence();
+    result += text.substr(from, at - from) + sentence;
     from = at;
   }
   return result + text.substr(from);
 }
 
+ScriptTurn Question(const std::string& text, size_t i, const std::vector<Pair>& pairs,
+                    const std::string& name, size_t regime) {
+  return {.text = "\n\n" + text,
+          .answers = {" " + pairs[i].value},
+          .families = {fmt::format("quarter {}", 1 + 4 * i / pairs.size()), "text " + name},
+          .measured = true,
+          .regime = regime};
+}
+
+// Makes the conversations about the texts. Appends the turns to a conversation's first message.
+using AddTurns = std::function<void(Script& script, const EvalText& text, const std::string& prose,
+                                    EvalRandom& random)>;
+
+Status AddScripts(const Engine& engine, const TextKvOptions& options, int n_conversations,
+                  size_t n_prose, const AddTurns& add_turns, std::vector<Script>& scripts) {
+  for (const EvalText& text : options.texts) {
+    RKV_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, engine.Tokenize(text.text));
+    if (tokens.size() < n_prose) {
+      return InvalidArgument(fmt::format(
+          "the text '{}' has {} tokens, but {} are needed: pass a longer --text or a shorter "
+          "--context",
+          text.name, tokens.size(), n_prose));
+    }
+    for (const uint64_t seed : options.seeds) {
+      for (int i = 0; i < n_conversations; ++i) {
+        EvalRandom random(seed * 1000003 + static_cast<uint64_t>(i));
+        Script script{.turns = {}, .apart = true, .seed = seed};
+        const size_t begin = random.Below(tokens.size() - n_prose + 1);
+        add_turns(script, text, *engine.Detokenize(std::span(tokens).subspan(begin, n_prose)),
+                  random);
+        scripts.push_back(std::move(script));
+      }
+    }
+  }
+  return OkStatus();
+}
+
+void AddLiteralTurns(const TextKvOptions& options, Script& script, const EvalText& text,
+                     const std::string& prose, EvalRandom& random) {
+  constexpr size_t kLiteral = 0;
+  constexpr size_t kParaphrased = 1;
+  const Pairs all(random);
+  std::vector<Pair> pairs;
+  for (size_t i = 0; i < static_cast<size_t>(options.n_pairs); ++i) pairs.push_back(all[i]);
+  script.turns.push_back({.text = WithPairs(prose, pairs, {}, random)});
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    script.turns.push_back(Question(pairs[i].key(), i, pairs, text.name, kLiteral));
+  }
+  for (size_t i = 0; options.variants && i < pairs.size(); ++i) {
+    script.turns.push_back(Question(pairs[i].paraphrase(), i, pairs, text.name, kParaphrased));
+  }
+}
+
+void AddDistractorTurns(size_t n_pairs, Script& script, const EvalText& text,
+                        const std::string& prose, EvalRandom& random) {
+  const Pairs all(random);
+  std::vector<Pair> pairs;
+  std::vector<Pair> distractors;
+  for (size_t i = 0; i < n_pairs; ++i) {
+    pairs.push_back(all[i]);
+    distractors.push_back(all.Distractor(i));
+  }
+  script.turns.push_back({.text = WithPairs(prose, pairs, distractors, random)});
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    script.turns.push_back(Question(pairs[i].key(), i, pairs, text.name, 0));
+  }
+}
+
 }  // namespace
 
-Result<std::vector<ScriptRegime>> TextKvScripts(const Engine& engine,
-                                                const TextKvOptions& options) {
+Result<std::vector<ScriptSet>> TextKvScripts(const Engine& engine, const TextKvOptions& options) {
   const auto n_pairs = static_cast<size_t>(options.n_pairs);
   const auto n_context = static_cast<size_t>(options.n_context);
-  const size_t pair_tokens =
-      engine.Tokenize(Pair{"The silver needle was sold to a lady from", "Chicago"}.sentence())
-          ->size();
+  const Pair long_pair{
+      .thing = "silver needle", .event = {"was sold to a lady from", "", ""}, .value = "Chicago"};
+  const size_t pair_tokens = engine.Tokenize(long_pair.sentence())->size();
   if (n_context < 2 * n_pairs * pair_tokens) {
     return InvalidArgument(
         fmt::format("a context of {} tokens is too short for {} pairs of about {} tokens: pass a "
                     "longer --context",
                     n_context, n_pairs, pair_tokens));
-  }
-  const size_t n_prose = n_context - n_pairs * pair_tokens;
-  RKV_ASSIGN_OR_RETURN(const std::vector<int32_t> text, engine.Tokenize(options.text));
-  if (text.size() < n_prose) {
-    return InvalidArgument(fmt::format(
-        "the text has {} tokens, but {} are needed: pass a longer --text or a shorter --context",
-        text.size(), n_prose));
   }
   if (n_context + kQuestionTokens > static_cast<size_t>(engine.n_ctx())) {
     return InvalidArgument(
@@ -110,30 +220,39 @@ Result<std::vector<ScriptRegime>> TextKvScripts(const Engine& engine,
                     "shorter --context",
                     n_context, engine.n_ctx()));
   }
-  ScriptRegime regime{
-      .name = "unknown",
-      .description =
-          fmt::format("{} tokens of prose with {} key-value pairs; then one question for each pair",
-                      n_context, n_pairs),
-      .scripts = {}};
-  for (const uint64_t seed : options.seeds) {
-    for (int i = 0; i < options.n_conversations; ++i) {
-      EvalRandom random(seed * 1000003 + static_cast<uint64_t>(i));
-      const std::vector<Pair> pairs = MakePairs(random, n_pairs);
-      const size_t begin = random.Below(text.size() - n_prose + 1);
-      const std::string prose = *engine.Detokenize(std::span(text).subspan(begin, n_prose));
-      Script script{.turns = {}, .apart = true, .seed = seed};
-      script.turns.push_back({.text = WithPairs(prose, pairs, random)});
-      for (size_t p = 0; p < pairs.size(); ++p) {
-        script.turns.push_back({.text = "\n\n" + pairs[p].key,
-                                .answers = {" " + pairs[p].value},
-                                .family = fmt::format("quarter {}", 1 + 4 * p / pairs.size()),
-                                .measured = true});
-      }
-      regime.scripts.push_back(std::move(script));
-    }
+  std::vector<ScriptSet> sets(1);
+  sets[0].regimes.push_back(
+      {.name = "literal",
+       .description = fmt::format("{} tokens of a text with {} key-value pairs; then one question "
+                                  "for each, the beginning of its sentence",
+                                  n_context, n_pairs)});
+  if (options.variants) {
+    sets[0].regimes.push_back(
+        {.name = "paraphrased", .description = "the same texts; each question has other words"});
   }
-  return std::vector<ScriptRegime>{std::move(regime)};
+  RKV_RETURN_IF_ERROR(AddScripts(
+      engine, options, options.n_conversations, n_context - n_pairs * pair_tokens,
+      [&options](Script& script, const EvalText& text, const std::string& prose,
+                 EvalRandom& random) { AddLiteralTurns(options, script, text, prose, random); },
+      sets[0].scripts));
+  // Below ten pairs of a thing each, no distractor is another pair.
+  const size_t n_distracted = std::min(kMany, n_pairs) / 2;
+  if (!options.variants || n_distracted == 0) return sets;
+  ScriptSet& distracted = sets.emplace_back();
+  distracted.regimes.push_back(
+      {.name = "distractors",
+       .description = fmt::format(
+           "{} pairs, and elsewhere a sentence about the same thing for each; then the questions",
+           n_distracted)});
+  RKV_RETURN_IF_ERROR(AddScripts(
+      engine, options, (options.n_conversations + 1) / 2,
+      n_context - 2 * n_distracted * pair_tokens,
+      [n_distracted](Script& script, const EvalText& text, const std::string& prose,
+                     EvalRandom& random) {
+        AddDistractorTurns(n_distracted, script, text, prose, random);
+      },
+      distracted.scripts));
+  return sets;
 }
 
 }  // namespace rkv::app
