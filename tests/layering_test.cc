@@ -95,7 +95,8 @@ bool KnowsLlama(const fs::path& file) {
 bool UsesTheLaboratory(const fs::path& file) {
   const std::string path = fs::relative(file, SourcePath("")).generic_string();
   return path.starts_with("src/lab/") || path.starts_with("apps/rkv/bench/") ||
-         path == "apps/rkv/bench.cc" || path == "apps/rkv/make_model.cc";
+         path.starts_with("apps/rkv/eval/") || path == "apps/rkv/bench.cc" ||
+         path == "apps/rkv/make_model.cc";
 }
 
 TEST(LayeringTest, RoomsIncludeOnlyWhatIsBelow) {
@@ -161,7 +162,7 @@ TEST(LayeringTest, OnlyTheLlamaRoomAndTheLaboratoryNameWhatIsLlamas) {
   }
 }
 
-TEST(LayeringTest, OnlyBenchmarksAndTestsUseTheLaboratory) {
+TEST(LayeringTest, OnlyMeasurementsAndTestsUseTheLaboratory) {
   for (const char* folder : {"src", "include", "apps", "examples"}) {
     for (const Include& include : IncludesUnder(folder)) {
       if (FolderOf(include.target) != "lab" || IsTest(include.file)) continue;

@@ -16,20 +16,21 @@ constexpr size_t kSampledResting = 64;
 // the lowest scores when all competed.
 constexpr size_t kCompetingRows = 128;
 
-// Spare rows are steps of decoding between two compressions. They get a sixteenth of the budget. If
-// that is few rows and the ladder has to be solved each time, they get up to twice as much, because
-// few tokens are compressed nearly as slowly as many.
-constexpr uint64_t kSpareShare = 16;
-constexpr uint64_t kFewSpareRows = 48;
+// Spare rows are steps of decoding between two compressions, and bytes that hold no token. They get
+// a 64th of the budget. If that is few rows, they get up to a 32nd, or a 16th where the ladder has
+// to be solved each time, because few tokens are compressed nearly as slowly as many.
+constexpr uint64_t kSpareShare = 64;
+constexpr uint64_t kFewSpareShare = 32;
+constexpr uint64_t kFewSpareRows = 12;
 
 uint64_t MaxSpareRows(const CompressionTask& task) {
   const CacheConfig& config = task.config;
   const uint64_t tokens = task.budget / std::max<size_t>(1, config.shape().full_token_bytes());
   const size_t incoming = config.incoming_tier();
-  const uint64_t rows = tokens * config.layout(0, 0).row_bytes() /
-                        (kSpareShare * config.layout(0, incoming).row_bytes());
-  const uint64_t few = incoming > 0 ? std::min(2 * rows, kFewSpareRows) : 0;
-  return std::clamp(rows, few, kMaxCompressedSpareRows);
+  const uint64_t rows =
+      tokens * config.layout(0, 0).row_bytes() / config.layout(0, incoming).row_bytes();
+  const uint64_t few = std::min((incoming > 0 ? 2 : 1) * rows / kFewSpareShare, kFewSpareRows);
+  return std::clamp(rows / kSpareShare, few, kMaxCompressedSpareRows);
 }
 
 }  // namespace

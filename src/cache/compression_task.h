@@ -37,6 +37,12 @@ struct CompressionTask {
   size_t n_threads = 1;
   Trace* trace = nullptr;  // null: nothing is traced
 
+  // Whether this token, or any, is absorbed when it is evicted.
+  bool absorbs(uint32_t index) const {
+    return config.absorb().text != 0 || media.token_info(index).modality != Modality::kText;
+  }
+  bool absorbs_any() const { return config.absorb().text != 0 || media.size() > 0; }
+
   // Bytes of the cache's and its heads' tables.
   uint64_t table_bytes() const { return fixed_bytes + TableBytes(heads); }
   // The minimum that the cache may be asked to fit into. It goes over all heads.

@@ -150,7 +150,7 @@ Forgotten RowMoves::Collect() {
     if (!candidate.is_new) leaving_[candidate.tier].push_back(candidate.slot);
     if (item.rung < n_rungs) {
       Keep(candidate, item);
-    } else if (absorb.kind != AbsorbKind::kNone) {
+    } else if (absorb.kind != AbsorbKind::kNone && task_.absorbs(candidate.index)) {
       forgotten.tokens.push_back(Sum(candidate, attention));
     }
   }
@@ -271,7 +271,7 @@ void Compressor::MakeCentre(Head& head) const {
 }
 
 void Compressor::MakeMatrix(Head& head) const {
-  if (!task_.config.has_matrices() || head.matrix() != nullptr) return;
+  if (!task_.config.has_matrices() || !task_.absorbs_any() || head.matrix() != nullptr) return;
   const uint64_t bytes = MatrixBytes(head.shape());
   if (task_.budget < kMatrixShare * bytes * task_.heads.size() ||
       task_.budget < task_.min_budget_bytes() + bytes) {

@@ -162,9 +162,16 @@ void HeadPlan::Solve(uint64_t share) {
   SolveRows(solver, 0);  // Only tokens that must be kept.
 }
 
-size_t HeadPlan::CountForgotten() const {
-  const size_t n_rungs = head_->config().n_rungs();
-  return static_cast<size_t>(std::ranges::count(items_, n_rungs, &LadderItem::rung));
+size_t HeadPlan::CountAbsorbed() const {
+  size_t n = 0;
+  for (size_t i = 0; i < items_.size(); ++i) {
+    if (IsForgotten(items_[i]) && context_->task.absorbs(candidates_[i].index)) ++n;
+  }
+  return n;
+}
+
+bool HeadPlan::IsForgotten(const LadderItem& item) const {
+  return item.rung >= head_->config().n_rungs();
 }
 
 size_t HeadPlan::MaxStates(uint64_t budget) const {
@@ -184,8 +191,8 @@ void HeadPlan::SolveWithStates(const LadderSolver& solver, uint64_t budget, size
   for (;;) {
     const uint64_t taken = n_states * row_bytes;
     solver.Solve(budget > taken ? budget - taken : 0, items_);
-    // Forgotten tokens make at most one state each. The remaining room is for tokens.
-    const size_t max = std::max<size_t>(head_->n_states() + CountForgotten(), 1);
+    // Absorbed tokens make at most one state each. The remaining room is for tokens.
+    const size_t max = std::max<size_t>(head_->n_states() + CountAbsorbed(), 1);
     if (n_states <= max) break;
     n_states = max;
   }
@@ -196,10 +203,12 @@ void HeadPlan::SolveRows(const LadderSolver& solver, uint64_t budget) {
   const AbsorbChoice& absorb = head_->config().absorb();
   n_states_ = 0;
   solver.Solve(budget, items_);
-  if (!absorb.has_states() || (head_->n_states() == 0 && CountForgotten() == 0)) return;
+  if (!absorb.has_states() || (head_->n_states() == 0 && CountAbsorbed() == 0)) return;
   const size_t row_bytes = head_->layout(head_->config().state_tier()).row_bytes();
   const size_t max_states = MaxStates(budget);
-  const uint64_t whole = budget + StayingBytes();  // the states' share is relative to this
+  // The states' share is relative to the bytes of what they absorb.
+  const double absorbed = absorb.text != 0 ? 1.0 : 1.0 - context_->text_share;
+  const auto whole = static_cast<uint64_t>(absorbed * static_cast<double>(budget + StayingBytes()));
   if (absorb.share >= 0) {
     const auto limit = static_cast<size_t>(absorb.share * static_cast<double>(whole)) / row_bytes;
     return SolveWithStates(solver, budget,
@@ -223,8 +232,9 @@ void HeadPlan::SolveRows(const LadderSolver& solver, uint64_t budget) {
 
 bool HeadPlan::NeedsMetric() const {
   const AbsorbChoice& absorb = head_->config().absorb();
-  return absorb.has_states() &&
-         (context_->contest.room() < 1 || absorb.share < 0 || head_->n_states() > 0);
+  if (!absorb.has_states()) return false;
+  const bool may_absorb = context_->contest.room() < 1 || absorb.share < 0;
+  return (may_absorb && context_->task.absorbs_any()) || head_->n_states() > 0;
 }
 
 void HeadPlan::MeasureMetric(const CandidateRows& rows) {
@@ -260,8 +270,12 @@ double HeadPlan::StateError(size_t n_states) const {
   double error = 0;
   for (size_t i = 0; i < items_.size(); ++i) {
     const LadderItem& item = items_[i];
-    if (item.rung < head_->config().n_rungs()) {
+    if (!IsForgotten(item)) {
       error += static_cast<double>(item.error) * context_->rungs[item.shape][item.rung].error;
+      continue;
+    }
+    if (!context_->task.absorbs(candidates_[i].index)) {
+      error += static_cast<double>(item.error);
       continue;
     }
     reader_.Decode(candidates_[i], k.data(), v.data());

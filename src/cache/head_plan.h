@@ -68,7 +68,8 @@ class HeadPlan {
   void SolveRows(const LadderSolver& solver, uint64_t budget);
   // REQUIRES: n_states is at most MaxStates(budget).
   void SolveWithStates(const LadderSolver& solver, uint64_t budget, size_t n_states);
-  size_t CountForgotten() const;
+  bool IsForgotten(const LadderItem& item) const;
+  size_t CountAbsorbed() const;
   double StateError(size_t n_states) const;
   // States for which `budget` has room beside the items that may not be forgotten; at least 1.
   size_t MaxStates(uint64_t budget) const;

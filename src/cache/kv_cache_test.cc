@@ -12,6 +12,7 @@
 #include "base/f16.h"
 #include "base/random.h"
 #include "cache/kv_cache_impl.h"
+#include "retentivekv/inspect.h"
 
 namespace rkv {
 namespace {
@@ -355,6 +356,35 @@ TEST(KvCacheTest, DamagedSavesAreRefused) {
     std::string damaged = bytes;
     damaged[at] = static_cast<char>(damaged[at] ^ 0xFF);
     (void)KvCache::Load(TestShape(), damaged);
+  }
+}
+
+TEST(KvCacheTest, ClustersAbsorbPicturesAndDropText) {
+  constexpr MediaSpan kPicture = {.first_token = 20, .rows = 5, .columns = 8};
+  for (const bool with_picture : {true, false}) {
+    for (const char* absorb : {"clusters", "clusters:text=1"}) {
+      CacheOptions options = Options("streaming", "60t");
+      options.absorb = *ParseAbsorbSpec(absorb);
+      KvCache cache = *KvCache::Create(TestShape(), options);
+      cache.StartTracing();
+      if (with_picture) cache.AddMedia(kPicture);
+      Append(cache, 200);
+      for (int i = 0; i < 20; ++i) Append(cache, 1);
+      size_t n_text = 0;
+      size_t n_picture = 0;
+      for (const HeadInspection& head : cache.Inspect().heads) {
+        for (size_t token = 0; token < head.root.size(); ++token) {
+          if (head.root[token] < 0) continue;
+          const bool in_picture = with_picture && token >= 20 && token < 20 + kPicture.n_tokens();
+          (in_picture ? n_picture : n_text) += 1;
+        }
+      }
+      const bool absorbs_text = absorb != std::string("clusters");
+      EXPECT_EQ(n_text > 0, absorbs_text) << absorb;
+      EXPECT_EQ(n_picture > 0, with_picture) << absorb;
+      EXPECT_EQ(cache.stats().state_bytes > 0, with_picture || absorbs_text) << absorb;
+      EXPECT_LE(cache.stats().held_bytes, cache.stats().budget_bytes);
+    }
   }
 }
 

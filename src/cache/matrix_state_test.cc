@@ -88,8 +88,8 @@ TEST(MatrixStateTest, JointlyGaussianTokensAreReadOutExactlyAsTheirNumberGrows) 
     Random random(3);
     const Tokens tokens = JointlyGaussian(n, random);
     const KvCache full = Remember(tokens, "", n, "full");
-    const KvCache with = Remember(tokens, "clusters:share=0.001,matrix=1", n);
-    const KvCache without = Remember(tokens, "clusters:share=0.001", n);
+    const KvCache with = Remember(tokens, "clusters:text=1,share=0.001,matrix=1", n);
+    const KvCache without = Remember(tokens, "clusters:text=1,share=0.001", n);
     ASSERT_NE(with.impl().head(0).matrix(), nullptr);
     ASSERT_EQ(with.stats().states, 1u);
     const double error = MeanError(with, full, 4);
@@ -103,7 +103,7 @@ TEST(MatrixStateTest, JointlyGaussianTokensAreReadOutExactlyAsTheirNumberGrows) 
 TEST(MatrixStateTest, OneByOneEqualsInBatch) {
   Random random(5);
   const Tokens tokens = JointlyGaussian(300, random);
-  const std::string absorb = "clusters:share=0.001,matrix=1";
+  const std::string absorb = "clusters:text=1,share=0.001,matrix=1";
   const KvCache batch = Remember(tokens, absorb, 300);
   const KvCache single = Remember(tokens, absorb, 1);
   // Both keep the same tokens only if their spare rows are the same.
@@ -114,7 +114,7 @@ TEST(MatrixStateTest, OneByOneEqualsInBatch) {
 TEST(MatrixStateTest, AdditiveReadoutIsThePapersFormula) {
   Random random(7);
   const Tokens tokens = JointlyGaussian(400, random);
-  const KvCache cache = Remember(tokens, "clusters:share=0.1,additive=0.5,matrix=1", 100);
+  const KvCache cache = Remember(tokens, "clusters:text=1,share=0.1,additive=0.5,matrix=1", 100);
   const HeadInspection seen = cache.Inspect().heads[0];
   const RowStore& states = cache.impl().head(0).store(cache.impl().config().state_tier());
   ASSERT_GT(states.size(), 1u);
@@ -154,7 +154,7 @@ TEST(MatrixStateTest, IsMadeOnlyWhereItIsSmall) {
   const Tokens tokens = JointlyGaussian(300, random);
   CacheOptions options{.policy = *ParsePolicySpec("streaming:sinks=1,window=4"),
                        .budget = *ParseBudget("24t"),
-                       .absorb = *ParseAbsorbSpec("clusters:matrix=1")};
+                       .absorb = *ParseAbsorbSpec("clusters:text=1,matrix=1")};
   KvCache cache = *KvCache::Create(OneHead(), options);
   KvCache::Append appended = cache.BeginAppend({.n = tokens.n()});
   for (size_t i = 0; i < tokens.n(); ++i) {
@@ -171,7 +171,7 @@ TEST(MatrixStateTest, StaysWithinTheBudgetThatAllTokensHadRoomIn) {
   const CacheShape shape{.layers = {{.n_head = 2, .n_kv_head = 2, .d_k = 64, .d_v = 64}}};
   KvCache cache = *KvCache::Create(shape, {.policy = *ParsePolicySpec("retentive:window=8"),
                                            .budget = *ParseBudget("20%"),
-                                           .absorb = *ParseAbsorbSpec("clusters:matrix=1"),
+                                           .absorb = *ParseAbsorbSpec("clusters:text=1,matrix=1"),
                                            .ladder = *ParseLadder("f16,q8_0,q4_0,q2")});
   Random random(9);
   std::vector<uint16_t> row(64);

@@ -31,8 +31,9 @@ CacheShape TestShape() {
 constexpr const char* kAbsorbs[] = {"none",
                                     "merge",
                                     "clusters",
-                                    "clusters:share=-1",
-                                    "clusters:share=0.3,matrix=1",
+                                    "clusters:text=1",
+                                    "clusters:text=1,share=-1",
+                                    "clusters:text=1,share=0.3,matrix=1",
                                     "states:additive=1,matrix=1",
                                     "states"};
 constexpr const char* kLadders[] = {"none", "auto", "q2", "q8_0,q42/q31,q31/q1"};
@@ -251,7 +252,7 @@ TEST(RestoredKvCacheTest, LongConversationsGoOnAsIfTheyHadStayed) {
 // Most tokens rest while an answer grows. The order of stored rows determines which tokens rest.
 TEST(RestoredKvCacheTest, RestingTokensGoOnResting) {
   for (const Split split : {Split::kUniform, Split::kPooled}) {
-    for (const char* absorb : {"none", "clusters:share=0.2"}) {
+    for (const char* absorb : {"none", "clusters:text=1,share=0.2"}) {
       CacheOptions options;
       options.policy = *ParsePolicySpec("retentive:window=8");
       options.budget = *ParseBudget("120t");

@@ -9,8 +9,9 @@ namespace rkv {
 
 namespace {
 
-constexpr SpecOption kShare{"share", 0.05, -1, 0.9,
-                            "share of the bytes for states; -1: the share with the least error"};
+constexpr SpecOption kShare{
+    "share", 0.05, -1, 0.9,
+    "share of the absorbed kinds' bytes for states; -1: the share with the least error"};
 constexpr SpecOption kVariance{
     "variance", 1, 0, 1, "1: raise a state's logit by the variance of its keys", true};
 constexpr SpecOption kKappa{"kappa", 0, 0, 1,
@@ -27,7 +28,10 @@ constexpr SpecOption kMatrix{
     1,
     "1: a matrix per KV head predicts values from keys, if it takes at most a quarter of the bytes",
     true};
-constexpr SpecOption kClusterOptions[] = {kShare, kVariance, kKappa, kWeigh, kAdditive, kMatrix};
+constexpr SpecOption kText{
+    "text", 0, 0, 1, "1: evicted text joins states too; 0: only pictures and clips do", true};
+constexpr SpecOption kClusterOptions[] = {kShare, kText,     kVariance, kKappa,
+                                          kWeigh, kAdditive, kMatrix};
 constexpr SpecOption kStateOptions[] = {
     {"share", 0.25, 0.01, 0.9, "share of the bytes for states"},
     kVariance,
@@ -62,6 +66,7 @@ double* Field(AbsorbChoice& choice, std::string_view name) {
       {"segment", &AbsorbChoice::segment},   {"kappa", &AbsorbChoice::kappa},
       {"weigh", &AbsorbChoice::weigh},       {"variance", &AbsorbChoice::variance},
       {"additive", &AbsorbChoice::additive}, {"matrix", &AbsorbChoice::matrix},
+      {"text", &AbsorbChoice::text},
   };
   const auto found = std::ranges::find(kFields, name, &Entry::name);
   return found == std::end(kFields) ? nullptr : &(choice.*found->field);

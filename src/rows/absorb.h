@@ -34,6 +34,7 @@ struct AbsorbChoice {
   double share = -1;    // of the bytes, for states; -1: solved
   double roots = 4;     // states per picture at first
   double segment = 64;  // tokens per state of text and audio at first
+  double text = 1;      // 0: evicted text is dropped
   double kappa = 0;     // retention h = 1 - kappa (1 - mean entropy)
   double weigh = 0;     // 1: absorb with a = relative attention, 0: a = 1
   double variance = 1;  // 1: with the variance term

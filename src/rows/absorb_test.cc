@@ -42,6 +42,7 @@ double Field(const AbsorbChoice& choice, std::string_view name) {
   if (name == "variance") return choice.variance;
   if (name == "additive") return choice.additive;
   if (name == "matrix") return choice.matrix;
+  if (name == "text") return choice.text;
   ADD_FAILURE() << "no field for " << name;
   return std::nan("");
 }
