@@ -587,10 +587,27 @@ TEST(CliEvalTest, TextsOfSeveralKindsAreAskedForInThreeWays) {
   std::string lines = Prose(2, 80);
   std::ranges::replace(lines, '.', '\n');  // as in a table, no sentence ends
   const std::string b = WriteTestFile(TempPath("second.txt"), lines);
-  const ProcessResult run = Rkv({"eval", "text-kv", "-m", TestModelPath("qwen2-d64"), "--context",
-                                 "800", "--pairs", "4", "--conversations", "2", "--text", a,
-                                 "--text", b, "--policies", "streaming", "--plain", "--budgets",
-                                 "20%", "-o", "json"});
+  const ProcessResult run = Rkv({"eval",
+                                 "text-kv",
+                                 "-m",
+                                 TestModelPath("qwen2-d64"),
+                                 "--context",
+                                 "800",
+                                 "--pairs",
+                                 "4",
+                                 "--conversations",
+                                 "2",
+                                 "--text",
+                                 a,
+                                 "--text",
+                                 b,
+                                 "--policies",
+                                 "streaming",
+                                 "--plain",
+                                 "--budgets",
+                                 "20%",
+                                 "-o",
+                                 "json"});
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const auto json = nlohmann::json::parse(run.out);
   const std::string second = "text " + std::filesystem::path(b).stem().string();

@@ -18,7 +18,7 @@ class EvalRandom {
   // libraries.
   size_t Below(size_t n) { return static_cast<size_t>(engine_() % n); }
   int Between(int low, int high) {
-    return low + static_cast<int>(Below(static_cast<size_t>(high - low + 1)));
+    return low + static_cast<int>(Below(static_cast<size_t>(high) - static_cast<size_t>(low) + 1));
   }
 
   template <typename T>
