@@ -253,7 +253,7 @@ void AddBenchCommand(CLI::App& program, int& exit_code) {
   Repeatable(
       command->add_option("--ladder", flags->ladders,
                           "ladder of precisions for policies that evict: auto, none, or a list "
-                          "such as f16,q4_0,q2; several: repeat; default: the policy's"))
+                          "such as f16,q4,q42/q3; several: repeat; default: the policy's"))
       ->type_name("LADDER");
   command
       ->add_option("--compress", flags->compression,

@@ -29,7 +29,7 @@ constexpr CacheFlag kCacheFlags[] = {
     {"absorb", "--absorb", "ABSORBER",
      "absorber of evicted tokens, NAME[:option=value,...], see below; default: the policy's"},
     {"ladder", "--ladder", "LADDER",
-     "ladder of precisions for tokens: auto, none, or a list such as f16,q4_0,q2"},
+     "ladder of precisions for tokens: auto, none, or a list such as f16,q4,q42/q3"},
     {"split", "--split", "SPLIT",
      "division of the budget over layers and KV heads: uniform, pooled (by benefit), or auto "
      "(pooled if most tokens are of pictures)"},
