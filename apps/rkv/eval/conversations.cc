@@ -57,7 +57,8 @@ class ConversationPart : public SuitePart {
                       std::span<Measurement> measurements) override {
     const Clock::time_point start = Clock::now();
     turns_.assign(scripts_.size(), {});
-    const size_t token_bytes = engine_.shape().full_token_bytes();
+    const uint64_t token_bytes = engine_.shape().full_token_bytes();
+    uint64_t held_bytes = 0;
     for (size_t i = 0; i < scripts_.size(); ++i) {
       if (!scripts_[i].apart) return Unsupported("stock llama.cpp is asked on copies only");
       RKV_RETURN_IF_ERROR(stock.Read(contexts_[i], flash_attention));
@@ -69,12 +70,12 @@ class ConversationPart : public SuitePart {
         for (size_t k = 0; k < full.answer.size(); ++k) {
           if (ArgMax(turn.logits[k]) != static_cast<size_t>(full.answer[k])) turn.right = false;
         }
-        for (Measurement& measurement : measurements) {
-          const uint64_t bytes = (contexts_[i].size() + tokens.size()) * token_bytes;
-          measurement.held_bytes = std::max(measurement.held_bytes, bytes);
-          measurement.kept = 1;
-        }
+        held_bytes = std::max(held_bytes, (contexts_[i].size() + tokens.size()) * token_bytes);
       }
+    }
+    for (Measurement& measurement : measurements) {
+      measurement.held_bytes = held_bytes;
+      measurement.kept = 1;
     }
     Finish(start, measurements);
     return OkStatus();

@@ -23,7 +23,6 @@ constexpr size_t kEnds = 2;
 // A place of a text and its two continuations.
 struct Window {
   std::string name;  // of the text
-  size_t number = 0;
   std::string prompt;
   std::array<std::string, kEnds> leads;
   std::array<std::string, kEnds> forced;
@@ -52,7 +51,6 @@ Status AddWindows(const Engine& engine, const EvalText& text, const std::vector<
     const size_t then_begin = i * (then.size() - n_end) / steps;
     Window window;
     window.name = text.name;
-    window.number = i + 1;
     window.prompt = words(tokens, begin, n_context);
     window.leads[kContinue] = words(tokens, begin + n_context, kLead);
     window.forced[kContinue] = words(tokens, begin + n_context + kLead, n_end - kLead);
@@ -218,10 +216,10 @@ Result<SuitePlan> PlanTextKl(Engine& engine, const TextKlOptions& options) {
                                               options.n_context, options.n_forced),
                    .cells = {}}};
   // One window after the other, since the logits of one take a hundred megabytes.
-  for (const Window& window : windows) {
-    plan.parts.push_back({.name = fmt::format("{}, window {}", window.name, window.number),
+  for (size_t w = 0; w < windows.size(); ++w) {
+    plan.parts.push_back({.name = fmt::format("window {} of {}", w + 1, windows.size()),
                           .regimes = {kContinue, kChange},
-                          .make = [&engine, window]() -> std::unique_ptr<SuitePart> {
+                          .make = [&engine, window = windows[w]]() -> std::unique_ptr<SuitePart> {
                             return std::make_unique<WindowPart>(engine, window);
                           }});
   }

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 #include <iterator>
 #include <map>
 #include <span>
@@ -141,12 +140,42 @@ ScriptTurn Question(const std::string& text, size_t i, const std::vector<Pair>& 
           .regime = regime};
 }
 
-// Makes the conversations about the texts. Appends the turns to a conversation's first message.
-using AddTurns = std::function<void(Script& script, const EvalText& text, const std::string& prose,
-                                    EvalRandom& random)>;
+// The conversations of a set.
+struct Kind {
+  int n_conversations = 0;  // for each text and seed
+  size_t n_pairs = 0;
+  bool distracted = false;   // a distractor for each pair
+  bool paraphrased = false;  // the questions come again, in other words
 
-Status AddScripts(const Engine& engine, const TextKvOptions& options, int n_conversations,
-                  size_t n_prose, const AddTurns& add_turns, std::vector<Script>& scripts) {
+  size_t n_sentences() const { return n_pairs * (distracted ? 2 : 1); }
+};
+
+constexpr size_t kLiteral = 0;
+constexpr size_t kParaphrased = 1;
+
+Script MakeScript(const Kind& kind, uint64_t seed, const std::string& name,
+                  const std::string& prose, EvalRandom& random) {
+  const Pairs all(random);
+  std::vector<Pair> pairs;
+  std::vector<Pair> distractors;
+  for (size_t i = 0; i < kind.n_pairs; ++i) {
+    pairs.push_back(all[i]);
+    if (kind.distracted) distractors.push_back(all.Distractor(i));
+  }
+  Script script{.turns = {}, .apart = true, .seed = seed};
+  script.turns.push_back({.text = WithPairs(prose, pairs, distractors, random)});
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    script.turns.push_back(Question(pairs[i].key(), i, pairs, name, kLiteral));
+  }
+  for (size_t i = 0; kind.paraphrased && i < pairs.size(); ++i) {
+    script.turns.push_back(Question(pairs[i].paraphrase(), i, pairs, name, kParaphrased));
+  }
+  return script;
+}
+
+Result<std::vector<Script>> MakeScripts(const Engine& engine, const TextKvOptions& options,
+                                        const Kind& kind, size_t n_prose) {
+  std::vector<Script> scripts;
   for (const EvalText& text : options.texts) {
     RKV_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, engine.Tokenize(text.text));
     if (tokens.size() < n_prose) {
@@ -156,48 +185,15 @@ Status AddScripts(const Engine& engine, const TextKvOptions& options, int n_conv
           text.name, tokens.size(), n_prose));
     }
     for (const uint64_t seed : options.seeds) {
-      for (int i = 0; i < n_conversations; ++i) {
+      for (int i = 0; i < kind.n_conversations; ++i) {
         EvalRandom random(seed * 1000003 + static_cast<uint64_t>(i));
-        Script script{.turns = {}, .apart = true, .seed = seed};
         const size_t begin = random.Below(tokens.size() - n_prose + 1);
-        add_turns(script, text, *engine.Detokenize(std::span(tokens).subspan(begin, n_prose)),
-                  random);
-        scripts.push_back(std::move(script));
+        const std::string prose = *engine.Detokenize(std::span(tokens).subspan(begin, n_prose));
+        scripts.push_back(MakeScript(kind, seed, text.name, prose, random));
       }
     }
   }
-  return OkStatus();
-}
-
-void AddLiteralTurns(const TextKvOptions& options, Script& script, const EvalText& text,
-                     const std::string& prose, EvalRandom& random) {
-  constexpr size_t kLiteral = 0;
-  constexpr size_t kParaphrased = 1;
-  const Pairs all(random);
-  std::vector<Pair> pairs;
-  for (size_t i = 0; i < static_cast<size_t>(options.n_pairs); ++i) pairs.push_back(all[i]);
-  script.turns.push_back({.text = WithPairs(prose, pairs, {}, random)});
-  for (size_t i = 0; i < pairs.size(); ++i) {
-    script.turns.push_back(Question(pairs[i].key(), i, pairs, text.name, kLiteral));
-  }
-  for (size_t i = 0; options.variants && i < pairs.size(); ++i) {
-    script.turns.push_back(Question(pairs[i].paraphrase(), i, pairs, text.name, kParaphrased));
-  }
-}
-
-void AddDistractorTurns(size_t n_pairs, Script& script, const EvalText& text,
-                        const std::string& prose, EvalRandom& random) {
-  const Pairs all(random);
-  std::vector<Pair> pairs;
-  std::vector<Pair> distractors;
-  for (size_t i = 0; i < n_pairs; ++i) {
-    pairs.push_back(all[i]);
-    distractors.push_back(all.Distractor(i));
-  }
-  script.turns.push_back({.text = WithPairs(prose, pairs, distractors, random)});
-  for (size_t i = 0; i < pairs.size(); ++i) {
-    script.turns.push_back(Question(pairs[i].key(), i, pairs, text.name, 0));
-  }
+  return scripts;
 }
 
 }  // namespace
@@ -230,11 +226,12 @@ Result<std::vector<ScriptSet>> TextKvScripts(const Engine& engine, const TextKvO
     sets[0].regimes.push_back(
         {.name = "paraphrased", .description = "the same texts; each question has other words"});
   }
-  RKV_RETURN_IF_ERROR(AddScripts(
-      engine, options, options.n_conversations, n_context - n_pairs * pair_tokens,
-      [&options](Script& script, const EvalText& text, const std::string& prose,
-                 EvalRandom& random) { AddLiteralTurns(options, script, text, prose, random); },
-      sets[0].scripts));
+  const auto scripts_of = [&](const Kind& kind) {
+    return MakeScripts(engine, options, kind, n_context - kind.n_sentences() * pair_tokens);
+  };
+  RKV_ASSIGN_OR_RETURN(sets[0].scripts, scripts_of({.n_conversations = options.n_conversations,
+                                                    .n_pairs = n_pairs,
+                                                    .paraphrased = options.variants}));
   // Below ten pairs of a thing each, no distractor is another pair.
   const size_t n_distracted = std::min(kMany, n_pairs) / 2;
   if (!options.variants || n_distracted == 0) return sets;
@@ -244,14 +241,10 @@ Result<std::vector<ScriptSet>> TextKvScripts(const Engine& engine, const TextKvO
        .description = fmt::format(
            "{} pairs, and elsewhere a sentence about the same thing for each; then the questions",
            n_distracted)});
-  RKV_RETURN_IF_ERROR(AddScripts(
-      engine, options, (options.n_conversations + 1) / 2,
-      n_context - 2 * n_distracted * pair_tokens,
-      [n_distracted](Script& script, const EvalText& text, const std::string& prose,
-                     EvalRandom& random) {
-        AddDistractorTurns(n_distracted, script, text, prose, random);
-      },
-      distracted.scripts));
+  RKV_ASSIGN_OR_RETURN(distracted.scripts,
+                       scripts_of({.n_conversations = (options.n_conversations + 1) / 2,
+                                   .n_pairs = n_distracted,
+                                   .distracted = true}));
   return sets;
 }
 
